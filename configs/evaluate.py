@@ -1,0 +1,37 @@
+r"""Evaluate a checkpoint over a data set.
+
+    python evaluate.py --config=configs/evaluate.py:LAYOUT --config.checkpoint=CHECKPOINT \
+        --config.data_dir=FOLDER --workdir=RESULTS
+
+LAYOUT says how the data lies on disk:
+
+- dpdd: `test_c/{source,target}`, or Restormer's `test/DPDD/{inputC,target}`
+- dpdd_dual_pixel: the left and right views instead, for a model with two views
+- realdof: `{source,target}`
+- lfdof: `test_data/input/SCENE/*.png` with `ground_truth/SCENE.png`, or both flat
+- pairs: any two folders `source` or `input`, with `target` or `ground_truth`
+- photographs: a folder of photographs without targets
+
+The published protocol is the default: 8 bits, stride 94, float32. On an accelerator
+`--config.dtype=bfloat16` or `--config.precision=default` is faster and a little less exact.
+"""
+
+import ml_collections
+
+
+def get_config(layout: str = "pairs") -> ml_collections.ConfigDict:
+    """Returns the evaluation's settings for one layout."""
+    return ml_collections.ConfigDict(
+        {
+            "checkpoint": "",  # a folder, .safetensors, .pth, or a bundled name
+            "model": "",  # base, light, tiny; empty: as the checkpoint says
+            "data_dir": "",
+            "layout": layout,
+            "split": "test",
+            "bit_depth": 8,  # 16-bit files are read as 8 bits (the published protocol), or as 16
+            "stride": 94,  # step between windows, pixels
+            "batch_size": 0,  # windows at once; 0: 1 a CPU, 8 another device
+            "dtype": "float32",
+            "precision": "highest",
+        }
+    )

@@ -1,0 +1,34 @@
+"""The package, its extras and the console script."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+DEV = ["beartype>=0.20", "pytest>=8.3", "ruff>=0.9", "scikit-image>=0.25", "scipy>=1.14"]
+
+setup(
+    name="vitdeblur_jax",
+    version="0.1.0",
+    description="ViTDeblur in JAX: restores photographs that are out of focus",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["vitdeblur_jax*"]),
+    install_requires=[
+        "absl-py>=2.1",
+        "flax>=0.12",
+        "imagecodecs>=2025.3.30",
+        "jax>=0.9",
+        "jaxtyping>=0.3",
+        "ml_collections>=1.0",
+        "numpy>=2.0",
+        "orbax-checkpoint>=0.11.25",
+        "pillow>=11.3",
+        "safetensors>=0.5",
+        "tifffile>=2025.3.30",
+        "tqdm>=4.66",
+    ],
+    extras_require={"dev": DEV},
+    entry_points={"console_scripts": ["vitdeblur=vitdeblur_jax.cli:main"]},
+)

@@ -1,0 +1,58 @@
+"""Fixtures; and every annotation of shapes in the package is checked while the tests run."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from jaxtyping import install_import_hook
+
+with install_import_hook("vitdeblur_jax", "beartype.beartype"):
+    import vitdeblur_jax
+    import vitdeblur_jax.cli
+    import vitdeblur_jax.evaluation
+    import vitdeblur_jax.restore_files  # noqa: F401
+
+from tests.small_model import small_pretrained
+from tests.stand_in_weights import reference_state_dict
+from vitdeblur_jax.checkpoints import Pretrained
+from vitdeblur_jax.interop.reference import variables_from_reference
+from vitdeblur_jax.models import ViTDeblur
+from vitdeblur_jax.models.configuration import base
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real images for measuring, which are too large or not free to lie in this repository."""
+    folder = Path(os.environ.get("VITDEBLUR_SHARED", Path(__file__).parents[2] / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"needs the real images in {folder} (or where VITDEBLUR_SHARED says)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden() -> dict[str, np.ndarray]:
+    """Golden outputs of the PyTorch reference's evaluation, stand-in weights of seed 0."""
+    return dict(np.load(DATA / "evaluation_seed0.npz"))
+
+
+@pytest.fixture(scope="session")
+def base_model() -> Pretrained:
+    """The published configuration with the stand-in weights of seed 0."""
+    config = base()
+    variables, unused = variables_from_reference(reference_state_dict(0), config, "stand-in")
+    return Pretrained(ViTDeblur(**config), variables, config, "stand-in", unused)
+
+
+@pytest.fixture(scope="session")
+def small() -> Pretrained:
+    """A model that restores a window in a millisecond; every variable is random."""
+    return small_pretrained()
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The golden files."""
+    return DATA

@@ -1,0 +1,571 @@
+"""The reader and the writer of photographs, against Pillow, tifffile and hand-made bytes."""
+
+import dataclasses
+import errno
+import io
+import os
+import struct
+import subprocess
+import sys
+import zlib
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image, ImageCms, ImageOps
+
+from vitdeblur_jax.data import images
+from vitdeblur_jax.data.image_writing import what_is_lost, write_photograph
+from vitdeblur_jax.data.images import (
+    IMAGE_SUFFIXES,
+    Photograph,
+    list_photographs,
+    read_photograph,
+    read_rgb,
+)
+from vitdeblur_jax.errors import UserError
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def noise(*shape: int, dtype: type = np.uint8) -> np.ndarray:
+    return np.random.default_rng(7).integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+
+
+def encoded(picture: np.ndarray | Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def tiff(samples: np.ndarray, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, samples, **options)
+    return buffer.getvalue()
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    checksum = zlib.crc32(kind + content)
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+
+def png(colour: int, depth: int, size: tuple[int, int], rows: list[bytes], *chunks: bytes) -> bytes:
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
+    return b"\x89PNG\r\n\x1a\n" + head + b"".join(chunks) + pixels + chunk(b"IEND", b"")
+
+
+def exif_block(orientation: int = 1) -> Image.Exif:
+    exif = Image.Exif()
+    exif[274], exif[271] = orientation, "Maker"
+    exif[0x8769], exif[0x8825] = {36867: "2020:01:02 03:04:05"}, {1: "N"}
+    return exif
+
+
+def loaded(exif: bytes) -> Image.Exif:
+    assert exif.startswith(b"Exif\0\0")
+    result = Image.Exif()
+    result.load(exif)
+    return result
+
+
+def refusal(source: object) -> str:
+    with pytest.raises(UserError) as caught:
+        read_photograph(source, name="holiday.png" if isinstance(source, bytes) else None)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP", "BMP", "GIF", "JPEG", "PPM"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
+def test_eight_bits_agree_with_pillow(kind, mode):
+    image = Image.fromarray(noise(6, 5, 4)).convert(mode)
+    try:
+        data = encoded(image, kind, **({"lossless": True} if kind == "WEBP" else {}))
+    except OSError:
+        pytest.skip("the format has no such mode")
+    photograph = read_photograph(data)
+    with Image.open(io.BytesIO(data)) as oracle:
+        has_alpha, stored = oracle.has_transparency_data, oracle.mode
+        expected = np.asarray(oracle.convert("RGBA"))
+    np.testing.assert_array_equal(photograph.pixels, expected[..., :3])
+    assert photograph.pixels.dtype == np.uint8
+    assert photograph.is_gray == (stored in ("1", "L", "LA"))
+    assert (photograph.alpha is not None) == has_alpha
+    if has_alpha:
+        np.testing.assert_array_equal(photograph.alpha, expected[..., 3])
+    assert photograph.notes == (("palette expanded to RGB",) if stored == "P" else ())
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+def test_sixteen_bits_keep_all_bits(channels, byteorder):
+    samples = noise(6, 5, channels, dtype=np.uint16)
+    has_alpha, is_gray = channels in (2, 4), channels < 3
+    options = {"photometric": "minisblack" if is_gray else "rgb", "byteorder": byteorder}
+    if has_alpha:
+        options["extrasamples"] = ["unassalpha"]
+    rows = [row.astype(">u2").tobytes() for row in samples]
+    files = [png((0, 4, 2, 6)[channels - 1], 16, (5, 6), rows)]
+    for compression in (None, "lzw"):
+        layout = options | {"compression": compression, "rowsperstrip": 2}
+        if channels == 1:
+            files.append(tiff(samples[..., 0], **layout))
+        else:
+            files.append(tiff(samples, planarconfig="contig", **layout))
+            files.append(tiff(np.moveaxis(samples, -1, 0), planarconfig="separate", **layout))
+    for data in files:
+        photograph = read_photograph(data)
+        assert photograph.pixels.dtype == np.uint16
+        assert photograph.is_gray == is_gray
+        colours = samples[..., :-1] if has_alpha else samples
+        np.testing.assert_array_equal(photograph.pixels, np.broadcast_to(colours, (6, 5, 3)))
+        assert (photograph.alpha is not None) == has_alpha
+        if has_alpha:
+            np.testing.assert_array_equal(photograph.alpha, samples[..., -1])
+        assert photograph.notes == ()
+
+
+def test_transparent_colour_of_png():
+    deep = png(
+        *(2, 16, (2, 1)),
+        [struct.pack(">6H", 500, 1000, 3, 1, 2, 3)],
+        chunk(b"tRNS", struct.pack(">3H", 1, 2, 3)),
+    )
+    photograph = read_photograph(deep)
+    assert photograph.pixels.tolist() == [[[500, 1000, 3], [1, 2, 3]]]
+    assert photograph.alpha.tolist() == [[65535, 0]]
+    coarse = png(0, 4, (4, 1), [b"\x03\xf3"], chunk(b"tRNS", struct.pack(">H", 3)))
+    photograph = read_photograph(coarse)
+    assert photograph.is_gray
+    assert photograph.pixels[0, :, 0].tolist() == [0, 51, 255, 51]
+    assert photograph.alpha.tolist() == [[255, 0, 255, 0]]
+    palette = chunk(b"PLTE", bytes(range(12))) + chunk(b"tRNS", b"\x10\xff")
+    photograph = read_photograph(png(3, 2, (4, 1), [b"\x1b"], palette))
+    assert photograph.pixels.reshape(-1).tolist() == list(range(12))
+    assert photograph.alpha.tolist() == [[16, 255, 255, 255]]
+    assert not photograph.is_gray
+
+
+def test_sixteen_bit_tiff_variants():
+    white_is_zero = tiff(np.array([[0, 1000, 65535]], np.uint16), photometric="miniswhite")
+    assert read_photograph(white_is_zero).pixels[0, :, 0].tolist() == [65535, 64535, 0]
+    premultiplied = np.array([[[100, 200, 30000, 30000], [0, 0, 0, 0]]], np.uint16)
+    photograph = read_photograph(
+        tiff(premultiplied, photometric="rgb", extrasamples=["assocalpha"])
+    )
+    assert photograph.pixels.tolist() == [[[218, 437, 65535], [0, 0, 0]]]
+    assert photograph.alpha.tolist() == [[30000, 0]]
+    for dtype in (np.uint8, np.uint16):
+        samples = noise(4, 5, 4, dtype=dtype)
+        data = tiff(samples, photometric="rgb", extrasamples=["unspecified"])
+        photograph = read_photograph(data)
+        np.testing.assert_array_equal(photograph.pixels, samples[..., :3])
+        assert photograph.alpha is None
+        assert photograph.notes == ("a channel of unknown meaning is left out",)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied_and_reset(orientation):
+    picture = noise(6, 5, 4)
+    exif = exif_block(orientation)
+    expected = ImageOps.exif_transpose(
+        Image.open(io.BytesIO(encoded(picture, "PNG", exif=exif.tobytes())))
+    )
+    expected = np.asarray(expected)
+    deep = imagecodecs.png_encode(picture.astype(np.uint16) * 257)
+    deep = deep[:33] + chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")) + deep[33:]
+    late = encoded(picture, "PNG")
+    late = late[:-12] + chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")) + late[-12:]
+    deep_tiff = {"extratags": [(274, "H", 1, orientation, True)], "extrasamples": ["unassalpha"]}
+    for data in (
+        encoded(picture, "PNG", exif=exif.tobytes()),
+        encoded(picture, "WEBP", exif=exif.tobytes(), lossless=True, exact=True),
+        encoded(picture, "TIFF", tiffinfo={274: orientation}),
+        encoded(picture, "TIFF", tiffinfo={274: orientation}, compression="tiff_lzw"),
+        deep,
+        late,
+        tiff(picture.astype(np.uint16) * 257, photometric="rgb", **deep_tiff),
+    ):
+        photograph = read_photograph(data)
+        factor = 257 if photograph.pixels.dtype == np.uint16 else 1
+        np.testing.assert_array_equal(photograph.pixels // factor, expected[..., :3])
+        np.testing.assert_array_equal(photograph.alpha // factor, expected[..., 3])
+        assert photograph.exif is None or 274 not in loaded(photograph.exif)
+    assert loaded(read_photograph(deep).exif)[271] == "Maker"
+    jpeg = encoded(picture[..., :3], "JPEG", exif=exif.tobytes())
+    with Image.open(io.BytesIO(jpeg)) as image:
+        upright = np.asarray(ImageOps.exif_transpose(image))
+    photograph = read_photograph(jpeg)
+    np.testing.assert_array_equal(photograph.pixels, upright)
+    assert loaded(photograph.exif).get_ifd(0x8769)[36867] == "2020:01:02 03:04:05"
+
+
+def test_damaged_exif_is_left_out():
+    for kind in ("PNG", "JPEG"):
+        picture = noise(6, 5, 3)
+        photograph = read_photograph(encoded(picture, kind, exif=b"Exif\0\0no EXIF at all"))
+        assert photograph.pixels.shape == picture.shape
+        assert photograph.exif is None
+    assert read_photograph(encoded(picture, "PNG", exif=b"Exif\0\0none")).notes == (
+        "damaged EXIF left out",
+    )
+
+
+def test_cmyk_becomes_rgb():
+    image = Image.new("CMYK", (4, 3), (0, 255, 255, 0))
+    photograph = read_photograph(encoded(image, "JPEG"))
+    assert photograph.notes == ("CMYK converted to RGB without a profile",)
+    assert photograph.icc_profile is None
+    np.testing.assert_allclose(photograph.pixels[0, 0], (255, 0, 0), atol=3)
+    broken = read_photograph(encoded(image, "JPEG", icc_profile=b"no profile"))
+    assert broken.notes == ("CMYK converted to RGB: its own profile is unusable",)
+    assert broken.icc_profile is None
+    tiffs = read_photograph(encoded(image, "TIFF"))
+    assert tiffs.pixels[0, 0].tolist() == [255, 0, 0]
+
+
+def test_cmyk_goes_through_its_profile(monkeypatch):
+    # There is no free CMYK profile at hand, so the conversion itself is watched instead.
+    def convert(image, profile, srgb, outputMode):
+        assert profile.read() == b"a CMYK profile"
+        assert (image.mode, outputMode) == ("CMYK", "RGB")
+        assert "sRGB" in ImageCms.getProfileDescription(srgb)
+        return Image.new("RGB", image.size, (1, 2, 3))
+
+    monkeypatch.setattr(ImageCms, "profileToProfile", convert)
+    image = Image.new("CMYK", (4, 3))
+    photograph = read_photograph(encoded(image, "JPEG", icc_profile=b"a CMYK profile"))
+    assert photograph.pixels[2, 3].tolist() == [1, 2, 3]
+    assert photograph.notes == ("CMYK converted to RGB by its own profile",)
+    kept = ImageCms.ImageCmsProfile(io.BytesIO(photograph.icc_profile))
+    assert "sRGB" in ImageCms.getProfileDescription(kept)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_first_frame_of_several(kind):
+    frames = [Image.new("RGB", (8, 8), (value, 0, 0)) for value in (255, 128, 0)]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+    photograph = read_photograph(data)
+    np.testing.assert_array_equal(photograph.pixels[0, 0], (255, 0, 0))
+    assert any("only the first of 3" in note for note in photograph.notes)
+
+
+def test_pages_of_a_sixteen_bit_tiff():
+    pages = noise(2, 6, 5, dtype=np.uint16)
+    photograph = read_photograph(tiff(pages, photometric="minisblack"))
+    np.testing.assert_array_equal(photograph.pixels[..., 1], pages[0])
+    assert photograph.notes == ("only the first of 2 pictures in the file is used",)
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (tiff(np.zeros((4, 5), np.float32)), "32-bit floating-point samples"),
+        (tiff(np.zeros((4, 5), np.int16)), "16-bit signed samples"),
+        (tiff(np.zeros((4, 5), np.uint32)), "32-bit unsigned samples"),
+        (tiff(np.zeros((4, 5, 3), np.uint8), photometric="cielab"), "CIELAB colours"),
+        (tiff(np.zeros((4, 5, 4), np.uint16), photometric="separated"), "16-bit SEPARATED"),
+        (
+            tiff(np.zeros((4, 5, 7), np.uint8), photometric="minisblack", planarconfig="contig"),
+            "7 bands",
+        ),
+        (tiff(np.zeros((4, 5, 3), np.uint8), photometric="rgb", subfiletype=1), "thumbnail"),
+        (b"", "empty"),
+        (b"just some text", "not an image"),
+        (b"\x89PNG\r\n\x1a\n", "not an image"),
+        (b"II*\0", "cut short"),
+    ],
+)
+def test_refusals_name_the_file_and_the_cause(data, told):
+    message = refusal(data)
+    assert message.startswith("holiday.png: ")
+    assert told in message
+
+
+@pytest.mark.parametrize("part", [0.02, 0.3, 0.9, 0.97])
+def test_a_file_cut_short_is_refused(part, capfd):
+    picture, deep = noise(40, 50, 3), noise(40, 50, 3, dtype=np.uint16)
+    files = [encoded(picture, kind) for kind in ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")]
+    files.append(encoded(picture, "TIFF", compression="tiff_lzw"))
+    files += [imagecodecs.png_encode(deep), tiff(deep, photometric="rgb")]
+    files.append(tiff(deep, photometric="rgb", compression="zlib", rowsperstrip=4))
+    for data in files:
+        assert refusal(data[: int(len(data) * part)]).startswith("holiday.png: ")
+        read_photograph(data)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_flipped_byte_in_a_png_is_refused():
+    data = bytearray(encoded(noise(40, 50, 3), "PNG"))
+    data[len(data) // 2] ^= 255
+    assert "damaged" in refusal(bytes(data))
+
+
+def test_paths_that_cannot_be_read(tmp_path):
+    missing = tmp_path / "missing.png"
+    assert refusal(missing) == f"{missing}: cannot be read (No such file or directory)"
+    assert "Is a directory" in refusal(tmp_path)
+    assert "null" in refusal("a\0b.png")
+    if os.geteuid() != 0:
+        (tmp_path / "secret.png").write_bytes(encoded(noise(4, 5, 3), "PNG"))
+        (tmp_path / "secret.png").chmod(0)
+        assert "Permission denied" in refusal(tmp_path / "secret.png")
+    with pytest.raises(UserError, match="standard input"):
+        read_photograph(b"")
+    with pytest.raises(UserError, match=r"missing\.png"):
+        read_rgb(missing)
+
+
+def test_a_bomb_is_refused_and_two_hundred_megapixels_are_not():
+    before = Image.MAX_IMAGE_PIXELS
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 20000, 20000, 1, 0, 0, 0, 0))
+    bomb = b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+    assert "more than 268 megapixels" in refusal(bomb)
+    row = b"\0" + bytes(12500)
+    packed = zlib.compress(row * 1000)
+    assert "more than" not in refusal(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 20000, 10000, 1, 0, 0, 0, 0))
+        + chunk(b"IDAT", packed)
+    )
+    directory = tiff(np.zeros((4, 5), np.uint16)).replace(
+        struct.pack("<HHII", 256, 4, 1, 5), struct.pack("<HHII", 256, 4, 1, 2**28)
+    )
+    assert "more than 268 megapixels" in refusal(directory)
+    assert before == Image.MAX_IMAGE_PIXELS
+
+
+def test_large_tiff_passes_pillows_own_limit(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    for kind in ("PNG", "TIFF", "JPEG", "GIF"):
+        assert read_photograph(encoded(noise(8, 9, 3), kind)).pixels.shape == (8, 9, 3)
+    assert Image.MAX_IMAGE_PIXELS == 10
+
+
+def kinds_of_photographs() -> list[Photograph]:
+    made = []
+    for dtype in (np.uint8, np.uint16):
+        for is_gray in (False, True):
+            for has_alpha in (False, True):
+                pixels = noise(6, 5, 3, dtype=dtype)
+                pixels = np.repeat(pixels[..., :1], 3, axis=-1) if is_gray else pixels
+                alpha = noise(6, 5, dtype=dtype) if has_alpha else None
+                exif = exif_block()
+                del exif[274]
+                made.append(Photograph(pixels, alpha, is_gray, SRGB, exif.tobytes()))
+    return made
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".TIFF"])
+@pytest.mark.parametrize("number", range(8))
+def test_lossless_round_trip_keeps_everything(tmp_path, suffix, number):
+    photograph = kinds_of_photographs()[number]
+    path = tmp_path / f"out{suffix}"
+    write_photograph(photograph, path)
+    again = read_photograph(path)
+    np.testing.assert_array_equal(again.pixels, photograph.pixels)
+    assert again.pixels.dtype == photograph.pixels.dtype
+    assert again.is_gray == photograph.is_gray
+    assert (again.alpha is None) == (photograph.alpha is None)
+    if photograph.alpha is not None:
+        np.testing.assert_array_equal(again.alpha, photograph.alpha)
+    assert again.icc_profile == SRGB
+    assert loaded(again.exif)[271] == "Maker"
+    assert loaded(again.exif).get_ifd(0x8769)[36867] == "2020:01:02 03:04:05"
+    assert loaded(again.exif).get_ifd(0x8825)[1] == "N"
+    assert again.notes == what_is_lost(photograph, suffix) == ()
+    stored = (
+        tifffile.imread(path) if suffix != ".png" else imagecodecs.png_decode(path.read_bytes())
+    )
+    colours = photograph.pixels[..., :1] if photograph.is_gray else photograph.pixels
+    if photograph.alpha is not None:
+        colours = np.concatenate([colours, photograph.alpha[..., None]], axis=-1)
+    np.testing.assert_array_equal(stored, colours.squeeze())
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_gray_is_written_as_its_luminance():
+    pixels = noise(40, 50, 3)
+    stream = io.BytesIO()
+    write_photograph(Photograph(pixels, is_gray=True), stream, format="png")
+    with Image.open(stream) as image:
+        assert image.mode == "L"
+        expected = np.floor(pixels.astype(float) @ [0.299, 0.587, 0.114] + 0.5 + 1e-9)
+        np.testing.assert_array_equal(np.asarray(image), expected)
+
+
+def test_jpeg_is_of_full_colour_resolution_and_keeps_metadata():
+    photograph = kinds_of_photographs()[0]
+    for name in ("jpg", ".jpeg"):
+        stream = io.BytesIO()
+        write_photograph(photograph, stream, format=name)
+        with Image.open(stream) as image:
+            assert image.format == "JPEG"
+            assert [layer[1:3] for layer in image.layer] == [(1, 1)] * 3
+            assert image.info["icc_profile"] == SRGB
+            assert image.getexif()[271] == "Maker"
+            oracle = encoded(photograph.pixels, "JPEG", quality=95, subsampling=0)
+            with Image.open(io.BytesIO(oracle)) as other:
+                np.testing.assert_array_equal(np.asarray(image), np.asarray(other))
+
+
+def test_what_a_format_cannot_hold_is_told_and_left_out():
+    plain, deep = kinds_of_photographs()[0], kinds_of_photographs()[5]
+    assert what_is_lost(plain, ".jpg") == what_is_lost(deep, ".png") == ()
+    assert what_is_lost(deep, "jpg") == (
+        "JPEG: 16 bits a channel become 8",
+        "JPEG: transparency is left out",
+    )
+    assert what_is_lost(deep, ".webp") == ("WEBP: 16 bits a channel become 8",)
+    assert len(what_is_lost(deep, ".BMP")) == 4
+    stream = io.BytesIO()
+    write_photograph(deep, stream, format=".bmp")
+    with Image.open(stream) as image:
+        assert image.mode == "RGB"
+        expected = np.rint(deep.pixels / 257)
+        np.testing.assert_array_equal(np.asarray(image), expected)
+    for photograph in kinds_of_photographs():
+        for suffix in IMAGE_SUFFIXES:
+            stream = io.BytesIO()
+            write_photograph(photograph, stream, format=suffix)
+            again = read_photograph(stream.getvalue())
+            told = " ".join(what_is_lost(photograph, suffix))
+            assert ("16 bits" in told) == (again.pixels.dtype != photograph.pixels.dtype)
+            assert ("transparency" in told) == ((again.alpha is None) != (photograph.alpha is None))
+            assert ("profile" in told) == (again.icc_profile is None)
+            assert ("EXIF" in told) == (again.exif is None)
+
+
+@pytest.mark.parametrize("name", ["out.xyz", "out", "out.gif"])
+def test_unknown_ending_lists_the_good_ones(tmp_path, name):
+    with pytest.raises(UserError, match=r"\.png, \.jpg") as caught:
+        write_photograph(kinds_of_photographs()[0], tmp_path / name)
+    assert repr(os.path.splitext(name)[1]) in str(caught.value)
+    with pytest.raises(UserError, match="ending"):
+        write_photograph(kinds_of_photographs()[0], io.BytesIO())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_places_that_cannot_be_written(tmp_path):
+    photograph = kinds_of_photographs()[0]
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.png").mkdir()
+    for path, told in (
+        (tmp_path / "file" / "out.png", "Not a directory"),
+        (tmp_path / "missing" / "out.png", "No such file"),
+        (tmp_path / "folder.png", "Is a directory"),
+    ):
+        with pytest.raises(UserError, match=told) as caught:
+            write_photograph(photograph, path)
+        assert str(caught.value).startswith(f"{path}: ")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.png"]
+    wide = Photograph(np.zeros((1, 70000, 3), np.uint8))
+    with pytest.raises(UserError, match="cannot be written as JPEG"):
+        write_photograph(wide, tmp_path / "wide.jpg")
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt()])
+@pytest.mark.parametrize("step", ["write", "replace"])
+def test_a_failure_leaves_the_old_file_whole(tmp_path, monkeypatch, error, step):
+    path = tmp_path / "out.png"
+    path.write_bytes(b"the old file")
+
+    def fail(*args):
+        raise error
+
+    if step == "replace":
+        monkeypatch.setattr(os, "replace", fail)
+    else:
+        real = images.Path.write_bytes
+        monkeypatch.setattr(
+            images.Path, "write_bytes", lambda self, data: (real(self, data[:9]), fail())
+        )
+    with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else UserError):
+        write_photograph(kinds_of_photographs()[0], path)
+    monkeypatch.undo()
+    assert path.read_bytes() == b"the old file"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk(tmp_path):
+    path = tmp_path / "out.png"
+    path.write_bytes(b"the old file")
+    program = """
+import resource, sys
+import numpy as np
+from vitdeblur_jax.data.image_writing import write_photograph
+from vitdeblur_jax.data.images import Photograph
+from vitdeblur_jax.errors import UserError
+pixels = np.random.default_rng(0).integers(0, 255, (100, 100, 3), np.uint8)
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+try:
+    write_photograph(Photograph(pixels), sys.argv[1])
+except UserError as error:
+    print(error)
+"""
+    command = [sys.executable, "-c", program, str(path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout == f"{path}: cannot be written (File too large)\n"
+    assert path.read_bytes() == b"the old file"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_is_written_through(tmp_path):
+    (tmp_path / "real.png").write_bytes(b"the old file")
+    (tmp_path / "link.png").symlink_to(tmp_path / "real.png")
+    photograph = kinds_of_photographs()[0]
+    write_photograph(photograph, tmp_path / "link.png")
+    assert (tmp_path / "link.png").is_symlink()
+    np.testing.assert_array_equal(read_rgb(tmp_path / "real.png"), photograph.pixels)
+
+
+def test_exif_of_a_sixteen_bit_tiff_says_nothing_of_the_old_pixels():
+    photograph = kinds_of_photographs()[4]
+    stream = io.BytesIO()
+    write_photograph(photograph, stream, format="tif")
+    again = read_photograph(stream.getvalue())
+    assert set(loaded(again.exif)) == {271, 0x8769, 0x8825}
+    larger = dataclasses.replace(again, pixels=noise(9, 8, 3, dtype=np.uint16))
+    for suffix in ("tif", "png"):
+        stream = io.BytesIO()
+        write_photograph(larger, stream, format=suffix)
+        np.testing.assert_array_equal(read_photograph(stream.getvalue()).pixels, larger.pixels)
+
+
+def test_decoders_grumble_to_nobody(tmp_path):
+    """A gray PNG with a profile of RGB makes imagecodecs log, a cut TIFF makes tifffile log."""
+    write_photograph(kinds_of_photographs()[6], tmp_path / "gray.png")
+    cut = encoded(noise(40, 50, 3), "TIFF", compression="tiff_lzw")[:-9]
+    (tmp_path / "cut.tif").write_bytes(cut)
+    program = """
+import sys
+from vitdeblur_jax.data.images import read_photograph
+read_photograph(sys.argv[1])
+try:
+    read_photograph(sys.argv[2])
+except ValueError as error:
+    print(error)
+"""
+    paths = [str(tmp_path / "gray.png"), str(tmp_path / "cut.tif")]
+    command = [sys.executable, "-c", program, *paths]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stderr == ""
+    assert result.stdout.startswith(f"{paths[1]}: ")
+
+
+def test_list_photographs(tmp_path):
+    for name in ("b.PNG", "a.jpeg", "c.tif", ".hidden.png", "notes.txt", "d.gif"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "folder.png").mkdir()
+    assert [path.name for path in list_photographs(tmp_path)] == ["a.jpeg", "b.PNG", "c.tif"]
+    (tmp_path / "empty").mkdir()
+    expected = rf"^no images in {tmp_path}/empty: looked for \.png, \.jpg"
+    with pytest.raises(UserError, match=expected):
+        list_photographs(tmp_path / "empty")
+    for name in ("missing", "notes.txt"):
+        with pytest.raises(UserError, match=name):
+            list_photographs(tmp_path / name)

@@ -1,0 +1,70 @@
+import pytest
+
+from tests.small_model import small_configuration
+from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.models import ViTDeblur, abstract_variables
+from vitdeblur_jax.models.configuration import (
+    CONFIGURATIONS,
+    base,
+    complete_configuration,
+    named_configuration,
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "numbers"),
+    [
+        ({"primary_heads": 5}, ["32", "5"]),
+        ({"decoder_heads": 7}, ["48", "7"]),
+        ({"contextual_heads": 3}, ["32", "3"]),
+        ({"primary_width": 34, "primary_heads": 2}, ["34"]),
+        ({"decoder_depth": 3}, ["3", "2"]),
+        ({"input_kernel": 6}, ["6", "5"]),
+        ({"views": 3}, ["3"]),
+        ({"window": 43}, ["36", "37"]),
+        ({"training_window": 45}, ["40", "39"]),
+        ({"patch_stride": 5}, ["35", "36"]),
+        ({"window": 6}, ["6", "8"]),
+        ({"output_kernel": 71}, ["36", "38"]),
+    ],
+)
+def test_what_does_not_fit_together_is_refused_with_the_numbers(changes, numbers):
+    with pytest.raises(UserError) as refusal:
+        small_configuration(**changes)
+    assert all(number in str(refusal.value) for number in numbers)
+
+
+def test_the_module_itself_refuses_too():
+    config = base()
+    config.window = 321
+    with pytest.raises(UserError, match=r"310.*311"):
+        ViTDeblur(**config)
+
+
+def test_a_misspelt_key_names_the_nearest():
+    with pytest.raises(UserError, match="did you mean 'decoder_width'"):
+        complete_configuration({"decoder_widht": 3})
+    with pytest.raises(UserError, match="did you mean 'light'"):
+        named_configuration("ligth")
+
+
+def test_the_base_model_has_the_published_size():
+    counts = {}
+    for name, collection in abstract_variables(ViTDeblur(**base())).items():
+        counts[name] = sum(leaf.size for leaf in _leaves(collection))
+    unused_block, norms, mask_token = 12 * 768**2 + 13 * 768, 4 * 768, 512
+    total = counts["params"] + counts["position_embedding"] + unused_block + norms + mask_token
+    assert round(total / 1e6, 1) == 121.6
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_every_named_configuration_builds(name):
+    abstract_variables(ViTDeblur(**named_configuration(name)))
+
+
+def _leaves(tree):
+    return (
+        [leaf for value in tree.values() for leaf in _leaves(value)]
+        if isinstance(tree, dict)
+        else [tree]
+    )

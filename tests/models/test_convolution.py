@@ -1,0 +1,43 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.signal import correlate
+
+from vitdeblur_jax.models import convolution
+
+
+@pytest.fixture
+def image_and_kernel():
+    rng = np.random.default_rng(0)
+    image = jnp.asarray(rng.standard_normal((2, 23, 30, 3)), jnp.float32)
+    return image, jnp.asarray(rng.standard_normal((7, 5, 3, 4)), jnp.float32)
+
+
+def test_convolution_matches_scipy(image_and_kernel):
+    image, kernel = (np.asarray(x, np.float64) for x in image_and_kernel)
+    expected = np.stack(
+        [
+            np.stack([correlate(one, kernel[..., o], "valid")[..., 0] for o in range(4)], -1)
+            for one in image
+        ]
+    )
+    np.testing.assert_allclose(
+        convolution.valid_convolution(*image_and_kernel), expected, atol=2e-5
+    )
+
+
+def test_both_ways_have_the_same_gradient(image_and_kernel):
+    def gradient(convolve):
+        return jax.grad(lambda x: (convolve(*x) ** 2).sum())(image_and_kernel)
+
+    fourier = gradient(convolution._convolution_by_fourier_transform)
+    direct = gradient(lambda *x: convolution._direct_convolution(*x, precision="highest"))
+    for one, other in zip(fourier, direct, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-3)
+
+
+def test_initial_values_fill_the_interval_of_pytorch():
+    values = convolution.fan_in_uniform(64)(jax.random.key(0), (10_000,))
+    assert -0.125 <= values.min() < -0.124
+    assert 0.124 < values.max() <= 0.125

@@ -1,0 +1,36 @@
+import jax.numpy as jnp
+import numpy as np
+
+from vitdeblur_jax.models.decoder import Fusion, tokens_to_map
+
+
+def test_fusion_is_a_layer_norm_and_a_linear_layer_on_the_whole_concatenation():
+    rng = np.random.default_rng(0)
+    primary, x = rng.normal(3, 2, (2, 5, 6)), rng.normal(-1, 1, (2, 5, 4))
+    params = {
+        "scale": rng.standard_normal(16),
+        "shift": rng.standard_normal(16),
+        "kernel": rng.standard_normal((16, 7)),
+        "bias": rng.standard_normal(7),
+    }
+    joined = np.concatenate([primary, primary, x], axis=-1)
+    centred = joined - joined.mean(-1, keepdims=True)
+    normalized = centred / np.sqrt(joined.var(-1, keepdims=True) + 1e-5)
+    expected = (normalized * params["scale"] + params["shift"]) @ params["kernel"] + params["bias"]
+
+    params = {name: jnp.asarray(value, jnp.float32) for name, value in params.items()}
+    inputs = [jnp.asarray(array, jnp.float32) for array in (primary, x)]
+    fused = Fusion(7, precision="highest").apply({"params": params}, *inputs)
+    np.testing.assert_allclose(fused, expected, atol=2e-5)
+
+
+def test_tokens_become_pixels_in_the_order_row_column_channel():
+    grid, side, channels = 3, 2, 5
+    tokens = np.arange(grid * grid * side * side * channels, dtype=np.float32)
+    tokens = tokens.reshape(1, grid * grid, side * side * channels)
+    pixels = tokens_to_map(jnp.asarray(tokens), side)
+    assert pixels.shape == (1, 6, 6, 5)
+    for y in range(6):
+        for x in range(6):
+            token = tokens[0, (y // side) * grid + x // side].reshape(side, side, channels)
+            np.testing.assert_array_equal(pixels[0, y, x], token[y % side, x % side])

@@ -1,0 +1,261 @@
+"""Checkpoints: load by name or path, save in three formats.
+
+| format | what it holds |
+|---|---|
+| a folder | Orbax: items "variables" and "config"; restores onto any devices |
+| .safetensors | the reference's names and layouts, the configuration as metadata |
+| .pth (.pt, .tar) | the same as PyTorch writes it; the reference's strict loading takes it |
+"""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from flax import traverse_util
+
+from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.interop.pytorch_files import read_pytorch_file, write_pytorch_file
+from vitdeblur_jax.interop.reference import (
+    reference_shapes,
+    variables_from_reference,
+    variables_to_reference,
+)
+from vitdeblur_jax.interop.safetensors_files import read_safetensors, write_safetensors
+from vitdeblur_jax.models import ViTDeblur, abstract_variables
+from vitdeblur_jax.models.configuration import CONFIGURATIONS, base, complete_configuration
+
+BUNDLED_WEIGHTS = Path(__file__).parent / "weights"
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A model with its variables.
+
+    Attributes:
+      model: the Linen module, to be used as `model.apply(variables, image)`.
+      variables: the collections "params", "batch_stats" and "position_embedding", float32.
+      config: the model's configuration.
+      source: where it came from.
+      unused: entries of a reference checkpoint that its network never uses; written back on export.
+    """
+
+    model: ViTDeblur
+    variables: dict
+    config: ml_collections.ConfigDict
+    source: str
+    unused: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+
+def load_pretrained(
+    source: str | Path, config: ml_collections.ConfigDict | None = None
+) -> Pretrained:
+    """Loads a checkpoint.
+
+    Args:
+      source: an Orbax folder that this package wrote, a `.safetensors` file, a PyTorch checkpoint
+        of the released code (read without PyTorch, running nothing that the file says), or the name
+        of weights that come with the package.
+      config: of the model. By default the one that lies in the checkpoint; a file of the released
+        code has none, and gets the named configuration whose shapes it has.
+
+    Raises:
+      UserError: there is no such checkpoint, it cannot be read, or it does not fit `config`.
+    """
+    path = _find(source)
+    if path.is_dir():
+        return _load_orbax(path, config)
+    state_dict, saved_config = _read_state_dict(path)
+    config = config or saved_config or _configuration_by_shapes(state_dict)
+    variables, unused = variables_from_reference(state_dict, config, str(path))
+    variables = jax.tree.map(jnp.asarray, variables)
+    return Pretrained(ViTDeblur(**config), variables, config, str(path), unused)
+
+
+def save_pretrained(pretrained: Pretrained, destination: str | Path) -> None:
+    """Writes a checkpoint; the ending of `destination` says in which format (see the module).
+
+    What stood there before is replaced only when the new one is whole.
+
+    Raises:
+      UserError: it cannot be written there.
+    """
+    path = Path(destination)
+    if path.suffix not in (".safetensors", ".pth", ".pt", ".tar"):
+        if path.suffix:
+            raise UserError(
+                f"{path}: a checkpoint ends in .safetensors, .pth, .pt or .tar, or is a folder "
+                "without an ending"
+            )
+        return _save_orbax(pretrained, path)
+    state_dict = variables_to_reference(pretrained.variables, pretrained.config, pretrained.unused)
+    config = configuration_to_json(pretrained.config)
+    if path.suffix == ".safetensors":
+        return write_safetensors(path, state_dict, {"config": config})
+    # The released test script prints the epoch of what it loads.
+    return write_pytorch_file(path, {"epoch": 0, "state_dict": state_dict, "config": config})
+
+
+def convert(source: str | Path, destination: str | Path, overwrite: bool) -> tuple[str, ...]:
+    """Loads a checkpoint and writes it in another format.
+
+    Returns:
+      The names of the entries that the network never uses; PyTorch and safetensors files keep them.
+
+    Raises:
+      UserError: it cannot be loaded or written, or `destination` exists and is not to be replaced.
+    """
+    if Path(destination).exists() and not overwrite:
+        raise UserError(f"{destination} exists; --force overwrites it")
+    pretrained = load_pretrained(source)
+    save_pretrained(pretrained, destination)
+    return tuple(pretrained.unused)
+
+
+def digest(variables: dict) -> str:
+    """Returns the SHA-256 of all variables: names, shapes and float32 values, not the file."""
+    flat = traverse_util.flatten_dict(variables, sep="/")
+    total = hashlib.sha256()
+    for name in sorted(flat):
+        value = np.ascontiguousarray(flat[name], np.float32)
+        total.update(f"{name} {value.shape} ".encode())
+        total.update(value)
+    return total.hexdigest()
+
+
+def configuration_to_json(config: ml_collections.ConfigDict) -> str:
+    """Returns the configuration as one line of JSON."""
+    return json.dumps(config.to_dict(), sort_keys=True)
+
+
+def configuration_from_json(text: str, where: str) -> ml_collections.ConfigDict:
+    """Returns the configuration that `configuration_to_json` wrote; `where` is for errors."""
+    try:
+        return complete_configuration(json.loads(text))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{where}: its configuration cannot be read: {error}") from error
+
+
+def bundled_names() -> list[str]:
+    """Returns the names of the weights that come with the package."""
+    return sorted(file.stem for file in BUNDLED_WEIGHTS.glob("*.safetensors"))
+
+
+def _find(source):
+    path = Path(source)
+    if path.exists():
+        return path
+    if str(source) in bundled_names():
+        return BUNDLED_WEIGHTS / f"{source}.safetensors"
+    names = ", ".join(bundled_names()) or "none"
+    raise UserError(
+        f"there is no checkpoint {str(source)!r}: no such file or folder "
+        f"(weights that come with the package: {names})"
+    )
+
+
+def _read_state_dict(path):
+    """Returns the state dict and the configuration that lies beside it, or None."""
+    if path.suffix == ".safetensors":
+        state_dict, metadata = read_safetensors(path)
+        saved = metadata.get("config")
+    else:
+        contents = read_pytorch_file(path)
+        state_dict = state_dict_of(contents, str(path))
+        saved = contents.get("config") if contents is not state_dict else None
+    is_ours = isinstance(saved, str)
+    return state_dict, configuration_from_json(saved, str(path)) if is_ours else None
+
+
+def state_dict_of(contents, where: str) -> Mapping[str, np.ndarray]:
+    """Returns the state dict in a PyTorch file: at "state_dict", at "model", or the whole."""
+    if isinstance(contents, Mapping):
+        for key in ("state_dict", "model"):
+            if isinstance(contents.get(key), Mapping):
+                contents = contents[key]
+                break
+        if contents and all(isinstance(value, np.ndarray) for value in contents.values()):
+            return contents
+    raise UserError(f"{where} holds no state dict: neither at its top nor at 'state_dict', 'model'")
+
+
+def _configuration_by_shapes(state_dict):
+    shapes = {name.removeprefix("module."): value.shape for name, value in state_dict.items()}
+    for make in CONFIGURATIONS.values():
+        wanted = reference_shapes(make())
+        if all(shapes.get(name, wanted[name]) == wanted[name] for name in wanted):
+            return make()
+    return base()
+
+
+def _load_orbax(path, config):
+    import orbax.checkpoint as ocp
+
+    path = path.resolve()
+    with _orbax_checkpointer() as checkpointer:
+        try:
+            restored = checkpointer.restore(path, ocp.args.Composite(config=ocp.args.JsonRestore()))
+            stored = checkpointer.metadata(path).item_metadata["variables"].tree
+        except (KeyError, ValueError, OSError, AttributeError, TypeError) as error:
+            raise UserError(
+                f"{path} is no checkpoint folder of this package (it lacks a readable "
+                "'config' and 'variables')"
+            ) from error
+        config = config or configuration_from_json(json.dumps(restored.config), str(path))
+        model = ViTDeblur(**config)
+        wanted = abstract_variables(model)
+        _check_shapes(stored, wanted, path)
+        variables = checkpointer.restore(
+            path, ocp.args.Composite(variables=ocp.args.StandardRestore(wanted))
+        ).variables
+    return Pretrained(model, variables, config, str(path))
+
+
+def _orbax_checkpointer():
+    import orbax.checkpoint as ocp
+
+    handlers = {"variables": ocp.StandardCheckpointHandler(), "config": ocp.JsonCheckpointHandler()}
+    return ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers))
+
+
+def _check_shapes(stored, wanted, path):
+    stored = traverse_util.flatten_dict(stored, sep="/")
+    wanted = traverse_util.flatten_dict(wanted, sep="/")
+    wrong = [f"{name} is missing" for name in wanted if name not in stored]
+    wrong += [f"{name} has no place in it" for name in stored if name not in wanted]
+    wrong += [
+        f"{name} is {tuple(stored[name].shape)}, should be {wanted[name].shape}"
+        for name in wanted
+        if name in stored and tuple(stored[name].shape) != wanted[name].shape
+    ]
+    if wrong:
+        raise UserError(f"{path} does not fit the model ({len(wrong)} entries): {'; '.join(wrong)}")
+
+
+def _save_orbax(pretrained, path):
+    """Saves beside the destination first: an older checkpoint is lost only to a whole one."""
+    import orbax.checkpoint as ocp
+
+    path = path.resolve()
+    fresh, old = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
+    items = ocp.args.Composite(
+        variables=ocp.args.StandardSave(pretrained.variables),
+        config=ocp.args.JsonSave(pretrained.config.to_dict()),
+    )
+    try:
+        with _orbax_checkpointer() as checkpointer:
+            checkpointer.save(fresh, items, force=True)
+        if path.exists():
+            path.rename(old)
+        fresh.rename(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: the checkpoint cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,209 @@
+"""How data sets lie on disk: the single place that knows which file goes with which."""
+
+import difflib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitdeblur_jax.data.images import list_photographs, read_rgb
+from vitdeblur_jax.errors import UserError
+
+_DPDD_ROOTS = ("", "dd_dp_dataset_canon", "dd_dp_dataset_png", "DPDD")
+_SOURCE_FOLDERS = ("source", "input", "blurred", "blur")
+_TARGET_FOLDERS = ("target", "ground_truth", "sharp", "gt")
+
+_Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A blurred photograph and its sharp one.
+
+    Attributes:
+        name: Unique in its data set; the stem under which a result is saved.
+        source: The blurred photograph: one view, or the left and the right one.
+        target: The sharp photograph; None where there is none.
+    """
+
+    name: str
+    source: tuple[Path, ...]
+    target: Path | None
+
+
+def find_pairs(root: str | os.PathLike[str], layout: str, split: str = "test") -> list[Pair]:
+    """Find the pairs of a data set, sorted by name.
+
+    Args:
+        root: The folder of the data set.
+        layout: One of `LAYOUTS`.
+        split: The part of DPDD ("train", "val" or "test") or of LFDOF ("train" or "test"). The
+            other layouts have no parts. A root that is itself one part is taken as it is.
+
+    Raises:
+        UserError: An unknown layout, a missing folder, no images, sources and targets that do not
+            match, or two sources of one name.
+    """
+    if layout not in LAYOUTS:
+        nearest = difflib.get_close_matches(layout, LAYOUTS, n=1, cutoff=0.0)[0]
+        raise UserError(
+            f"unknown layout {layout!r}: did you mean {nearest!r}? There are {', '.join(LAYOUTS)}"
+        )
+    if not os.path.isdir(root):
+        raise UserError(f"{layout}: {root} is no folder")
+    try:
+        pairs = LAYOUTS[layout](Path(root), split)
+        _refuse_twins((pair.name for pair in pairs), Path(root))
+    except UserError as error:
+        raise UserError(f"{layout}: {error}") from error
+    except OSError as error:
+        raise UserError(f"{layout}: {error.filename}: {error.strerror}") from error
+    return sorted(pairs, key=lambda pair: pair.name)
+
+
+def read_pair(pair: Pair) -> tuple[_Pixels, _Pixels | None]:
+    """Read the pixels of a pair.
+
+    Returns:
+        The source, H x W x (3 times views), the left view first, and the target, H x W x 3, or
+        None; each uint8 or uint16 as its file is.
+
+    Raises:
+        UserError: A file cannot be read, or sizes differ, or the depths of the views do.
+    """
+    paths = pair.source if pair.target is None else (*pair.source, pair.target)
+    pictures = [read_rgb(path) for path in paths]
+    for path, picture in zip(paths[1:], pictures[1:], strict=True):
+        if picture.shape != pictures[0].shape:
+            sizes = [f"{p.shape[1]} x {p.shape[0]}" for p in (pictures[0], picture)]
+            raise UserError(f"sizes differ: {paths[0]} is {sizes[0]}, {path} is {sizes[1]}")
+    views = pictures[: len(pair.source)]
+    if views[0].dtype != views[-1].dtype:
+        depths = f"{views[0].dtype} and {views[-1].dtype}"
+        raise UserError(f"depths differ: {paths[0]} and {pair.source[-1]} are {depths}")
+    return np.concatenate(views, axis=-1), None if pair.target is None else pictures[-1]
+
+
+def _dpdd(root: Path, split: str) -> list[Pair]:
+    combined, _, _, target = _dpdd_folders(root, split)
+    return _in_order([combined], target)
+
+
+def _dpdd_dual_pixel(root: Path, split: str) -> list[Pair]:
+    _, left, right, target = _dpdd_folders(root, split)
+    return _in_order([left, right], target)
+
+
+def _dpdd_folders(root: Path, split: str) -> tuple[Path, Path, Path, Path]:
+    """Return the folders of the combined, left and right views and of the sharp photographs."""
+    for base in (root / name for name in _DPDD_ROOTS):
+        if (base / f"{split}_c").is_dir():
+            combined, left, right = (base / f"{split}_{view}" / "source" for view in "clr")
+            return combined, left, right, base / f"{split}_c" / "target"
+    for base in (root / split / "DPDD", root / "DPDD", root):  # as repacked by other projects
+        if any((base / view).is_dir() for view in ("inputC", "inputL", "inputR")):
+            return base / "inputC", base / "inputL", base / "inputR", base / "target"
+    raise UserError(
+        f"no {split}_c/source nor {split}/DPDD/inputC in {root}, which holds {_contents(root)}"
+    )
+
+
+def _lfdof(root: Path, split: str) -> list[Pair]:
+    part = root / f"{split}_data"
+    base = part if part.is_dir() else root
+    inputs, truths = _folder(base, ("input",)), _folder(base, ("ground_truth",))
+    scenes = [path for path in inputs.iterdir() if path.is_dir() and path.name[0] != "."]
+    if scenes:
+        views = [(scene.name, path) for scene in scenes for path in list_photographs(scene)]
+        names = [f"{scene}_{path.stem}" for scene, path in views]
+    else:  # the authors' sample: a scene is one photograph
+        views = [(stem, path) for stem, path in _by_stem(inputs).items()]
+        names = [stem for stem, _ in views]
+    targets = _by_stem(truths)
+    lonely = {scene for scene, _ in views} ^ targets.keys()
+    if lonely:
+        raise UserError(f"in {base} these are not in both input and ground_truth: {_some(lonely)}")
+    found = zip(names, views, strict=True)
+    return [Pair(name, (path,), targets[scene]) for name, (scene, path) in found]
+
+
+def _realdof(root: Path, split: str) -> list[Pair]:
+    return _match(_folder(root, ("source",)), _folder(root, ("target",)))
+
+
+def _two_folders(root: Path, split: str) -> list[Pair]:
+    return _match(_folder(root, _SOURCE_FOLDERS), _folder(root, _TARGET_FOLDERS))
+
+
+def _photographs(root: Path, split: str) -> list[Pair]:
+    return [Pair(stem, (path,), None) for stem, path in _by_stem(root).items()]
+
+
+LAYOUTS: dict[str, Callable[[Path, str], list[Pair]]] = {
+    "dpdd": _dpdd,
+    "dpdd_dual_pixel": _dpdd_dual_pixel,
+    "realdof": _realdof,
+    "lfdof": _lfdof,
+    "pairs": _two_folders,
+    "photographs": _photographs,
+}
+
+
+def _in_order(views: Sequence[Path], target: Path) -> list[Pair]:
+    """Pair the photographs of the folders by their order; the first folder gives the names."""
+    folders = [_folder(folder.parent, (folder.name,)) for folder in (*views, target)]
+    lists = [list_photographs(folder) for folder in folders]
+    for folder, paths in zip(folders, lists, strict=True):
+        if len(paths) != len(lists[0]):
+            raise UserError(f"{len(lists[0])} in {folders[0]}, {len(paths)} in {folder}")
+    return [Pair(paths[0].stem, paths[:-1], paths[-1]) for paths in zip(*lists, strict=True)]
+
+
+def _match(source: Path, target: Path) -> list[Pair]:
+    """Pair by name where all names agree, else by order."""
+    sources, targets = _by_stem(source), _by_stem(target)
+    if sources.keys() == targets.keys():
+        return [Pair(stem, (path,), targets[stem]) for stem, path in sources.items()]
+    if len(sources) != len(targets) and sources.keys() & targets.keys():
+        lonely = _some(sources.keys() ^ targets.keys())
+        counts = f"{len(sources)} in {source}, {len(targets)} in {target}"
+        raise UserError(f"{counts}; without a partner: {lonely}")
+    return _in_order([source], target)
+
+
+def _folder(root: Path, names: Sequence[str]) -> Path:
+    """Return the first of the named folders that is in the root."""
+    for name in names:
+        if (root / name).is_dir():
+            return root / name
+    wanted = " or ".join(names)
+    if not root.is_dir():
+        raise UserError(
+            f"no folder {root / wanted}, for {root.parent} holds {_contents(root.parent)}"
+        )
+    raise UserError(f"no folder {wanted} in {root}, which holds {_contents(root)}")
+
+
+def _contents(folder: Path) -> str:
+    return _some(path.name for path in folder.iterdir()) or "nothing"
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    paths = list_photographs(folder)
+    _refuse_twins((path.stem for path in paths), folder)
+    return {path.stem: path for path in paths}
+
+
+def _refuse_twins(names: Iterable[str], folder: Path) -> None:
+    twins = [name for name, count in Counter(names).items() if count > 1]
+    if twins:
+        raise UserError(f"several photographs of one name in {folder}: {_some(twins)}")
+
+
+def _some(names: Iterable[str]) -> str:
+    names = sorted(names)
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,0 +1,3 @@
+"""Measuring a model over a data set."""
+
+from vitdeblur_jax.evaluation.run import evaluate as evaluate

@@ -1,0 +1,42 @@
+"""Files that are whole or not there."""
+
+import contextlib
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from vitdeblur_jax.errors import UserError, one_line
+
+
+@contextlib.contextmanager
+def replaced_when_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Gives a temporary path beside `path`, which takes its place if the block succeeds.
+
+    After any failure, Ctrl-C included, the temporary is gone and what stood at `path` is untouched.
+    A symbolic link stays one: the file that it points to is replaced.
+
+    Raises:
+      UserError: the block or the replacing failed with an `OSError` (a full disk, no permission).
+    """
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.touch()
+        usual_mode = temporary.stat().st_mode
+        yield temporary
+        temporary.chmod(usual_mode)  # some libraries make their files private
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())  # a full disk may show only here
+        os.replace(temporary, target)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({one_line(error)})") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes a UTF-8 text file by `replaced_when_whole`."""
+    with replaced_when_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,185 @@
+"""The model's configurations: plain values, each a complete set of `ViTDeblur`'s attributes.
+
+| key | meaning |
+|---|---|
+| window | side of the square that an image is restored in, pixels |
+| training_window | side of the training crop; the position table is kept at this size's grid |
+| patch_size, patch_stride | side of a token's patch and step between patches, pixels |
+| pretraining_grid | side of the sin-cos position grid before it is resized, tokens |
+| primary_width, _depth, _heads | channels, blocks, attention heads of the primary encoder |
+| contextual_depth, _heads | blocks and heads of the contextual encoder, as wide as the primary |
+| projector_widths | hidden and output channels of the projector that VICReg's terms use |
+| decoder_width, _depth, _heads | of the decoder; block i takes in primary output depth - i |
+| mlp_ratio | hidden channels of every block's perceptron over its width |
+| feature_channels | channels of the map between decoder and image head |
+| input_kernel, output_kernel | sides of the image head's two kernels, pixels, odd |
+| views | 1, or 2 for dual-pixel images (left and right) |
+| dtype | of the computation: "float32" or "bfloat16"; parameters are float32 |
+| precision | of float32 products on GPU and TPU: "highest", "high" or "default" (fastest) |
+| rematerialize | recompute each block in the backward pass: less memory, the same numbers |
+"""
+
+import difflib
+
+import ml_collections
+
+from vitdeblur_jax.errors import UserError
+
+
+def base() -> ml_collections.ConfigDict:
+    """Returns the published model: MAE ViT-B/16 as primary encoder, 113.6 M parameters.
+
+    The released checkpoints have 121.6 M: a fifth encoder block, which nothing uses, and the
+    position table are counted in.
+    """
+    return ml_collections.ConfigDict(
+        {
+            "window": 320,
+            "training_window": 360,
+            "patch_size": 16,
+            "patch_stride": 10,
+            "pretraining_grid": 14,
+            "primary_width": 768,
+            "primary_depth": 4,
+            "primary_heads": 12,
+            "contextual_depth": 3,
+            "contextual_heads": 16,
+            "projector_widths": (256, 128),
+            "decoder_width": 1024,
+            "decoder_depth": 4,
+            "decoder_heads": 16,
+            "mlp_ratio": 4,
+            "feature_channels": 24,
+            "input_kernel": 11,
+            "output_kernel": 13,
+            "views": 1,
+            "dtype": "float32",
+            "precision": "highest",
+            "rematerialize": False,
+        }
+    )
+
+
+def light() -> ml_collections.ConfigDict:
+    """Returns a light model with TinyMIM's ViT-Ti as primary encoder, 7.8 M parameters.
+
+    Known from the released code: the primary encoder (192 channels, 6 heads, the first 4 blocks)
+    and its 31 x 31 position table, so a training window of 320. The rest of the authors' light
+    model was never released. Our choice keeps the base model's depths and its ratio of decoder to
+    encoder width (4 / 3), with heads of 32 channels as in the primary encoder.
+    """
+    config = base()
+    config.update(
+        training_window=320,
+        primary_width=192,
+        primary_heads=6,
+        contextual_heads=6,
+        decoder_width=256,
+        decoder_heads=8,
+    )
+    return config
+
+
+def tiny() -> ml_collections.ConfigDict:
+    """Returns a model of 2.3 M parameters for two CPU cores: window 106, 12 x 12 tokens."""
+    config = base()
+    config.update(
+        window=106,
+        training_window=106,
+        patch_stride=8,
+        pretraining_grid=12,
+        primary_width=128,
+        primary_heads=4,
+        contextual_depth=2,
+        contextual_heads=4,
+        projector_widths=(64, 32),
+        decoder_width=128,
+        decoder_depth=3,
+        decoder_heads=4,
+    )
+    return config
+
+
+CONFIGURATIONS = {"base": base, "light": light, "tiny": tiny}
+
+
+def named_configuration(name: str) -> ml_collections.ConfigDict:
+    """Returns the configuration of that name; an unknown one is a `UserError` that lists them."""
+    if name not in CONFIGURATIONS:
+        raise UserError(
+            f"there is no model configuration {name!r}{nearest(name, CONFIGURATIONS)}; "
+            f"there are {', '.join(CONFIGURATIONS)}"
+        )
+    return CONFIGURATIONS[name]()
+
+
+def complete_configuration(values: dict) -> ml_collections.ConfigDict:
+    """Returns `values` as a configuration, those it lacks taken from `base`.
+
+    Raises:
+      UserError: an unknown key (the nearest right one is named), or values that do not fit.
+    """
+    config = base()
+    for key, value in values.items():
+        if key not in config:
+            raise UserError(f"the model has no key {key!r}{nearest(key, config)}")
+        config[key] = tuple(value) if isinstance(value, list) else value
+    check_geometry(config)
+    return config
+
+
+def nearest(name: str, names) -> str:
+    """Returns ", did you mean ...?" for a misspelt name, or nothing when none comes near."""
+    close = difflib.get_close_matches(name, list(names), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def token_grid(side: int, patch_size: int, patch_stride: int) -> int:
+    """Returns how many patches fit along `side` pixels."""
+    return 1 + (side - patch_size) // patch_stride
+
+
+def check_geometry(config) -> None:
+    """Raises `UserError` with the numbers that disagree; `config` has the keys as attributes."""
+    for part in ("primary", "contextual", "decoder"):
+        width = config.decoder_width if part == "decoder" else config.primary_width
+        heads = getattr(config, f"{part}_heads")
+        if width % heads:
+            raise UserError(f"{part}_heads must divide the width: {width} channels, {heads} heads")
+    if config.primary_width % 4:
+        raise UserError(
+            "primary_width must be a multiple of 4 for the position embedding: "
+            f"it is {config.primary_width}"
+        )
+    if config.decoder_depth > config.primary_depth:
+        raise UserError(
+            "each decoder block takes in one primary output: "
+            f"decoder_depth is {config.decoder_depth}, primary_depth {config.primary_depth}"
+        )
+    if config.input_kernel % 2 == 0 or config.output_kernel % 2 == 0:
+        raise UserError(
+            "the image head's kernels must be odd: "
+            f"input_kernel is {config.input_kernel}, output_kernel {config.output_kernel}"
+        )
+    if config.views not in (1, 2):
+        raise UserError(f"views must be 1 or 2: it is {config.views}")
+    for key in ("window", "training_window"):
+        _check_window(key, getattr(config, key), config)
+
+
+def _check_window(key, side, config):
+    if side < config.patch_size:
+        raise UserError(f"{key} is {side} pixels, smaller than patch_size {config.patch_size}")
+    mapped = config.patch_stride * token_grid(side, config.patch_size, config.patch_stride)
+    left = side - config.input_kernel + 1
+    if mapped != left:
+        raise UserError(
+            f"{key} {side} with patch_size {config.patch_size} and patch_stride "
+            f"{config.patch_stride} gives a map of {mapped} pixels a side, but input_kernel "
+            f"{config.input_kernel} leaves {left}"
+        )
+    if (config.input_kernel + config.output_kernel) // 2 - 1 >= left:
+        raise UserError(
+            f"{key} {side} leaves {left} pixels, too few to reflect "
+            f"{(config.input_kernel + config.output_kernel) // 2 - 1}"
+        )

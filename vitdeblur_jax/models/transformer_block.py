@@ -1,0 +1,105 @@
+"""The pre-norm Vision Transformer block that both encoders and the decoder are made of."""
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Float
+
+from vitdeblur_jax.models.attention import dot_product_attention
+
+
+def dense(features: int, dtype: str, precision: str | None, use_bias: bool = True) -> nn.Dense:
+    """Returns a linear layer with the reference's initial values: Xavier uniform, bias zero."""
+    return nn.Dense(
+        features,
+        use_bias=use_bias,
+        dtype=dtype,
+        precision=precision,
+        kernel_init=nn.initializers.xavier_uniform(),
+    )
+
+
+def layer_norm(epsilon: float, dtype: str = "float32") -> nn.LayerNorm:
+    """Returns a LayerNorm with float32 statistics, the variance taken about the mean.
+
+    Linen's default E[x^2] - E[x]^2 loses digits where the mean is large.
+    """
+    return nn.LayerNorm(epsilon, dtype=dtype, use_fast_variance=False)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with biases; queries, keys and values from one linear layer."""
+
+    width: int
+    heads: int
+    dtype: str = "float32"
+    precision: str | None = None
+
+    def setup(self):
+        self.query_key_value = dense(3 * self.width, self.dtype, self.precision)
+        self.output = dense(self.width, self.dtype, self.precision)
+
+    def __call__(
+        self, x: Float[Array, "batch tokens embedding"]
+    ) -> Float[Array, "batch tokens embedding"]:
+        batch, tokens, width = x.shape
+        parts = self.query_key_value(x).reshape(batch, tokens, 3, self.heads, width // self.heads)
+        query, key, value = parts[:, :, 0], parts[:, :, 1], parts[:, :, 2]
+        mixed = dot_product_attention(query, key, value, self.precision)
+        return self.output(mixed.reshape(batch, tokens, width))
+
+
+class MultilayerPerceptron(nn.Module):
+    """Linear, exact (erf) GELU, linear."""
+
+    width: int
+    ratio: int = 4
+    dtype: str = "float32"
+    precision: str | None = None
+
+    def setup(self):
+        self.expand = dense(self.ratio * self.width, self.dtype, self.precision)
+        self.contract = dense(self.width, self.dtype, self.precision)
+
+    def __call__(
+        self, x: Float[Array, "batch tokens embedding"]
+    ) -> Float[Array, "batch tokens embedding"]:
+        return self.contract(jax.nn.gelu(self.expand(x), approximate=False))
+
+
+class TransformerBlock(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)).
+
+    Attributes:
+      width: channels of a token.
+      heads: attention heads; divides `width`.
+      mlp_ratio: hidden channels of the perceptron over `width`.
+      epsilon: of both LayerNorms; 1e-6 in the reference's primary encoder, 1e-5 elsewhere.
+      dtype: of the computation; parameters, norms' statistics and softmax are float32.
+      precision: of matrix products, as `jax.lax.Precision` names it.
+    """
+
+    width: int
+    heads: int
+    mlp_ratio: int = 4
+    epsilon: float = 1e-5
+    dtype: str = "float32"
+    precision: str | None = None
+
+    def setup(self):
+        numerics = {"dtype": self.dtype, "precision": self.precision}
+        self.attention_norm = layer_norm(self.epsilon, self.dtype)
+        self.attention = SelfAttention(self.width, self.heads, **numerics)
+        self.mlp_norm = layer_norm(self.epsilon, self.dtype)
+        self.mlp = MultilayerPerceptron(self.width, self.mlp_ratio, **numerics)
+
+    def __call__(
+        self, x: Float[Array, "batch tokens embedding"]
+    ) -> Float[Array, "batch tokens embedding"]:
+        x = x + self.attention(self.attention_norm(x))
+        return x + self.mlp(self.mlp_norm(x))
+
+
+def transformer_blocks(depth: int, rematerialize: bool, **block) -> list[TransformerBlock]:
+    """Returns `depth` equal blocks; `rematerialize` recomputes each in the backward pass."""
+    block_class = nn.remat(TransformerBlock) if rematerialize else TransformerBlock
+    return [block_class(**block) for _ in range(depth)]

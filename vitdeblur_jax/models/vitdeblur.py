@@ -1,0 +1,179 @@
+"""ViTDeblur: tokenizer, primary encoder, contextual encoder, decoder, image head, wired together.
+
+Liang, Jiang, Liu, Ma: "Decoupling Image Deblurring Into Twofold: A Hierarchical Model for Defocus
+Deblurring", IEEE Transactions on Computational Imaging 10, 2024.
+"""
+
+import functools
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from vitdeblur_jax.models.configuration import check_geometry, token_grid
+from vitdeblur_jax.models.contextual_encoder import ContextualEncoder
+from vitdeblur_jax.models.decoder import Decoder
+from vitdeblur_jax.models.image_head import ImageHead
+from vitdeblur_jax.models.primary_encoder import PrimaryEncoder
+from vitdeblur_jax.models.tokenizer import Tokenizer
+
+
+class TrainingOutputs(NamedTuple):
+    """What the losses need; the sharp image feeds only them."""
+
+    restored: Float[Array, "batch height width 3"]
+    contextual_tokens: Float[Array, "batch tokens embedding"]
+    sharp_tokens: Float[Array, "batch tokens embedding"]
+    blurred_logit: Float[Array, " batch"]
+    sharp_logit: Float[Array, " batch"]
+    blurred_projection: Float[Array, "batch projection"]
+    sharp_projection: Float[Array, "batch projection"]
+
+
+class ViTDeblur(nn.Module):
+    """A hierarchical Vision Transformer that restores images that are out of focus.
+
+    Images are float32 RGB in [0, 1], `(batch, height, width, 3 * views)`: with two views
+    (dual-pixel), left, then right; the encoders then see their mean. Every attribute's meaning
+    stands in `vitdeblur_jax.models.configuration`; `ViTDeblur(**base())` is the published model.
+
+    The variables are three collections: "params", "batch_stats" (the projector's running
+    statistics) and "position_embedding" (a fixed table).
+
+    Raises:
+      UserError: attributes that do not fit together, with the two numbers that disagree.
+    """
+
+    window: int
+    training_window: int
+    patch_size: int
+    patch_stride: int
+    pretraining_grid: int
+    primary_width: int
+    primary_depth: int
+    primary_heads: int
+    contextual_depth: int
+    contextual_heads: int
+    projector_widths: tuple[int, int]
+    decoder_width: int
+    decoder_depth: int
+    decoder_heads: int
+    mlp_ratio: int
+    feature_channels: int
+    input_kernel: int
+    output_kernel: int
+    views: int
+    dtype: str
+    precision: str
+    rematerialize: bool
+
+    def __post_init__(self):
+        check_geometry(self)
+        super().__post_init__()
+
+    def setup(self):
+        numerics = {"dtype": self.dtype, "precision": self.precision}
+        transformer = {
+            "mlp_ratio": self.mlp_ratio,
+            "rematerialize": self.rematerialize,
+            **numerics,
+        }
+        self.tokenizer = Tokenizer(
+            self.primary_width,
+            self.patch_size,
+            self.patch_stride,
+            token_grid(self.training_window, self.patch_size, self.patch_stride),
+            self.pretraining_grid,
+            **numerics,
+        )
+        self.primary_encoder = PrimaryEncoder(
+            self.primary_width, self.primary_depth, self.primary_heads, **transformer
+        )
+        self.contextual_encoder = ContextualEncoder(
+            self.primary_width,
+            self.contextual_depth,
+            self.contextual_heads,
+            projector_widths=tuple(self.projector_widths),
+            **transformer,
+        )
+        self.decoder = Decoder(
+            self.decoder_width,
+            self.decoder_depth,
+            self.decoder_heads,
+            self.patch_stride,
+            self.feature_channels,
+            **transformer,
+        )
+        self.image_head = ImageHead(
+            self.feature_channels, self.input_kernel, self.output_kernel, self.views, **numerics
+        )
+
+    def __call__(
+        self, image: Float[ArrayLike, "batch height width channels"]
+    ) -> Float[Array, "batch height width 3"]:
+        """Restores square images of a window's or a training crop's size; not clipped."""
+        if self.is_initializing():
+            self.training_outputs(image, image, train=True)
+        return self.image_head(image, self.features(image))
+
+    def encode(
+        self, image: Float[ArrayLike, "batch height width channels"]
+    ) -> list[Float[Array, "batch tokens embedding"]]:
+        """Returns the primary encoder's outputs, one after each of its blocks."""
+        mean_of_views = sum(jnp.split(image, self.views, axis=-1)) / self.views
+        return self.primary_encoder(self.tokenizer(mean_of_views))
+
+    def features(
+        self, image: Float[ArrayLike, "batch height width channels"]
+    ) -> Float[Array, "batch trimmed_height trimmed_width features"]:
+        """Returns the decoder's feature map, trimmed by (input_kernel - 1) / 2 pixels a side."""
+        primary = self.encode(image)
+        return self.decoder(primary, self.contextual_encoder(primary[-1]))
+
+    def training_outputs(
+        self,
+        blurred: Float[ArrayLike, "batch height width channels"],
+        sharp: Float[ArrayLike, "batch height width channels"],
+        train: bool,
+    ) -> TrainingOutputs:
+        """Restores the blurred images and returns all that the losses compare.
+
+        Both go through the encoders as one batch. The projector sees the blurred ones first, then
+        the sharp ones; with `train` its batch norm uses and updates the batch's statistics, so the
+        collection "batch_stats" must be mutable.
+        """
+        primary = self.encode(jnp.concatenate([blurred, sharp]))
+        context = self.contextual_encoder
+        normalized = context.normalized_tokens(primary[-1])
+        blurred_tokens, sharp_tokens = jnp.split(normalized, 2)
+        contextual = context.scale(blurred_tokens)
+        features = self.decoder([jnp.split(tokens, 2)[0] for tokens in primary], contextual)
+        blurred_logit, sharp_logit = jnp.split(context.sharpness_logit(normalized), 2)
+        return TrainingOutputs(
+            restored=self.image_head(blurred, features),
+            contextual_tokens=contextual,
+            sharp_tokens=sharp_tokens,
+            blurred_logit=blurred_logit,
+            sharp_logit=sharp_logit,
+            blurred_projection=context.project(contextual, train),
+            sharp_projection=context.project(sharp_tokens, train),
+        )
+
+
+def initial_variables(model: ViTDeblur, seed: int) -> dict:
+    """Returns the variables of an untrained model, heads included; the same for the same seed."""
+    return _initialize(model, jax.random.key(seed))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _initialize(model, key):
+    side = model.training_window
+    return model.init(key, jnp.zeros((2, side, side, 3 * model.views)))
+
+
+def abstract_variables(model: ViTDeblur) -> dict:
+    """Returns the variables' shapes and dtypes (`jax.ShapeDtypeStruct`); allocates nothing."""
+    return jax.eval_shape(lambda: initial_variables(model, 0))

@@ -1,0 +1,49 @@
+"""Progress of long work: a bar on a terminal, a plain line now and then elsewhere."""
+
+import sys
+import time
+
+from tqdm import tqdm
+
+_SECONDS_BETWEEN_LINES = 30
+
+
+class Progress:
+    """Counts work done and shows rate and time left on standard error.
+
+    To be used in a `with` statement; call `advance` as work is done, `say` to print a line in
+    between without breaking the bar.
+    """
+
+    def __init__(self, total: int, unit: str):
+        on_terminal = sys.stderr.isatty()
+        self._bar = tqdm(total=total, unit=f" {unit}", disable=not on_terminal, dynamic_ncols=True)
+        self._total, self._unit, self._done = total, unit, 0
+        self._prints_lines = not on_terminal
+        self._started = self._last_line = time.monotonic()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._bar.close()
+
+    def advance(self, count: int = 1) -> None:
+        """Adds `count` units of work done."""
+        self._bar.update(count)
+        self._done += count
+        now = time.monotonic()
+        if self._prints_lines and now - self._last_line > _SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            rate = self._done / (now - self._started)
+            left = (self._total - self._done) / rate
+            print(
+                f"{self._done} of {self._total} {self._unit}, {rate:.3g} a second, "
+                f"{left:.0f} s left",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def say(self, line: str) -> None:
+        """Prints a line on standard error."""
+        tqdm.write(line, file=sys.stderr)
