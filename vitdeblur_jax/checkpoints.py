@@ -33,6 +33,9 @@ from vitdeblur_jax.models.configuration import CONFIGURATIONS, base, complete_co
 
 BUNDLED_WEIGHTS = Path(__file__).parent / "weights"
 
+# What may differ from the run that made a checkpoint.
+_FREE_KEYS = ("window", "views", "dtype", "precision", "rematerialize")
+
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
@@ -72,7 +75,7 @@ def load_pretrained(
     if path.is_dir():
         return _load_orbax(path, config)
     state_dict, saved_config = _read_state_dict(path)
-    config = config or saved_config or _configuration_by_shapes(state_dict)
+    config = _agreed(config, saved_config, path) or _configuration_by_shapes(state_dict)
     variables, unused = variables_from_reference(state_dict, config, str(path))
     variables = jax.tree.map(jnp.asarray, variables)
     return Pretrained(ViTDeblur(**config), variables, config, str(path), unused)
@@ -185,6 +188,23 @@ def state_dict_of(contents, where: str) -> Mapping[str, np.ndarray]:
     raise UserError(f"{where} holds no state dict: neither at its top nor at 'state_dict', 'model'")
 
 
+def _agreed(wanted, saved, path):
+    """Returns the configuration asked for, or else the saved one, if both are of one network.
+
+    Shapes alone do not tell: another number of heads fits them too.
+    """
+    if wanted is None or saved is None:
+        return wanted or saved
+    wrong = [
+        f"{key} is {saved[key]}, should be {wanted[key]}"
+        for key in saved
+        if key not in _FREE_KEYS and saved[key] != wanted[key]
+    ]
+    if wrong:
+        raise UserError(f"{path} does not fit the model: its {'; '.join(wrong)}")
+    return wanted
+
+
 def _configuration_by_shapes(state_dict):
     shapes = {name.removeprefix("module."): value.shape for name, value in state_dict.items()}
     for make in CONFIGURATIONS.values():
@@ -207,7 +227,8 @@ def _load_orbax(path, config):
                 f"{path} is no checkpoint folder of this package (it lacks a readable "
                 "'config' and 'variables')"
             ) from error
-        config = config or configuration_from_json(json.dumps(restored.config), str(path))
+        saved_config = configuration_from_json(json.dumps(restored.config), str(path))
+        config = _agreed(config, saved_config, path)
         model = ViTDeblur(**config)
         wanted = abstract_variables(model)
         _check_shapes(stored, wanted, path)

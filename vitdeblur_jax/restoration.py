@@ -10,6 +10,7 @@ Coordinates: row y of the map is row y + (input_kernel - 1) / 2 of the image.
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
+from numpy.typing import DTypeLike
 
 from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.models import ViTDeblur
@@ -129,7 +131,7 @@ def as_float(image: np.ndarray) -> Float[np.ndarray, "..."]:
     return image.astype(np.float32)
 
 
-def as_dtype(image: Float[np.ndarray, "..."], dtype: np.dtype) -> np.ndarray:
+def as_dtype(image: Float[np.ndarray, "..."], dtype: DTypeLike) -> np.ndarray:
     """Returns floats as `dtype`: clipped and rounded to its whole range where it is an integer."""
     if np.dtype(dtype).kind != "u":
         return image.astype(dtype)
@@ -203,10 +205,9 @@ def _window_maps(model, variables, image, layout, mesh, batch_size, on_windows):
     The next batch is under way while a batch is handed out.
     """
     batch_size = _whole_batch(batch_size, mesh)
-    corners = [(y, x) for y in layout.rows for x in layout.columns]
+    corners = itertools.product(layout.rows, layout.columns)
     under_way = None
-    for first in range(0, len(corners), batch_size):
-        batch = corners[first : first + batch_size]
+    while batch := list(itertools.islice(corners, batch_size)):
         repeated = batch + batch[-1:] * (batch_size - len(batch))
         windows = np.stack([as_float(_square(image, y, x, layout.window)) for y, x in repeated])
         maps = window_features(model, variables, jax.device_put(windows, batch_sharded(mesh)))
@@ -217,8 +218,9 @@ def _window_maps(model, variables, image, layout, mesh, batch_size, on_windows):
 
 
 def _hand_out(maps, count, on_windows):
-    yield from np.asarray(maps)[:count]
+    arrived = np.asarray(maps)[:count]
     on_windows(count)
+    yield from arrived
 
 
 def _whole_batch(batch_size, mesh):
@@ -285,7 +287,6 @@ def _image_rows(model, variables, image, layout: _Layout, map_rows: Iterable[np.
 def _tile_rows(layout, start, map_length):
     """Returns which rows of its part of the map a tile reads, and where that part begins."""
     part = min(max(start - layout.padding, 0), map_length - layout.side)
-    reach = layout.side  # tile + output_kernel - 1 rows
-    rows = np.abs(np.arange(start - layout.padding, start - layout.padding + reach))
+    rows = np.abs(np.arange(layout.side) + start - layout.padding)
     rows = np.where(rows < map_length, rows, 2 * (map_length - 1) - rows)
     return (rows - part).astype(np.int32), part

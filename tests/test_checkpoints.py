@@ -1,0 +1,169 @@
+import dataclasses
+import os
+import pickle
+import zipfile
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from tests.small_model import small_configuration, small_pretrained
+from vitdeblur_jax import UserError, checkpoints, load_pretrained, save_pretrained
+from vitdeblur_jax.interop.pytorch_files import read_pytorch_file, write_pytorch_file
+from vitdeblur_jax.interop.reference import reference_shapes, variables_to_reference
+from vitdeblur_jax.models.configuration import base, light
+
+NAMES = ["folder", "weights.safetensors", "weights.pth", "weights.pth.tar"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_saved_is_loaded(small, tmp_path, name):
+    save_pretrained(small, tmp_path / name)
+    loaded = load_pretrained(tmp_path / name)
+    assert loaded.config == small.config
+    assert loaded.model == small.model
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(loaded.variables))
+    for one, other in zip(*map(jax.tree.leaves, (loaded.variables, small.variables)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-7, atol=1e-6)
+    assert os.listdir(tmp_path) == [name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_saving_again_replaces(small, tmp_path, name):
+    other = small_pretrained(seed=1)
+    save_pretrained(small, tmp_path / name)
+    save_pretrained(other, tmp_path / name)
+    loaded = load_pretrained(tmp_path / name)
+    bias = [x.variables["params"]["decoder"]["norm"]["bias"] for x in (loaded, other)]
+    np.testing.assert_array_equal(*bias)
+    assert os.listdir(tmp_path) == [name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_failed_save_leaves_the_earlier_one(small, tmp_path, name, monkeypatch):
+    save_pretrained(small, tmp_path / name)
+
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    for module, function in (("os", "fsync"), ("pathlib", "Path.rename")):
+        monkeypatch.setattr(f"{module}.{function}", fail)
+    with pytest.raises(UserError, match="cannot be written"):
+        save_pretrained(small_pretrained(seed=1), tmp_path / name)
+    monkeypatch.undo()
+    bias = load_pretrained(tmp_path / name).variables["params"]["decoder"]["norm"]["bias"]
+    np.testing.assert_array_equal(bias, small.variables["params"]["decoder"]["norm"]["bias"])
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_convert_goes_round_and_tells_what_is_unused(small, tmp_path):
+    state_dict = variables_to_reference(small.variables, small.config)
+    state_dict["decoder.decoder_dnorm2.weight"][:] = 7
+    config = checkpoints.configuration_to_json(small.config)
+    write_pytorch_file(tmp_path / "a.pth", {"state_dict": state_dict, "config": config})
+    unused = checkpoints.convert(tmp_path / "a.pth", tmp_path / "b.safetensors", False)
+    assert "decoder.decoder_dnorm2.weight" in unused
+    checkpoints.convert(tmp_path / "b.safetensors", tmp_path / "c.pth", False)
+    again = read_pytorch_file(tmp_path / "c.pth")["state_dict"]
+    assert set(again) == set(state_dict)
+    np.testing.assert_array_equal(again["decoder.decoder_dnorm2.weight"], 7)
+    with pytest.raises(UserError, match="exists; --force"):
+        checkpoints.convert(tmp_path / "a.pth", tmp_path / "b.safetensors", False)
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model", None])
+def test_the_state_dict_is_found_and_half_precision_becomes_float32(small, tmp_path, key):
+    state_dict = variables_to_reference(small.variables, small.config)
+    half = {name: value.astype(ml_dtypes.bfloat16) for name, value in state_dict.items()}
+    write_pytorch_file(tmp_path / "a.pth", half if key is None else {"epoch": 3, key: half})
+    loaded = load_pretrained(tmp_path / "a.pth", small.config)
+    for one, other in zip(*map(jax.tree.leaves, (loaded.variables, small.variables)), strict=True):
+        assert one.dtype == np.float32
+        np.testing.assert_allclose(one, other, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("make", [base, light])
+def test_a_file_without_a_configuration_gets_the_one_that_fits(make):
+    shapes = reference_shapes(make())
+    state_dict = {f"module.{n}": np.broadcast_to(np.float32(0), s) for n, s in shapes.items()}
+    assert checkpoints._configuration_by_shapes(state_dict) == make()
+
+
+def test_a_file_that_fits_no_configuration_is_compared_with_base(small, tmp_path):
+    save_file(variables_to_reference(small.variables, small.config), tmp_path / "a.safetensors")
+    with pytest.raises(UserError, match=r"a.safetensors does not fit .*entries.*768"):
+        load_pretrained(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("changes", [{"decoder_width": 96}, {"decoder_heads": 8}])
+def test_another_network_is_refused(small, tmp_path, name, changes):
+    save_pretrained(small, tmp_path / name)
+    with pytest.raises(UserError, match=r"does not fit the model: its decoder_.* should be"):
+        load_pretrained(tmp_path / name, small_configuration(**changes))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_another_way_of_computing_is_taken(small, tmp_path, name):
+    save_pretrained(small, tmp_path / name)
+    config = small_configuration(dtype="bfloat16", window=46, rematerialize=True, views=2)
+    assert load_pretrained(tmp_path / name, config).model.dtype == "bfloat16"
+
+
+def test_a_folder_whose_arrays_are_not_those_of_its_configuration(small, tmp_path):
+    wrong = dataclasses.replace(small, config=small_configuration(decoder_width=96))
+    save_pretrained(wrong, tmp_path / "folder")
+    with pytest.raises(UserError, match=r"does not fit the model \(\d+ entries\): .*should be"):
+        load_pretrained(tmp_path / "folder")
+
+
+def test_a_hostile_file_runs_nothing(tmp_path):
+    class Hostile:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path}/ran",)
+
+    with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({"state_dict": Hostile()}, 2))
+    with pytest.raises(UserError, match="system"):
+        load_pretrained(tmp_path / "a.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path):
+    (tmp_path / "empty.pth").touch()
+    (tmp_path / "text.safetensors").write_text("hello")
+    (tmp_path / "folder").mkdir()
+    write_pytorch_file(tmp_path / "list.pth", [1, 2])
+    save_file({"a": np.zeros(3)}, tmp_path / "b.safetensors", {"config": "{broken"})
+    for name in os.listdir(tmp_path):
+        with pytest.raises(UserError) as refusal:
+            load_pretrained(tmp_path / name)
+        assert name in str(refusal.value)
+        assert "\n" not in str(refusal.value)
+
+
+def test_an_unknown_name_lists_what_there_is(tmp_path, small, monkeypatch):
+    with pytest.raises(UserError, match=r"no checkpoint 'nothing'.*come with the package: none"):
+        load_pretrained("nothing")
+    monkeypatch.setattr(checkpoints, "BUNDLED_WEIGHTS", tmp_path)
+    save_pretrained(small, tmp_path / "demo.safetensors")
+    with pytest.raises(UserError, match="come with the package: demo"):
+        load_pretrained("nothing")
+    assert load_pretrained("demo").config == small.config
+
+
+def test_an_unknown_ending_is_refused(small, tmp_path):
+    with pytest.raises(UserError, match=r"\.onnx.*safetensors"):
+        save_pretrained(small, tmp_path / "a.onnx")
+
+
+def test_the_digest_is_that_of_the_values(small, tmp_path):
+    save_pretrained(small, tmp_path / "folder")
+    digest = checkpoints.digest(small.variables)
+    assert checkpoints.digest(load_pretrained(tmp_path / "folder").variables) == digest
+    changed = jax.tree.map(lambda leaf: leaf, small.variables)
+    bias = changed["params"]["decoder"]["norm"]["bias"]
+    changed["params"]["decoder"]["norm"]["bias"] = bias.at[0].add(1e-6)
+    assert checkpoints.digest(changed) != digest

@@ -1,0 +1,199 @@
+import os
+import subprocess
+import sys
+import tracemalloc
+
+import jax
+import numpy as np
+import pytest
+from scipy.signal import correlate
+
+from vitdeblur_jax import restoration
+from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.restoration import (
+    as_dtype,
+    as_float,
+    count_windows,
+    extend_by_reflection,
+    restore,
+    window_features,
+    window_starts,
+)
+
+SIZES = [(1, 1), (1, 60), (7, 5), (42, 42), (43, 50), (100, 61), (131, 42), (90, 160)]
+
+
+def _image(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def _restore(pretrained, image, **options):
+    return np.concatenate(list(restore(pretrained.model, pretrained.variables, image, **options)))
+
+
+def _by_definition(pretrained, image, stride):
+    """Blends all windows over the whole image, then applies the head once, in float64."""
+    height, width = image.shape[:2]
+    missing = max(0, 42 - height), max(0, 42 - width)
+    image = np.pad(image, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="reflect") / 255
+    total = np.zeros((image.shape[0] - 6, image.shape[1] - 6, 5))
+    count = np.zeros((*total.shape[:2], 1))
+    for top in _starts(image.shape[0], stride):
+        for left in _starts(image.shape[1], stride):
+            window = image[None, top : top + 42, left : left + 42].astype(np.float32)
+            features = window_features(pretrained.model, pretrained.variables, window)[0]
+            total[top : top + 36, left : left + 36] += features
+            count[top : top + 36, left : left + 36] += 1
+    head = pretrained.variables["params"]["image_head"]
+    twice = np.concatenate([image, image], axis=-1)
+    joined = total / count + _convolve(twice, head["input_convolution"])
+    padded = np.pad(joined, ((5, 5), (5, 5), (0, 0)), mode="reflect")
+    return _convolve(padded, head["output_convolution"])[:height, :width]
+
+
+def _starts(length, stride):
+    starts, start = [], 0
+    while start + 42 < length:
+        starts.append(start)
+        start += stride
+    return [*starts, length - 42]
+
+
+def _convolve(image, parameters):
+    kernel = np.asarray(parameters["kernel"], np.float64)
+    channels = [correlate(image, kernel[..., o], "valid")[..., 0] for o in range(kernel.shape[-1])]
+    return np.stack(channels, axis=-1) + np.asarray(parameters["bias"])
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_streaming_equals_the_definition(small, height, width):
+    image = _image(height, width)
+    restored = _restore(small, image, stride=17)
+    assert restored.shape == (height, width, 3)
+    np.testing.assert_allclose(restored, _by_definition(small, image, 17), atol=2e-5)
+
+
+def test_strides_and_batch_sizes_of_any_kind(small):
+    image = _image(80, 71)
+    for stride in (36, 13):
+        expected = _by_definition(small, image, stride)
+        for batch_size in (1, 3):
+            restored = _restore(small, image, stride=stride, batch_size=batch_size)
+            np.testing.assert_allclose(restored, expected, atol=2e-5)
+
+
+def test_nothing_recompiles_for_another_size(small):
+    for height, width in SIZES:
+        _restore(small, _image(height, width), stride=17)
+    before = window_features._cache_size(), restoration.head_tile._cache_size()
+    for height, width in [(44, 99), (3, 200), (150, 1), (64, 64)]:
+        for dtype in (np.uint8, np.uint16, np.float32, np.float64):
+            _restore(small, _image(height, width).astype(dtype), stride=30)
+    after = window_features._cache_size(), restoration.head_tile._cache_size()
+    assert after == before
+
+
+def test_the_published_windows():
+    assert window_starts(414, 320, 94) == [0, 94]
+    assert window_starts(508, 320, 94) == [0, 94, 188]
+    assert window_starts(320, 320, 94) == [0]
+    assert window_starts(1008, 320, 94) == [0, 94, 188, 282, 376, 470, 564, 658, 688]
+
+
+def test_progress_counts_every_window(small):
+    done = []
+    image = _image(90, 100)
+    _restore(small, image, stride=20, batch_size=5, on_windows=done.append)
+    assert sum(done) == count_windows(small.model, 90, 100, 20) == 4 * 4
+
+
+def test_rows_leave_before_all_windows_are_done(small):
+    done = []
+    rows = restore(small.model, small.variables, _image(400, 50), stride=30, on_windows=done.append)
+    first = next(rows)
+    assert 0 < len(first) < 50
+    assert sum(done) < 0.4 * count_windows(small.model, 400, 50, 30)
+
+
+def test_memory_does_not_grow_with_height(small, monkeypatch):
+    maps = jax.numpy.zeros((1, 36, 36, 5))
+    monkeypatch.setattr(restoration, "window_features", lambda *_: maps)
+
+    def peak(height):
+        image = _image(height, 120)
+        tracemalloc.start()
+        for _ in restore(small.model, small.variables, image, stride=30, batch_size=1):
+            pass
+        size = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return size
+
+    peak(1000)
+    assert peak(4000) < 1.1 * peak(1000)
+
+
+def test_several_devices_give_what_one_gives(small, tmp_path):
+    image = _image(60, 100)
+    np.save(tmp_path / "one.npy", _restore(small, image, stride=25))
+    program = """
+import sys
+import jax, numpy as np
+from tests.small_model import small_pretrained
+from tests.test_restoration import _image, _restore
+assert jax.device_count() == 4
+small = small_pretrained()
+restored = _restore(small, _image(60, 100), stride=25)
+np.testing.assert_allclose(restored, np.load(sys.argv[1]), atol=1e-5)
+"""
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, **flags, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", program, str(tmp_path / "one.npy")]
+    subprocess.run(command, env=environment, check=True, timeout=300)
+
+
+def test_reflection_is_repeated_as_often_as_needed():
+    image = np.arange(3, dtype=np.uint8).reshape(1, 3, 1)
+    extended = extend_by_reflection(image, 9)
+    assert extended.shape == (9, 9, 1)
+    np.testing.assert_array_equal(extended[4, :, 0], [0, 1, 2, 1, 0, 1, 2, 1, 0])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_integers_go_to_floats_and_back(dtype):
+    values = np.arange(np.iinfo(dtype).max + 1, dtype=dtype)
+    floats = as_float(values)
+    assert (floats.min(), floats.max(), floats.dtype) == (0, 1, np.float32)
+    np.testing.assert_array_equal(as_dtype(floats, dtype), values)
+    beyond = as_dtype(np.array([-0.3, 1.7], np.float32), dtype)
+    np.testing.assert_array_equal(beyond, [0, np.iinfo(dtype).max])
+
+
+def test_rounding_is_to_the_nearest():
+    np.testing.assert_array_equal(as_dtype(np.float32([10.6, 10.4]) / 255, np.uint8), [11, 10])
+
+
+@pytest.mark.parametrize(
+    ("image", "told"),
+    [
+        (np.zeros((5, 5), np.uint8), "5 x 5"),
+        (np.zeros((5, 5, 4), np.uint8), "5 x 5 x 4"),
+        (np.zeros((0, 5, 3), np.uint8), "0 x 5 x 3"),
+        (np.zeros((5, 5, 3), np.int32), "int32"),
+        (np.zeros((5, 5, 3), bool), "bool"),
+        (np.full((5, 5, 3), np.nan, np.float32), "not finite"),
+    ],
+)
+def test_a_wrong_image_is_refused(small, image, told):
+    with pytest.raises(UserError, match=told):
+        _restore(small, image)
+
+
+@pytest.mark.parametrize("stride", [0, -1, 37])
+def test_a_stride_that_leaves_gaps_is_refused(small, stride):
+    with pytest.raises(UserError, match=f"{stride}.*36"):
+        _restore(small, _image(50, 50), stride=stride)
+
+
+def test_a_batch_size_below_one_is_refused(small):
+    with pytest.raises(UserError, match="batch_size is 0"):
+        _restore(small, _image(50, 50), stride=30, batch_size=0)
