@@ -4,7 +4,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-DEV = ["beartype>=0.20", "pytest>=8.3", "ruff>=0.9", "scikit-image>=0.25", "scipy>=1.14"]
+DEV = ["beartype>=0.20", "pytest>=8.3.4", "ruff>=0.9.10", "scikit-image>=0.25", "scipy>=1.14"]
 
 setup(
     name="vitdeblur_jax",
@@ -19,15 +19,15 @@ setup(
         "absl-py>=2.1",
         "flax>=0.12",
         "imagecodecs>=2025.3.30",
-        "jax>=0.9",
+        "jax>=0.8",
         "jaxtyping>=0.3",
         "ml_collections>=1.0",
         "numpy>=2.0",
         "orbax-checkpoint>=0.11.25",
         "pillow>=11.3",
-        "safetensors>=0.5",
+        "safetensors>=0.5.3",
         "tifffile>=2025.3.30",
-        "tqdm>=4.66",
+        "tqdm>=4.66.5",
     ],
     extras_require={"dev": DEV},
     entry_points={"console_scripts": ["vitdeblur=vitdeblur_jax.cli:main"]},

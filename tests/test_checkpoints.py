@@ -2,6 +2,7 @@ import dataclasses
 import os
 import pickle
 import zipfile
+from types import SimpleNamespace
 
 import jax
 import ml_dtypes
@@ -167,3 +168,48 @@ def test_the_digest_is_that_of_the_values(small, tmp_path):
     bias = changed["params"]["decoder"]["norm"]["bias"]
     changed["params"]["decoder"]["norm"]["bias"] = bias.at[0].add(1e-6)
     assert checkpoints.digest(changed) != digest
+
+
+@pytest.mark.parametrize("key", ["model", "state_dict"])
+def test_a_pretrained_encoder_is_read_by_the_same_reader(small, tmp_path, key):
+    other = small_pretrained(seed=1)
+    prefix = "primary_encoder.pretrain_mae."
+    state_dict = variables_to_reference(other.variables, other.config)
+    # As MAE's: RGB, so the kernel that our tokenizer holds itself.
+    kernel = other.variables["params"]["tokenizer"]["patch_embedding"]["kernel"]
+    state_dict[f"{prefix}patch_embed.proj.weight"] = np.asarray(kernel).transpose(3, 2, 0, 1)
+    encoder = {n.removeprefix(prefix): v for n, v in state_dict.items() if n.startswith(prefix)}
+    write_pytorch_file(tmp_path / "mae.pth", {key: encoder, "epoch": 1600})
+    new, unused = checkpoints.initialize_encoder(
+        small.variables, small.config, tmp_path / "mae.pth"
+    )
+    ours, theirs = (x["params"]["primary_encoder"] for x in (new, other.variables))
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    np.testing.assert_array_equal(new["params"]["tokenizer"]["patch_embedding"]["kernel"], kernel)
+    assert "mask_token" in unused
+    with pytest.raises(UserError, match="no file"):
+        checkpoints.initialize_encoder(small.variables, small.config, tmp_path / "nothing.pth")
+
+
+def test_a_name_that_cannot_be_written_is_refused_before_anything_is_loaded(small, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    for name, told in [
+        ("a.onnx", "safetensors"),
+        ("nothing/a.pth", "no folder"),
+        ("nothing/a", "no folder"),
+        ("file", "is a file already"),
+        ("n" * 300 + ".pth", "no checkpoint"),
+    ]:
+        with pytest.raises(UserError, match=told):
+            checkpoints.convert("no such checkpoint", tmp_path / name, overwrite=True)
+
+
+def test_a_disk_too_small_for_a_folder_is_told_before_anything_is_written(
+    small, tmp_path, monkeypatch
+):
+    usage = SimpleNamespace(free=100_000)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: usage)
+    with pytest.raises(UserError, match=r"needs 0\.\d MB, 0\.1 MB are free"):
+        save_pretrained(small, tmp_path / "full")
+    assert os.listdir(tmp_path) == []

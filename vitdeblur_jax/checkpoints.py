@@ -10,6 +10,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,9 +21,10 @@ import ml_collections
 import numpy as np
 from flax import traverse_util
 
-from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.errors import UserError, one_line
 from vitdeblur_jax.interop.pytorch_files import read_pytorch_file, write_pytorch_file
 from vitdeblur_jax.interop.reference import (
+    encoder_from_pretraining,
     reference_shapes,
     variables_from_reference,
     variables_to_reference,
@@ -90,12 +92,8 @@ def save_pretrained(pretrained: Pretrained, destination: str | Path) -> None:
       UserError: it cannot be written there.
     """
     path = Path(destination)
-    if path.suffix not in (".safetensors", ".pth", ".pt", ".tar"):
-        if path.suffix:
-            raise UserError(
-                f"{path}: a checkpoint ends in .safetensors, .pth, .pt or .tar, or is a folder "
-                "without an ending"
-            )
+    check_destination(path)
+    if not path.suffix:
         return _save_orbax(pretrained, path)
     state_dict = variables_to_reference(pretrained.variables, pretrained.config, pretrained.unused)
     config = configuration_to_json(pretrained.config)
@@ -103,6 +101,42 @@ def save_pretrained(pretrained: Pretrained, destination: str | Path) -> None:
         return write_safetensors(path, state_dict, {"config": config})
     # The released test script prints the epoch of what it loads.
     return write_pytorch_file(path, {"epoch": 0, "state_dict": state_dict, "config": config})
+
+
+def check_destination(path: Path) -> None:
+    """Raises `UserError` unless a checkpoint can have that name, in a folder that exists."""
+    if path.suffix not in ("", ".safetensors", ".pth", ".pt", ".tar"):
+        raise UserError(
+            f"{path}: a checkpoint ends in .safetensors, .pth, .pt or .tar, or is a folder without "
+            "an ending"
+        )
+    if not os.path.isdir(path.parent):
+        raise UserError(f"{path}: there is no folder {path.parent}")
+    if os.path.exists(path) and os.path.isdir(path) != (path.suffix == ""):
+        kind = "folder" if os.path.isdir(path) else "file"
+        raise UserError(f"{path} is a {kind} already, and the ending asks for the other")
+
+
+def initialize_encoder(
+    variables: dict, config: ml_collections.ConfigDict, source: str | Path
+) -> tuple[dict, tuple[str, ...]]:
+    """Returns variables whose tokenizer and primary encoder come from MAE's or TinyMIM's weights.
+
+    Args:
+      variables: of the model to initialise; not changed.
+      config: of the model.
+      source: a `.pth` file (`mae_pretrain_vit_base.pth`, TinyMIM's) or the same as `.safetensors`.
+
+    Returns:
+      The new variables, and the names of the entries that were not needed.
+
+    Raises:
+      UserError: the file cannot be read or does not fit.
+    """
+    if not os.path.isfile(source):
+        raise UserError(f"there is no file {str(source)!r} with pretrained weights")
+    state_dict, _ = _read_state_dict(Path(source))
+    return encoder_from_pretraining(variables, state_dict, config, str(source))
 
 
 def convert(source: str | Path, destination: str | Path, overwrite: bool) -> tuple[str, ...]:
@@ -114,7 +148,8 @@ def convert(source: str | Path, destination: str | Path, overwrite: bool) -> tup
     Raises:
       UserError: it cannot be loaded or written, or `destination` exists and is not to be replaced.
     """
-    if Path(destination).exists() and not overwrite:
+    check_destination(Path(destination))
+    if os.path.exists(destination) and not overwrite:
         raise UserError(f"{destination} exists; --force overwrites it")
     pretrained = load_pretrained(source)
     save_pretrained(pretrained, destination)
@@ -142,7 +177,7 @@ def configuration_from_json(text: str, where: str) -> ml_collections.ConfigDict:
     try:
         return complete_configuration(json.loads(text))
     except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{where}: its configuration cannot be read: {error}") from error
+        raise UserError(f"{where}: its configuration is damaged ({one_line(error)})") from error
 
 
 def bundled_names() -> list[str]:
@@ -151,9 +186,8 @@ def bundled_names() -> list[str]:
 
 
 def _find(source):
-    path = Path(source)
-    if path.exists():
-        return path
+    if os.path.exists(source):
+        return Path(source)
     if str(source) in bundled_names():
         return BUNDLED_WEIGHTS / f"{source}.safetensors"
     names = ", ".join(bundled_names()) or "none"
@@ -264,6 +298,7 @@ def _save_orbax(pretrained, path):
     import orbax.checkpoint as ocp
 
     path = path.resolve()
+    _check_space(pretrained.variables, path.parent)
     fresh, old = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
     items = ocp.args.Composite(
         variables=ocp.args.StandardSave(pretrained.variables),
@@ -275,8 +310,20 @@ def _save_orbax(pretrained, path):
         if path.exists():
             path.rename(old)
         fresh.rename(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: the checkpoint cannot be written: {error}") from error
+    except Exception as error:  # Orbax passes on whatever its threads and TensorStore raise
+        if old.exists():
+            old.rename(path)
+        raise UserError(f"{path}: cannot be written ({one_line(error)})") from error
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
+        for rest in (old, *path.parent.glob(f"{fresh.name}*")):
+            shutil.rmtree(rest, ignore_errors=True)
+
+
+def _check_space(variables, folder):
+    """Refuses early: when a disk fills up under Orbax, its threads print pages of traces."""
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"{folder}: the checkpoint needs {needed / 1e6:.1f} MB, {free / 1e6:.1f} MB are free"
+        )

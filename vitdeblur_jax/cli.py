@@ -71,7 +71,9 @@ def _convert(options) -> None:
     unused = convert(options.source, Path(options.destination), overwrite=options.force)
     print(f"written: {options.destination}", file=sys.stderr)
     if unused:
-        print(f"the network never uses {len(unused)} entries: {', '.join(unused)}", file=sys.stderr)
+        fate = "kept" if Path(options.destination).suffix else "left out of the folder"
+        names = ", ".join(unused)
+        print(f"{fate}: {len(unused)} entries the network never uses: {names}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,23 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from vitdeblur_jax.errors import UserError
 
 CANNOT = 2
 INTERRUPTED = 130
+_MISSING = "--{} is missing; see --help"
+_HELP = """\
+usage: {program} --config=FILE[:ARGUMENT] --workdir=FOLDER [--config.KEY=VALUE ...]
+
+{purpose}
+
+  --config=FILE[:ARGUMENT]  the config file; its head tells its arguments, its body its keys
+  --config.KEY=VALUE        another value for one of its keys
+  --workdir=FOLDER          takes the results
+  --helpfull                lists the flags of all libraries too
+"""
 
 
 def exit_status(work: Callable[[], int | None]) -> int:
@@ -30,6 +42,10 @@ def run_with_config(work: Callable) -> None:
     workdir = flags.DEFINE_string("workdir", None, "Folder that takes the results.")
 
     def parse(arguments):
+        if {"-h", "-help", "--help"} & set(arguments):
+            purpose = (sys.modules["__main__"].__doc__ or "").strip()
+            print(_HELP.format(program=Path(arguments[0]).name, purpose=purpose), end="")
+            sys.exit(0)
         status = exit_status(lambda: _parse_flags(arguments, config, workdir))
         if status:
             sys.exit(status)
@@ -46,18 +62,37 @@ def _parse_flags(arguments: Sequence[str], config, workdir) -> None:
 
     try:
         rest = flags.FLAGS(arguments)
+        if config.value is not None:
+            config.value.to_dict()  # a file that cannot be read shows only when it is used
     except flags.Error as error:
-        raise UserError(_one_line(error)) from error
-    except AttributeError as error:  # how ml_collections says that a key does not exist
-        raise UserError(f"unknown config key {_one_line(error)}") from error
-    except (OSError, ImportError, SyntaxError, ValueError) as error:
-        raise UserError(f"the config file cannot be read: {_one_line(error)}") from error
+        flag = str(getattr(error, "flagname", ""))
+        if flag.startswith("config."):  # the keys are flags only once the file is read
+            raise UserError(_MISSING.format("config")) from error
+        raise UserError(_said(error)) from error
+    except (AttributeError, KeyError, OSError, ImportError, SyntaxError, ValueError) as error:
+        cause = _innermost(error)
+        is_key = isinstance(cause, KeyError)
+        what = "the config has no such key" if is_key else "the config file cannot be read"
+        raise UserError(f"{what}: {_said(cause)}") from error
     if len(rest) > 1:
         raise UserError(f"{rest[1]!r} is no flag; every setting is --config.KEY=VALUE")
     for flag in (config, workdir):
-        if flag.value is None:
-            raise UserError(f"--{flag.name} is missing; see --help")
+        if not flag.value:
+            raise UserError(_MISSING.format(flag.name))
+    if flags.FLAGS["verbosity"].using_default_value:
+        flags.FLAGS.verbosity = -1  # warnings; absl would show what JAX and Orbax merely mention
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).strip("\"'").replace("\\n", " ").split())
+def _innermost(error: BaseException) -> BaseException:
+    """Returns the error that ml_collections has put into another."""
+    if error.args and isinstance(error.args[0], KeyError):
+        return error.args[0]
+    return error.__cause__ or error
+
+
+def _said(error: BaseException) -> str:
+    """Returns an error's message in one line: the last one where it brings a traceback along."""
+    text = str(error.args[0]) if isinstance(error, KeyError) else str(error)
+    if "Traceback" in text or "Attempted" in text:
+        text = text.strip().splitlines()[-1]
+    return " ".join(text.split())

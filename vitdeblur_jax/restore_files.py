@@ -1,6 +1,7 @@
 """Photographs in files: restore each, keep what its file tells beside the pixels."""
 
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,12 +56,15 @@ def restore_files(
     Raises:
       UserError: nothing could be begun.
     """
+    if batch_size is not None and batch_size < 1:
+        raise UserError(f"the batch size is {batch_size}; it must be 1 or more")
     tasks = plan(sources, output, overwrite)
     pretrained = load_pretrained(checkpoint)
-    check_stride(pretrained.model, stride)
+    _check_model(pretrained, checkpoint, stride)
     failed = 0
     for number, task in enumerate(tasks, 1):
-        print(f"{task.source} ({number} of {len(tasks)})", file=sys.stderr)
+        name = "standard input" if task.source == STANDARD else task.source
+        print(f"{name} ({number} of {len(tasks)})", file=sys.stderr)
         try:
             _restore_file(task, pretrained, stride, batch_size)
         except UserError as error:
@@ -77,10 +81,10 @@ def plan(sources: Sequence[str], output: str | None, overwrite: bool) -> list[Ta
     """
     files = [file for source in sources for file in _files(source, output)]
     into_folder = output not in (None, STANDARD) and (
-        len(files) > 1 or output.endswith("/") or any(Path(p).is_dir() for p in (output, *sources))
+        len(files) > 1 or output.endswith("/") or any(map(os.path.isdir, (output, *sources)))
     )
     if into_folder:
-        _make_folder(Path(output))
+        _make_folder(output)
     elif output is not None and len(files) > 1:
         raise UserError("standard output takes one photograph; name a folder with -o for several")
     tasks = [Task(file, _destination(file, output, into_folder)) for file in files]
@@ -91,14 +95,13 @@ def plan(sources: Sequence[str], output: str | None, overwrite: bool) -> list[Ta
 def _files(source: str, output: str | None) -> list[str | Path]:
     if source == STANDARD:
         return [STANDARD]
-    path = Path(source)
-    if path.is_dir():
+    if os.path.isdir(source):
         if output is None:
             raise UserError(f"{source} is a folder: say with -o in which folder the results go")
-        return list(list_photographs(path))
-    if not path.exists():
+        return list(list_photographs(source))
+    if not os.path.exists(source):
         raise UserError(f"{source}: there is no such file")
-    return [path]
+    return [Path(source)]
 
 
 def _destination(file: str | Path, output: str | None, into_folder: bool) -> str | Path:
@@ -112,28 +115,45 @@ def _destination(file: str | Path, output: str | None, into_folder: bool) -> str
     return file.with_name(f"{file.stem}_restored{suffix}")
 
 
-def _make_folder(folder: Path) -> None:
+def _make_folder(folder: str) -> None:
+    if Path(folder).suffix.lower() in IMAGE_SUFFIXES and not os.path.isdir(folder):
+        raise UserError(f"{folder} is the name of one picture; name a folder with -o for several")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        os.makedirs(folder, exist_ok=True)
     except OSError as error:
         raise UserError(f"the folder {folder} cannot be made ({error.strerror})") from error
 
 
 def _check(tasks: list[Task], overwrite: bool) -> None:
     seen = {}
+    sources = {os.path.realpath(task.source) for task in tasks if task.source != STANDARD}
     for source, destination in tasks:
         if destination in seen:
             raise UserError(f"{seen[destination]} and {source} would both become {destination}")
         seen[destination] = source
         if destination == STANDARD:
             continue
+        path = os.path.realpath(destination)
+        if path in sources and (source == STANDARD or path != os.path.realpath(source)):
+            raise UserError(f"{destination} is to be restored itself: {source} cannot overwrite it")
         if destination.suffix.lower() not in IMAGE_SUFFIXES:
             good = ", ".join(IMAGE_SUFFIXES)
-            raise UserError(f"{destination}: the ending of a picture is one of {good}")
-        if destination.exists() and not overwrite:
+            raise UserError(
+                f"{destination}: the ending of a picture is one of {good}; a folder ends in /"
+            )
+        if os.path.exists(destination) and not overwrite:
             raise UserError(f"{destination} exists; --force overwrites it")
-        if not destination.parent.is_dir():
+        if not os.path.isdir(destination.parent):
             raise UserError(f"{destination}: there is no folder {destination.parent}")
+
+
+def _check_model(pretrained: Pretrained, checkpoint: str, stride: int) -> None:
+    if pretrained.model.views != 1:
+        raise UserError(
+            f"{checkpoint} restores a left and a right view together, which no photograph file "
+            "holds; evaluate.py and the function deblur take such pairs"
+        )
+    check_stride(pretrained.model, stride)
 
 
 def _restore_file(task: Task, pretrained: Pretrained, stride: int, batch_size: int | None) -> None:

@@ -26,6 +26,8 @@ from vitdeblur_jax.models.configuration import (
         ({"patch_stride": 5}, ["35", "36"]),
         ({"window": 6}, ["6", "8"]),
         ({"output_kernel": 71}, ["36", "38"]),
+        ({"dtype": "float16"}, ["float16", "bfloat16"]),
+        ({"precision": "low"}, ["low", "highest"]),
     ],
 )
 def test_what_does_not_fit_together_is_refused_with_the_numbers(changes, numbers):

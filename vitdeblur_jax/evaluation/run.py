@@ -5,6 +5,7 @@ What each figure means:
 - "input" compares the blurred image (with two views their mean) with the target, "output" the float
   output clipped to [0, 1], "saved" the PNG as it was written (rounded; the released code cuts off).
 - PSNR, SSIM and MAE are those of `vitdeblur_jax.metrics`, in float64; means are over images.
+  What is not finite is null, for JSON has no infinity: the PSNR of identical images, its mean.
 - seconds are those of the restoration alone; the first image's include compilation.
 """
 
@@ -12,6 +13,7 @@ import dataclasses
 import json
 import platform
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -40,7 +42,7 @@ from vitdeblur_jax.restoration import as_dtype, as_float, check_stride, count_wi
 METRICS = {
     "psnr": (
         peak_signal_noise_ratio,
-        "PSNR in dB, data range 1, MSE over all pixels and channels",
+        "PSNR in dB, data range 1, MSE over all pixels and channels; null: infinite",
         3,
     ),
     "ssim": (
@@ -65,10 +67,12 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     Raises:
       UserError: the config, the checkpoint, the data or the folder is not as it should be.
     """
-    pairs = find_pairs(_required(config, "data_dir"), config.layout, config.split)
+    _check(config)
+    pairs = find_pairs(config.data_dir, config.layout, config.split)
     pretrained = _load(config)
     check_stride(pretrained.model, config.stride)
-    results = Results.open(Path(workdir), config, digest(pretrained.variables))
+    names = [pair.name for pair in pairs]
+    results = Results.open(Path(workdir), config, digest(pretrained.variables), names)
     waiting = [pair for pair in pairs if not results.has(pair.name)]
     if len(waiting) < len(pairs):
         print(f"{len(pairs) - len(waiting)} of {len(pairs)} images are done already")
@@ -80,19 +84,23 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
         write_photograph(Photograph(saved), results.image_path(pair.name))
         compared = {"input": _mean_of_views(as_float(image)), "output": restored, "saved": saved}
         results.add(pair, image, seconds, _compare(compared, target))
-    print(results.table([pair.name for pair in pairs]))
+    print(results.table(names))
     print(f"written: {results.path}")
 
 
-def _required(config, key):
-    if not config[key]:
-        raise UserError(f"--config.{key} is missing")
-    return config[key]
+def _check(config):
+    for key in ("checkpoint", "data_dir"):
+        if not config[key]:
+            raise UserError(f"--config.{key} is missing")
+    if config.bit_depth not in (8, 16):
+        raise UserError(f"--config.bit_depth is {config.bit_depth}; it is 8 or 16")
+    if config.batch_size < 0:
+        raise UserError(f"--config.batch_size is {config.batch_size}; it is 0 (default) or more")
 
 
 def _load(config) -> Pretrained:
     architecture = named_configuration(config.model) if config.model else None
-    pretrained = load_pretrained(_required(config, "checkpoint"), architecture)
+    pretrained = load_pretrained(config.checkpoint, architecture)
     model_config = pretrained.config.copy_and_resolve_references()
     model_config.update(dtype=config.dtype, precision=config.precision)
     model = ViTDeblur(**model_config)
@@ -101,8 +109,6 @@ def _load(config) -> Pretrained:
 
 def _at_depth(pixels, bits):
     """Returns 16-bit pixels as 8 bits (the published protocol) unless 16 are asked for."""
-    if bits not in (8, 16):
-        raise UserError(f"--config.bit_depth is {bits}; it is 8 or 16")
     if pixels is None or pixels.dtype == np.uint8 or bits == 16:
         return pixels
     return (pixels >> 8).astype(np.uint8)
@@ -127,11 +133,22 @@ def _mean_of_views(image):
     return np.mean(np.split(image, image.shape[-1] // 3, axis=-1), axis=0)
 
 
-def _compare(compared, target) -> dict[str, dict[str, float]]:
+def _compare(compared, target) -> dict[str, dict[str, float | None]]:
     if target is None:
         return {}
     reference = as_float(target)
-    return {name: measure(as_float(image), reference) for name, image in compared.items()}
+    return {
+        name: {key: _or_none(value) for key, value in measure(as_float(image), reference).items()}
+        for name, image in compared.items()
+    }
+
+
+def _or_none(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
+def _mean(values) -> float | None:
+    return None if None in values else float(np.mean(values))
 
 
 def measure(image: np.ndarray, reference: np.ndarray) -> dict[str, float]:
@@ -149,8 +166,14 @@ class Results:
         self._folder, self._contents = folder, contents
 
     @classmethod
-    def open(cls, folder: Path, config: ml_collections.ConfigDict, checkpoint_digest: str):
-        """Takes up the results in `folder`, or begins new ones.
+    def open(
+        cls,
+        folder: Path,
+        config: ml_collections.ConfigDict,
+        checkpoint_digest: str,
+        names: Sequence[str],
+    ):
+        """Takes up the results in `folder`, those of images in `names`, or begins new ones.
 
         Raises:
           UserError: results of another config or checkpoint lie there, or it cannot be written.
@@ -168,11 +191,13 @@ class Results:
             (folder / "restored").mkdir(parents=True, exist_ok=True)
             if results.path.exists():
                 earlier = json.loads(results.path.read_text())
-                _check_same_run(earlier, fresh, folder)
-                results._contents["images"] = earlier["images"]
-        except (OSError, ValueError, KeyError) as error:
-            if isinstance(error, UserError):
-                raise
+                if earlier["images"]:
+                    _check_same_run(earlier, fresh, folder)
+                fresh["images"] = {n: r for n, r in earlier["images"].items() if n in names}
+                fresh["mean"] = results._means()
+        except UserError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"the results folder {folder} cannot be used: {error}") from error
         results._save()
         return results
@@ -214,15 +239,15 @@ class Results:
             return {}
         means = {
             compared: {
-                metric: float(np.mean([record[compared][metric] for record in records]))
+                metric: _mean([record[compared][metric] for record in records])
                 for metric in METRICS
             }
             for compared in COMPARED
         }
-        return {**means, "seconds": float(np.mean([record["seconds"] for record in records]))}
+        return {**means, "seconds": _mean([record["seconds"] for record in records])}
 
     def _save(self) -> None:
-        write_text(self.path, json.dumps(self._contents, indent=2, default=str) + "\n")
+        write_text(self.path, json.dumps(self._contents, indent=2, allow_nan=False) + "\n")
 
 
 def _figures(record):
@@ -241,7 +266,9 @@ def _size(record):
 def _check_same_run(earlier, fresh, folder):
     for key in ("config", "checkpoint_sha256"):
         if earlier[key] != json.loads(json.dumps(fresh[key])):
-            difference = key if key != "config" else _difference(earlier[key], fresh[key])
+            difference = "of other weights"
+            if key == "config":
+                difference = _difference(earlier[key], fresh[key])
             raise UserError(
                 f"{folder} holds results of another run ({difference}); choose another --workdir"
             )

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from vitdeblur_jax.errors import UserError
@@ -41,7 +42,8 @@ def structural_similarity(
 
 
 def _window_mean(image):
+    zero = np.zeros((), image.dtype)  # not of JAX, whose trace under jit would hide that this sums
     total = jax.lax.reduce_window(
-        image, jnp.zeros((), image.dtype), jax.lax.add, (_WINDOW, _WINDOW, 1), (1, 1, 1), "VALID"
+        image, zero, jax.lax.add, (_WINDOW, _WINDOW, 1), (1, 1, 1), "VALID"
     )
     return total / _WINDOW**2

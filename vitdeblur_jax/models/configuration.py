@@ -25,6 +25,8 @@ import ml_collections
 
 from vitdeblur_jax.errors import UserError
 
+_CHOICES = {"dtype": ("float32", "bfloat16"), "precision": ("highest", "high", "default")}
+
 
 def base() -> ml_collections.ConfigDict:
     """Returns the published model: MAE ViT-B/16 as primary encoder, 113.6 M parameters.
@@ -124,7 +126,7 @@ def complete_configuration(values: dict) -> ml_collections.ConfigDict:
         if key not in config:
             raise UserError(f"the model has no key {key!r}{nearest(key, config)}")
         config[key] = tuple(value) if isinstance(value, list) else value
-    check_geometry(config)
+    check_configuration(config)
     return config
 
 
@@ -139,7 +141,7 @@ def token_grid(side: int, patch_size: int, patch_stride: int) -> int:
     return 1 + (side - patch_size) // patch_stride
 
 
-def check_geometry(config) -> None:
+def check_configuration(config) -> None:
     """Raises `UserError` with the numbers that disagree; `config` has the keys as attributes."""
     for part in ("primary", "contextual", "decoder"):
         width = config.decoder_width if part == "decoder" else config.primary_width
@@ -163,6 +165,10 @@ def check_geometry(config) -> None:
         )
     if config.views not in (1, 2):
         raise UserError(f"views must be 1 or 2: it is {config.views}")
+    for key, choices in _CHOICES.items():
+        if getattr(config, key) not in choices:
+            good = ", ".join(choices)
+            raise UserError(f"{key} is {getattr(config, key)!r}; it is one of {good}")
     for key in ("window", "training_window"):
         _check_window(key, getattr(config, key), config)
 

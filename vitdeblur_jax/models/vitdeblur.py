@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from vitdeblur_jax.models.configuration import check_geometry, token_grid
+from vitdeblur_jax.models.configuration import check_configuration, token_grid
 from vitdeblur_jax.models.contextual_encoder import ContextualEncoder
 from vitdeblur_jax.models.decoder import Decoder
 from vitdeblur_jax.models.image_head import ImageHead
@@ -71,7 +71,7 @@ class ViTDeblur(nn.Module):
     rematerialize: bool
 
     def __post_init__(self):
-        check_geometry(self)
+        check_configuration(self)
         super().__post_init__()
 
     def setup(self):

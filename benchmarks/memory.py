@@ -1,0 +1,80 @@
+"""Peak memory of restoring a photograph, over what the process holds once the model is loaded.
+
+    python -m benchmarks.memory
+
+Each case runs in a process of its own, on the CPU, uint8 in and out: `tiny` at 1, 6 and 24
+megapixels, `base` at LFDOF's size. Compilation is counted in, and so are the photograph and its
+restoration. The last column is what the reference's float64 maps of all windows alone would take.
+Linux only: it reads the high-water mark of /proc.
+"""
+
+import ctypes
+import multiprocessing
+import re
+import time
+from pathlib import Path
+
+import numpy as np
+
+CASES = [
+    ("tiny", 1152, 864),
+    ("tiny", 3000, 2000),
+    ("tiny", 6000, 4000),
+    ("base", 1008, 688),
+]
+
+
+def main() -> None:
+    """Prints a line a case."""
+    from vitdeblur_jax.evaluation.table import format_table
+
+    context = multiprocessing.get_context("spawn")
+    rows = []
+    for case in CASES:
+        with context.Pool(1) as pool:
+            rows.append(pool.apply(measure, case))
+            print(*rows[-1], flush=True)
+    header = ("photograph", "loaded, MB", "peak over it, MB", "seconds", "float64 maps, MB")
+    print(format_table(header, rows))
+
+
+def measure(name: str, width: int, height: int) -> tuple[str, ...]:
+    """Returns the row of one case."""
+    import jax
+
+    from vitdeblur_jax.checkpoints import Pretrained
+    from vitdeblur_jax.deblurring import deblur
+    from vitdeblur_jax.models import ViTDeblur, initial_variables
+    from vitdeblur_jax.models.configuration import named_configuration
+    from vitdeblur_jax.restoration import PUBLISHED_STRIDE, count_windows
+
+    config = named_configuration(name)
+    model = ViTDeblur(**config)
+    variables = jax.block_until_ready(initial_variables(model, seed=0))
+    pretrained = Pretrained(model, variables, config, "random")
+    ctypes.CDLL(None).malloc_trim(0)  # gives back what making the variables took
+    loaded = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # begins a new high-water mark
+    started = time.perf_counter()
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    deblur(image, pretrained)
+    seconds = time.perf_counter() - started
+    side = model.window - model.input_kernel + 1
+    windows = count_windows(model, height, width, PUBLISHED_STRIDE)
+    return (
+        f"{name} {width} x {height}",
+        f"{loaded:.0f}",
+        f"{_status('VmHWM') - loaded:.0f}",
+        f"{seconds:.0f}",
+        f"{windows * side**2 * config.feature_channels * 8 / 2**20:.0f}",
+    )
+
+
+def _status(key: str) -> float:
+    """Returns a size from /proc/self/status in MB."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(rf"{key}:\s+(\d+) kB", status)[1]) / 1024
+
+
+if __name__ == "__main__":
+    main()

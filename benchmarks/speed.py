@@ -1,0 +1,93 @@
+"""Seconds a window, and a photograph of 1008 x 688, of the base model: ours against PyTorch's.
+
+    python -m benchmarks.speed [--photograph]
+
+Both run in this one process, float32, on the CPU, with the same random weights; the outputs are
+compared too. Needs PyTorch beside the package's own requirements. Prints seconds and their ratio.
+"""
+
+import argparse
+import time
+
+import jax
+import numpy as np
+import torch
+
+from benchmarks import pytorch_rendering
+from vitdeblur_jax.checkpoints import Pretrained
+from vitdeblur_jax.deblurring import deblur
+from vitdeblur_jax.interop.reference import variables_to_reference
+from vitdeblur_jax.models import ViTDeblur, initial_variables
+from vitdeblur_jax.models.configuration import base
+from vitdeblur_jax.models.position_embedding import resize_position_embedding
+from vitdeblur_jax.restoration import window_features
+
+
+def random_base_model() -> Pretrained:
+    """Returns the base model, untrained but with every channel of the context in use."""
+    config = base()
+    model = ViTDeblur(**config)
+    variables = initial_variables(model, seed=0)
+    blur = variables["params"]["contextual_encoder"]["blur_parameter"]
+    variables["params"]["contextual_encoder"]["blur_parameter"] = blur + 1
+    return Pretrained(model, variables, config, "random")
+
+
+def pytorch_weights(pretrained: Pretrained) -> dict[str, torch.Tensor]:
+    """Returns the same weights as the PyTorch rendering takes them."""
+    state_dict = variables_to_reference(pretrained.variables, pretrained.config)
+    weights = {name: torch.tensor(np.array(value)) for name, value in state_dict.items()}
+    table = pretrained.variables["position_embedding"]["tokenizer"]["table"]
+    weights["position"] = torch.tensor(np.array(resize_position_embedding(table, 31, 31)))[None]
+    return weights
+
+
+def best_seconds(work, repeats: int) -> float:
+    """Returns the shortest time of `repeats` runs, after one that warms up."""
+    work()
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def compare(what: str, ours, theirs, repeats: int) -> None:
+    """Prints the seconds of both and their ratio."""
+    seconds, reference = best_seconds(ours, repeats), best_seconds(theirs, repeats)
+    print(f"{what}: ours {seconds:.2f} s, PyTorch {reference:.2f} s, {reference / seconds:.2f} x")
+
+
+@torch.inference_mode()
+def main() -> None:
+    """Runs the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--photograph", action="store_true", help="the whole photograph too")
+    options = parser.parse_args()
+    pretrained = random_base_model()
+    weights = pytorch_weights(pretrained)
+    image = np.random.default_rng(0).random((688, 1008, 3), np.float32)
+    bgr = torch.tensor(image[..., ::-1].transpose(2, 0, 1).copy())
+
+    def ours():
+        window = image[None, :320, :320]
+        maps = window_features(pretrained.model, pretrained.variables, window)
+        return np.asarray(jax.block_until_ready(maps))[0].transpose(2, 0, 1)
+
+    def theirs():
+        return pytorch_rendering.features(weights, bgr[None, :, :320, :320])[0].numpy()
+
+    print(f"largest difference of the feature maps: {np.abs(ours() - theirs()).max():.1e}")
+    compare("a window", ours, theirs, repeats=3)
+    if options.photograph:
+        compare(
+            "a photograph of 1008 x 688",
+            lambda: deblur(image, pretrained),
+            lambda: pytorch_rendering.restore(weights, bgr),
+            repeats=1,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,358 @@
+"""A model measured over small made-up data sets, against scikit-image."""
+
+import json
+import os
+from pathlib import Path
+
+import imagecodecs
+import ml_collections
+import numpy as np
+import pytest
+from skimage import metrics as theirs
+
+from configs.evaluate import get_config
+from tests.small_model import small_pretrained
+from vitdeblur_jax import Pretrained, deblur, load_pretrained, save_pretrained
+from vitdeblur_jax.data.layouts import LAYOUTS
+from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.evaluation import evaluate, run
+
+STRIDE = 30
+SIZE = (45, 50)
+COMPARED = ("input", "output", "saved")
+
+# For each layout: result name, files of the views, file of the target.
+FILES = {
+    "dpdd": [
+        ("1P0A0002", ["test_c/source/1P0A0002.png"], "test_c/target/1P0A0001.png"),
+        ("1P0A0012", ["test_c/source/1P0A0012.png"], "test_c/target/1P0A0011.png"),
+    ],
+    "dpdd_dual_pixel": [
+        ("l1", ["test_l/source/l1.png", "test_r/source/r1.png"], "test_c/target/c1.png"),
+        ("l2", ["test_l/source/l2.png", "test_r/source/r2.png"], "test_c/target/c2.png"),
+    ],
+    "realdof": [
+        ("a", ["source/a.png"], "target/a.png"),
+        ("b", ["source/b.png"], "target/b.png"),
+    ],
+    "lfdof": [
+        ("tree_1", ["test_data/input/tree/1.png"], "test_data/ground_truth/tree.png"),
+        ("tree_2", ["test_data/input/tree/2.png"], "test_data/ground_truth/tree.png"),
+    ],
+    "lfdof flat": [("tree", ["input/tree.png"], "ground_truth/tree.png")],
+    "pairs": [
+        ("a", ["input/a.png"], "ground_truth/a.png"),
+        ("b", ["input/b.png"], "ground_truth/b.png"),
+    ],
+    "photographs": [("a", ["a.png"], None), ("b", ["b.png"], None)],
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoints(small, tmp_path_factory) -> dict[int, Path]:
+    """The checkpoints of small models, by the number of views."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    for views, model in {1: small, 2: small_pretrained(views=2)}.items():
+        save_pretrained(model, folder / f"{views}.safetensors")
+    return {views: folder / f"{views}.safetensors" for views in (1, 2)}
+
+
+@pytest.fixture(scope="module")
+def models(checkpoints) -> dict[int, Pretrained]:
+    return {views: load_pretrained(path) for views, path in checkpoints.items()}
+
+
+@pytest.fixture
+def settings(tmp_path, checkpoints):
+    """Makes the config of an evaluation of `tmp_path / "data"`."""
+
+    def make(layout: str = "pairs", **changes) -> ml_collections.ConfigDict:
+        config = get_config(layout)
+        config.update(checkpoint=str(checkpoints[1]), data_dir=str(tmp_path / "data"))
+        config.update({"stride": STRIDE, **changes})
+        return config
+
+    return make
+
+
+def write(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(imagecodecs.png_encode(pixels))
+
+
+def noise(seed: int, dtype: type = np.uint8) -> np.ndarray:
+    whole = np.iinfo(dtype).max
+    return np.random.default_rng(seed).integers(0, whole, (*SIZE, 3), dtype, endpoint=True)
+
+
+def make_data(folder: Path, files: list, dtype: type = np.uint8) -> dict[str, np.ndarray]:
+    """Writes images of noise, each different, and returns them by their paths."""
+    paths = dict.fromkeys(path for _, views, target in files for path in (*views, target) if path)
+    images = {path: noise(seed, dtype) for seed, path in enumerate(paths)}
+    for path, image in images.items():
+        write(folder / path, image)
+    return images
+
+
+def make_pairs(tmp_path: Path) -> None:
+    make_data(tmp_path / "data", FILES["pairs"])
+
+
+def contents(workdir: Path) -> dict:
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads((workdir / "metrics.json").read_text(), parse_constant=refuse)
+
+
+def scikit_image(image: np.ndarray, reference: np.ndarray) -> dict[str, float]:
+    return {
+        "psnr": theirs.peak_signal_noise_ratio(reference, image, data_range=1),
+        "ssim": theirs.structural_similarity(reference, image, data_range=1, channel_axis=-1),
+        "mae": np.abs(image - reference).mean(),
+    }
+
+
+def check_image(workdir, name, views, target, pretrained):
+    """Compares what an evaluation wrote of an image with what follows from `deblur`."""
+    whole = np.iinfo(views[0].dtype).max
+    blurred = np.concatenate(views, axis=-1) / np.float32(whole)
+    output = deblur(blurred, pretrained, stride=STRIDE).clip(0, 1)
+    saved = np.round(output * whole).astype(views[0].dtype)
+    png = imagecodecs.png_decode((workdir / "restored" / f"{name}.png").read_bytes())
+    np.testing.assert_array_equal(png, saved)
+    assert (saved != np.floor(output * whole)).any()
+    record = contents(workdir)["images"][name]
+    assert (record["height"], record["width"]) == SIZE
+    assert record["seconds"] > 0
+    if target is None:
+        assert record["target"] is None
+        assert not record.keys() & set(COMPARED)
+        return
+    reference = target / np.iinfo(target.dtype).max
+    mean = np.mean([view / whole for view in views], axis=0)
+    for compared, image in zip(COMPARED, (mean, output.astype(float), saved / whole), strict=True):
+        assert record[compared] == pytest.approx(scikit_image(image, reference), rel=1e-6, abs=1e-6)
+
+
+def test_every_layout_is_tested():
+    assert {case.split()[0] for case in FILES} == set(LAYOUTS)
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_layouts(tmp_path, settings, checkpoints, models, case, capsys):
+    files, layout = FILES[case], case.split()[0]
+    images = make_data(tmp_path / "data", files)
+    views = len(files[0][1])
+    evaluate(settings(layout, checkpoint=str(checkpoints[views])), tmp_path / "results")
+    for name, sources, target in files:
+        pixels = [images[path] for path in sources], target and images[target]
+        check_image(tmp_path / "results", name, *pixels, models[views])
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert list(contents(tmp_path / "results")["images"]) == [name for name, *_ in files]
+    for name, *_ in files:
+        assert any(line.startswith(f"{name} ") for line in said.out.splitlines())
+    assert ("output psnr" in said.out) == (layout != "photographs")
+
+
+def test_contents_of_the_results(tmp_path, settings, capsys):
+    make_pairs(tmp_path)
+    config = settings()
+    evaluate(config, tmp_path / "results")
+    found = contents(tmp_path / "results")
+    assert found["config"] == config.to_dict()
+    assert len(found["checkpoint_sha256"]) == 64
+    assert found["versions"].keys() >= {"vitdeblur_jax", "jax", "flax", "python", "device"}
+    assert found["definitions"].keys() == {"psnr", "ssim", "mae"}
+    source = Path(config.data_dir) / "input" / "a.png"
+    assert found["images"]["a"]["source"] == [str(source)]
+    assert found["images"]["a"]["target"] == str(source.parents[1] / "ground_truth" / "a.png")
+    for compared in COMPARED:
+        values = [[found["images"][name][compared][key] for name in "ab"] for key in run.METRICS]
+        assert list(found["mean"][compared].values()) == pytest.approx(np.mean(values, axis=1))
+    last_row, written = capsys.readouterr().out.splitlines()[-2:]
+    assert last_row.split()[0] == "mean"
+    assert f"{found['mean']['saved']['psnr']:.3f}" in last_row.split()
+    assert written == f"written: {tmp_path / 'results' / 'metrics.json'}"
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_16_bit_data(tmp_path, settings, models, bits):
+    images = make_data(tmp_path / "data", FILES["pairs"], np.uint16)
+    evaluate(settings(bit_depth=bits), tmp_path / "results")
+    for name, (source,), target in FILES["pairs"]:
+        pixels = images[source], images[target]
+        if bits == 8:
+            pixels = [(image >> 8).astype(np.uint8) for image in pixels]
+        check_image(tmp_path / "results", name, [pixels[0]], pixels[1], models[1])
+
+
+def test_identical_images_have_no_number_in_json(tmp_path, settings, capsys):
+    for folder in ("source", "target"):
+        write(tmp_path / "data" / folder / "a.png", noise(0))
+    evaluate(settings(), tmp_path / "results")
+    found = contents(tmp_path / "results")
+    assert found["images"]["a"]["input"] == {"psnr": None, "ssim": 1, "mae": 0}
+    assert found["mean"]["input"]["psnr"] is None
+    assert "null" in found["definitions"]["psnr"]
+    assert capsys.readouterr().out.splitlines()[-2].split()[1] == "-"
+    evaluate(settings(), tmp_path / "results")
+    assert contents(tmp_path / "results") == found
+
+
+# Going on after an interruption
+
+
+def without_seconds(found: dict) -> dict:
+    for record in (found["mean"], *found["images"].values()):
+        del record["seconds"]
+    return found
+
+
+def test_interrupted_and_started_again(tmp_path, settings, monkeypatch, capsys):
+    make_pairs(tmp_path)
+    evaluate(settings(), tmp_path / "whole")
+    read_pair = run.read_pair
+
+    def interrupted(pair):
+        if pair.name == "b":
+            raise KeyboardInterrupt
+        return read_pair(pair)
+
+    monkeypatch.setattr(run, "read_pair", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(settings(), tmp_path / "halves")
+    first = tmp_path / "halves" / "restored" / "a.png"
+    os.utime(first, (1, 1))
+    assert list(contents(tmp_path / "halves")["images"]) == ["a"]
+
+    monkeypatch.undo()
+    capsys.readouterr()
+    evaluate(settings(), tmp_path / "halves")
+    assert capsys.readouterr().out.startswith("1 of 2 images are done already\n2 of 2: b\n")
+    assert first.stat().st_mtime == 1
+    for name in ("a.png", "b.png"):
+        whole, halves = (tmp_path / part / "restored" / name for part in ("whole", "halves"))
+        assert whole.read_bytes() == halves.read_bytes()
+    whole, halves = (without_seconds(contents(tmp_path / part)) for part in ("whole", "halves"))
+    assert whole == halves
+
+
+def test_nothing_left_to_do_shows_the_table_again(tmp_path, settings, capsys):
+    make_pairs(tmp_path)
+    evaluate(settings(), tmp_path / "results")
+    found = contents(tmp_path / "results")
+    table = capsys.readouterr().out.splitlines()[2:]
+    evaluate(settings(), tmp_path / "results")
+    assert capsys.readouterr().out.splitlines() == ["2 of 2 images are done already", *table]
+    assert contents(tmp_path / "results") == found
+
+
+def test_a_deleted_result_is_made_again(tmp_path, settings):
+    make_pairs(tmp_path)
+    evaluate(settings(), tmp_path / "results")
+    restored = tmp_path / "results" / "restored"
+    deleted = (restored / "a.png").read_bytes()
+    (restored / "a.png").unlink()
+    os.utime(restored / "b.png", (1, 1))
+    evaluate(settings(), tmp_path / "results")
+    assert (restored / "a.png").read_bytes() == deleted
+    assert (restored / "b.png").stat().st_mtime == 1
+
+
+def test_images_that_left_the_data_leave_the_mean(tmp_path, settings):
+    make_pairs(tmp_path)
+    evaluate(settings(), tmp_path / "results")
+    for folder in ("input", "ground_truth"):
+        (tmp_path / "data" / folder / "a.png").unlink()
+    evaluate(settings(), tmp_path / "results")
+    found = contents(tmp_path / "results")
+    assert list(found["images"]) == ["b"]
+    assert found["mean"]["output"] == found["images"]["b"]["output"]
+
+
+# What it refuses
+
+
+def refusal(config: ml_collections.ConfigDict, workdir: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        evaluate(config, workdir)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"checkpoint": ""}, "--config.checkpoint is missing"),
+        ({"data_dir": ""}, "--config.data_dir is missing"),
+        ({"checkpoint": "nothing"}, "there is no checkpoint 'nothing'"),
+        ({"data_dir": "nowhere"}, "nowhere"),
+        ({"layout": "pears"}, "did you mean 'pairs'"),
+        ({"model": "bass"}, "there is no model configuration 'bass' (did you mean 'base'?)"),
+        ({"model": "tiny"}, "1.safetensors does not fit"),
+        ({"bit_depth": 12}, "--config.bit_depth is 12; it is 8 or 16"),
+        ({"dtype": "float16"}, "dtype is 'float16'; it is one of float32, bfloat16"),
+        ({"precision": "best"}, "precision is 'best'; it is one of highest, high, default"),
+        ({"batch_size": -1}, "--config.batch_size is -1"),
+        ({"stride": 37}, "stride is 37"),
+    ],
+)
+def test_wrong_settings_are_told_before_any_work(tmp_path, settings, changes, expected):
+    make_pairs(tmp_path)
+    config = settings()
+    config.update(changes)
+    assert expected in refusal(config, tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+
+
+def test_results_of_another_run_are_not_mixed(tmp_path, settings, small, capsys):
+    make_pairs(tmp_path)
+    config = settings(checkpoint=str(tmp_path / "model.safetensors"))
+    save_pretrained(small, config.checkpoint)
+    evaluate(config, tmp_path / "results")
+    before = contents(tmp_path / "results")
+    other = config.copy_and_resolve_references()
+    other.update(stride=29, split="train")
+    said = refusal(other, tmp_path / "results")
+    assert "another run (split: 'test' there, 'train' here, stride: 30 there, 29 here)" in said
+    save_pretrained(small_pretrained(seed=1), config.checkpoint)
+    assert "another run (of other weights)" in refusal(config, tmp_path / "results")
+    assert contents(tmp_path / "results") == before
+
+
+def test_a_run_that_did_nothing_can_be_corrected(tmp_path, settings):
+    make_pairs(tmp_path)
+    write(tmp_path / "data" / "input" / "a.png", np.zeros((3, 3, 3), np.uint8))
+    assert "sizes differ" in refusal(settings(), tmp_path / "results")
+    write(tmp_path / "data" / "input" / "a.png", noise(0))
+    evaluate(settings(stride=29), tmp_path / "results")
+    assert contents(tmp_path / "results")["config"]["stride"] == 29
+
+
+def test_pairs_that_do_not_match(tmp_path, settings):
+    make_pairs(tmp_path)
+    write(tmp_path / "data" / "input" / "c.png", noise(0))
+    assert "3 in" in refusal(settings(), tmp_path / "results")
+
+
+def test_a_model_of_two_views_with_single_photographs(tmp_path, settings, checkpoints):
+    make_pairs(tmp_path)
+    said = refusal(settings(checkpoint=str(checkpoints[2])), tmp_path / "results")
+    assert "2 views, left and right" in said
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"images": 3}', '{"images": {"a": {}}}'])
+def test_results_that_cannot_be_read(tmp_path, settings, text):
+    make_pairs(tmp_path)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "metrics.json").write_text(text)
+    assert "results cannot be used" in refusal(settings(), tmp_path / "results")
+    assert (tmp_path / "results" / "metrics.json").read_text() == text
+
+
+def test_a_file_in_place_of_the_results_folder(tmp_path, settings):
+    make_pairs(tmp_path)
+    (tmp_path / "results").touch()
+    assert "results cannot be used" in refusal(settings(), tmp_path / "results")

@@ -1,0 +1,403 @@
+"""The command `vitdeblur`, as a user calls it."""
+
+import io
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import imagecodecs
+import jax
+import numpy as np
+import pytest
+import skimage.data
+from PIL import Image, ImageCms
+
+from tests.small_model import small_pretrained
+from vitdeblur_jax import Pretrained, deblur, deblurring, load_pretrained, save_pretrained
+from vitdeblur_jax.cli import main
+
+STRIDE = 30
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+ORIENTATION, MAKE = 274, 271
+PHOTO = skimage.data.astronaut()[100:145, 200:250]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(small, tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("checkpoint") / "small.safetensors"
+    save_pretrained(small, path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def pretrained(checkpoint) -> Pretrained:
+    return load_pretrained(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def sharp(pretrained) -> np.ndarray:
+    """What `PHOTO` becomes."""
+    return deblur(PHOTO, pretrained, stride=STRIDE)
+
+
+@pytest.fixture
+def vitdeblur(checkpoint, capsys, tmp_path, monkeypatch):
+    """Runs the command in an own folder and returns its status and what it said."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str]:
+        options = [] if "--checkpoint" in arguments else ["--checkpoint", checkpoint]
+        status = main([*arguments, *options, "--stride", str(STRIDE)])
+        return status, capsys.readouterr().err
+
+    return run
+
+
+@pytest.fixture
+def photo(tmp_path) -> Path:
+    Image.fromarray(PHOTO).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def pixels(path: str | Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+def names(folder: str | Path = ".") -> list[str]:
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
+# What it writes, and where
+
+
+def test_one_photograph_goes_beside_itself(vitdeblur, photo, sharp):
+    status, said = vitdeblur("photo.png")
+    assert (status, said) == (0, "photo.png (1 of 1)\nwritten: photo_restored.png\n")
+    np.testing.assert_array_equal(pixels("photo_restored.png"), sharp)
+    assert names() == ["photo.png", "photo_restored.png"]
+
+
+def test_output_file(vitdeblur, photo, sharp):
+    Path("results").mkdir()
+    assert vitdeblur("photo.png", "-o", "results/b.TIF")[0] == 0
+    np.testing.assert_array_equal(pixels("results/b.TIF"), sharp)
+
+
+@pytest.mark.parametrize(
+    ("sources", "output"),
+    [
+        (["photo.png", "album/x.jpg"], "new/folder"),
+        (["photo.png", "album"], "new"),
+        (["album"], "new"),
+        (["photo.png"], "new/"),
+        (["photo.png"], "album"),
+    ],
+)
+def test_output_folder(vitdeblur, photo, sources, output):
+    Path("album").mkdir()
+    Image.fromarray(PHOTO).save("album/x.jpg", quality=95)
+    before = names("album")
+    assert vitdeblur(*sources, "-o", output)[0] == 0
+    wanted = ["photo.png"] * ("photo.png" in sources) + ["x.jpg"] * any(
+        "album" in s for s in sources
+    )
+    assert names(output) == sorted(wanted + before * (output == "album"))
+
+
+def test_several_photographs_without_output(vitdeblur, photo):
+    Image.fromarray(PHOTO).save("b.ppm")
+    status, said = vitdeblur("photo.png", "b.ppm")
+    assert status == 0
+    assert "b.ppm (2 of 2)\nwritten: b_restored.png" in said
+    assert names() == ["b.ppm", "b_restored.png", "photo.png", "photo_restored.png"]
+
+
+def test_standard_input_and_output(vitdeblur, photo, sharp, monkeypatch):
+    streams = [SimpleNamespace(buffer=io.BytesIO(data)) for data in (photo.read_bytes(), b"")]
+    monkeypatch.setattr(sys, "stdin", streams[0])
+    monkeypatch.setattr(sys, "stdout", streams[1])
+    assert vitdeblur("-") == (0, "standard input (1 of 1)\n")
+    np.testing.assert_array_equal(pixels(streams[1].buffer), sharp)
+    streams[0].buffer.seek(0)
+    assert vitdeblur("-", "-o", "in a folder/")[0] == 0
+    assert names("in a folder") == ["restored.png"]
+
+
+def test_a_process_says_nothing_else(photo, small, sharp, tmp_path):
+    """Neither JAX nor Orbax may add to what the command says."""
+    save_pretrained(small, tmp_path / "checkpoint")
+    command = [sys.executable, "-m", "vitdeblur_jax.cli", "-", "--checkpoint", "checkpoint"]
+    done = subprocess.run(
+        [*command, "--stride", str(STRIDE)],
+        input=photo.read_bytes(),
+        capture_output=True,
+        cwd=tmp_path,
+        timeout=120,
+    )
+    assert done.stderr.decode() == "standard input (1 of 1)\n"
+    assert done.returncode == 0
+    result = pixels(io.BytesIO(done.stdout)).astype(int)
+    assert np.abs(result - sharp).max() <= 1  # compiled anew: a float may fall on the other side
+
+
+# What stays beside the pixels
+
+
+def test_gray_and_alpha_stay(vitdeblur, pretrained, sharp):
+    alpha = PHOTO[..., 0]
+    Image.fromarray(np.dstack((PHOTO, alpha))).save("alpha.png")
+    Image.fromarray(alpha).save("gray.png")
+    assert vitdeblur("alpha.png", "gray.png")[0] == 0
+    np.testing.assert_array_equal(pixels("alpha_restored.png"), np.dstack((sharp, alpha)))
+    restored = deblur(np.dstack([alpha] * 3), pretrained, stride=STRIDE)
+    assert pixels("gray_restored.png").ndim == 2
+    luminance = restored @ [0.299, 0.587, 0.114]
+    np.testing.assert_allclose(pixels("gray_restored.png"), luminance, rtol=0, atol=0.51)
+
+
+def test_what_a_format_cannot_hold_is_said(vitdeblur, sharp):
+    Image.fromarray(np.dstack((PHOTO, PHOTO[..., 0]))).save("alpha.png")
+    status, said = vitdeblur("alpha.png", "-o", "opaque.jpg")
+    assert status == 0
+    assert "note: JPEG: transparency is left out\n" in said
+    assert pixels("opaque.jpg").shape == sharp.shape
+
+
+def test_16_bits_stay(vitdeblur, pretrained):
+    deep = PHOTO.astype(np.uint16) * 257 + np.arange(3, dtype=np.uint16)
+    Path("deep.png").write_bytes(imagecodecs.png_encode(deep))
+    assert vitdeblur("deep.png")[0] == 0
+    result = imagecodecs.png_decode(Path("deep_restored.png").read_bytes())
+    np.testing.assert_array_equal(result, deblur(deep, pretrained, stride=STRIDE))
+    assert result.dtype == np.uint16
+
+
+def test_metadata_stays_and_orientation_is_applied(vitdeblur, sharp):
+    exif = Image.Exif()
+    exif[ORIENTATION], exif[MAKE] = 6, "Camera maker"
+    turned = Image.fromarray(np.rot90(PHOTO))  # 6: turn clockwise to see it upright
+    turned.save("turned.png", exif=exif, icc_profile=SRGB)
+    assert vitdeblur("turned.png")[0] == 0
+    with Image.open("turned_restored.png") as result:
+        np.testing.assert_array_equal(np.asarray(result), sharp)
+        assert result.info["icc_profile"] == SRGB
+        assert result.getexif().get(ORIENTATION, 1) == 1
+        assert result.getexif()[MAKE] == "Camera maker"
+
+
+# What it refuses
+
+
+def refused(result: tuple[int, str]) -> str:
+    """Returns the only line that it says."""
+    status, said = result
+    assert status == 2
+    assert said.count("\n") == 1
+    assert said.startswith("error: ")
+    return said
+
+
+def test_results_that_exist_are_overwritten_only_by_force(vitdeblur, photo, sharp):
+    Path("photo_restored.png").write_text("precious")
+    assert "photo_restored.png exists; --force overwrites it" in refused(vitdeblur("photo.png"))
+    assert Path("photo_restored.png").read_text() == "precious"
+    assert vitdeblur("photo.png", "--force")[0] == 0
+    np.testing.assert_array_equal(pixels("photo_restored.png"), sharp)
+
+
+def test_a_photograph_can_replace_itself(vitdeblur, photo, sharp):
+    assert "photo.png exists" in refused(vitdeblur("photo.png", "-o", "photo.png"))
+    np.testing.assert_array_equal(pixels("photo.png"), PHOTO)
+    assert vitdeblur("photo.png", "-o", "photo.png", "--force")[0] == 0
+    np.testing.assert_array_equal(pixels("photo.png"), sharp)
+
+
+def test_a_photograph_cannot_replace_one_that_is_to_be_restored(vitdeblur, photo):
+    Image.fromarray(PHOTO).save("photo_restored.png")
+    said = refused(vitdeblur("photo.png", "./photo_restored.png", "--force"))
+    assert "photo_restored.png is to be restored itself" in said
+    np.testing.assert_array_equal(pixels("photo_restored.png"), PHOTO)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["missing.png"], "missing.png: there is no such file"),
+        (["n" * 300], "there is no such file"),
+        (["empty folder", "-o", "new"], "no images in empty folder"),
+        (["empty folder"], "is a folder: say with -o"),
+        (["photo.png", "-o", "photo.gif"], "photo.gif: the ending of a picture is one of .png"),
+        (["photo.png", "-o", "new"], "a folder ends in /"),
+        (["photo.png", "-o", "new/a.png"], "there is no folder new"),
+        (["photo.png", "-o", "text/"], "text/ cannot be made"),
+        (["photo.png", "-o", "text/new/"], "text/new/ cannot be made"),
+        (["photo.png", "text", "-o", "a.png"], "a.png is the name of one picture"),
+        (["photo.png", "text", "-o", "-"], "standard output takes one photograph"),
+        (["photo.png", "./photo.png"], "photo.png and photo.png would both become"),
+        (["photo.png", "photo.ppm", "-o", "new"], "would both become new/photo.png"),
+        (["photo.png", "--checkpoint", "nothing"], "there is no checkpoint 'nothing'"),
+        (["photo.png", "--checkpoint", "text"], "text"),
+        (["photo.png", "--checkpoint", "empty folder"], "empty folder is no checkpoint folder"),
+        (["photo.png", "--batch-size", "0"], "batch size is 0; it must be 1 or more"),
+    ],
+)
+def test_what_cannot_be_begun_is_told_in_one_line(vitdeblur, photo, arguments, expected):
+    Image.fromarray(PHOTO).save("photo.ppm")
+    Path("empty folder").mkdir()
+    Path("text").write_text("text")
+    assert expected in refused(vitdeblur(*arguments))
+    assert set(names()) <= {"photo.png", "photo.ppm", "empty folder", "text", "new"}
+    assert not Path("new").exists() or names("new") == []
+
+
+def test_a_stride_that_leaves_gaps(vitdeblur, photo, checkpoint, capsys):
+    assert main(["photo.png", "--checkpoint", checkpoint, "--stride", "37"]) == 2
+    assert capsys.readouterr().err.startswith("error: stride is 37; the feature map of a window")
+
+
+def test_a_model_of_two_views_takes_no_photograph(vitdeblur, photo):
+    save_pretrained(small_pretrained(views=2), "dual.safetensors")
+    said = refused(vitdeblur("photo.png", "--checkpoint", "dual.safetensors"))
+    assert "dual.safetensors restores a left and a right view" in said
+
+
+def test_broken_photographs_do_not_stop_the_good_ones(vitdeblur, photo, sharp):
+    data = photo.read_bytes()
+    for name, content in {"b": b"", "c": data[: len(data) // 2], "d": b"once upon a time"}.items():
+        Path(f"{name}.png").write_bytes(content)
+    Image.fromarray(PHOTO).save("e.png")
+    status, said = vitdeblur("photo.png", "b.png", "c.png", "d.png", "e.png", "-o", "new")
+    assert status == 2
+    assert names("new") == ["e.png", "photo.png"]
+    np.testing.assert_array_equal(pixels("new/e.png"), sharp)
+    errors = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert len(said.splitlines()) == 5 + 3 + 2  # one for each, errors, what was written
+    for line, expected in zip(
+        errors, ["b.png: the file is empty", "c.png: ", "d.png: not an"], strict=True
+    ):
+        assert line.startswith(f"error: {expected}")
+
+
+def test_a_full_disk_leaves_what_was_there(vitdeblur, photo):
+    """The limit on the size of files fails as a full disk does: in the midst of writing."""
+    Path("photo_restored.png").write_text("precious")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        status, said = vitdeblur("photo.png", "--force")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert status == 2
+    assert said.splitlines()[1].startswith("error: photo_restored.png: cannot be written (")
+    assert len(said.splitlines()) == 2
+    assert Path("photo_restored.png").read_text() == "precious"
+    assert names() == ["photo.png", "photo_restored.png"]
+
+
+def test_ctrl_c_leaves_nothing_half_written(vitdeblur, photo, monkeypatch):
+    def interrupted(*_, **__):
+        yield np.zeros((5, PHOTO.shape[1], 3), np.float32)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(deblurring, "restore", interrupted)
+    assert vitdeblur("photo.png") == (130, "photo.png (1 of 1)\ninterrupted\n")
+    assert names() == ["photo.png"]
+
+
+# Usage
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["a.png"],
+        ["a.png", "--checkpoint", "b", "--stride", "x"],
+        ["a.png", "--no"],
+        ["convert"],
+    ],
+)
+def test_wrong_usage_shows_usage(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("usage: vitdeblur")
+    assert "error: " in said.splitlines()[-1]
+
+
+def test_help_mentions_everything(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    said = capsys.readouterr().out
+    for word in ("--output", "--checkpoint", "--stride", "--batch-size", "--force", "convert"):
+        assert word in said
+    with pytest.raises(SystemExit):
+        main(["convert", "--help"])
+    said = capsys.readouterr().out
+    for word in ("IN", "OUT", "--force", ".pth", ".safetensors", "folder"):
+        assert word in said
+
+
+# vitdeblur convert
+
+
+@pytest.fixture
+def convert(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str]:
+        return main(["convert", *arguments]), capsys.readouterr().err
+
+    return run
+
+
+def test_conversions_keep_every_variable(convert, checkpoint, small):
+    status, said = convert(checkpoint, "a.pth")
+    assert status == 0
+    assert said.startswith("written: a.pth\nkept: ")
+    for source, destination in (("a.pth", "b"), ("b", "c.safetensors")):
+        assert convert(source, destination)[0] == 0
+    assert names() == ["a.pth", "b", "c.safetensors"]
+    for name in names():
+        result = load_pretrained(name)
+        assert result.config == small.config
+        jax.tree.map(_assert_equal_but_for_rounding, result.variables, small.variables)
+
+
+def _assert_equal_but_for_rounding(actual, desired):
+    """The reference sees BGR: turning the first layer to RGB and back rounds its weights."""
+    np.testing.assert_allclose(actual, desired, rtol=0, atol=1e-6)
+
+
+def test_converting_to_a_folder_tells_what_is_left_out(convert, checkpoint):
+    said = convert(checkpoint, "folder")[1]
+    assert "\nleft out of the folder: " in said
+
+
+def test_conversions_overwrite_only_by_force(convert, checkpoint):
+    Path("a.pth").write_text("precious")
+    assert refused(convert(checkpoint, "a.pth")) == "error: a.pth exists; --force overwrites it\n"
+    assert Path("a.pth").read_text() == "precious"
+    assert convert(checkpoint, "a.pth", "--force")[0] == 0
+    assert len(load_pretrained("a.pth").variables) == 3
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "expected"),
+    [
+        (None, "a.onnx", "a.onnx: a checkpoint ends in .safetensors, .pth"),
+        (None, "missing/a.pth", "missing/a.pth: there is no folder"),
+        ("missing.pth", "a.pth", "there is no checkpoint 'missing.pth'"),
+        ("text.pth", "a.pth", "text.pth"),
+        ("text.safetensors", "a.pth", "text.safetensors: cannot be read"),
+    ],
+)
+def test_conversions_that_cannot_be(convert, checkpoint, source, destination, expected):
+    for ending in ("pth", "safetensors"):
+        Path(f"text.{ending}").write_text("text")
+    assert expected in refused(convert(source or checkpoint, destination))
+    assert names() == ["text.pth", "text.safetensors"]

@@ -1,0 +1,72 @@
+"""Progress on a terminal and off it."""
+
+import io
+import re
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from vitdeblur_jax import progress
+from vitdeblur_jax.progress import Progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that goes on only when a test sets `clock.now`."""
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    return clock
+
+
+def test_quick_work_off_a_terminal_says_nothing(capsys, clock):
+    with Progress(3, "windows") as bar:
+        for _ in range(3):
+            clock.now += 9
+            bar.advance()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_long_work_off_a_terminal_says_a_line_now_and_then(capsys, clock):
+    with Progress(10, "windows") as bar:
+        for _ in range(5):
+            clock.now += 20
+            bar.advance(2)
+    assert capsys.readouterr().err.splitlines() == [
+        "4 of 10 windows, 0.1 a second, 60 s left",
+        "8 of 10 windows, 0.1 a second, 20 s left",
+    ]
+
+
+def test_a_terminal_shows_a_bar(monkeypatch, clock):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with Progress(3, "windows") as bar:
+        for _ in range(3):
+            clock.now += 40
+            bar.advance()
+    shown = sys.stderr.getvalue()
+    assert "3/3" in shown
+    assert "windows/s" in shown
+    assert "a second" not in shown
+    assert shown.endswith("\n")  # what follows begins on a line of its own
+
+
+@pytest.mark.parametrize("stderr", [io.StringIO, Terminal])
+def test_say_prints_a_whole_line(monkeypatch, stderr):
+    monkeypatch.setattr(sys, "stderr", stderr())
+    with Progress(3, "steps") as bar:
+        bar.advance()
+        bar.say("loss 0.5")
+    assert "loss 0.5" in re.split("[\r\n]", sys.stderr.getvalue())
+
+
+def test_an_error_ends_the_bar(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with pytest.raises(KeyboardInterrupt), Progress(3, "steps"):
+        raise KeyboardInterrupt
+    assert sys.stderr.getvalue().endswith("\n")
