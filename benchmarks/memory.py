@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+STRIDE = 94
 CASES = [
     ("tiny", 1152, 864),
     ("tiny", 3000, 2000),
@@ -26,7 +27,7 @@ CASES = [
 
 def main() -> None:
     """Prints a line a case."""
-    from vitdeblur_jax.evaluation.table import format_table
+    from vitdeblur_jax.table import format_table
 
     context = multiprocessing.get_context("spawn")
     rows = []
@@ -46,21 +47,21 @@ def measure(name: str, width: int, height: int) -> tuple[str, ...]:
     from vitdeblur_jax.deblurring import deblur
     from vitdeblur_jax.models import ViTDeblur, initial_variables
     from vitdeblur_jax.models.configuration import named_configuration
-    from vitdeblur_jax.restoration import PUBLISHED_STRIDE, count_windows
+    from vitdeblur_jax.restoration import count_windows
 
     config = named_configuration(name)
     model = ViTDeblur(**config)
     variables = jax.block_until_ready(initial_variables(model, seed=0))
-    pretrained = Pretrained(model, variables, config, "random")
+    pretrained = Pretrained(model, variables, "random")
     ctypes.CDLL(None).malloc_trim(0)  # gives back what making the variables took
     loaded = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # begins a new high-water mark
     started = time.perf_counter()
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-    deblur(image, pretrained)
+    deblur(image, pretrained, stride=STRIDE)
     seconds = time.perf_counter() - started
     side = model.window - model.input_kernel + 1
-    windows = count_windows(model, height, width, PUBLISHED_STRIDE)
+    windows = count_windows(model, height, width, STRIDE)
     return (
         f"{name} {width} x {height}",
         f"{loaded:.0f}",

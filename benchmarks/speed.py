@@ -30,7 +30,7 @@ def random_base_model() -> Pretrained:
     variables = initial_variables(model, seed=0)
     blur = variables["params"]["contextual_encoder"]["blur_parameter"]
     variables["params"]["contextual_encoder"]["blur_parameter"] = blur + 1
-    return Pretrained(model, variables, config, "random")
+    return Pretrained(model, variables, "random")
 
 
 def pytorch_weights(pretrained: Pretrained) -> dict[str, torch.Tensor]:
@@ -42,20 +42,19 @@ def pytorch_weights(pretrained: Pretrained) -> dict[str, torch.Tensor]:
     return weights
 
 
-def best_seconds(work, repeats: int) -> float:
-    """Returns the shortest time of `repeats` runs, after one that warms up."""
-    work()
+def shortest_time(work, runs: int) -> float:
+    """Returns the shortest of `runs` runs, seconds."""
     times = []
-    for _ in range(repeats):
+    for _ in range(runs):
         started = time.perf_counter()
         work()
         times.append(time.perf_counter() - started)
     return min(times)
 
 
-def compare(what: str, ours, theirs, repeats: int) -> None:
+def compare(what: str, ours, theirs, runs: int) -> None:
     """Prints the seconds of both and their ratio."""
-    seconds, reference = best_seconds(ours, repeats), best_seconds(theirs, repeats)
+    seconds, reference = shortest_time(ours, runs), shortest_time(theirs, runs)
     print(f"{what}: ours {seconds:.2f} s, PyTorch {reference:.2f} s, {reference / seconds:.2f} x")
 
 
@@ -79,13 +78,14 @@ def main() -> None:
         return pytorch_rendering.features(weights, bgr[None, :, :320, :320])[0].numpy()
 
     print(f"largest difference of the feature maps: {np.abs(ours() - theirs()).max():.1e}")
-    compare("a window", ours, theirs, repeats=3)
+    # The first of the runs compiles or warms up.
+    compare("a window", ours, theirs, runs=4)
     if options.photograph:
         compare(
             "a photograph of 1008 x 688",
             lambda: deblur(image, pretrained),
             lambda: pytorch_rendering.restore(weights, bgr),
-            repeats=1,
+            runs=1,
         )
 
 

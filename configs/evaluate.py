@@ -9,6 +9,7 @@ LAYOUT says how the data lies on disk:
 - dpdd_dual_pixel: the left and right views instead, for a model with two views
 - realdof: `{source,target}`
 - lfdof: `test_data/input/SCENE/*.png` with `ground_truth/SCENE.png`, or both flat
+- pixeldp, pixeldp_dual_pixel: `test_c`, or `test_l` and `test_r`; no targets
 - pairs: any two folders `source` or `input`, with `target` or `ground_truth`
 - photographs: a folder of photographs without targets
 
@@ -29,7 +30,7 @@ def get_config(layout: str = "pairs") -> ml_collections.ConfigDict:
             "layout": layout,
             "split": "test",
             "bit_depth": 8,  # 16-bit files are read as 8 bits (the published protocol), or as 16
-            "stride": 94,  # step between windows, pixels
+            "stride": 0,  # step between windows, pixels; 0: the model's, 94 for the published one
             "batch_size": 0,  # windows at once; 0: 1 a CPU, 8 another device
             "dtype": "float32",
             "precision": "highest",

@@ -43,7 +43,7 @@ def base_model() -> Pretrained:
     """The published configuration with the stand-in weights of seed 0."""
     config = base()
     variables, unused = variables_from_reference(reference_state_dict(0), config, "stand-in")
-    return Pretrained(ViTDeblur(**config), variables, config, "stand-in", unused)
+    return Pretrained(ViTDeblur(**config), variables, "stand-in", unused)
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,7 @@ def small_configuration(**changes) -> ml_collections.ConfigDict:
         "feature_channels": 5,
         "input_kernel": 7,
         "output_kernel": 5,
+        "stride": 30,
     }
     return complete_configuration({**values, **changes})
 
@@ -37,7 +38,7 @@ def small_pretrained(seed: int = 0, **changes) -> Pretrained:
     """Returns the small model with random variables."""
     config = small_configuration(**changes)
     model = ViTDeblur(**config)
-    return Pretrained(model, random_variables(model, seed), config, "random")
+    return Pretrained(model, random_variables(model, seed), "random")
 
 
 def random_variables(model: ViTDeblur, seed: int) -> dict:

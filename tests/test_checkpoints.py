@@ -1,7 +1,10 @@
 import dataclasses
 import os
 import pickle
+import subprocess
+import sys
 import zipfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -114,7 +117,8 @@ def test_another_way_of_computing_is_taken(small, tmp_path, name):
 
 
 def test_a_folder_whose_arrays_are_not_those_of_its_configuration(small, tmp_path):
-    wrong = dataclasses.replace(small, config=small_configuration(decoder_width=96))
+    model = dataclasses.replace(small.model, decoder_width=96)
+    wrong = dataclasses.replace(small, model=model)
     save_pretrained(wrong, tmp_path / "folder")
     with pytest.raises(UserError, match=r"does not fit the model \(\d+ entries\): .*should be"):
         load_pretrained(tmp_path / "folder")
@@ -203,6 +207,52 @@ def test_a_name_that_cannot_be_written_is_refused_before_anything_is_loaded(smal
     ]:
         with pytest.raises(UserError, match=told):
             checkpoints.convert("no such checkpoint", tmp_path / name, overwrite=True)
+
+
+def test_a_folder_is_restored_on_other_devices_than_it_was_saved_from(small, tmp_path):
+    program = """
+import sys
+import jax
+from tests.small_model import small_pretrained
+from vitdeblur_jax import checkpoints
+assert jax.device_count() == 4
+spread = checkpoints.on_local_devices(small_pretrained())
+checkpoints.save_pretrained(spread, sys.argv[1])
+"""
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, **flags, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", program, str(tmp_path / "folder")]
+    subprocess.run(command, env=environment, check=True, timeout=300)
+    loaded = load_pretrained(tmp_path / "folder")
+    jax.tree.map(np.testing.assert_array_equal, loaded.variables, small.variables)
+
+
+def test_an_interruption_while_replacing_loses_nothing(small, tmp_path, monkeypatch):
+    save_pretrained(small, tmp_path / "folder")
+    rename, calls = Path.rename, []
+
+    def interrupted(source, target):
+        calls.append(source)
+        if len(calls) == 2:  # the old one is out of the way, the new one not yet in its place
+            raise KeyboardInterrupt
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save_pretrained(small_pretrained(seed=1), tmp_path / "folder")
+    monkeypatch.undo()
+    loaded = load_pretrained(tmp_path / "folder")
+    jax.tree.map(np.testing.assert_array_equal, loaded.variables, small.variables)
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_a_damaged_folder_is_told(small, tmp_path):
+    save_pretrained(small, tmp_path / "folder")
+    for file in (tmp_path / "folder" / "variables").rglob("*"):
+        if file.is_file() and file.parent.name == "d":
+            file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(UserError, match="read"):
+        load_pretrained(tmp_path / "folder")
 
 
 def test_a_disk_too_small_for_a_folder_is_told_before_anything_is_written(

@@ -2,13 +2,9 @@ import subprocess
 import sys
 
 
-def test_importing_is_quick_and_touches_no_device():
+def test_importing_touches_no_device_and_leaves_slow_packages_alone():
     program = """
-import time
-import jax
-started = time.perf_counter()
 import vitdeblur_jax
-print(time.perf_counter() - started)
 from jax._src import xla_bridge
 assert not xla_bridge._backends, "a backend was initialised"
 import sys

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import subprocess
 import sys
@@ -88,7 +89,9 @@ def test_nothing_recompiles_for_another_size(small):
     before = window_features._cache_size(), restoration.head_tile._cache_size()
     for height, width in [(44, 99), (3, 200), (150, 1), (64, 64)]:
         for dtype in (np.uint8, np.uint16, np.float32, np.float64):
-            _restore(small, _image(height, width).astype(dtype), stride=30)
+            image = _image(height, width)
+            floats = np.issubdtype(dtype, np.floating)
+            _restore(small, (image / 255 if floats else image).astype(dtype), stride=30)
     after = window_features._cache_size(), restoration.head_tile._cache_size()
     assert after == before
 
@@ -140,15 +143,46 @@ import sys
 import jax, numpy as np
 from tests.small_model import small_pretrained
 from tests.test_restoration import _image, _restore
+from vitdeblur_jax import restoration, sharding
 assert jax.device_count() == 4
 small = small_pretrained()
 restored = _restore(small, _image(60, 100), stride=25)
 np.testing.assert_allclose(restored, np.load(sys.argv[1]), atol=1e-5)
+mesh = sharding.local_mesh()
+windows = jax.device_put(np.zeros((4, 42, 42, 3), np.float32), sharding.batch_sharded(mesh))
+variables = jax.device_put(small.variables, sharding.replicated(mesh))
+maps = restoration.window_features(small.model, variables, windows)
+assert [shard.data.shape[0] for shard in maps.addressable_shards] == [1, 1, 1, 1]
 """
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
     environment = {**os.environ, **flags, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", program, str(tmp_path / "one.npy")]
     subprocess.run(command, env=environment, check=True, timeout=300)
+
+
+def test_bfloat16_restores_nearly_the_same(small):
+    image = _image(50, 60)
+    model = dataclasses.replace(small.model, dtype="bfloat16")
+    exact = _restore(small, image)
+    half = _restore(dataclasses.replace(small, model=model), image)
+    assert half.dtype == np.float32
+    assert 0 < np.abs(half - exact).mean() < 0.05 * exact.std()
+
+
+def test_an_output_that_is_not_finite_is_refused(small):
+    broken = jax.tree.map(lambda leaf: leaf, small.variables)
+    bias = broken["params"]["image_head"]["output_convolution"]["bias"]
+    broken["params"]["image_head"]["output_convolution"]["bias"] = bias.at[0].set(np.nan)
+    with pytest.raises(UserError, match="not finite"):
+        _restore(dataclasses.replace(small, variables=broken), _image(50, 60))
+
+
+def test_the_stride_is_by_default_the_models(small):
+    image = _image(80, 71)
+    model = dataclasses.replace(small.model, stride=13)
+    own = _restore(dataclasses.replace(small, model=model), image)
+    np.testing.assert_array_equal(own, _restore(small, image, stride=13))
+    assert count_windows(model, 80, 71) == count_windows(small.model, 80, 71, 13) == 4 * 4
 
 
 def test_reflection_is_repeated_as_often_as_needed():
@@ -181,11 +215,12 @@ def test_rounding_is_to_the_nearest():
         (np.zeros((5, 5, 3), np.int32), "int32"),
         (np.zeros((5, 5, 3), bool), "bool"),
         (np.full((5, 5, 3), np.nan, np.float32), "not finite"),
+        (np.full((5, 5, 3), 255, np.float32), "255"),
     ],
 )
 def test_a_wrong_image_is_refused(small, image, told):
     with pytest.raises(UserError, match=told):
-        _restore(small, image)
+        restore(small.model, small.variables, image)  # before any row is taken
 
 
 @pytest.mark.parametrize("stride", [0, -1, 37])
@@ -195,5 +230,5 @@ def test_a_stride_that_leaves_gaps_is_refused(small, stride):
 
 
 def test_a_batch_size_below_one_is_refused(small):
-    with pytest.raises(UserError, match="batch_size is 0"):
+    with pytest.raises(UserError, match="batch size is 0"):
         _restore(small, _image(50, 50), stride=30, batch_size=0)

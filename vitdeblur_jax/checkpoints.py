@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,6 +21,11 @@ import numpy as np
 from flax import traverse_util
 
 from vitdeblur_jax.errors import UserError, one_line
+from vitdeblur_jax.interop.orbax_folders import (
+    read_folder_metadata,
+    read_folder_variables,
+    write_folder,
+)
 from vitdeblur_jax.interop.pytorch_files import read_pytorch_file, write_pytorch_file
 from vitdeblur_jax.interop.reference import (
     encoder_from_pretraining,
@@ -32,11 +36,12 @@ from vitdeblur_jax.interop.reference import (
 from vitdeblur_jax.interop.safetensors_files import read_safetensors, write_safetensors
 from vitdeblur_jax.models import ViTDeblur, abstract_variables
 from vitdeblur_jax.models.configuration import CONFIGURATIONS, base, complete_configuration
+from vitdeblur_jax.sharding import local_mesh, replicated
 
 BUNDLED_WEIGHTS = Path(__file__).parent / "weights"
 
 # What may differ from the run that made a checkpoint.
-_FREE_KEYS = ("window", "views", "dtype", "precision", "rematerialize")
+_FREE_KEYS = ("window", "views", "dtype", "precision", "rematerialize", "stride")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,16 +51,19 @@ class Pretrained:
     Attributes:
       model: the Linen module, to be used as `model.apply(variables, image)`.
       variables: the collections "params", "batch_stats" and "position_embedding", float32.
-      config: the model's configuration.
       source: where it came from.
       unused: entries of a reference checkpoint that its network never uses; written back on export.
     """
 
     model: ViTDeblur
     variables: dict
-    config: ml_collections.ConfigDict
     source: str
     unused: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    @property
+    def config(self) -> ml_collections.ConfigDict:
+        """The model's configuration: its attributes as plain values."""
+        return complete_configuration({key: getattr(self.model, key) for key in base()})
 
 
 def load_pretrained(
@@ -75,12 +83,18 @@ def load_pretrained(
     """
     path = _find(source)
     if path.is_dir():
-        return _load_orbax(path, config)
+        return _load_folder(path, config)
     state_dict, saved_config = _read_state_dict(path)
     config = _agreed(config, saved_config, path) or _configuration_by_shapes(state_dict)
     variables, unused = variables_from_reference(state_dict, config, str(path))
     variables = jax.tree.map(jnp.asarray, variables)
-    return Pretrained(ViTDeblur(**config), variables, config, str(path), unused)
+    return Pretrained(ViTDeblur(**config), variables, str(path), unused)
+
+
+def on_local_devices(pretrained: Pretrained) -> Pretrained:
+    """Returns it with its variables on all devices of this process, to be copied there once."""
+    variables = jax.device_put(pretrained.variables, replicated(local_mesh()))
+    return dataclasses.replace(pretrained, variables=variables)
 
 
 def save_pretrained(pretrained: Pretrained, destination: str | Path) -> None:
@@ -94,7 +108,7 @@ def save_pretrained(pretrained: Pretrained, destination: str | Path) -> None:
     path = Path(destination)
     check_destination(path)
     if not path.suffix:
-        return _save_orbax(pretrained, path)
+        return write_folder(path, pretrained.variables, pretrained.config.to_dict())
     state_dict = variables_to_reference(pretrained.variables, pretrained.config, pretrained.unused)
     config = configuration_to_json(pretrained.config)
     if path.suffix == ".safetensors":
@@ -248,35 +262,14 @@ def _configuration_by_shapes(state_dict):
     return base()
 
 
-def _load_orbax(path, config):
-    import orbax.checkpoint as ocp
-
-    path = path.resolve()
-    with _orbax_checkpointer() as checkpointer:
-        try:
-            restored = checkpointer.restore(path, ocp.args.Composite(config=ocp.args.JsonRestore()))
-            stored = checkpointer.metadata(path).item_metadata["variables"].tree
-        except (KeyError, ValueError, OSError, AttributeError, TypeError) as error:
-            raise UserError(
-                f"{path} is no checkpoint folder of this package (it lacks a readable "
-                "'config' and 'variables')"
-            ) from error
-        saved_config = configuration_from_json(json.dumps(restored.config), str(path))
-        config = _agreed(config, saved_config, path)
-        model = ViTDeblur(**config)
-        wanted = abstract_variables(model)
-        _check_shapes(stored, wanted, path)
-        variables = checkpointer.restore(
-            path, ocp.args.Composite(variables=ocp.args.StandardRestore(wanted))
-        ).variables
-    return Pretrained(model, variables, config, str(path))
-
-
-def _orbax_checkpointer():
-    import orbax.checkpoint as ocp
-
-    handlers = {"variables": ocp.StandardCheckpointHandler(), "config": ocp.JsonCheckpointHandler()}
-    return ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers))
+def _load_folder(path, config):
+    saved_config, stored = read_folder_metadata(path)
+    saved_config = configuration_from_json(json.dumps(saved_config), str(path))
+    config = _agreed(config, saved_config, path)
+    model = ViTDeblur(**config)
+    wanted = abstract_variables(model)
+    _check_shapes(stored, wanted, path)
+    return Pretrained(model, read_folder_variables(path, wanted), str(path))
 
 
 def _check_shapes(stored, wanted, path):
@@ -291,39 +284,3 @@ def _check_shapes(stored, wanted, path):
     ]
     if wrong:
         raise UserError(f"{path} does not fit the model ({len(wrong)} entries): {'; '.join(wrong)}")
-
-
-def _save_orbax(pretrained, path):
-    """Saves beside the destination first: an older checkpoint is lost only to a whole one."""
-    import orbax.checkpoint as ocp
-
-    path = path.resolve()
-    _check_space(pretrained.variables, path.parent)
-    fresh, old = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
-    items = ocp.args.Composite(
-        variables=ocp.args.StandardSave(pretrained.variables),
-        config=ocp.args.JsonSave(pretrained.config.to_dict()),
-    )
-    try:
-        with _orbax_checkpointer() as checkpointer:
-            checkpointer.save(fresh, items, force=True)
-        if path.exists():
-            path.rename(old)
-        fresh.rename(path)
-    except Exception as error:  # Orbax passes on whatever its threads and TensorStore raise
-        if old.exists():
-            old.rename(path)
-        raise UserError(f"{path}: cannot be written ({one_line(error)})") from error
-    finally:
-        for rest in (old, *path.parent.glob(f"{fresh.name}*")):
-            shutil.rmtree(rest, ignore_errors=True)
-
-
-def _check_space(variables, folder):
-    """Refuses early: when a disk fills up under Orbax, its threads print pages of traces."""
-    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise UserError(
-            f"{folder}: the checkpoint needs {needed / 1e6:.1f} MB, {free / 1e6:.1f} MB are free"
-        )

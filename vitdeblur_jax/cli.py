@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from vitdeblur_jax.entry_points import exit_status
+from vitdeblur_jax.entry_points import CANNOT, exit_status
 
 _RESTORE = """\
 Restores photographs that are out of focus. Size, EXIF (orientation applied and reset), ICC profile,
@@ -36,7 +36,11 @@ def _restore_parser():
         "beside each photograph",
     )
     parser.add_argument("--checkpoint", required=True, help="a folder, .safetensors or .pth")
-    parser.add_argument("--stride", type=int, default=94, help="step between windows, pixels (94)")
+    parser.add_argument(
+        "--stride",
+        type=int,
+        help="step between windows, pixels (the model's, 94 for the published one)",
+    )
     parser.add_argument(
         "--batch-size", type=int, help="windows at once (1 a CPU, 8 another device)"
     )
@@ -55,7 +59,7 @@ def _convert_parser():
 def _restore(options) -> int:
     from vitdeblur_jax.restore_files import restore_files
 
-    return restore_files(
+    failed = restore_files(
         options.photograph,
         options.output,
         options.checkpoint,
@@ -63,6 +67,7 @@ def _restore(options) -> int:
         batch_size=options.batch_size,
         overwrite=options.force,
     )
+    return CANNOT if failed else 0
 
 
 def _convert(options) -> None:

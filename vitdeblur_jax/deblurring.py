@@ -9,14 +9,14 @@ from jaxtyping import Num
 
 from vitdeblur_jax.checkpoints import Pretrained
 from vitdeblur_jax.errors import UserError
-from vitdeblur_jax.restoration import PUBLISHED_STRIDE, as_dtype, check_image, restore
+from vitdeblur_jax.restoration import as_dtype, check_image, restore
 
 
 def deblur(
     image: Num[np.ndarray | jax.Array, "*batch height width channels"],
     pretrained: Pretrained,
     *,
-    stride: int = PUBLISHED_STRIDE,
+    stride: int | None = None,
     batch_size: int | None = None,
     on_windows: Callable[[int], None] = lambda done: None,
 ) -> Num[np.ndarray | jax.Array, "*batch height width 3"]:
@@ -26,7 +26,7 @@ def deblur(
       image: RGB, `H x W x 3` or `B x H x W x 3` (x 6 for a model with two views: left, then
         right); uint8, uint16, or floats in [0, 1]; NumPy or JAX.
       pretrained: what `load_pretrained` gave.
-      stride: step between windows, pixels; smaller is slower and smoother.
+      stride: step between windows, pixels; by default the model's. Smaller is slower and smoother.
       batch_size: windows computed at once; by default 1 a CPU and 8 another device.
       on_windows: called with the number of windows just done.
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from vitdeblur_jax.errors import UserError
 
+CHECKED_AND_WRONG = 1
 CANNOT = 2
 INTERRUPTED = 130
 _MISSING = "--{} is missing; see --help"

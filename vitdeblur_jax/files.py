@@ -10,8 +10,11 @@ from vitdeblur_jax.errors import UserError, one_line
 
 
 @contextlib.contextmanager
-def replaced_when_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+def replaced_when_whole(path: str | os.PathLike[str], overwrite: bool = True) -> Iterator[Path]:
     """Gives a temporary path beside `path`, which takes its place if the block succeeds.
+
+    A file that was there lends its permissions. Without `overwrite`, one that has come there in
+    the meantime is left, too.
 
     After any failure, Ctrl-C included, the temporary is gone and what stood at `path` is untouched.
     A symbolic link stays one: the file that it points to is replaced.
@@ -23,11 +26,13 @@ def replaced_when_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         temporary.touch()
-        usual_mode = temporary.stat().st_mode
+        mode = (target if target.exists() else temporary).stat().st_mode
         yield temporary
-        temporary.chmod(usual_mode)  # some libraries make their files private
+        temporary.chmod(mode)  # some libraries make their files private
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())  # a full disk may show only here
+        if target.exists() and not overwrite:
+            raise UserError(f"{path} has come into being meanwhile; --force overwrites it")
         os.replace(temporary, target)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({one_line(error)})") from error

@@ -23,9 +23,8 @@ from numpy.typing import DTypeLike
 
 from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.models import ViTDeblur
+from vitdeblur_jax.models.configuration import check_stride
 from vitdeblur_jax.sharding import batch_sharded, local_mesh, replicated
-
-PUBLISHED_STRIDE = 94
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -69,44 +68,57 @@ def restore(
     variables: dict,
     image: np.ndarray,
     *,
-    stride: int = PUBLISHED_STRIDE,
+    stride: int | None = None,
     batch_size: int | None = None,
     on_windows: Callable[[int], None] = lambda done: None,
 ) -> Iterator[Float[np.ndarray, "rows width 3"]]:
-    """Yields the restored photograph from top to bottom, float32 and not clipped.
+    """Returns an iterator over the restored photograph from top to bottom, float32, not clipped.
 
     Args:
       model: the model.
       variables: its variables.
       image: `(height, width, 3 * views)` RGB; uint8, uint16 or float in [0, 1]. A side shorter
         than a window is extended by reflection, as often as needed, and cropped back.
-      stride: step between windows, pixels. The published results use 94, an earlier release 47.
+      stride: step between windows, pixels; by default the model's.
       batch_size: windows computed at once; by default 1 a CPU and 8 another device. It is
         rounded up to a multiple of the number of local devices.
       on_windows: called with the number of windows just done.
 
     Raises:
-      UserError: the image's shape or dtype is wrong, or the stride leaves gaps.
+      UserError: the image's shape, dtype or values are wrong, the stride leaves gaps, or, while
+        rows are taken, the network's output is not finite.
     """
     check_image(model, image)
-    check_stride(model, stride)
-    height, width = image.shape[:2]
+    check_options(model, stride, batch_size)
+    stride = model.stride if stride is None else stride
+    mesh = local_mesh()
+    batch_size = _whole_batch(batch_size, mesh)
     padded = extend_by_reflection(image, model.window)
     layout = _layout(model, padded.shape[0], padded.shape[1], stride)
-    mesh = local_mesh()
     placed = jax.device_put(variables, replicated(mesh))
     windows = _window_maps(model, placed, padded, layout, mesh, batch_size, on_windows)
+    head = {"params": {"image_head": variables["params"]["image_head"]}}
+    rows = _image_rows(model, head, padded, layout, _blend(layout, windows))
+    return _cropped(rows, *image.shape[:2])
+
+
+def _cropped(image_rows, height, width):
     done = 0
-    for rows in _image_rows(model, placed, padded, layout, _blend(layout, windows)):
+    for rows in image_rows:
         wanted = rows[: max(0, height - done), :width]
         done += len(rows)
+        if not np.isfinite(wanted).all():
+            raise UserError(
+                "the network's output is not finite: the checkpoint may be damaged, or may need "
+                "float32"
+            )
         if len(wanted):
             yield wanted
 
 
-def count_windows(model: ViTDeblur, height: int, width: int, stride: int) -> int:
-    """Returns how many windows a photograph of that size is cut into."""
-    side = model.window
+def count_windows(model: ViTDeblur, height: int, width: int, stride: int | None = None) -> int:
+    """Returns how many windows a photograph of that size is cut into; see `restore`."""
+    side, stride = model.window, stride or model.stride
     rows = window_starts(max(height, side), side, stride)
     return len(rows) * len(window_starts(max(width, side), side, stride))
 
@@ -150,18 +162,23 @@ def check_image(model: ViTDeblur, image: np.ndarray) -> None:
         )
     if image.dtype not in (np.uint8, np.uint16) and not jnp.issubdtype(image.dtype, jnp.floating):
         raise UserError(f"an image is uint8, uint16 or float in [0, 1]; this one is {image.dtype}")
-    if image.dtype.kind != "u" and not np.isfinite(image).all():
-        raise UserError("the image has values that are not finite (NaN or infinity)")
+    if image.dtype.kind != "u":
+        smallest, largest = float(image.min()), float(image.max())
+        if not np.isfinite([smallest, largest]).all():
+            raise UserError("the image has values that are not finite (NaN or infinity)")
+        if smallest < -1 or largest > 2:
+            raise UserError(
+                "floats stand for light in [0, 1]; this image goes from "
+                f"{smallest:.4g} to {largest:.4g}"
+            )
 
 
-def check_stride(model: ViTDeblur, stride: int) -> None:
-    """Raises `UserError` unless every pixel of the map lies in a window."""
-    side = model.window - model.input_kernel + 1
-    if not 1 <= stride <= side:
-        raise UserError(
-            f"stride is {stride}; the feature map of a window is {side} pixels a side, so it must "
-            f"be 1 to {side}"
-        )
+def check_options(model: ViTDeblur, stride: int | None, batch_size: int | None) -> None:
+    """Raises `UserError` unless `restore` takes them; None stands for the default."""
+    if stride is not None:
+        check_stride(model, stride)
+    if batch_size is not None and batch_size < 1:
+        raise UserError(f"the batch size is {batch_size}; it must be 1 or more")
 
 
 class _Layout(NamedTuple):
@@ -204,7 +221,6 @@ def _window_maps(model, variables, image, layout, mesh, batch_size, on_windows):
 
     The next batch is under way while a batch is handed out.
     """
-    batch_size = _whole_batch(batch_size, mesh)
     corners = itertools.product(layout.rows, layout.columns)
     under_way = None
     while batch := list(itertools.islice(corners, batch_size)):
@@ -227,8 +243,6 @@ def _whole_batch(batch_size, mesh):
     devices = mesh.devices.flat
     if batch_size is None:
         batch_size = sum(1 if device.platform == "cpu" else 8 for device in devices)
-    if batch_size < 1:
-        raise UserError(f"batch_size is {batch_size}; it must be 1 or more")
     return -(-batch_size // len(devices)) * len(devices)
 
 
@@ -261,9 +275,10 @@ def _coverage(starts, side, length) -> Float[np.ndarray, " length"]:
     return counts
 
 
-def _image_rows(model, variables, image, layout: _Layout, map_rows: Iterable[np.ndarray]):
+def _image_rows(model, head, image, layout: _Layout, map_rows: Iterable[np.ndarray]):
     """Yields the restored rows, a row of tiles at a time, as soon as the map reaches far enough."""
-    head = {"params": {"image_head": variables["params"]["image_head"]}}
+    # The tiles of one photograph are few: one device makes them all.
+    head = jax.device_put(head, jax.local_devices()[0])
     map_rows = iter(map_rows)
     held, held_from, done = next(map_rows), 0, 0
     for top in window_starts(layout.height, layout.tile, layout.tile):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from vitdeblur_jax.checkpoints import Pretrained, load_pretrained
+from vitdeblur_jax.checkpoints import Pretrained, load_pretrained, on_local_devices
 from vitdeblur_jax.data.image_writing import what_is_lost, write_photograph
 from vitdeblur_jax.data.images import (
     IMAGE_SUFFIXES,
@@ -15,10 +15,9 @@ from vitdeblur_jax.data.images import (
     read_photograph,
 )
 from vitdeblur_jax.deblurring import deblur
-from vitdeblur_jax.entry_points import CANNOT
 from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.progress import Progress
-from vitdeblur_jax.restoration import check_stride, count_windows
+from vitdeblur_jax.restoration import check_options, count_windows
 
 STANDARD = "-"
 
@@ -35,7 +34,7 @@ def restore_files(
     output: str | None,
     checkpoint: str,
     *,
-    stride: int,
+    stride: int | None,
     batch_size: int | None,
     overwrite: bool,
 ) -> int:
@@ -46,31 +45,30 @@ def restore_files(
       output: a file for one photograph, a folder for any number, "-", or None: beside each
         photograph, `NAME_restored` with its ending.
       checkpoint: what `load_pretrained` takes.
-      stride: step between windows, pixels.
-      batch_size: windows computed at once, or None.
+      stride: step between windows, pixels; None: the model's.
+      batch_size: windows computed at once; None: 1 a CPU, 8 another device.
       overwrite: replace results that exist; otherwise they are refused before any work.
 
     Returns:
-      0 when all were restored, 2 when some could not be; each of those was named.
+      How many could not be restored; each of those was named.
 
     Raises:
       UserError: nothing could be begun.
     """
-    if batch_size is not None and batch_size < 1:
-        raise UserError(f"the batch size is {batch_size}; it must be 1 or more")
     tasks = plan(sources, output, overwrite)
-    pretrained = load_pretrained(checkpoint)
-    _check_model(pretrained, checkpoint, stride)
+    pretrained = on_local_devices(load_pretrained(checkpoint))
+    _check_model(pretrained, checkpoint)
+    check_options(pretrained.model, stride, batch_size)
     failed = 0
     for number, task in enumerate(tasks, 1):
         name = "standard input" if task.source == STANDARD else task.source
         print(f"{name} ({number} of {len(tasks)})", file=sys.stderr)
         try:
-            _restore_file(task, pretrained, stride, batch_size)
+            _restore_file(task, pretrained, stride, batch_size, overwrite)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             failed += 1
-    return CANNOT if failed else 0
+    return failed
 
 
 def plan(sources: Sequence[str], output: str | None, overwrite: bool) -> list[Task]:
@@ -128,12 +126,12 @@ def _check(tasks: list[Task], overwrite: bool) -> None:
     seen = {}
     sources = {os.path.realpath(task.source) for task in tasks if task.source != STANDARD}
     for source, destination in tasks:
-        if destination in seen:
-            raise UserError(f"{seen[destination]} and {source} would both become {destination}")
-        seen[destination] = source
+        path = destination if destination == STANDARD else os.path.realpath(destination)
+        if path in seen:
+            raise UserError(f"{seen[path]} and {source} would both become {destination}")
+        seen[path] = source
         if destination == STANDARD:
             continue
-        path = os.path.realpath(destination)
         if path in sources and (source == STANDARD or path != os.path.realpath(source)):
             raise UserError(f"{destination} is to be restored itself: {source} cannot overwrite it")
         if destination.suffix.lower() not in IMAGE_SUFFIXES:
@@ -147,21 +145,28 @@ def _check(tasks: list[Task], overwrite: bool) -> None:
             raise UserError(f"{destination}: there is no folder {destination.parent}")
 
 
-def _check_model(pretrained: Pretrained, checkpoint: str, stride: int) -> None:
+def _check_model(pretrained: Pretrained, checkpoint: str) -> None:
     if pretrained.model.views != 1:
         raise UserError(
             f"{checkpoint} restores a left and a right view together, which no photograph file "
             "holds; evaluate.py and the function deblur take such pairs"
         )
-    check_stride(pretrained.model, stride)
 
 
-def _restore_file(task: Task, pretrained: Pretrained, stride: int, batch_size: int | None) -> None:
+def _restore_file(
+    task: Task,
+    pretrained: Pretrained,
+    stride: int | None,
+    batch_size: int | None,
+    overwrite: bool,
+) -> None:
     source, destination = task
     from_input, to_output = source == STANDARD, destination == STANDARD
     photograph = read_photograph(sys.stdin.buffer.read() if from_input else source)
-    height, width = photograph.pixels.shape[:2]
-    with Progress(count_windows(pretrained.model, height, width, stride), "windows") as progress:
+    suffix = ".png" if to_output else destination.suffix
+    notes = (*photograph.notes, *what_is_lost(photograph, suffix))
+    total = count_windows(pretrained.model, *photograph.pixels.shape[:2], stride)
+    with Progress(total, "windows") as progress:
         pixels = deblur(
             photograph.pixels,
             pretrained,
@@ -170,9 +175,10 @@ def _restore_file(task: Task, pretrained: Pretrained, stride: int, batch_size: i
             on_windows=progress.advance,
         )
     restored = dataclasses.replace(photograph, pixels=pixels)
-    suffix = ".png" if to_output else destination.suffix
-    for note in (*photograph.notes, *what_is_lost(restored, suffix)):
+    for note in notes:
         print(f"note: {note}", file=sys.stderr)
-    write_photograph(restored, sys.stdout.buffer if to_output else destination, suffix)
-    if not to_output:
-        print(f"written: {destination}", file=sys.stderr)
+    if to_output:
+        write_photograph(restored, sys.stdout.buffer, suffix)
+        return
+    write_photograph(restored, destination, overwrite=overwrite)
+    print(f"written: {destination}", file=sys.stderr)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitdeblur_jax.data.layouts import LAYOUTS, Pair, find_pairs, read_pair
+from vitdeblur_jax.data.layouts import LAYOUTS, Pair, UnpairedError, find_pairs, read_pair
 from vitdeblur_jax.errors import UserError
 
 
@@ -93,6 +93,49 @@ def test_dpdd_unequal_counts_and_missing_views(tmp_path):
     message = refusal(tmp_path, "dpdd_dual_pixel")
     assert f"no folder {tmp_path}/test_r/source" in message
     assert "test_l" in message
+
+
+@pytest.mark.parametrize("folder", ["", "dd_dp_dataset_pixel", "PixelDP"])
+@pytest.mark.parametrize("below", ["", "source/"])
+def test_pixeldp_has_no_targets(tmp_path, folder, below):
+    base, at = tmp_path / folder, f"{folder}/" if folder else ""
+    for view in "clr":
+        make(base, f"test_{view}/{below}{view}1.png", f"test_{view}/{below}{view}2.png")
+    assert found(tmp_path, "pixeldp") == [
+        ("c1", f"{at}test_c/{below}c1.png", None),
+        ("c2", f"{at}test_c/{below}c2.png", None),
+    ]
+    assert found(tmp_path, "pixeldp_dual_pixel")[1] == (
+        "l2",
+        f"{at}test_l/{below}l2.png",
+        f"{at}test_r/{below}r2.png",
+        None,
+    )
+
+
+def test_pixeldp_without_a_view(tmp_path):
+    make(tmp_path, "test_c/1.png", "test_l/1.png")
+    assert len(find_pairs(tmp_path, "pixeldp")) == 1
+    assert f"no folder test_r in {tmp_path}" in refusal(tmp_path, "pixeldp_dual_pixel")
+    make(tmp_path, "test_r/1.png", "test_r/2.png")
+    message = f"1 in {tmp_path}/test_l, 2 in {tmp_path}/test_r"
+    assert message in refusal(tmp_path, "pixeldp_dual_pixel")
+
+
+def whole_pairs(root: Path, layout: str) -> list[str]:
+    with pytest.raises(UnpairedError) as caught:
+        find_pairs(root, layout)
+    assert str(caught.value).startswith(f"{layout}: ")
+    return sorted(pair.name for pair in caught.value.pairs)
+
+
+def test_a_missing_partner_leaves_the_other_pairs(tmp_path):
+    make(tmp_path, "input/s1/a.png", "input/s2/a.png", "input/s2/b.png", "ground_truth/s2.png")
+    assert whole_pairs(tmp_path, "lfdof") == ["s2_a", "s2_b"]
+    make(tmp_path / "named", "source/1.png", "source/2.png", "target/2.png")
+    assert whole_pairs(tmp_path / "named", "pairs") == ["2"]
+    make(tmp_path / "ordered", "test_c/source/1.png", "test_c/source/2.png", "test_c/target/2.png")
+    assert whole_pairs(tmp_path / "ordered", "dpdd") == []
 
 
 def test_realdof(tmp_path):

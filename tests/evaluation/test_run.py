@@ -16,6 +16,7 @@ from vitdeblur_jax import Pretrained, deblur, load_pretrained, save_pretrained
 from vitdeblur_jax.data.layouts import LAYOUTS
 from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.evaluation import evaluate, run
+from vitdeblur_jax.metrics import METRICS
 
 STRIDE = 30
 SIZE = (45, 50)
@@ -44,8 +45,12 @@ FILES = {
         ("a", ["input/a.png"], "ground_truth/a.png"),
         ("b", ["input/b.png"], "ground_truth/b.png"),
     ],
+    "pixeldp": [("a", ["test_c/a.png"], None), ("b", ["test_c/b.png"], None)],
+    "pixeldp_dual_pixel": [("l1", ["test_l/l1.png", "test_r/r1.png"], None)],
     "photographs": [("a", ["a.png"], None), ("b", ["b.png"], None)],
 }
+# What lies beside them, and is not restored.
+BESIDE = {"pixeldp_dual_pixel": [("c1", ["test_c/c1.png"], None)]}
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +147,7 @@ def test_every_layout_is_tested():
 @pytest.mark.parametrize("case", FILES)
 def test_layouts(tmp_path, settings, checkpoints, models, case, capsys):
     files, layout = FILES[case], case.split()[0]
-    images = make_data(tmp_path / "data", files)
+    images = make_data(tmp_path / "data", files + BESIDE.get(case, []))
     views = len(files[0][1])
     evaluate(settings(layout, checkpoint=str(checkpoints[views])), tmp_path / "results")
     for name, sources, target in files:
@@ -153,7 +158,7 @@ def test_layouts(tmp_path, settings, checkpoints, models, case, capsys):
     assert list(contents(tmp_path / "results")["images"]) == [name for name, *_ in files]
     for name, *_ in files:
         assert any(line.startswith(f"{name} ") for line in said.out.splitlines())
-    assert ("output psnr" in said.out) == (layout != "photographs")
+    assert ("output psnr" in said.out) == (FILES[layout][0][2] is not None)
 
 
 def test_contents_of_the_results(tmp_path, settings, capsys):
@@ -169,7 +174,7 @@ def test_contents_of_the_results(tmp_path, settings, capsys):
     assert found["images"]["a"]["source"] == [str(source)]
     assert found["images"]["a"]["target"] == str(source.parents[1] / "ground_truth" / "a.png")
     for compared in COMPARED:
-        values = [[found["images"][name][compared][key] for name in "ab"] for key in run.METRICS]
+        values = [[found["images"][name][compared][key] for name in "ab"] for key in METRICS]
         assert list(found["mean"][compared].values()) == pytest.approx(np.mean(values, axis=1))
     last_row, written = capsys.readouterr().out.splitlines()[-2:]
     assert last_row.split()[0] == "mean"
@@ -318,7 +323,7 @@ def test_results_of_another_run_are_not_mixed(tmp_path, settings, small, capsys)
     said = refusal(other, tmp_path / "results")
     assert "another run (split: 'test' there, 'train' here, stride: 30 there, 29 here)" in said
     save_pretrained(small_pretrained(seed=1), config.checkpoint)
-    assert "another run (of other weights)" in refusal(config, tmp_path / "results")
+    assert "another run (other weights)" in refusal(config, tmp_path / "results")
     assert contents(tmp_path / "results") == before
 
 

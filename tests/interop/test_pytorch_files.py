@@ -32,6 +32,7 @@
 """
 
 import argparse
+import copy
 import errno
 import io
 import os
@@ -287,6 +288,37 @@ def test_the_stock_unpickler_would_have_run_them(tmp_path, name):
     for file in made if isinstance(made, tuple) else ():
         file.close()
     assert marker.exists()
+
+
+def test_the_memory_of_a_storage_cannot_be_taken_hold_of(tmp_path):
+    # _rebuild_parameter called with the storage itself for its arguments, then given a state that
+    # would free the memory of the tensors made before.
+    storage = b"(" + op("storage") + b"ctorch\nFloatStorage\n" + op("0") + op("cpu") + op(6) + b"tQ"
+    state = b"(K\x01)cnumpy\ndtype\n(" + op("u1") + b"\x89\x88tR\x89" + op(b"") + b"tb"
+    program = b"\x80\x02ctorch._utils\n_rebuild_parameter\n" + storage + b"R" + state + b"."
+    for write in (write_zip, write_legacy):
+        assert "tuple" in refusal(write(tmp_path / "evil.pth", program))
+
+
+@pytest.mark.parametrize("name", [b"ctorch\nSize\n", b"ccollections\nOrderedDict\n"])
+def test_a_tensor_is_not_taken_for_a_tuple(tmp_path, name):
+    # A stride of 0 repeats one element as often as the file likes.
+    tensor = tensor_program(size=(2**28,), stride=(0,))[2:-1]
+    for arguments in (tensor, tensor + b"\x85"):
+        path = write_zip(tmp_path / "evil.pth", b"\x80\x02" + name + arguments + b"R.")
+        assert "tuple" in refusal(path)
+
+
+def test_entries_that_share_their_bytes_are_refused(tmp_path):
+    path = write_zip(tmp_path / "a.pth", tensor_program(), {"0": bytes(24), "1": bytes(5000)})
+    with zipfile.ZipFile(path, "a") as archive:
+        once = archive.getinfo("model/data/1")
+        for key in "23":
+            again = copy.copy(once)
+            again.filename = f"model/data/{key}"
+            archive.filelist.append(again)
+        archive._didModify = True
+    assert "larger than the file" in refusal(path)
 
 
 def test_a_bare_pickle_is_refused_unrun(tmp_path):

@@ -157,6 +157,16 @@ def test_a_pretrained_encoder_initialises_tokenizer_and_primary_encoder(
         )
 
 
+def test_a_position_table_of_another_shape_is_refused(state_dict, small):
+    prefix = "primary_encoder.pretrain_mae."
+    names = [name for name in state_dict if name.startswith(prefix)]
+    encoder = {name.removeprefix(prefix): state_dict[name] for name in names}
+    for shape in [(1, 36, 32), (1, 37, 16), (37, 32)]:
+        encoder["pos_embed"] = np.zeros(shape, np.float32)
+        with pytest.raises(UserError, match="pos_embed is"):
+            encoder_from_pretraining(small.variables, encoder, small.config, "mae.pth")
+
+
 def test_a_pretrained_encoder_of_another_width_is_refused(small):
     other = small_configuration(primary_width=16)
     shapes = reference_shapes(other)

@@ -19,6 +19,8 @@ from vitdeblur_jax.data.images import FORMATS, IMAGE_SUFFIXES, UNASSOCIATED, Pho
 from vitdeblur_jax.errors import UserError, one_line
 from vitdeblur_jax.files import replaced_when_whole
 
+_LONGEST_SIDE = {"JPEG": 65_535, "WEBP": 16_383}
+_LONGEST_JPEG_EXIF = 65_533
 _SAVE_OPTIONS = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"quality": 95}}
 
 
@@ -26,14 +28,20 @@ def what_is_lost(photograph: Photograph, suffix: str) -> tuple[str, ...]:
     """Say what of a photograph a file with this ending cannot hold, a sentence each.
 
     Raises:
-        UserError: No image is written with this ending.
+        UserError: No image is written with this ending, or none as large.
     """
     kind, is_deep = _kind(suffix), photograph.pixels.dtype == np.uint16
+    height, width = photograph.pixels.shape[:2]
+    if max(height, width) > _LONGEST_SIDE.get(kind, width + height):
+        raise UserError(
+            f"{kind} holds sides of {_LONGEST_SIDE[kind]} pixels at the most; this photograph is "
+            f"{width} x {height}"
+        )
     losses = {
         "16 bits a channel become 8": is_deep and kind not in ("PNG", "TIFF"),
         "transparency is left out": photograph.alpha is not None and kind in ("JPEG", "BMP"),
         "the colour profile is left out": photograph.icc_profile is not None and kind == "BMP",
-        "EXIF is left out": photograph.exif is not None and kind == "BMP",
+        "EXIF is left out": photograph.exif is not None and not _keeps_exif(photograph.exif, kind),
     }
     return tuple(f"{kind}: {loss}" for loss, is_so in losses.items() if is_so)
 
@@ -42,6 +50,7 @@ def write_photograph(
     photograph: Photograph,
     destination: str | os.PathLike[str] | io.BufferedIOBase,
     format: str | None = None,
+    overwrite: bool = True,
 ) -> None:
     """Write a photograph whole or not at all: a file of the same name is replaced at the end.
 
@@ -52,6 +61,7 @@ def write_photograph(
         photograph: What to write.
         destination: A path, or a binary stream.
         format: The ending, with or without its dot; needed for a stream, else that of the path.
+        overwrite: Whether a file of that name may be replaced.
 
     Raises:
         UserError: An unknown ending, a size that the format cannot hold, an unwritable folder, a
@@ -68,7 +78,7 @@ def write_photograph(
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"{name}: cannot be written as {kind} ({one_line(error)})") from error
     if is_path:
-        with replaced_when_whole(destination) as temporary:
+        with replaced_when_whole(destination, overwrite) as temporary:
             temporary.write_bytes(encoded)
 
 
@@ -94,10 +104,16 @@ def _encode(photograph: Photograph, kind: str) -> bytes:
     if samples.dtype == np.uint16:
         samples = ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
     metadata = {"icc_profile": photograph.icc_profile, "exif": photograph.exif}
+    if photograph.exif and not _keeps_exif(photograph.exif, kind):
+        del metadata["exif"]
     options = {key: value for key, value in metadata.items() if value} | _SAVE_OPTIONS.get(kind, {})
     buffer = io.BytesIO()
     Image.fromarray(samples).save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def _keeps_exif(exif: bytes, kind: str) -> bool:
+    return kind != "BMP" and not (kind == "JPEG" and len(exif) > _LONGEST_JPEG_EXIF)
 
 
 def _deep_png(samples: NDArray[np.uint16], photograph: Photograph) -> bytes:

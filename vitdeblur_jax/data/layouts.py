@@ -14,8 +14,9 @@ from vitdeblur_jax.data.images import list_photographs, read_rgb
 from vitdeblur_jax.errors import UserError
 
 _DPDD_ROOTS = ("", "dd_dp_dataset_canon", "dd_dp_dataset_png", "DPDD")
-_SOURCE_FOLDERS = ("source", "input", "blurred", "blur")
-_TARGET_FOLDERS = ("target", "ground_truth", "sharp", "gt")
+_PIXELDP_ROOTS = ("", "dd_dp_dataset_pixel", "PixelDP")
+SOURCE_FOLDERS = ("source", "input", "blurred", "blur")
+TARGET_FOLDERS = ("target", "ground_truth", "sharp", "gt")
 
 _Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -35,6 +36,18 @@ class Pair:
     target: Path | None
 
 
+class UnpairedError(UserError):
+    """Photographs of a data set lack their partner.
+
+    Attributes:
+        pairs: The pairs that are whole; none where only the order tells what belongs together.
+    """
+
+    def __init__(self, message: str, pairs: Sequence[Pair] = ()):
+        super().__init__(message)
+        self.pairs = list(pairs)
+
+
 def find_pairs(root: str | os.PathLike[str], layout: str, split: str = "test") -> list[Pair]:
     """Find the pairs of a data set, sorted by name.
 
@@ -45,8 +58,8 @@ def find_pairs(root: str | os.PathLike[str], layout: str, split: str = "test") -
             other layouts have no parts. A root that is itself one part is taken as it is.
 
     Raises:
-        UserError: An unknown layout, a missing folder, no images, sources and targets that do not
-            match, or two sources of one name.
+        UnpairedError: Sources and targets do not match.
+        UserError: An unknown layout, a missing folder, no images, or two sources of one name.
     """
     if layout not in LAYOUTS:
         nearest = difflib.get_close_matches(layout, LAYOUTS, n=1, cutoff=0.0)[0]
@@ -59,7 +72,8 @@ def find_pairs(root: str | os.PathLike[str], layout: str, split: str = "test") -
         pairs = LAYOUTS[layout](Path(root), split)
         _refuse_twins((pair.name for pair in pairs), Path(root))
     except UserError as error:
-        raise UserError(f"{layout}: {error}") from error
+        error.args = (f"{layout}: {error}",)
+        raise
     except OSError as error:
         raise UserError(f"{layout}: {error.filename}: {error.strerror}") from error
     return sorted(pairs, key=lambda pair: pair.name)
@@ -89,17 +103,21 @@ def read_pair(pair: Pair) -> tuple[_Pixels, _Pixels | None]:
 
 
 def _dpdd(root: Path, split: str) -> list[Pair]:
-    combined, _, _, target = _dpdd_folders(root, split)
+    combined, _, _, target = dpdd_folders(root, split)
     return _in_order([combined], target)
 
 
 def _dpdd_dual_pixel(root: Path, split: str) -> list[Pair]:
-    _, left, right, target = _dpdd_folders(root, split)
+    _, left, right, target = dpdd_folders(root, split)
     return _in_order([left, right], target)
 
 
-def _dpdd_folders(root: Path, split: str) -> tuple[Path, Path, Path, Path]:
-    """Return the folders of the combined, left and right views and of the sharp photographs."""
+def dpdd_folders(root: Path, split: str) -> tuple[Path, Path, Path, Path]:
+    """Return DPDD's folders of the combined, left and right views and of the sharp photographs.
+
+    Raises:
+        UserError: The split is not there, in none of the layouts.
+    """
     for base in (root / name for name in _DPDD_ROOTS):
         if (base / f"{split}_c").is_dir():
             combined, left, right = (base / f"{split}_{view}" / "source" for view in "clr")
@@ -108,8 +126,32 @@ def _dpdd_folders(root: Path, split: str) -> tuple[Path, Path, Path, Path]:
         if any((base / view).is_dir() for view in ("inputC", "inputL", "inputR")):
             return base / "inputC", base / "inputL", base / "inputR", base / "target"
     raise UserError(
-        f"no {split}_c/source nor {split}/DPDD/inputC in {root}, which holds {_contents(root)}"
+        f"no {split}_c/source nor {split}/DPDD/inputC in {root}, which holds {contents(root)}"
     )
+
+
+def _pixeldp(root: Path, split: str) -> list[Pair]:
+    return _in_order(pixeldp_folders(root)[:1], None)
+
+
+def _pixeldp_dual_pixel(root: Path, split: str) -> list[Pair]:
+    return _in_order(pixeldp_folders(root)[1:], None)
+
+
+def pixeldp_folders(root: Path) -> tuple[Path, Path, Path]:
+    """Return PixelDP's folders of the combined, left and right views.
+
+    Raises:
+        UserError: There is no test_c.
+    """
+    for base in (root / name for name in _PIXELDP_ROOTS):
+        if (base / "test_c").is_dir():
+            combined, left, right = (
+                view / "source" if (view / "source").is_dir() else view
+                for view in (base / f"test_{letter}" for letter in "clr")
+            )
+            return combined, left, right
+    raise UserError(f"no test_c in {root}, which holds {contents(root)}")
 
 
 def _lfdof(root: Path, split: str) -> list[Pair]:
@@ -124,11 +166,13 @@ def _lfdof(root: Path, split: str) -> list[Pair]:
         views = [(stem, path) for stem, path in _by_stem(inputs).items()]
         names = [stem for stem, _ in views]
     targets = _by_stem(truths)
+    found = zip(names, views, strict=True)
+    pairs = [Pair(n, (path,), targets[scene]) for n, (scene, path) in found if scene in targets]
     lonely = {scene for scene, _ in views} ^ targets.keys()
     if lonely:
-        raise UserError(f"in {base} these are not in both input and ground_truth: {_some(lonely)}")
-    found = zip(names, views, strict=True)
-    return [Pair(name, (path,), targets[scene]) for name, (scene, path) in found]
+        message = f"in {base} these are not in both input and ground_truth: {some(lonely)}"
+        raise UnpairedError(message, pairs)
+    return pairs
 
 
 def _realdof(root: Path, split: str) -> list[Pair]:
@@ -136,7 +180,7 @@ def _realdof(root: Path, split: str) -> list[Pair]:
 
 
 def _two_folders(root: Path, split: str) -> list[Pair]:
-    return _match(_folder(root, _SOURCE_FOLDERS), _folder(root, _TARGET_FOLDERS))
+    return _match(_folder(root, SOURCE_FOLDERS), _folder(root, TARGET_FOLDERS))
 
 
 def _photographs(root: Path, split: str) -> list[Pair]:
@@ -148,30 +192,37 @@ LAYOUTS: dict[str, Callable[[Path, str], list[Pair]]] = {
     "dpdd_dual_pixel": _dpdd_dual_pixel,
     "realdof": _realdof,
     "lfdof": _lfdof,
+    "pixeldp": _pixeldp,
+    "pixeldp_dual_pixel": _pixeldp_dual_pixel,
     "pairs": _two_folders,
     "photographs": _photographs,
 }
 
 
-def _in_order(views: Sequence[Path], target: Path) -> list[Pair]:
+def _in_order(views: Sequence[Path], target: Path | None) -> list[Pair]:
     """Pair the photographs of the folders by their order; the first folder gives the names."""
-    folders = [_folder(folder.parent, (folder.name,)) for folder in (*views, target)]
+    wanted = views if target is None else (*views, target)
+    folders = [_folder(folder.parent, (folder.name,)) for folder in wanted]
     lists = [list_photographs(folder) for folder in folders]
     for folder, paths in zip(folders, lists, strict=True):
         if len(paths) != len(lists[0]):
-            raise UserError(f"{len(lists[0])} in {folders[0]}, {len(paths)} in {folder}")
-    return [Pair(paths[0].stem, paths[:-1], paths[-1]) for paths in zip(*lists, strict=True)]
+            raise UnpairedError(f"{len(lists[0])} in {folders[0]}, {len(paths)} in {folder}")
+    return [
+        Pair(paths[0].stem, paths[: len(views)], paths[-1] if target else None)
+        for paths in zip(*lists, strict=True)
+    ]
 
 
 def _match(source: Path, target: Path) -> list[Pair]:
-    """Pair by name where all names agree, else by order."""
+    """Pair by name where all names agree, by order where none does."""
     sources, targets = _by_stem(source), _by_stem(target)
+    pairs = [Pair(s, (path,), targets[s]) for s, path in sources.items() if s in targets]
     if sources.keys() == targets.keys():
-        return [Pair(stem, (path,), targets[stem]) for stem, path in sources.items()]
-    if len(sources) != len(targets) and sources.keys() & targets.keys():
-        lonely = _some(sources.keys() ^ targets.keys())
+        return pairs
+    if pairs:  # by order, those would get other partners
+        lonely = some(sources.keys() ^ targets.keys())
         counts = f"{len(sources)} in {source}, {len(targets)} in {target}"
-        raise UserError(f"{counts}; without a partner: {lonely}")
+        raise UnpairedError(f"{counts}; without a partner: {lonely}", pairs)
     return _in_order([source], target)
 
 
@@ -183,13 +234,14 @@ def _folder(root: Path, names: Sequence[str]) -> Path:
     wanted = " or ".join(names)
     if not root.is_dir():
         raise UserError(
-            f"no folder {root / wanted}, for {root.parent} holds {_contents(root.parent)}"
+            f"no folder {root / wanted}, for {root.parent} holds {contents(root.parent)}"
         )
-    raise UserError(f"no folder {wanted} in {root}, which holds {_contents(root)}")
+    raise UserError(f"no folder {wanted} in {root}, which holds {contents(root)}")
 
 
-def _contents(folder: Path) -> str:
-    return _some(path.name for path in folder.iterdir()) or "nothing"
+def contents(folder: Path) -> str:
+    """Return the first names in a folder, or "nothing"."""
+    return some(path.name for path in folder.iterdir()) or "nothing"
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
@@ -201,9 +253,10 @@ def _by_stem(folder: Path) -> dict[str, Path]:
 def _refuse_twins(names: Iterable[str], folder: Path) -> None:
     twins = [name for name, count in Counter(names).items() if count > 1]
     if twins:
-        raise UserError(f"several photographs of one name in {folder}: {_some(twins)}")
+        raise UserError(f"several photographs of one name in {folder}: {some(twins)}")
 
 
-def _some(names: Iterable[str]) -> str:
+def some(names: Iterable[str]) -> str:
+    """Return the first five names by the alphabet and how many more there are."""
     names = sorted(names)
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

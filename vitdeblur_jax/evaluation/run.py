@@ -10,49 +10,24 @@ What each figure means:
 """
 
 import dataclasses
-import json
-import platform
 import time
-from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import jax
 import ml_collections
 import numpy as np
 
-from vitdeblur_jax.checkpoints import Pretrained, digest, load_pretrained
+from vitdeblur_jax.checkpoints import Pretrained, digest, load_pretrained, on_local_devices
 from vitdeblur_jax.data.image_writing import write_photograph
 from vitdeblur_jax.data.images import Photograph
-from vitdeblur_jax.data.layouts import Pair, find_pairs, read_pair
+from vitdeblur_jax.data.layouts import find_pairs, read_pair
 from vitdeblur_jax.deblurring import deblur
 from vitdeblur_jax.errors import UserError
-from vitdeblur_jax.evaluation.table import format_number, format_table
-from vitdeblur_jax.files import write_text
-from vitdeblur_jax.metrics import (
-    mean_absolute_error,
-    peak_signal_noise_ratio,
-    structural_similarity,
-)
-from vitdeblur_jax.models import ViTDeblur
+from vitdeblur_jax.evaluation.results import Results
+from vitdeblur_jax.metrics import METRICS
 from vitdeblur_jax.models.configuration import named_configuration
 from vitdeblur_jax.progress import Progress
-from vitdeblur_jax.restoration import as_dtype, as_float, check_stride, count_windows
-
-METRICS = {
-    "psnr": (
-        peak_signal_noise_ratio,
-        "PSNR in dB, data range 1, MSE over all pixels and channels; null: infinite",
-        3,
-    ),
-    "ssim": (
-        structural_similarity,
-        "SSIM, 7 x 7 uniform window, data range 1, channels averaged",
-        4,
-    ),
-    "mae": (mean_absolute_error, "mean absolute error, data range 1", 4),
-}
-COMPARED = ("input", "output", "saved")
+from vitdeblur_jax.restoration import as_dtype, as_float, check_options, count_windows
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
@@ -70,7 +45,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     _check(config)
     pairs = find_pairs(config.data_dir, config.layout, config.split)
     pretrained = _load(config)
-    check_stride(pretrained.model, config.stride)
+    check_options(pretrained.model, config.stride or None, config.batch_size or None)
     names = [pair.name for pair in pairs]
     results = Results.open(Path(workdir), config, digest(pretrained.variables), names)
     waiting = [pair for pair in pairs if not results.has(pair.name)]
@@ -100,11 +75,9 @@ def _check(config):
 
 def _load(config) -> Pretrained:
     architecture = named_configuration(config.model) if config.model else None
-    pretrained = load_pretrained(config.checkpoint, architecture)
-    model_config = pretrained.config.copy_and_resolve_references()
-    model_config.update(dtype=config.dtype, precision=config.precision)
-    model = ViTDeblur(**model_config)
-    return dataclasses.replace(pretrained, model=model, config=model_config)
+    pretrained = on_local_devices(load_pretrained(config.checkpoint, architecture))
+    model = dataclasses.replace(pretrained.model, dtype=config.dtype, precision=config.precision)
+    return dataclasses.replace(pretrained, model=model)
 
 
 def _at_depth(pixels, bits):
@@ -116,13 +89,13 @@ def _at_depth(pixels, bits):
 
 def _restore(pretrained, image, config):
     """Returns the restored image, float32 in [0, 1], and the seconds it took."""
-    total = count_windows(pretrained.model, *image.shape[:2], config.stride)
+    total = count_windows(pretrained.model, *image.shape[:2], config.stride or None)
     started = time.perf_counter()
     with Progress(total, "windows") as progress:
         restored = deblur(
             as_float(image),
             pretrained,
-            stride=config.stride,
+            stride=config.stride or None,
             batch_size=config.batch_size or None,
             on_windows=progress.advance,
         )
@@ -147,140 +120,13 @@ def _or_none(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def _mean(values) -> float | None:
-    return None if None in values else float(np.mean(values))
-
-
 def measure(image: np.ndarray, reference: np.ndarray) -> dict[str, float]:
-    """Returns the metrics of float images in [0, 1], computed in float64."""
-    with jax.enable_x64(True):
-        arrays = [jax.numpy.asarray(array, np.float64) for array in (image, reference)]
-        return {name: float(metric(*arrays)) for name, (metric, _, _) in METRICS.items()}
+    """Returns the metrics of float images in [0, 1], computed in float64, on the CPU."""
+    with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
+        metrics = _metrics(image.astype(np.float64), reference.astype(np.float64))
+        return {name: float(value) for name, value in metrics.items()}
 
 
-class Results:
-    """What lies in the folder of an evaluation; saved after each image."""
-
-    def __init__(self, folder: Path, contents: dict):
-        self.path = folder / "metrics.json"
-        self._folder, self._contents = folder, contents
-
-    @classmethod
-    def open(
-        cls,
-        folder: Path,
-        config: ml_collections.ConfigDict,
-        checkpoint_digest: str,
-        names: Sequence[str],
-    ):
-        """Takes up the results in `folder`, those of images in `names`, or begins new ones.
-
-        Raises:
-          UserError: results of another config or checkpoint lie there, or it cannot be written.
-        """
-        fresh = {
-            "config": config.to_dict(),
-            "checkpoint_sha256": checkpoint_digest,
-            "definitions": {name: text for name, (_, text, _) in METRICS.items()},
-            "versions": _versions(),
-            "mean": {},
-            "images": {},
-        }
-        results = cls(folder, fresh)
-        try:
-            (folder / "restored").mkdir(parents=True, exist_ok=True)
-            if results.path.exists():
-                earlier = json.loads(results.path.read_text())
-                if earlier["images"]:
-                    _check_same_run(earlier, fresh, folder)
-                fresh["images"] = {n: r for n, r in earlier["images"].items() if n in names}
-                fresh["mean"] = results._means()
-        except UserError:
-            raise
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"the results folder {folder} cannot be used: {error}") from error
-        results._save()
-        return results
-
-    def image_path(self, name: str) -> Path:
-        """Returns where the restored image of that name lies."""
-        return self._folder / "restored" / f"{name}.png"
-
-    def has(self, name: str) -> bool:
-        """Returns whether that image has been restored and measured."""
-        return name in self._contents["images"] and self.image_path(name).exists()
-
-    def add(self, pair: Pair, image: np.ndarray, seconds: float, metrics: dict) -> None:
-        """Records an image and saves all records."""
-        self._contents["images"][pair.name] = {
-            "source": [str(path) for path in pair.source],
-            "target": str(pair.target) if pair.target else None,
-            "width": image.shape[1],
-            "height": image.shape[0],
-            "seconds": round(seconds, 3),
-            **metrics,
-        }
-        self._contents["mean"] = self._means()
-        self._save()
-
-    def table(self, names: list[str]) -> str:
-        """Returns the table of all images and their mean."""
-        images = {name: self._contents["images"][name] for name in names}
-        if not self._contents["mean"]:
-            header = ("image", "width", "height", "seconds")
-            return format_table(header, [(n, *map(str, _size(r))) for n, r in images.items()])
-        header = ("image", *(f"{c} {m}" for c in COMPARED for m in METRICS), "seconds")
-        rows = [(name, *_figures(record)) for name, record in images.items()]
-        return format_table(header, [*rows, ("mean", *_figures(self._means()))])
-
-    def _means(self) -> dict:
-        records = list(self._contents["images"].values())
-        if not any("output" in record for record in records):
-            return {}
-        means = {
-            compared: {
-                metric: _mean([record[compared][metric] for record in records])
-                for metric in METRICS
-            }
-            for compared in COMPARED
-        }
-        return {**means, "seconds": _mean([record["seconds"] for record in records])}
-
-    def _save(self) -> None:
-        write_text(self.path, json.dumps(self._contents, indent=2, allow_nan=False) + "\n")
-
-
-def _figures(record):
-    figures = [
-        format_number(record[compared][metric], digits)
-        for compared in COMPARED
-        for metric, (_, _, digits) in METRICS.items()
-    ]
-    return (*figures, format_number(record["seconds"], 1))
-
-
-def _size(record):
-    return record["width"], record["height"], format_number(record["seconds"], 1)
-
-
-def _check_same_run(earlier, fresh, folder):
-    for key in ("config", "checkpoint_sha256"):
-        if earlier[key] != json.loads(json.dumps(fresh[key])):
-            difference = "of other weights"
-            if key == "config":
-                difference = _difference(earlier[key], fresh[key])
-            raise UserError(
-                f"{folder} holds results of another run ({difference}); choose another --workdir"
-            )
-
-
-def _difference(earlier, now):
-    keys = [key for key in {**earlier, **now} if earlier.get(key) != now.get(key)]
-    return ", ".join(f"{key}: {earlier.get(key)!r} there, {now.get(key)!r} here" for key in keys)
-
-
-def _versions():
-    packages = ("vitdeblur_jax", "jax", "jaxlib", "flax", "numpy", "pillow")
-    versions = {package: version(package) for package in packages}
-    device = jax.devices()[0].device_kind
-    return {**versions, "python": platform.python_version(), "device": device}
+@jax.jit
+def _metrics(image, reference):
+    return {name: metric.function(image, reference) for name, metric in METRICS.items()}

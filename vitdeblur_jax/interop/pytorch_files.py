@@ -93,6 +93,8 @@ def _read_zip(file: BufferedIOBase) -> Any:
         folder = next((n[:-8] for n in names if re.fullmatch(r"[^/]+/data\.pkl", n)), None)
         if folder is None:
             raise UserError("is a zip archive, but not by torch.save: it has no data.pkl")
+        if sum(entry.file_size for entry in archive.infolist()) > os.fstat(file.fileno()).st_size:
+            raise UserError("its entries are larger than the file itself")
         has_order = f"{folder}byteorder" in names
         order = _entry(archive, f"{folder}byteorder").decode("ascii") if has_order else "little"
 
@@ -135,7 +137,8 @@ def _read_legacy(file: BufferedIOBase) -> Any:
 
     contents = unpickle(file, storage)
     for key in unpickle(file):
-        raw, dtype, _ = storages.pop(scalar(key))
+        storage_of_key = storages.pop(scalar(key))
+        raw, dtype = storage_of_key.raw, storage_of_key.dtype
         (count,) = struct.unpack("<q", file.read(8))
         if count * dtype.itemsize != raw.size or file.readinto(raw) != raw.size:
             raise ValueError("it ends within a tensor")

@@ -6,6 +6,7 @@ and a name can be called only where ``_BUILDERS`` gives it a function of this mo
 plain data.
 """
 
+import dataclasses
 import math
 import pickle
 import pickletools
@@ -15,7 +16,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from io import BufferedIOBase
-from typing import Any, NamedTuple
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -56,7 +57,8 @@ _MOST_REPEATED = 2**28
 ADVICE = "if you trust it, load it with PyTorch and save model.state_dict() instead"
 
 
-class Storage(NamedTuple):
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Storage:
     raw: np.ndarray  # flat uint8: not every dtype can lend its memory to another array
     dtype: np.dtype
     byteorder: str = "little"
@@ -109,7 +111,8 @@ def unpickle(stream: BufferedIOBase, storage: Callable[[Any], Storage] = _no_sto
             case "STACK_GLOBAL":
                 stack.append(_allowed(*map(scalar, items)))
             case "REDUCE" | "NEWOBJ":
-                stack.append(_BUILDERS[scalar(items[0])](*items[1]))
+                name, arguments = items
+                stack.append(_BUILDERS[scalar(name)](*_sequence(arguments)))
             case "BUILD":
                 _set_state(stack[-1], *items)
             case "BINPERSID":
@@ -133,6 +136,13 @@ def scalar(value: Any) -> Any:
     return value
 
 
+def _sequence(value: Any) -> list[Any] | tuple[Any, ...]:
+    # A tensor can be iterated too, and a tiny file can hold one of any number of equal elements.
+    if type(value) not in (list, tuple):
+        raise TypeError(f"a {type(value).__name__} stands where a tuple should")
+    return value
+
+
 def _extend(target: Any, items: list[Any]) -> None:
     if isinstance(target, dict):
         target.update(zip(map(scalar, items[::2]), items[1::2], strict=True))
@@ -151,6 +161,8 @@ def _set_state(target: Any, state: Any) -> None:
         case np.dtype(), (int(), "<" | ">" | "|" | "=" as order, *_):
             target.__setstate__((3, order, None, None, None, -1, -1, 0))
         case np.ndarray(), (int(), tuple(shape), np.dtype() as dtype, is_fortran, data):
+            if target.size or target.base is not None or not target.flags.owndata:
+                raise ValueError("a second state for a NumPy array")  # it could be in use
             if np.frombuffer(_bytes(data), dtype).reshape(shape).shape != shape:
                 raise ValueError("a NumPy array of a negative size")
             target.__setstate__((1, shape, dtype, bool(is_fortran), _bytes(data)))
@@ -181,19 +193,21 @@ def _numpy_scalar(dtype: Any, data: Any) -> np.generic:
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> np.ndarray:
     if not isinstance(storage, Storage):
         raise TypeError("a tensor without a storage")
-    if not all(isinstance(n, int) and n >= 0 for n in (offset, *shape, *strides)):
+    sizes = (offset, *_sequence(shape), *_sequence(strides))
+    if not all(isinstance(n, int) and n >= 0 for n in sizes):
         raise ValueError("a tensor with a negative size")
-    raw, dtype, byteorder = storage
+    raw, dtype, byteorder = storage.raw, storage.dtype, storage.byteorder
     width, elements = dtype.itemsize, math.prod(shape)
     count = raw.size // width
     last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
-    if elements and (last >= count or elements > max(count, _MOST_REPEATED)):
+    swaps = byteorder != sys.byteorder  # which makes a copy of all elements
+    if elements and (last >= count or elements > (count if swaps else max(count, _MOST_REPEATED))):
         raise ValueError("a tensor reaches outside its storage")
     # PyTorch gives an axis of size 1 any stride, even one that NumPy could not hold.
     steps = [stride * width if n > 1 else 0 for n, stride in zip(shape, strides, strict=True)]
     source = (raw, offset * width, steps) if elements else ()
     array = np.ndarray(shape, dtype, *source)
-    if byteorder != sys.byteorder:
+    if swaps:
         swapped = np.frombuffer(array.tobytes(), np.uint8).reshape(-1, width)[:, ::-1]
         array = np.ndarray(shape, dtype, swapped.copy())
     array.flags.writeable = False
@@ -201,7 +215,7 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> np.
 
 
 def _ordered_dict(pairs: Any = ()) -> OrderedDict[Any, Any]:
-    return OrderedDict((scalar(key), value) for key, value in pairs)
+    return OrderedDict((scalar(key), value) for key, value in map(_sequence, _sequence(pairs)))
 
 
 def _device(kind: Any, index: Any = None) -> str:
@@ -214,7 +228,7 @@ _BUILDERS: dict[str, Callable[..., Any]] = {
     "argparse.Namespace": lambda: {},
     "collections.OrderedDict": _ordered_dict,
     "numpy.dtype": _numpy_dtype,
-    "torch.Size": tuple,
+    "torch.Size": lambda sizes=(): tuple(_sequence(sizes)),
     "torch.device": _device,
     "torch._utils._rebuild_parameter": lambda data, *_: data,
     "torch._utils._rebuild_tensor": _tensor,

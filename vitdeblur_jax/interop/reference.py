@@ -7,6 +7,7 @@ of the patch kernel is off by at most 1.2e-7 of itself after a round trip, the p
 1e-6 of the sum of the absolute kernel entries and itself, everything else by nothing.
 """
 
+import math
 from collections.abc import Mapping
 
 import jax.numpy as jnp
@@ -112,6 +113,8 @@ def encoder_from_pretraining(
         value = np.asarray(state_dict[name.removeprefix(prefix)], np.float32)
         flat[path] = jnp.asarray(_to_ours(value, path))
     table = state_dict.get("pos_embed")
+    if table is not None:
+        _check_table(table, config.primary_width, where)
     flat["position_embedding", "tokenizer", "table"] = _resized_table(table, config)
     used = {*shapes, "pos_embed"}
     return traverse_util.unflatten_dict(flat), tuple(n for n in state_dict if n not in used)
@@ -261,6 +264,15 @@ def _resized_table(table, config):
     table = jnp.asarray(np.asarray(table, np.float32).reshape(-1, config.primary_width))
     grid = token_grid(config.training_window, config.patch_size, config.patch_stride)
     return resize_position_embedding(table, grid, grid)
+
+
+def _check_table(table, width, where):
+    side = math.isqrt(max(0, table.size // width - 1))
+    if table.shape != (1, 1 + side**2, width):
+        raise UserError(
+            f"{where} does not fit the model: pos_embed is {table.shape}, should be a square grid "
+            f"and a class token, {width} wide"
+        )
 
 
 def _without_module(state_dict: StateDict) -> StateDict:

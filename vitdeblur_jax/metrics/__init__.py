@@ -10,6 +10,30 @@ All take RGB in [0, 1], channels last, and compute in the dtype they are given: 
 `jax.enable_x64`) where figures are to be compared with other people's, float32 in a training loop.
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 from vitdeblur_jax.metrics.pixelwise import mean_absolute_error as mean_absolute_error
 from vitdeblur_jax.metrics.pixelwise import peak_signal_noise_ratio as peak_signal_noise_ratio
 from vitdeblur_jax.metrics.similarity import structural_similarity as structural_similarity
+
+
+class Metric(NamedTuple):
+    """A metric as it stands in tables."""
+
+    function: Callable
+    definition: str
+    digits: int
+
+
+METRICS = {
+    "psnr": Metric(
+        peak_signal_noise_ratio,
+        "PSNR in dB, data range 1, MSE over all pixels and channels; null: infinite",
+        3,
+    ),
+    "ssim": Metric(
+        structural_similarity, "SSIM, 7 x 7 uniform window, data range 1, channels averaged", 4
+    ),
+    "mae": Metric(mean_absolute_error, "mean absolute error, data range 1", 4),
+}

@@ -43,7 +43,6 @@ def structural_similarity(
 
 def _window_mean(image):
     zero = np.zeros((), image.dtype)  # not of JAX, whose trace under jit would hide that this sums
-    total = jax.lax.reduce_window(
-        image, zero, jax.lax.add, (_WINDOW, _WINDOW, 1), (1, 1, 1), "VALID"
-    )
-    return total / _WINDOW**2
+    for sides in ((_WINDOW, 1, 1), (1, _WINDOW, 1)):
+        image = jax.lax.reduce_window(image, zero, jax.lax.add, sides, (1, 1, 1), "VALID")
+    return image / _WINDOW**2

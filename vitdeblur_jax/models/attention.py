@@ -21,9 +21,18 @@ def dot_product_attention(
     """
     all_heads = functools.partial(_all_heads, precision=precision)
     branches = {"cpu": functools.partial(_head_by_head, precision=precision)}
-    if query.dtype.itemsize == 2 and jax.default_backend() == "gpu":
+    if _cudnn_has_a_kernel(query):
         branches["cuda"] = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
     return jax.lax.platform_dependent(query, key, value, default=all_heads, **branches)
+
+
+def _cudnn_has_a_kernel(query) -> bool:
+    """Tells before tracing: on a machine without cuDNN its branch cannot even be traced."""
+    device, width = jax.devices()[0], query.shape[-1]
+    if query.dtype.itemsize != 2 or width % 8 or width > 128 or device.platform != "gpu":
+        return False
+    is_cuda = "cuda" in device.client.platform_version.lower()
+    return is_cuda and float(device.compute_capability) >= 8
 
 
 def _all_heads(query, key, value, precision):
@@ -35,23 +44,27 @@ def _all_heads(query, key, value, precision):
 
 
 def _head_by_head(query, key, value, precision):
-    """Normalises after the product with `value`: tokens x width divisions, not tokens x tokens."""
-    batch, tokens, heads, width = query.shape
+    """Goes through the heads alone, so that the batch can lie on several devices.
+
+    Normalises after the product with `value`: tokens x width divisions, not tokens x tokens.
+    """
+    scale = query.shape[-1] ** -0.5
 
     def one_head(head):
         q, k, v = head
-        scores = jnp.matmul(
-            q * width**-0.5, k.T, precision=precision, preferred_element_type=jnp.float32
+        scores = jnp.einsum(
+            "btw,bsw->bts", q * scale, k, precision=precision, preferred_element_type=jnp.float32
         )
         weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
         total = weights.sum(axis=-1, keepdims=True)
-        mixed = jnp.matmul(
-            weights.astype(v.dtype), v, precision=precision, preferred_element_type=jnp.float32
+        mixed = jnp.einsum(
+            "bts,bsw->btw",
+            weights.astype(v.dtype),
+            v,
+            precision=precision,
+            preferred_element_type=jnp.float32,
         )
         return (mixed / total).astype(v.dtype)
 
-    def split(x):
-        return x.transpose(0, 2, 1, 3).reshape(batch * heads, tokens, width)
-
-    mixed = jax.lax.map(one_head, (split(query), split(key), split(value)))
-    return mixed.reshape(batch, heads, tokens, width).transpose(0, 2, 1, 3)
+    heads_first = [x.transpose(2, 0, 1, 3) for x in (query, key, value)]
+    return jax.lax.map(one_head, heads_first).transpose(1, 2, 0, 3)

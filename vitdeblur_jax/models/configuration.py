@@ -16,6 +16,7 @@
 | views | 1, or 2 for dual-pixel images (left and right) |
 | dtype | of the computation: "float32" or "bfloat16"; parameters are float32 |
 | precision | of float32 products on GPU and TPU: "highest", "high" or "default" (fastest) |
+| stride | step between a photograph's windows, pixels: smaller is slower and smoother |
 | rematerialize | recompute each block in the backward pass: less memory, the same numbers |
 """
 
@@ -25,6 +26,12 @@ import ml_collections
 
 from vitdeblur_jax.errors import UserError
 
+_COUNTS = (
+    *("window", "training_window", "patch_size", "patch_stride", "pretraining_grid"),
+    *("primary_width", "primary_depth", "primary_heads", "contextual_depth", "contextual_heads"),
+    *("decoder_width", "decoder_depth", "decoder_heads", "mlp_ratio", "feature_channels"),
+    *("input_kernel", "output_kernel"),
+)
 _CHOICES = {"dtype": ("float32", "bfloat16"), "precision": ("highest", "high", "default")}
 
 
@@ -58,6 +65,7 @@ def base() -> ml_collections.ConfigDict:
             "dtype": "float32",
             "precision": "highest",
             "rematerialize": False,
+            "stride": 94,
         }
     )
 
@@ -98,6 +106,7 @@ def tiny() -> ml_collections.ConfigDict:
         decoder_width=128,
         decoder_depth=3,
         decoder_heads=4,
+        stride=48,
     )
     return config
 
@@ -143,6 +152,13 @@ def token_grid(side: int, patch_size: int, patch_stride: int) -> int:
 
 def check_configuration(config) -> None:
     """Raises `UserError` with the numbers that disagree; `config` has the keys as attributes."""
+    for key in _COUNTS:
+        if getattr(config, key) < 1:
+            raise UserError(f"{key} must be 1 or more: it is {getattr(config, key)}")
+    if len(config.projector_widths) != 2:
+        raise UserError(
+            f"projector_widths are the hidden and the output one: {tuple(config.projector_widths)}"
+        )
     for part in ("primary", "contextual", "decoder"):
         width = config.decoder_width if part == "decoder" else config.primary_width
         heads = getattr(config, f"{part}_heads")
@@ -171,6 +187,17 @@ def check_configuration(config) -> None:
             raise UserError(f"{key} is {getattr(config, key)!r}; it is one of {good}")
     for key in ("window", "training_window"):
         _check_window(key, getattr(config, key), config)
+    check_stride(config, config.stride)
+
+
+def check_stride(config, stride: int) -> None:
+    """Raises `UserError` unless windows `stride` pixels apart leave no gap between their maps."""
+    side = config.window - config.input_kernel + 1
+    if not 1 <= stride <= side:
+        raise UserError(
+            f"stride is {stride}; the feature map of a window is {side} pixels a side, so it must "
+            f"be 1 to {side}"
+        )
 
 
 def _check_window(key, side, config):
@@ -184,8 +211,9 @@ def _check_window(key, side, config):
             f"{config.patch_stride} gives a map of {mapped} pixels a side, but input_kernel "
             f"{config.input_kernel} leaves {left}"
         )
-    if (config.input_kernel + config.output_kernel) // 2 - 1 >= left:
+    needed = max((config.input_kernel + config.output_kernel) // 2, config.output_kernel)
+    if left < needed:
         raise UserError(
-            f"{key} {side} leaves {left} pixels, too few to reflect "
-            f"{(config.input_kernel + config.output_kernel) // 2 - 1}"
+            f"{key} {side} leaves a map of {left} pixels a side; the image head's kernels of "
+            f"{config.input_kernel} and {config.output_kernel} need {needed}"
         )

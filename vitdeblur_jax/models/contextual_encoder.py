@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.models.transformer_block import dense, layer_norm, transformer_blocks
 
 
@@ -126,6 +127,8 @@ class BatchNorm(nn.Module):
         mean, variance = running_mean.value, running_variance.value
         if train:
             mean, variance = x.mean(axis=0), x.var(axis=0)
+            if x.shape[0] < 2:
+                raise UserError("batch norm needs at least 2 images to train on; this batch has 1")
             if not self.is_initializing():
                 unbiased = variance * x.shape[0] / (x.shape[0] - 1)
                 keep, take = self.momentum, 1 - self.momentum

@@ -57,7 +57,7 @@ class ImageHead(nn.Module):
         features: Float[Array, "batch trimmed_height trimmed_width features"],
     ) -> Float[Array, "batch trimmed_height trimmed_width features"]:
         """Returns the feature map plus the encoded input."""
-        return self.input_convolution(views.astype(self.dtype), copies=2 // self.views) + features
+        return self.input_convolution(views, copies=2 // self.views) + features
 
     def to_image(
         self, padded: Float[Array, "batch height width features"]
@@ -88,4 +88,5 @@ class ValidConvolution(nn.Module):
         kernel = self.param("kernel", initialize, shape)
         bias = self.param("bias", initialize, (self.features,))
         kernel = sum(jnp.split(kernel, copies, axis=2)).astype(self.dtype)
+        image = jnp.asarray(image, self.dtype)
         return valid_convolution(image, kernel, self.precision) + bias.astype(self.dtype)

@@ -69,6 +69,7 @@ class ViTDeblur(nn.Module):
     dtype: str
     precision: str
     rematerialize: bool
+    stride: int
 
     def __post_init__(self):
         check_configuration(self)
@@ -116,15 +117,14 @@ class ViTDeblur(nn.Module):
     ) -> Float[Array, "batch height width 3"]:
         """Restores square images of a window's or a training crop's size; not clipped."""
         if self.is_initializing():
-            self.training_outputs(image, image, train=True)
+            self.training_outputs(image, mean_of_views(image), train=True)
         return self.image_head(image, self.features(image))
 
     def encode(
         self, image: Float[ArrayLike, "batch height width channels"]
     ) -> list[Float[Array, "batch tokens embedding"]]:
         """Returns the primary encoder's outputs, one after each of its blocks."""
-        mean_of_views = sum(jnp.split(image, self.views, axis=-1)) / self.views
-        return self.primary_encoder(self.tokenizer(mean_of_views))
+        return self.primary_encoder(self.tokenizer(mean_of_views(image)))
 
     def features(
         self, image: Float[ArrayLike, "batch height width channels"]
@@ -136,16 +136,16 @@ class ViTDeblur(nn.Module):
     def training_outputs(
         self,
         blurred: Float[ArrayLike, "batch height width channels"],
-        sharp: Float[ArrayLike, "batch height width channels"],
+        sharp: Float[ArrayLike, "batch height width 3"],
         train: bool,
     ) -> TrainingOutputs:
         """Restores the blurred images and returns all that the losses compare.
 
-        Both go through the encoders as one batch. The projector sees the blurred ones first, then
-        the sharp ones; with `train` its batch norm uses and updates the batch's statistics, so the
-        collection "batch_stats" must be mutable.
+        Both go through the encoders as one batch; a sharp image has one view, whatever the model's.
+        The projector sees the blurred ones first, then the sharp ones. With `train` its batch norm
+        uses and updates the batch's statistics: the collection "batch_stats" must be mutable then.
         """
-        primary = self.encode(jnp.concatenate([blurred, sharp]))
+        primary = self.encode(jnp.concatenate([mean_of_views(blurred), sharp]))
         context = self.contextual_encoder
         normalized = context.normalized_tokens(primary[-1])
         blurred_tokens, sharp_tokens = jnp.split(normalized, 2)
@@ -161,6 +161,14 @@ class ViTDeblur(nn.Module):
             blurred_projection=context.project(contextual, train),
             sharp_projection=context.project(sharp_tokens, train),
         )
+
+
+def mean_of_views(
+    image: Float[ArrayLike, "batch height width channels"],
+) -> Float[Array, "batch height width 3"]:
+    """Returns what the encoders see of an image with one view or two."""
+    views = image.shape[-1] // 3
+    return sum(jnp.split(image, views, axis=-1)) / views
 
 
 def initial_variables(model: ViTDeblur, seed: int) -> dict:
