@@ -4,7 +4,8 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-DEV = ["beartype>=0.20", "pytest>=8.3.4", "ruff>=0.9.10", "scikit-image>=0.25", "scipy>=1.14"]
+TRAIN = ["array_record>=0.8", "grain>=0.2.18", "tensorflow-datasets>=4.9.10"]
+DEV = [*TRAIN, "beartype>=0.20", "pytest>=8.3.4", "ruff>=0.9.10", "scikit-image>=0.25"]
 
 setup(
     name="vitdeblur_jax",
@@ -26,9 +27,10 @@ setup(
         "orbax-checkpoint>=0.11.25",
         "pillow>=11.3",
         "safetensors>=0.5.3",
+        "scipy>=1.14.1",
         "tifffile>=2025.3.30",
         "tqdm>=4.66.5",
     ],
-    extras_require={"dev": DEV},
+    extras_require={"train": TRAIN, "dev": DEV},
     entry_points={"console_scripts": ["vitdeblur=vitdeblur_jax.cli:main"]},
 )

@@ -1,15 +1,17 @@
-"""The command `vitdeblur`: restore photographs, convert checkpoints."""
+"""The command `vitdeblur`: restore photographs, convert checkpoints, look after data sets."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from vitdeblur_jax.entry_points import CANNOT, exit_status
+from vitdeblur_jax.entry_points import exit_status
+from vitdeblur_jax.errors import CANNOT
 
 _RESTORE = """\
 Restores photographs that are out of focus. Size, EXIF (orientation applied and reset), ICC profile,
-alpha, gray and 16 bits stay. `vitdeblur convert --help` tells about converting checkpoints.
+alpha, gray and 16 bits stay. Other commands: `vitdeblur convert` (checkpoints) and `vitdeblur data`
+(data sets); each has its own --help.
 """
 _CONVERT = """\
 Converts a checkpoint. IN is a PyTorch checkpoint of the released code (.pth, .pt, .tar), a
@@ -17,13 +19,32 @@ Converts a checkpoint. IN is a PyTorch checkpoint of the released code (.pth, .p
 a folder if it has none.
 """
 
+_DATA = "Looks after data sets of blurred and sharp photographs."
+_CHECK = """\
+Says which set and layout a folder holds and whether it is whole: counts against the published ones,
+pairs, sizes, bit depths, damaged files, photographs of the training split in the test split. Ends
+with 1 when something is wrong.
+"""
+_PREPARE = """\
+Writes a data set as records that are fast to read in training. Interrupted, it goes on when started
+again.
+"""
+_SYNTHESIZE = """\
+Puts sharp photographs out of focus by the thin-lens model and writes the pairs in two folders.
+"""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command and returns its exit status: 0 done, 2 cannot."""
+    """Runs the command and returns its exit status: 0 done, 1 found wrong, 2 cannot."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    if arguments[:1] == ["convert"]:
-        return exit_status(lambda: _convert(_convert_parser().parse_args(arguments[1:])))
-    return exit_status(lambda: _restore(_restore_parser().parse_args(arguments)))
+    match arguments:
+        case ["convert", *rest]:
+            options = _convert_parser().parse_args(rest)
+        case ["data", *rest]:
+            options = _data_parser().parse_args(rest)
+        case _:
+            options = _restore_parser().parse_args(arguments)
+    return exit_status(lambda: options.run(options))
 
 
 def _restore_parser():
@@ -45,6 +66,7 @@ def _restore_parser():
         "--batch-size", type=int, help="windows at once (1 a CPU, 8 another device)"
     )
     parser.add_argument("--force", action="store_true", help="overwrite results that exist")
+    parser.set_defaults(run=_restore)
     return parser
 
 
@@ -53,6 +75,40 @@ def _convert_parser():
     parser.add_argument("source", metavar="IN")
     parser.add_argument("destination", metavar="OUT")
     parser.add_argument("--force", action="store_true", help="overwrite OUT if it exists")
+    parser.set_defaults(run=_convert)
+    return parser
+
+
+def _data_parser():
+    parser = argparse.ArgumentParser("vitdeblur data", description=_DATA)
+    verbs = parser.add_subparsers(required=True, metavar="check|prepare|synthesize")
+
+    check = verbs.add_parser("check", help="is a data set whole?", description=_CHECK)
+    check.add_argument("root", metavar="ROOT", help="the folder of the data set")
+    check.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    check.add_argument(
+        "--names-only", action="store_true", help="names and counts, without decoding: a second"
+    )
+    check.set_defaults(run=_check_data)
+
+    prepare = verbs.add_parser("prepare", help="write records for training", description=_PREPARE)
+    prepare.add_argument("root", metavar="ROOT", help="the folder of the data set")
+    prepare.add_argument("out", metavar="OUT", help="takes the prepared data sets")
+    prepare.add_argument("--set", help="dpdd, realdof, lfdof, ...; by default what is recognised")
+    prepare.add_argument("--builder-config", help="of the set, such as dual_pixel_16bit")
+    prepare.add_argument(
+        "--skip-broken", action="store_true", help="name broken photographs and go on without them"
+    )
+    prepare.set_defaults(run=_prepare_data)
+
+    synthesize = verbs.add_parser(
+        "synthesize", help="make blurred photographs of sharp ones", description=_SYNTHESIZE
+    )
+    synthesize.add_argument("sharp", metavar="SHARP_FOLDER", help="sharp photographs")
+    synthesize.add_argument("out", metavar="OUT", help="takes input/ and target/")
+    synthesize.add_argument("--seed", type=int, default=0, help="another seed, other blur (0)")
+    synthesize.add_argument("--force", action="store_true", help="overwrite pairs that exist")
+    synthesize.set_defaults(run=_synthesize_data)
     return parser
 
 
@@ -79,6 +135,35 @@ def _convert(options) -> None:
         fate = "kept" if Path(options.destination).suffix else "left out of the folder"
         names = ", ".join(unused)
         print(f"{fate}: {len(unused)} entries the network never uses: {names}", file=sys.stderr)
+
+
+def _check_data(options) -> int:
+    from vitdeblur_jax.data.checks import run_check
+
+    return run_check(options.root, options.json, decode=not options.names_only)
+
+
+def _prepare_data(options) -> None:
+    from vitdeblur_jax.data.preparation import prepare
+
+    folder = prepare(
+        options.root,
+        options.set,
+        options.out,
+        config=options.builder_config,
+        skip_broken=options.skip_broken,
+    )
+    print(f"written: {folder}", file=sys.stderr)
+
+
+def _synthesize_data(options) -> None:
+    from vitdeblur_jax.data.synthesis import SynthesisSettings
+    from vitdeblur_jax.data.synthesis_files import synthesize_folder
+
+    count = synthesize_folder(
+        options.sharp, options.out, SynthesisSettings(), options.seed, overwrite=options.force
+    )
+    print(f"written: {count} pairs in {options.out}", file=sys.stderr)
 
 
 if __name__ == "__main__":

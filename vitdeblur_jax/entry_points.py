@@ -4,11 +4,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.errors import CANNOT, INTERRUPTED, UserError
 
-CHECKED_AND_WRONG = 1
-CANNOT = 2
-INTERRUPTED = 130
 _MISSING = "--{} is missing; see --help"
 _HELP = """\
 usage: {program} --config=FILE[:ARGUMENT] --workdir=FOLDER [--config.KEY=VALUE ...]

@@ -1,4 +1,8 @@
-"""The one exception that stands for a mistake of the user's, not of the program's."""
+"""The one exception that stands for a user's mistake, and what the commands end with."""
+
+CHECKED_AND_WRONG = 1
+CANNOT = 2
+INTERRUPTED = 130
 
 
 class UserError(ValueError):

@@ -155,12 +155,10 @@ def _quiet_pillow() -> Iterator[None]:
 
 
 def _decode_with_pillow(data: bytes) -> tuple[Samples, _Metadata]:
-    with _quiet_pillow():
-        image = Image.open(io.BytesIO(data))
-    is_png = image.format == "PNG"
-    if not is_png:
-        image.load()  # outside of the lock; also turns a TIFF upright and forgets its orientation
-    with _quiet_pillow(), image:
+    with _quiet_pillow(), Image.open(io.BytesIO(data)) as image:
+        is_png = image.format == "PNG"
+        if not is_png:
+            image.load()  # also turns a TIFF upright and forgets its orientation
         icc_profile = image.info.get("icc_profile") or None
         # Pillow decodes all of a PNG in search of EXIF behind the pixels: not unless there is some.
         in_head = is_png and b"eXIf" not in data

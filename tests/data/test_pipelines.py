@@ -1,0 +1,249 @@
+"""Determinism is checked against a batch put together by hand from the settings."""
+
+import itertools
+import json
+
+import grain
+import jax
+import numpy as np
+import pytest
+
+from vitdeblur_jax.data.pipelines import make_train_dataset, prefetch_to_device
+from vitdeblur_jax.data.transforms import random_crop_and_flips
+from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.sharding import batch_sharded, local_mesh
+
+CROP = 6
+SETTINGS = {"seed": 3, "batch_size": 4, "crop": CROP}
+
+
+class Memory:
+    """Examples made from their number; number `broken` cannot be read."""
+
+    def __init__(self, length: int, broken: int | None = None, radius: bool = False):
+        self.length, self.broken, self.radius = length, broken, radius
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, record):
+        if record == self.broken:
+            raise UserError(f"photo{record}.png: damaged or cut short")
+        rng = np.random.default_rng(record)
+        images = rng.integers(0, 256, (2, 10, 12, 3), np.uint8)
+        example = {"name": f"photo{record}", "blurred": images[0], "sharp": images[1]}
+        return example | ({"radius": np.ones((10, 12), np.float32)} if self.radius else {})
+
+
+def make(length: int = 10, **changes):
+    return make_train_dataset(Memory(length), **SETTINGS | changes)
+
+
+def first(batches, count: int) -> list[dict]:
+    taken = list(itertools.islice(batches, count))
+    batches.close()
+    return taken
+
+
+def records(batches) -> np.ndarray:
+    return np.concatenate([batch["record"] for batch in batches])
+
+
+def assert_same(ours: list[dict], theirs: list[dict]) -> None:
+    assert len(ours) == len(theirs)
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert one[key].dtype == other[key].dtype
+            np.testing.assert_array_equal(one[key], other[key])
+
+
+def by_record(batches: list[dict]) -> dict[int, bytes]:
+    """The bytes of the examples of one batch, by their records."""
+    return {
+        int(record): batch["blurred"][i].tobytes() + batch["sharp"][i].tobytes()
+        for batch in batches
+        for i, record in enumerate(batch["record"])
+    }
+
+
+def test_batches_hold_the_augmented_examples_that_their_records_name():
+    source, position = Memory(10), 0
+    for batch in first(make(), 8):
+        assert batch.keys() == {"blurred", "sharp", "record"}
+        assert batch["blurred"].shape == batch["sharp"].shape == (4, CROP, CROP, 3)
+        assert batch["blurred"].dtype == batch["sharp"].dtype == np.uint8
+        assert batch["record"].dtype == np.int32
+        for i, record in enumerate(batch["record"]):
+            rng = np.random.default_rng((SETTINGS["seed"], position // 10, int(record)))
+            expected = random_crop_and_flips(source[record], rng, CROP)
+            np.testing.assert_array_equal(batch["blurred"][i], expected["blurred"])
+            np.testing.assert_array_equal(batch["sharp"][i], expected["sharp"])
+            position += 1
+
+
+def test_every_epoch_takes_each_record_once_in_another_order_with_other_crops():
+    batches = first(make(length=12), 6)  # two epochs of three batches
+    epochs = records(batches[:3]), records(batches[3:])
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(12))
+    assert list(epochs[0]) != list(epochs[1])
+    before, after = by_record(batches[:3]), by_record(batches[3:])
+    assert sum(before[record] != after[record] for record in range(12)) > 9  # of 70 crops
+
+
+def test_epochs_are_whole_where_batches_straddle_them():
+    order = records(first(make(length=3, batch_size=8), 6))
+    assert [sorted(epoch) for epoch in order.reshape(-1, 3)] == [[0, 1, 2]] * 16
+
+
+def test_same_seed_same_bytes_other_seed_another_order():
+    assert_same(first(make(), 4), first(make(), 4))
+    orders = [list(records(first(make(length=40, seed=seed), 20))) for seed in range(4)]
+    for one, other in itertools.permutations(orders, 2):
+        assert one[:40] != other[:40]
+        assert one[40:] != other[:40]  # nor is it the other's next epoch
+
+
+def test_step_is_the_same_after_a_restore_as_uninterrupted():
+    straight = first(make(), 9)
+    batches = make()
+    first(batches, 5)
+    state = json.loads(json.dumps(batches.get_state()))
+    assert state == {"next_index": 5}
+    fresh = make()
+    fresh.set_state(state)
+    assert_same(first(fresh, 4), straight[5:])
+    fresh.set_state({"next_index": 2})
+    assert_same(first(fresh, 2), straight[2:4])
+    assert_same([fresh.batches[7]], [straight[7]])
+
+
+def test_a_far_step_is_reached_without_reading_what_lies_before():
+    read = []
+
+    class Counting(Memory):
+        def __getitem__(self, record):
+            read.append(record)
+            return super().__getitem__(record)
+
+    batches = make_train_dataset(Counting(10), **SETTINGS)
+    batches.set_state({"next_index": 10**12})
+    (batch,) = first(batches, 1)
+    assert len(read) < 200
+    assert set(batch["record"]) <= set(read)
+
+
+def test_orbax_handler_of_grain_saves_and_restores_it(tmp_path):
+    batches, handler = make(), grain.checkpoint.CheckpointHandler()
+    first(batches, 3)
+    handler.save(tmp_path, batches)
+    assert_same(first(handler.restore(tmp_path, make()), 2), first(batches, 2))
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_processes_see_a_partition_of_the_same_global_batch(processes):
+    whole = first(make(length=30, batch_size=8), 9)
+    parts = [
+        first(make(30, batch_size=8, process_index=index, process_count=processes), 9)
+        for index in range(processes)
+    ]
+    for step, batch in enumerate(whole):
+        local = [part[step] for part in parts]
+        assert all(len(part["record"]) == 8 // processes for part in local)
+        assert sorted(records(local)) == sorted(batch["record"])
+        assert by_record(local) == by_record([batch])
+
+
+def test_photographs_without_ground_truth_are_refused():
+    class Blurred(Memory):
+        def __getitem__(self, record):
+            return {"name": "party", "blurred": super().__getitem__(record)["blurred"]}
+
+    with pytest.raises(UserError, match="party: no sharp photograph goes with it"):
+        next(make_train_dataset(Blurred(4), **SETTINGS))
+
+
+@pytest.mark.slow  # each worker imports JAX
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_number_of_workers_does_not_matter(workers):
+    expected = first(make(), 12)
+    batches = make(workers=workers)
+    assert_same(list(itertools.islice(batches, 7)), expected[:7])
+    batches.set_state({"next_index": 6 - workers})
+    assert_same(first(batches, 4), expected[6 - workers : 10 - workers])
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_broken_example_is_named_and_does_not_end_the_epoch_unnoticed(workers):
+    batches = make_train_dataset(Memory(4, broken=2), **SETTINGS, workers=workers)
+    for _ in range(2):
+        with pytest.raises(UserError) as caught:
+            next(batches)
+        assert str(caught.value) == "photo2.png: damaged or cut short"
+        assert batches.get_state() == {"next_index": 0}
+    batches.close()
+
+
+def test_radius_map_goes_along():
+    source = Memory(10, radius=True)
+    (batch,) = first(make_train_dataset(source, **SETTINGS), 1)
+    np.testing.assert_array_equal(batch["radius"], np.ones((4, CROP, CROP), np.float32))
+
+
+def test_smallest_batch():
+    assert sorted(records(first(make(length=3, batch_size=1), 3))) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("length", "changes", "message"),
+    [
+        (0, {}, "the source holds no example"),
+        (10, {"seed": -1}, "the seed is -1"),
+        (10, {"process_count": 3}, "a batch of 4 cannot be split among 3 processes"),
+        (10, {"batch_size": 0}, "a batch of 0 cannot be split"),
+        (10, {"process_index": 2, "process_count": 2}, "process 2 of 2"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(length, changes, message):
+    with pytest.raises(UserError, match=message):
+        make(length, **changes)
+
+
+def test_crop_larger_than_an_image_is_refused_with_both_sizes():
+    with pytest.raises(UserError, match=r"photo\d: no crop of 11 x 11 in 12 x 10 pixels"):
+        next(make(crop=11))
+
+
+def test_batches_on_a_device_through_two_workers_are_those_on_the_host():
+    sharding = batch_sharded(local_mesh())
+    expected = first(make(), 6)
+    # Workers hand over shared memory: what JAX holds must not change when it is used again.
+    on_device = prefetch_to_device(make(workers=2), sharding)
+    taken = first(on_device, 6)
+    for batch in taken:
+        for array in batch.values():
+            assert isinstance(array, jax.Array)
+            assert array.sharding.is_equivalent_to(sharding, array.ndim)
+    assert_same([jax.device_get(batch) for batch in taken], expected)
+
+
+def test_state_of_the_device_batches_is_that_of_the_next_one_handed_out():
+    expected = first(make(), 6)
+    on_device = prefetch_to_device(make(), batch_sharded(local_mesh()), depth=3)
+    assert on_device.get_state() == {"next_index": 0}
+    assert_same([jax.device_get(batch) for batch in first(on_device, 1)], expected[:1])
+    assert on_device.get_state() == {"next_index": 1}
+    assert_same([jax.device_get(batch) for batch in first(on_device, 1)], expected[1:2])
+    on_device.set_state({"next_index": 2})
+    assert_same([jax.device_get(next(on_device))], expected[2:3])
+    assert on_device.get_state() == {"next_index": 3}
+    assert_same([jax.device_get(next(on_device))], expected[3:4])
+    on_device.close()
+
+
+def test_prefetch_to_device_ends_with_its_batches():
+    records = grain.MapDataset.range(4).map(lambda record: {"record": np.int32(record)})
+    batches = iter(records.batch(2).to_iter_dataset())
+    on_device = prefetch_to_device(batches, batch_sharded(local_mesh()), depth=3)
+    assert [batch["record"].tolist() for batch in on_device] == [[0, 1], [2, 3]]

@@ -1,0 +1,149 @@
+"""What all builders share: a data set is a source of examples for each split."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from vitdeblur_jax.data.builders.patches import PATCH, patch_corners, sharpest
+from vitdeblur_jax.data.layouts import find_pairs
+from vitdeblur_jax.data.recognition import ALL, recognize
+from vitdeblur_jax.data.sources import Example, FolderSource, SyntheticSource
+from vitdeblur_jax.errors import UserError
+
+ONLY_SPLIT = {"pairs": "train"}  # of the layouts without splits; the others are for testing only
+_LAYOUTS_WITH_SPLITS = ("dpdd", "dpdd_dual_pixel", "lfdof")
+_UNKNOWN_LICENCE = "The homepage states no licence for the photographs; ask the authors."
+
+
+@dataclass(eq=False)
+class DefocusConfig(tfds.core.BuilderConfig):
+    """One version of a data set.
+
+    Attributes:
+        layout: One of `layouts.LAYOUTS`.
+        bit_depth: 8 or 16.
+        train_patches: What the train split holds: "" whole photographs, "all" their patches as in
+            `patches.patch_corners`, "sharpest" those of `patches.sharpest`. Others are whole.
+    """
+
+    layout: str = ""
+    bit_depth: int = 8
+    train_patches: str = ""
+
+    @property
+    def views(self) -> int:
+        """The number of blurred views."""
+        return 2 if self.layout.endswith("dual_pixel") else 1
+
+
+class DefocusBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Writes `sources` as records.
+
+    Arrays are stored as they are, without compression by PNG: a photograph of 1680 x 1120 is then
+    read about three times as fast, and takes two to four times the space.
+
+    Attributes:
+        ABOUT: Keywords for `tfds.core.DatasetInfo`: description, homepage, citation, license.
+        HAS_SHARP: Whether examples have `sharp`.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    ABOUT: ClassVar[dict[str, str]] = {}
+    HAS_SHARP = True
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=tfds.features.FeaturesDict(self.features()),
+            disable_shuffling=True,  # the pipeline shuffles; here, order makes records comparable
+            **{"license": _UNKNOWN_LICENCE} | self.ABOUT,
+        )
+
+    def features(self) -> dict[str, tfds.features.FeatureConnector]:
+        """Return what an example holds."""
+        dtype = np.uint8 if self.builder_config.bit_depth == 8 else np.uint16
+        blurred = array_feature((None, None, 3 * self.builder_config.views), dtype)
+        sharp = {"sharp": array_feature((None, None, 3), dtype)} if self.HAS_SHARP else {}
+        return {"name": tfds.features.Text(), "blurred": blurred, **sharp}
+
+    def sources(self, root: Path) -> dict[str, FolderSource | SyntheticSource]:
+        """Return the examples of each split, whole, in the order of their records.
+
+        Raises:
+            UserError: The data set is not there, or not whole: says what is missing, what is there
+                instead and where to get it.
+        """
+        layout = self.builder_config.layout
+        try:
+            return {
+                name: FolderSource(find_pairs(root, layout, name), self.builder_config.bit_depth)
+                for name in _splits(root, layout)
+            }
+        except UserError as error:
+            raise UserError(f"{error}. {self.instructions()}") from error
+
+    def examples(self, split: str, source, record: int) -> list[Example]:
+        """Return what becomes of one photograph: itself, or its patches.
+
+        Raises:
+            UserError: It cannot be read, or is too small for a patch.
+        """
+        example = source[record]
+        kind = self.builder_config.train_patches if split == "train" else ""
+        if not kind:
+            return [example]
+        try:
+            corners = patch_corners(*example["blurred"].shape[:2])
+        except UserError as error:
+            raise UserError(f"{source.files(record)[0]}: {error}") from error
+        corners = sharpest(example["sharp"], corners) if kind == "sharpest" else corners
+        return [_patch(example, corner) for corner in corners]
+
+    @classmethod
+    def instructions(cls) -> str:
+        """Return in one line whom the data is from and how it has to lie."""
+        return " ".join(cls.MANUAL_DOWNLOAD_INSTRUCTIONS.split())
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+        try:
+            root = Path(dl_manager.manual_dir)
+        except AssertionError as error:  # there is no such folder, or nothing in it
+            raise UserError(" ".join(str(error).split())) from error
+        sources = self.sources(root)
+        return {split: self._generate_examples(split, sources[split]) for split in sources}
+
+    def _generate_examples(self, split: str, source) -> Iterator[tuple[int, dict[str, Any]]]:
+        key = 0
+        for record in range(len(source)):
+            for example in self.examples(split, source, record):
+                yield key, example
+                key += 1
+
+
+def array_feature(shape: tuple[int | None, ...], dtype: type) -> tfds.features.Tensor:
+    """Return the feature of an array that is stored as its bytes."""
+    return tfds.features.Tensor(shape=shape, dtype=dtype, encoding=tfds.features.Encoding.BYTES)
+
+
+def _splits(root: Path, layout: str) -> list[str]:
+    if layout not in _LAYOUTS_WITH_SPLITS:
+        return [ONLY_SPLIT.get(layout, "test")]
+    found = []
+    with contextlib.suppress(UserError):  # `find_pairs` will say what is wrong
+        found = [part.split for part in recognize(root).parts if layout in part.layouts]
+    return ["train" if split == ALL else split for split in found] or ["train"]
+
+
+def _patch(example: Example, corner: tuple[int, int]) -> Example:
+    top, left = corner
+    arrays = {
+        key: value[top : top + PATCH, left : left + PATCH]
+        for key, value in example.items()
+        if key != "name"
+    }
+    return {"name": f"{example['name']}_{top}_{left}", **arrays}

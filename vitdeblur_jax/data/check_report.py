@@ -1,0 +1,118 @@
+"""What a check of a data set found, as data and as lines of text."""
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from vitdeblur_jax.data.layouts import some
+from vitdeblur_jax.table import format_table
+
+_LINES_A_KIND = 10
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is wrong.
+
+    Attributes:
+        kind: "count", "pairs", "size", "depth", "unreadable" or "duplicate".
+        splits: Where; of duplicates all splits that have the picture.
+        message: One line.
+        paths: The files concerned, all of them, relative to the root.
+    """
+
+    kind: str
+    splits: tuple[str, ...]
+    message: str
+    paths: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """What there is of one split.
+
+    Attributes:
+        split: "train", "val", "test" or "all".
+        layouts: Those of `layouts.LAYOUTS` that read it.
+        files: The number of photographs by side, as `recognition.Part`.
+        published: The published numbers of these sides; empty where there are none.
+        pairs: The number of blurred photographs with their sharp one; of all photographs where
+            there are no sharp ones.
+        bit_depths: The number of photographs by bits a channel, "8" and "16"; empty if not decoded.
+    """
+
+    split: str
+    layouts: tuple[str, ...]
+    files: dict[str, int]
+    published: dict[str, int]
+    pairs: int
+    bit_depths: dict[str, int]
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What a check found.
+
+    Attributes:
+        root: The folder, absolute.
+        dataset: As `recognition.Recognized`.
+        decoded: Whether the files were decoded, or only names and counts looked at.
+        splits: Those that are there.
+        absent: Splits that were published, and are not there.
+        problems: All that is wrong.
+        other_files: Files beside the photographs that are none, relative to the root.
+    """
+
+    root: str
+    dataset: str
+    decoded: bool
+    splits: tuple[SplitReport, ...]
+    absent: tuple[str, ...]
+    problems: tuple[Problem, ...]
+    other_files: tuple[str, ...]
+
+
+def report_json(report: DataReport) -> str:
+    """Return a report as JSON: its fields by their names, and "whole", whether nothing is wrong."""
+    return json.dumps({"whole": not report.problems, **dataclasses.asdict(report)}, indent=2)
+
+
+def report_lines(report: DataReport) -> list[str]:
+    """Return a report as lines: a table of the splits, then what is wrong, a line each."""
+    layouts = ", ".join(dict.fromkeys(name for split in report.splits for name in split.layouts))
+    sides = dict.fromkeys(side for split in report.splits for side in split.files)
+    rows = [_row(split, sides, report) for split in report.splits]
+    header = ("split", *sides, "pairs", "bits", "wrong")
+    lines = [f"{report.dataset} in {report.root} (layout {layouts})", ""]
+    lines += [*format_table(header, rows).splitlines(), ""]
+    kinds = Counter()
+    for problem in report.problems:
+        kinds[problem.kind] += 1
+        if kinds[problem.kind] <= _LINES_A_KIND:
+            lines.append(f"{problem.kind} ({', '.join(problem.splits)}): {problem.message}")
+    for kind, count in kinds.items():
+        if count > _LINES_A_KIND:
+            lines.append(f"{kind}: {count - _LINES_A_KIND} more, all of them in the JSON")
+    if report.absent:
+        lines.append(f"not there: {', '.join(report.absent)}")
+    if report.other_files:
+        lines.append(f"ignored, no photographs: {some(report.other_files)}")
+    looked = "names, counts and all pixels" if report.decoded else "names and counts only"
+    verdict = f"{len(report.problems)} wrong" if report.problems else "all well"
+    lines.append(f"{verdict} (looked at {looked})")
+    # A name that is not UTF-8 could not be printed.
+    return [line.encode(errors="backslashreplace").decode() for line in lines]
+
+
+def _row(split: SplitReport, sides: Iterable[str], report: DataReport) -> tuple[str, ...]:
+    counts = []
+    for side in sides:
+        count, published = split.files.get(side, 0), split.published.get(side)
+        counts.append(f"{count} of {published}" if published else str(count))
+    depths = split.bit_depths
+    bits = ", ".join(depths if len(depths) == 1 else (f"{k}: {n}" for k, n in depths.items()))
+    wrong = sum(split.split in problem.splits for problem in report.problems)
+    pairs = str(split.pairs) if "sharp" in split.files else "-"
+    return split.split, *counts, pairs, bits or "-", str(wrong)

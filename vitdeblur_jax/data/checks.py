@@ -1,0 +1,269 @@
+"""Is a data set whole? Counts, partners, sizes, damaged files, and train photographs in test.
+
+What is compared, and what counts as wrong:
+
+- Counts, with the published ones of a set that its own layout tells: DPDD, RealDOF, LFDOF in
+  scenes, CUHK, PixelDP, and the test split of Restormer's repack (its other splits hold crops).
+  Another count is wrong. A split that is not there at all is told, yet not wrong: who only
+  evaluates needs no more. Any two folders, plain photographs and LFDOF's flat sample have no
+  published counts.
+- Partners: every photograph belongs to a pair, as `layouts.find_pairs` pairs them. Where names
+  agree only in part the pairing by order is called wrong too, for it is most likely shifted.
+- Sizes within a pair, and the depths of two views. Other mixtures of 8 and 16 bits are told only.
+- Every photograph is decoded in full by the one reader of this package.
+- Duplicates between splits have the same decoded pixels (size, depth and values, upright), however
+  the files are compressed or named; a resized copy or one of another depth is not found.
+- Other files beside the photographs are told, not wrong: no reader takes them.
+"""
+
+import contextlib
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from vitdeblur_jax.data.check_report import (
+    DataReport,
+    Problem,
+    SplitReport,
+    report_json,
+    report_lines,
+)
+from vitdeblur_jax.data.images import read_rgb
+from vitdeblur_jax.data.layouts import Pair, UnpairedError, find_pairs, some
+from vitdeblur_jax.data.recognition import SPLITS, Part, photographs_in, recognize
+from vitdeblur_jax.errors import CHECKED_AND_WRONG, UserError
+from vitdeblur_jax.progress import Progress
+
+
+def _of_each(count: int) -> dict[str, int]:
+    return dict.fromkeys(("blurred", "left", "right", "sharp"), count)
+
+
+PUBLISHED = {
+    ("DPDD", "train"): _of_each(350),
+    ("DPDD", "val"): _of_each(74),
+    ("DPDD", "test"): _of_each(76),
+    ("DPDD repack", "test"): _of_each(76),
+    ("RealDOF", "test"): _of_each(50),
+    ("LFDOF", "train"): {"blurred": 11_261, "sharp": 790},
+    ("LFDOF", "test"): {"blurred": 725, "sharp": 50},
+    ("CUHK", "test"): _of_each(704),
+    ("PixelDP", "test"): _of_each(13),
+}
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    width: int
+    height: int
+    bits: int
+    digest: bytes
+
+
+_Results = Mapping[Path, _Decoded | str]  # or why a file cannot be read
+
+
+def run_check(root: str | os.PathLike[str], as_json: bool, decode: bool = True) -> int:
+    """Check a data set and print the report, a table or JSON, on standard output.
+
+    Returns:
+        The exit status: 0 if all is well, `CHECKED_AND_WRONG` if not.
+
+    Raises:
+        UserError: As `check_data`.
+    """
+    report = check_data(root, decode)
+    print(report_json(report) if as_json else "\n".join(report_lines(report)))
+    return CHECKED_AND_WRONG if report.problems else 0
+
+
+def check_data(root: str | os.PathLike[str], decode: bool = True) -> DataReport:
+    """Check whether a data set is whole; this module's docstring says what is looked at.
+
+    Args:
+        root: A folder that `recognition.recognize` knows.
+        decode: Whether to decode all files, some at a time on all cores, with progress on standard
+            error; without, only names and counts are looked at, in about a second.
+
+    Raises:
+        UserError: No data set is recognised, or the folder cannot be listed.
+    """
+    root = Path(os.path.abspath(root))
+    found = recognize(root)
+    files = {
+        part.split: {side: photographs_in(folders) for side, folders in part.folders.items()}
+        for part in found.parts
+    }
+    photographs = [path for sides in files.values() for path in _all(sides)]
+    decoded = _decode_all(photographs) if decode else {}
+    checked = [_check_part(root, found.dataset, p, files[p.split], decoded) for p in found.parts]
+    problems = [problem for _, part_problems in checked for problem in part_problems]
+    absent = [s for s in SPLITS if (found.dataset, s) in PUBLISHED and s not in files]
+    return DataReport(
+        root=str(root),
+        dataset=found.dataset,
+        decoded=decode,
+        splits=tuple(split_report for split_report, _ in checked),
+        absent=tuple(absent),
+        problems=(*problems, *_duplicates(root, files, decoded)),
+        other_files=_other_files(root, found.parts, photographs),
+    )
+
+
+def _check_part(
+    root: Path, dataset: str, part: Part, files: Mapping[str, list[Path]], decoded: _Results
+) -> tuple[SplitReport, list[Problem]]:
+    published = PUBLISHED.get((dataset, part.split), {})
+    published = {side: published[side] for side in files if side in published}
+    pairs, problems = _find_pairs(root, part, _all(files))
+    every_pair = [pair for of_layout in pairs.values() for pair in of_layout]
+    results = {path: decoded[path] for path in _all(files) if path in decoded}
+    depths = Counter(str(file.bits) for file in results.values() if isinstance(file, _Decoded))
+    split_report = SplitReport(
+        split=part.split,
+        layouts=part.layouts,
+        files={side: len(paths) for side, paths in files.items()},
+        published=published,
+        pairs=len(pairs[part.layouts[0]]),
+        bit_depths=dict(sorted(depths.items(), key=lambda item: int(item[0]))),
+    )
+    return split_report, [
+        *_miscounts(split_report),
+        *problems,
+        *_unreadable(root, part.split, results),
+        *_unlike(root, part.split, every_pair, results),
+    ]
+
+
+def _miscounts(split: SplitReport) -> list[Problem]:
+    return [
+        Problem("count", (split.split,), f"{split.files[side]} {side}, published are {published}")
+        for side, published in split.published.items()
+        if split.files[side] != published
+    ]
+
+
+def _find_pairs(
+    root: Path, part: Part, files: Sequence[Path]
+) -> tuple[dict[str, list[Pair]], list[Problem]]:
+    """Find the pairs by layout, and what stands against it."""
+    found, messages = {}, []
+    for layout in part.layouts:
+        try:
+            found[layout] = find_pairs(root, layout, part.split)
+        except UserError as error:
+            found[layout] = error.pairs if isinstance(error, UnpairedError) else []
+            messages.append(_shortened(root, str(error)))
+    paired = {p for pairs in found.values() for q in pairs for p in (*q.source, q.target)}
+    left_over = _relative(root, (path for path in files if path not in paired) if paired else ())
+    if left_over and not messages:
+        messages.append(f"in no pair: {some(left_over)}")
+    problems = [Problem("pairs", (part.split,), message, left_over) for message in messages]
+    if part.layouts[0] in ("pairs", "realdof"):
+        problems += _half_matching_names(root, part.split, found[part.layouts[0]])
+    return found, problems
+
+
+def _half_matching_names(root: Path, split: str, pairs: Sequence[Pair]) -> list[Problem]:
+    """Tell of pairs by order although some names have their like: one file too few shifts all."""
+    sources = {pair.name: pair.source[0] for pair in pairs}
+    targets = {pair.target.stem: pair.target for pair in pairs if pair.target}
+    lonely = sources.keys() ^ targets.keys()
+    if not lonely or not sources.keys() & targets.keys():
+        return []
+    message = (
+        f"paired by order, for only a part of the names agree; without their like: {some(lonely)}"
+    )
+    paths = _relative(root, [p for n, p in (*sources.items(), *targets.items()) if n in lonely])
+    return [Problem("pairs", (split,), message, paths)]
+
+
+def _unreadable(root: Path, split: str, results: _Results) -> list[Problem]:
+    return [
+        Problem("unreadable", (split,), _shortened(root, result), _relative(root, [path]))
+        for path, result in results.items()
+        if isinstance(result, str)
+    ]
+
+
+def _unlike(root: Path, split: str, pairs: Sequence[Pair], results: _Results) -> list[Problem]:
+    """Compare the sizes of all photographs of a pair, and the depths of its views."""
+    problems = []
+    for pair in pairs:
+        whole = [*pair.source, *([pair.target] if pair.target else [])]
+        known = {p: results[p] for p in whole if isinstance(results.get(p), _Decoded)}
+        sizes = {p: f"{file.width} x {file.height}" for p, file in known.items()}
+        depths = {p: f"{known[p].bits} bits" for p in pair.source if p in known}
+        for kind, facts in (("size", sizes), ("depth", depths)):
+            if len(set(facts.values())) > 1:
+                names = _relative(root, facts)
+                told = [f"{n} is {f}" for n, f in zip(names, facts.values(), strict=True)]
+                problems.append(Problem(kind, (split,), ", ".join(told), names))
+    return problems
+
+
+def _duplicates(
+    root: Path, files: Mapping[str, Mapping[str, list[Path]]], decoded: _Results
+) -> list[Problem]:
+    alike = defaultdict(list)
+    for split, sides in files.items():
+        for path in _all(sides):
+            if isinstance(decoded.get(path), _Decoded):
+                alike[decoded[path].digest].append((split, path))
+    problems = []
+    for places in alike.values():
+        splits = tuple(dict.fromkeys(split for split, _ in places))
+        if len(splits) > 1:
+            names = _relative(root, [path for _, path in places])
+            message = f"the same picture: {some(names)}"
+            problems.append(Problem("duplicate", splits, message, names))
+    return problems
+
+
+def _other_files(root: Path, parts: Sequence[Part], photographs: Sequence[Path]) -> tuple[str, ...]:
+    known, others = set(photographs), []
+    for folder in (f for part in parts for folders in part.folders.values() for f in folders):
+        with contextlib.suppress(OSError):  # a missing folder is told as the pairs' problem
+            unknown = [e for e in folder.iterdir() if e not in known and e.name[0] != "."]
+            others += sorted(entry for entry in unknown if not entry.is_dir())
+    return _relative(root, others)
+
+
+def _decode_all(paths: Sequence[Path]) -> _Results:
+    executor = ThreadPoolExecutor(os.cpu_count())  # decoders and hashes let other threads run
+    try:
+        with Progress(len(paths), "photographs") as progress:
+            results = {}
+            for path, result in zip(paths, executor.map(_decode, paths), strict=True):
+                results[path] = result
+                progress.advance()
+            return results
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _decode(path: Path) -> _Decoded | str:
+    try:
+        pixels = read_rgb(path)
+    except UserError as error:
+        return str(error)  # the error itself would keep the bytes of the file alive
+    height, width, _ = pixels.shape
+    content = hashlib.blake2b(f"{pixels.dtype} {height} x {width}".encode(), digest_size=16)
+    content.update(pixels)
+    return _Decoded(width, height, pixels.itemsize * 8, content.digest())
+
+
+def _shortened(root: Path, message: str) -> str:
+    return message.replace(f"{root}{os.sep}", "")
+
+
+def _all(sides: Mapping[str, list[Path]]) -> list[Path]:
+    return [path for paths in sides.values() for path in paths]
+
+
+def _relative(root: Path, paths: Iterable[Path]) -> tuple[str, ...]:
+    return tuple(os.path.relpath(path, root) for path in paths)

@@ -1,0 +1,236 @@
+"""Batches for training, with Grain: which example comes at which step, and how it gets to a device.
+
+The batch of a step is a pure function of the settings and the step: a record's place in its epoch
+comes from (seed, epoch), its crop and flips from (seed, epoch, record). So nothing has to be
+replayed to go on from a step, and neither workers nor threads, which only read ahead, can change
+what comes out.
+"""
+
+import atexit
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+import weakref
+from collections import deque
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
+
+import grain
+import jax
+import numpy as np
+from absl import flags
+
+from vitdeblur_jax.data.transforms import Example, random_crop_and_flips
+from vitdeblur_jax.errors import UserError
+
+Batch = dict[str, Any]
+_OPEN: "weakref.WeakSet[TrainBatches]" = weakref.WeakSet()
+_MOST_THREADS = 16
+_PROFILING_FLAG = "grain_enable_multiprocess_worker_profiling"
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Examples by number, each read when asked for; see `sources`."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, record: int) -> Example: ...
+
+
+def make_train_dataset(
+    source: Source,
+    *,
+    seed: int,
+    batch_size: int,
+    crop: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    vertical_flip: bool = False,
+    quarter_turns: bool = False,
+    workers: int = 0,
+) -> "TrainBatches":
+    """Returns the endless, checkpointable iterator over a process's part of each training batch.
+
+    Every epoch has its own order and takes each record once; a batch may hold the end of one epoch
+    and the beginning of the next. At a step, the processes' parts together are the same examples
+    for any number of processes.
+
+    Args:
+      source: the examples; pickled once a worker.
+      seed: 0 or more; decides on order and augmentation.
+      batch_size: of all processes together.
+      crop: side of the crops, pixels.
+      process_index: of this process, from 0.
+      process_count: how many share a batch.
+      vertical_flip: see `random_crop_and_flips`.
+      quarter_turns: see `random_crop_and_flips`.
+      workers: processes that read and augment; with 0, threads of this process do, which is enough
+        where decoding is most of the work, for decoders don't hold Python's lock.
+
+    Returns:
+      An iterator over dicts of stacked arrays: `blurred` (B x crop x crop x 3 or 6) and `sharp`
+      (B x crop x crop x 3), uint8 or uint16 as the source has them, to be converted by `unit_range`
+      on the device; `radius` (B x crop x crop, float32) where the source has it; and `record` (B,
+      int32), the numbers of the examples in the source.
+
+    Raises:
+      UserError: an empty source; a negative seed; a batch that cannot be split among the processes.
+        Later, from reading: a crop that is larger than an image, and whatever the source raises.
+    """
+    if not len(source):
+        raise UserError("there is nothing to train on: the source holds no example")
+    if seed < 0:
+        raise UserError(f"the seed is {seed}; it must be 0 or more")
+    if batch_size < 1 or batch_size % process_count:
+        raise UserError(
+            f"a batch of {batch_size} cannot be split among {process_count} processes; "
+            f"make it a multiple of {process_count}"
+        )
+    if not 0 <= process_index < process_count:
+        raise UserError(
+            f"there is no process {process_index} of {process_count}; they count from 0"
+        )
+    flips = {"vertical_flip": vertical_flip, "quarter_turns": quarter_turns}
+    # Grain adds the epoch to the seed: unless hashed, seeds 0 and 1 would share their orders.
+    shuffle_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    batches = (
+        grain.MapDataset.range(len(source))
+        .map_with_index(partial(_augmented_example, source, seed, crop, flips))
+        .shuffle(seed=shuffle_seed)
+        .repeat()[process_index::process_count]
+        .batch(batch_size // process_count, drop_remainder=True)
+    )
+    return TrainBatches(batches, workers)
+
+
+def _augmented_example(
+    source: Source, seed: int, crop: int, flips: dict[str, bool], count: int, record: int
+) -> Example:
+    """Returns record `count % len(source)` as epoch `count // len(source)` sees it."""
+    rng = np.random.default_rng((seed, count // len(source), record))
+    example = source[record]
+    if "sharp" not in example:
+        raise UserError(
+            f"{example['name']}: no sharp photograph goes with it, so none to learn from"
+        )
+    example = random_crop_and_flips(example, rng, crop, **flips)
+    return {key: example[key] for key in example if key != "name"} | {"record": np.int32(record)}
+
+
+class TrainBatches(grain.DatasetIterator[Batch]):
+    """Iterates over batches, reading ahead.
+
+    Its state is the number of the next batch, whatever the number of workers and processes, so a
+    run may go on with others. Orbax saves it as it saves Grain's own iterators.
+
+    Attributes:
+      batches: all of them by number: `batches[step]` makes the batch of a step anew.
+    """
+
+    def __init__(self, batches: grain.MapDataset[Batch], workers: int):
+        super().__init__()
+        self.batches, self._workers = batches, workers
+        self._next_index = 0
+        self._ahead: grain.DatasetIterator[Batch] | None = None
+        _OPEN.add(self)
+
+    def __next__(self) -> Batch:
+        if self._ahead is None:
+            self._ahead = _read_ahead(self.batches[self._next_index :], self._workers)
+        try:
+            batch = next(self._ahead)
+        except BaseException:  # Ctrl-C too; without its workers, Grain's iterator is of no more use
+            self.close()
+            raise
+        self._next_index += 1
+        return batch
+
+    def get_state(self) -> dict[str, int]:
+        """Returns {"next_index": number of the next batch}."""
+        return {"next_index": self._next_index}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Goes to another batch, without reading those in between."""
+        self.close()
+        self._next_index = state["next_index"]
+
+    def close(self) -> None:
+        """Ends the workers; the next batch would start them again."""
+        if self._ahead is not None:
+            self._ahead.close()
+            self._ahead = None
+
+
+@atexit.register
+def _close_all() -> None:
+    """Grain ends its workers too late at exit, which leaves noise and shared memory behind."""
+    for batches in list(_OPEN):
+        batches.close()
+
+
+def _read_ahead(batches: grain.MapDataset[Batch], workers: int) -> grain.DatasetIterator[Batch]:
+    # A thread makes a whole batch, so as many batches lie in memory as there are threads.
+    threads = 1 if workers else min(os.cpu_count() or 1, _MOST_THREADS)
+    reading = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
+    processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
+    # Grain 0.2.18 asks for this flag even in a program that parses none (google/grain#1355).
+    if _PROFILING_FLAG in flags.FLAGS:
+        flags.FLAGS[_PROFILING_FLAG].present = True
+    return iter(batches.to_iter_dataset(reading).mp_prefetch(processes, _live_with_parent))
+
+
+def _live_with_parent(worker: int, workers: int) -> None:
+    """Lets a worker outlive a Ctrl-C, which the parent gets too and acts on, but not its parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def prefetch_to_device(
+    batches: grain.DatasetIterator[Batch], sharding: jax.sharding.Sharding, depth: int = 2
+) -> "DeviceBatches":
+    """Returns the same batches as JAX arrays, whose transfer begins before they are asked for.
+
+    Args:
+      batches: this process's part of each batch.
+      sharding: of the whole batch over the devices of all processes.
+      depth: batches on the devices or on their way, the one just handed out among them.
+    """
+    return DeviceBatches(batches, sharding, depth)
+
+
+class DeviceBatches(grain.DatasetIterator[Batch]):
+    """See `prefetch_to_device`. Its state is that of the next batch it hands out."""
+
+    def __init__(
+        self, batches: grain.DatasetIterator[Batch], sharding: jax.sharding.Sharding, depth: int
+    ):
+        super().__init__()
+        self._batches, self._depth = batches, depth
+        self._place = partial(jax.make_array_from_process_local_data, sharding)
+        self._queue: deque[tuple[dict, Batch]] = deque()
+
+    def __next__(self) -> Batch:
+        with contextlib.suppress(StopIteration):
+            while len(self._queue) < self._depth:
+                state = self._batches.get_state()
+                self._queue.append((state, jax.tree.map(self._place, next(self._batches))))
+        if not self._queue:
+            raise StopIteration
+        return self._queue.popleft()[1]
+
+    def get_state(self) -> dict:
+        """Returns the state of `batches` before the next batch."""
+        return self._queue[0][0] if self._queue else self._batches.get_state()
+
+    def set_state(self, state: dict) -> None:
+        """Goes to another batch."""
+        self._queue.clear()
+        self._batches.set_state(state)
+
+    def close(self) -> None:
+        """Closes `batches`, back where the next batch to hand out lies."""
+        self.set_state(self.get_state())
+        self._batches.close()

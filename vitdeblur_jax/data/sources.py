@@ -1,0 +1,191 @@
+"""Examples by number: from the files of a data set, from a prepared one, or made on the fly.
+
+An example is a dict: `name`; `blurred`, H x W x 3 (6 for the left and the right view of dual
+pixels); `sharp`, H x W x 3, unless there is none; both uint8, or both uint16; and, if synthetic,
+`radius`, H x W float32, the signed blur radius in pixels. Sources can be pickled and be read by
+several threads.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitdeblur_jax.data.images import Samples, read_rgb
+from vitdeblur_jax.data.layouts import Pair, contents, read_pair
+from vitdeblur_jax.data.synthesis import SynthesisSettings, synthesize
+from vitdeblur_jax.data.synthesis_files import generator_for
+from vitdeblur_jax.errors import UserError, one_line
+
+Example = dict[str, Any]
+
+
+class FolderSource:
+    """The pairs of a data set, read from its own files.
+
+    Args:
+        pairs: As `layouts.find_pairs` gives them.
+        bit_depth: 8, which of a 16-bit file takes the upper 8 bits; or 16, which all files must
+            have.
+
+    Raises:
+        UserError: Another bit depth; and when an example is read, as `layouts.read_pair`, or for 8
+            bits where 16 are wanted.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], bit_depth: int = 8):
+        if bit_depth not in (8, 16):
+            raise UserError(f"the bit depth is {bit_depth}; it is 8 or 16")
+        self.pairs, self.bit_depth = list(pairs), bit_depth
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, record: int) -> Example:
+        pair = self.pairs[record]
+        blurred, sharp = read_pair(pair)
+        example = {"name": pair.name, "blurred": self._at_depth(blurred, pair.source[0])}
+        if sharp is not None:
+            example["sharp"] = self._at_depth(sharp, pair.target)
+        return example
+
+    def files(self, record: int) -> tuple[Path, ...]:
+        """Return the files that an example is read from."""
+        pair = self.pairs[record]
+        return pair.source if pair.target is None else (*pair.source, pair.target)
+
+    def _at_depth(self, pixels: Samples, path: Path) -> Samples:
+        if self.bit_depth == 8:
+            return as_8_bits(pixels)
+        if pixels.dtype != np.uint16:
+            raise UserError(f"{path} has 8 bits a channel where 16 are wanted; ask for 8")
+        return pixels
+
+
+class SyntheticSource:
+    """Sharp photographs, put out of focus when asked for.
+
+    An example depends on the seed, its photograph and its name alone, and its first one is what
+    `synthesis_files.synthesize_folder` writes, unless there is a crop.
+
+    Args:
+        photographs: Of 16 bits the upper 8 are taken.
+        settings: How to draw.
+        seed: 0 or above.
+        crop: Side of a random square that is cut out before the work, pixels, so that only its
+            pixels are blurred; what lies around it still spreads into it. None takes all.
+        repeats: How many different examples a photograph gives, after one round of all of them.
+
+    Raises:
+        UserError: When an example is read: a photograph that cannot be read or is smaller than the
+            crop.
+    """
+
+    def __init__(
+        self,
+        photographs: Sequence[Path],
+        settings: SynthesisSettings,
+        seed: int,
+        *,
+        crop: int | None = None,
+        repeats: int = 1,
+    ):
+        self.photographs, self.settings, self.seed = list(photographs), settings, seed
+        self.crop, self.repeats = crop, repeats
+
+    def __len__(self) -> int:
+        return len(self.photographs) * self.repeats
+
+    def __getitem__(self, record: int) -> Example:
+        record = range(len(self))[record]
+        repeat, number = divmod(record, len(self.photographs))
+        path = self.photographs[number]
+        name = f"{path.stem}_{repeat}" if repeat else path.stem
+        rng = generator_for(name, self.seed)
+        sharp = as_8_bits(read_rgb(path))
+        if self.crop is None:
+            return {"name": name, **synthesize(sharp, self.settings, rng)}
+        return {"name": name, **self._synthesize_crop(sharp, path, rng)}
+
+    def files(self, record: int) -> tuple[Path, ...]:
+        """Return the photograph of an example."""
+        return (self.photographs[record % len(self.photographs)],)
+
+    def _synthesize_crop(
+        self, sharp: NDArray[np.uint8], path: Path, rng: np.random.Generator
+    ) -> Example:
+        height, width, _ = sharp.shape
+        if not 0 < self.crop <= min(height, width):
+            raise UserError(f"{path}: no crop of {self.crop} in {width} x {height} pixels")
+        margin = int(np.ceil(self.settings.largest_radius)) + 1
+        around, inside = [], []
+        for side in (height, width):
+            start = int(rng.integers(side - self.crop + 1))
+            first = max(start - margin, 0)
+            around.append(slice(first, start + self.crop + margin))
+            inside.append(slice(start - first, start - first + self.crop))
+        example = synthesize(sharp[tuple(around)], self.settings, rng)
+        return {key: value[tuple(inside)].copy() for key, value in example.items()}
+
+
+class PreparedSource:
+    """A split of a data set that `preparation.prepare` or a builder has written.
+
+    Args:
+        folder: What `prepare` returns: holds `dataset_info.json`.
+        split: "train", "val" or "test".
+
+    Raises:
+        UserError: TensorFlow Datasets is not installed, the folder holds no whole data set, or not
+            that split; and when an example is read: its file is damaged.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], split: str):
+        self.folder, self.split = Path(folder), split
+        if not (self.folder / "dataset_info.json").is_file():
+            held = contents(self.folder) if self.folder.is_dir() else "nothing, for it is no folder"
+            raise UserError(
+                f"no prepared data set in {folder}: it holds {held}, but no dataset_info.json; "
+                "`vitdeblur data prepare` makes one, or goes on if it was interrupted"
+            )
+        builder = _tensorflow_datasets().builder_from_directory(self.folder)
+        if split not in builder.info.splits:
+            there = ", ".join(builder.info.splits)
+            raise UserError(f"no split {split!r} in {folder}; there are {there}")
+        try:
+            self._examples = builder.as_data_source(split)
+        except (NotImplementedError, OSError, RuntimeError, ValueError) as error:
+            raise UserError(f"{folder}: cannot be read ({one_line(error)})") from error
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, record: int) -> Example:
+        record = range(len(self))[record]
+        try:
+            example = dict(self._examples[record])
+        except (OSError, RuntimeError, ValueError) as error:
+            message = f"{self.folder}: record {record} of {self.split} cannot be read"
+            raise UserError(f"{message} ({one_line(error)})") from error
+        return {**example, "name": example["name"].decode()}
+
+    def __reduce__(self):
+        return type(self), (self.folder, self.split)  # the open files stay behind
+
+
+def as_8_bits(pixels: Samples) -> NDArray[np.uint8]:
+    """Take the upper 8 of 16 bits, as OpenCV and Pillow do; pixels of 8 bits stay."""
+    return (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
+
+
+def _tensorflow_datasets():
+    try:
+        import tensorflow_datasets
+    except ImportError as error:
+        raise UserError(
+            "prepared data needs TensorFlow Datasets: pip install 'vitdeblur_jax[train]'"
+        ) from error
+    return tensorflow_datasets
