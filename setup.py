@@ -4,7 +4,12 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-TRAIN = ["array_record>=0.8", "grain>=0.2.18", "tensorflow-datasets>=4.9.10"]
+TRAIN = [
+    "array_record>=0.8.1",
+    "grain>=0.2.18",
+    "importlib_resources>=6.0",  # tensorflow-datasets needs it and does not say so
+    "tensorflow-datasets>=4.9.10",
+]
 DEV = [*TRAIN, "beartype>=0.20", "pytest>=8.3.4", "ruff>=0.9.10", "scikit-image>=0.25"]
 
 setup(

@@ -10,6 +10,7 @@ from jaxtyping import install_import_hook
 with install_import_hook("vitdeblur_jax", "beartype.beartype"):
     import vitdeblur_jax
     import vitdeblur_jax.cli
+    import vitdeblur_jax.data.builders
     import vitdeblur_jax.data.checks
     import vitdeblur_jax.data.contact_sheet
     import vitdeblur_jax.data.pipelines
