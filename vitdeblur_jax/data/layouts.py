@@ -55,7 +55,7 @@ def find_pairs(root: str | os.PathLike[str], layout: str, split: str = "test") -
         root: The folder of the data set.
         layout: One of `LAYOUTS`.
         split: The part of DPDD ("train", "val" or "test") or of LFDOF ("train" or "test"). The
-            other layouts have no parts. A root that is itself such a part of LFDOF is taken as it is.
+            other layouts have no parts. A root that is such a part of LFDOF is taken as it is.
 
     Raises:
         UnpairedError: Sources and targets do not match.
