@@ -7,8 +7,7 @@ What is compared, and what counts as wrong:
   Another count is wrong. A split that is not there at all is told, yet not wrong: who only
   evaluates needs no more. Any two folders, plain photographs and LFDOF's flat sample have no
   published counts.
-- Partners: every photograph belongs to a pair, as `layouts.find_pairs` pairs them. Where names
-  agree only in part the pairing by order is called wrong too, for it is most likely shifted.
+- Partners: every photograph belongs to a pair, as `layouts.find_pairs` pairs them.
 - Sizes within a pair, and the depths of two views. Other mixtures of 8 and 16 bits are told only.
 - Every photograph is decoded in full by the one reader of this package.
 - Duplicates between splits have the same decoded pixels (size, depth and values, upright), however
@@ -163,23 +162,7 @@ def _find_pairs(
     if left_over and not messages:
         messages.append(f"in no pair: {some(left_over)}")
     problems = [Problem("pairs", (part.split,), message, left_over) for message in messages]
-    if part.layouts[0] in ("pairs", "realdof"):
-        problems += _half_matching_names(root, part.split, found[part.layouts[0]])
     return found, problems
-
-
-def _half_matching_names(root: Path, split: str, pairs: Sequence[Pair]) -> list[Problem]:
-    """Tell of pairs by order although some names have their like: one file too few shifts all."""
-    sources = {pair.name: pair.source[0] for pair in pairs}
-    targets = {pair.target.stem: pair.target for pair in pairs if pair.target}
-    lonely = sources.keys() ^ targets.keys()
-    if not lonely or not sources.keys() & targets.keys():
-        return []
-    message = (
-        f"paired by order, for only a part of the names agree; without their like: {some(lonely)}"
-    )
-    paths = _relative(root, [p for n, p in (*sources.items(), *targets.items()) if n in lonely])
-    return [Problem("pairs", (split,), message, paths)]
 
 
 def _unreadable(root: Path, split: str, results: _Results) -> list[Problem]:

@@ -97,6 +97,11 @@ def read_rgb(path: str | os.PathLike[str]) -> Samples:
     return read_photograph(path).pixels
 
 
+def as_8_bits(pixels: Samples) -> NDArray[np.uint8]:
+    """Take the upper 8 of 16 bits, as OpenCV and Pillow do; pixels of 8 bits stay."""
+    return (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
+
+
 def list_photographs(folder: str | os.PathLike[str]) -> list[Path]:
     """List the photographs right in a folder, by `IMAGE_SUFFIXES`, sorted by name, none hidden.
 

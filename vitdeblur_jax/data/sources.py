@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vitdeblur_jax.data.images import Samples, read_rgb
+from vitdeblur_jax.data.images import Samples, as_8_bits, read_rgb
 from vitdeblur_jax.data.layouts import Pair, contents, read_pair
 from vitdeblur_jax.data.synthesis import SynthesisSettings, synthesize
 from vitdeblur_jax.data.synthesis_files import generator_for
@@ -174,11 +174,6 @@ class PreparedSource:
 
     def __reduce__(self):
         return type(self), (self.folder, self.split)  # the open files stay behind
-
-
-def as_8_bits(pixels: Samples) -> NDArray[np.uint8]:
-    """Take the upper 8 of 16 bits, as OpenCV and Pillow do; pixels of 8 bits stay."""
-    return (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
 
 
 def _tensorflow_datasets():

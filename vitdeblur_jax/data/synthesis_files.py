@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from vitdeblur_jax.data.image_writing import write_photograph
-from vitdeblur_jax.data.images import Photograph, list_photographs, read_rgb
+from vitdeblur_jax.data.images import Photograph, as_8_bits, list_photographs, read_rgb
 from vitdeblur_jax.data.synthesis import SynthesisSettings, synthesize
 from vitdeblur_jax.errors import UserError, one_line
 from vitdeblur_jax.progress import Progress
@@ -50,8 +50,7 @@ def synthesize_folder(
     _check(photographs, folders, overwrite)
     with Progress(len(photographs), "photographs") as progress:
         for path in photographs:
-            pixels = read_rgb(path)
-            sharp = (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
+            sharp = as_8_bits(read_rgb(path))
             example = synthesize(sharp, settings, generator_for(path.stem, seed))
             views = np.split(example["blurred"], len(inputs), axis=-1)
             for folder, image in zip(folders, (*views, sharp), strict=True):

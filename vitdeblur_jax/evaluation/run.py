@@ -19,7 +19,7 @@ import numpy as np
 
 from vitdeblur_jax.checkpoints import Pretrained, digest, load_pretrained, on_local_devices
 from vitdeblur_jax.data.image_writing import write_photograph
-from vitdeblur_jax.data.images import Photograph
+from vitdeblur_jax.data.images import Photograph, as_8_bits
 from vitdeblur_jax.data.layouts import find_pairs, read_pair
 from vitdeblur_jax.deblurring import deblur
 from vitdeblur_jax.errors import UserError
@@ -82,9 +82,7 @@ def _load(config) -> Pretrained:
 
 def _at_depth(pixels, bits):
     """Returns 16-bit pixels as 8 bits (the published protocol) unless 16 are asked for."""
-    if pixels is None or pixels.dtype == np.uint8 or bits == 16:
-        return pixels
-    return (pixels >> 8).astype(np.uint8)
+    return pixels if pixels is None or bits == 16 else as_8_bits(pixels)
 
 
 def _restore(pretrained, image, config):
