@@ -1,6 +1,7 @@
 import dataclasses
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 import jax
 import ml_dtypes
 import numpy as np
+import optax
 import pytest
 from safetensors.numpy import save_file
 
@@ -18,6 +20,8 @@ from vitdeblur_jax import UserError, checkpoints, load_pretrained, save_pretrain
 from vitdeblur_jax.interop.pytorch_files import read_pytorch_file, write_pytorch_file
 from vitdeblur_jax.interop.reference import reference_shapes, variables_to_reference
 from vitdeblur_jax.models.configuration import base, light
+from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
+from vitdeblur_jax.training.state import create_state
 
 NAMES = ["folder", "weights.safetensors", "weights.pth", "weights.pth.tar"]
 
@@ -269,3 +273,54 @@ def test_a_disk_too_small_for_a_folder_is_told_before_anything_is_written(
     with pytest.raises(UserError, match=r"needs 0\.\d MB, 0\.1 MB are free"):
         save_pretrained(small, tmp_path / "full")
     assert os.listdir(tmp_path) == []
+
+
+def save_run(folder, psnrs):
+    """Saves a run whose step n has the small model of seed n as its average."""
+    for step, psnr in psnrs.items():
+        pretrained, trained = small_pretrained(seed=step), small_pretrained(seed=100)
+        params = trained.variables["params"]
+        state = create_state({**pretrained.variables, "params": params}, params, optax.sgd(1), True)
+        state = state.replace(
+            step=jax.numpy.int32(step), averaged_params=pretrained.variables["params"]
+        )
+        with TrainingCheckpoints(folder / "checkpoints", 9) as checkpoints:
+            checkpoints.save(state, pretrained.config, {}, psnr)
+
+
+@pytest.mark.parametrize(
+    ("psnrs", "chosen"),
+    [({9: None, 10: None}, 10), ({1: 20.0, 2: 30.0, 3: 25.0, 10: None}, 2), ({1: 3.0, 2: 3.0}, 2)],
+)
+def test_of_a_run_the_best_checkpoint_is_loaded_or_the_newest(tmp_path, psnrs, chosen, capfd):
+    save_run(tmp_path, psnrs)
+    (tmp_path / "checkpoints" / "11.orbax-checkpoint-tmp").mkdir()
+    step_folder = tmp_path / "checkpoints" / str(chosen)
+    for source in (tmp_path, tmp_path / "checkpoints", step_folder):
+        loaded = load_pretrained(source)
+        assert loaded.source == str(step_folder)
+        expected = small_pretrained(seed=chosen)
+        assert loaded.config == expected.config
+        jax.tree.map(np.testing.assert_array_equal, loaded.variables, expected.variables)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_run_without_a_whole_checkpoint_is_told(tmp_path):
+    (tmp_path / "checkpoints" / "1.orbax-checkpoint-tmp").mkdir(parents=True)
+    with pytest.raises(UserError, match=rf"{tmp_path}: this run has saved no checkpoint yet"):
+        load_pretrained(tmp_path)
+    with pytest.raises(UserError, match="no checkpoint folder"):
+        load_pretrained(tmp_path / "checkpoints")
+
+
+def test_a_run_with_a_damaged_checkpoint_is_told(tmp_path):
+    save_run(tmp_path, {1: 20.0, 2: 19.0})
+    damaged = tmp_path / "checkpoints" / "2" / "metrics" / "metrics"
+    for text in ("", '{"psn'):
+        damaged.write_text(text)
+        with pytest.raises(UserError, match=r"checkpoints/2/metrics.*delete \S+/checkpoints/2"):
+            load_pretrained(tmp_path)
+    (tmp_path / "checkpoints" / "1" / "config" / "metadata").unlink()
+    shutil.rmtree(tmp_path / "checkpoints" / "2")
+    with pytest.raises(UserError, match=r"checkpoints/1 is no checkpoint folder"):
+        load_pretrained(tmp_path)

@@ -70,3 +70,37 @@ def test_an_error_ends_the_bar(monkeypatch):
     with pytest.raises(KeyboardInterrupt), Progress(3, "steps"):
         raise KeyboardInterrupt
     assert sys.stderr.getvalue().endswith("\n")
+
+
+def test_rate_and_time_left_leave_out_what_was_done_before(capsys, clock):
+    with Progress(10, "steps", done=6) as bar:
+        clock.now += 40
+        bar.advance(2)
+    assert capsys.readouterr().err == "8 of 10 steps, 0.05 a second, 40 s left\n"
+
+
+def test_a_bar_begins_at_what_was_done_before(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with Progress(10, "steps", done=6) as bar:
+        bar.advance()
+    shown = sys.stderr.getvalue()
+    assert "6/10" in shown
+    assert "7/10" in shown
+
+
+def test_a_report_is_a_note_on_a_terminal(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with Progress(3, "steps", periodic_lines=False) as bar:
+        bar.advance()
+        bar.report("loss 0.5", "step 1 of 3: loss 0.5")
+    shown = sys.stderr.getvalue()
+    assert "loss 0.5" in shown
+    assert "step 1 of 3" not in shown
+
+
+def test_a_report_is_the_only_line_off_a_terminal(capsys, clock):
+    with Progress(3, "steps", periodic_lines=False) as bar:
+        clock.now += 100
+        bar.advance()
+        bar.report("loss 0.5", "step 1 of 3: loss 0.5")
+    assert capsys.readouterr().err == "step 1 of 3: loss 0.5\n"

@@ -232,3 +232,16 @@ def test_a_stride_that_leaves_gaps_is_refused(small, stride):
 def test_a_batch_size_below_one_is_refused(small):
     with pytest.raises(UserError, match="batch size is 0"):
         _restore(small, _image(50, 50), stride=30, batch_size=0)
+
+
+def test_a_margin_is_reflection_that_is_cropped_back(small):
+    model = dataclasses.replace(small.model, margin=9)
+    for height, width in ((80, 71), (30, 100)):
+        image = _image(height, width)
+        extended = np.pad(image, ((9, 9), (9, 9), (0, 0)), mode="reflect")
+        wide = np.concatenate(list(restore(small.model, small.variables, extended)))
+        found = np.concatenate(list(restore(model, small.variables, image)))
+        np.testing.assert_array_equal(found, wide[9:-9, 9:-9])
+        assert count_windows(model, height, width) == count_windows(
+            small.model, *extended.shape[:2]
+        )

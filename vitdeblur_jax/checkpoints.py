@@ -22,8 +22,10 @@ from flax import traverse_util
 
 from vitdeblur_jax.errors import UserError, one_line
 from vitdeblur_jax.interop.orbax_folders import (
+    chosen_checkpoint,
     read_folder_metadata,
     read_folder_variables,
+    shape_differences,
     write_folder,
 )
 from vitdeblur_jax.interop.pytorch_files import read_pytorch_file, write_pytorch_file
@@ -41,7 +43,7 @@ from vitdeblur_jax.sharding import local_mesh, replicated
 BUNDLED_WEIGHTS = Path(__file__).parent / "weights"
 
 # What may differ from the run that made a checkpoint.
-_FREE_KEYS = ("window", "views", "dtype", "precision", "rematerialize", "stride")
+_FREE_KEYS = ("window", "views", "dtype", "precision", "rematerialize", "stride", "margin")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,14 +76,16 @@ def load_pretrained(
     Args:
       source: an Orbax folder that this package wrote, a `.safetensors` file, a PyTorch checkpoint
         of the released code (read without PyTorch, running nothing that the file says), or the name
-        of weights that come with the package.
+        of weights that come with the package. Of a training run's folder, or the `checkpoints` in
+        it, the checkpoint that was best by validation PSNR, or the newest if none was validated;
+        `source` of what is returned says which.
       config: of the model. By default the one that lies in the checkpoint; a file of the released
         code has none, and gets the named configuration whose shapes it has.
 
     Raises:
       UserError: there is no such checkpoint, it cannot be read, or it does not fit `config`.
     """
-    path = _find(source)
+    path = chosen_checkpoint(_find(source))
     if path.is_dir():
         return _load_folder(path, config)
     state_dict, saved_config = _read_state_dict(path)
@@ -273,14 +277,6 @@ def _load_folder(path, config):
 
 
 def _check_shapes(stored, wanted, path):
-    stored = traverse_util.flatten_dict(stored, sep="/")
-    wanted = traverse_util.flatten_dict(wanted, sep="/")
-    wrong = [f"{name} is missing" for name in wanted if name not in stored]
-    wrong += [f"{name} has no place in it" for name in stored if name not in wanted]
-    wrong += [
-        f"{name} is {tuple(stored[name].shape)}, should be {wanted[name].shape}"
-        for name in wanted
-        if name in stored and tuple(stored[name].shape) != wanted[name].shape
-    ]
+    wrong = shape_differences(stored, wanted)
     if wrong:
         raise UserError(f"{path} does not fit the model ({len(wrong)} entries): {'; '.join(wrong)}")

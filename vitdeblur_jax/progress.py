@@ -15,11 +15,21 @@ class Progress:
     between without breaking the bar.
     """
 
-    def __init__(self, total: int, unit: str):
-        on_terminal = sys.stderr.isatty()
-        self._bar = tqdm(total=total, unit=f" {unit}", disable=not on_terminal, dynamic_ncols=True)
-        self._total, self._unit, self._done = total, unit, 0
-        self._prints_lines = not on_terminal
+    def __init__(self, total: int, unit: str, done: int = 0, periodic_lines: bool = True):
+        """Begins at `done` of `total`.
+
+        Without `periodic_lines` nothing but what the caller says is printed off a terminal.
+        """
+        self._on_terminal = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=total,
+            initial=done,
+            unit=f" {unit}",
+            disable=not self._on_terminal,
+            dynamic_ncols=True,
+        )
+        self._total, self._unit, self._done, self._done_before = total, unit, done, done
+        self._prints_lines = periodic_lines and not self._on_terminal
         self._started = self._last_line = time.monotonic()
 
     def __enter__(self):
@@ -35,7 +45,7 @@ class Progress:
         now = time.monotonic()
         if self._prints_lines and now - self._last_line > _SECONDS_BETWEEN_LINES:
             self._last_line = now
-            rate = self._done / (now - self._started)
+            rate = (self._done - self._done_before) / (now - self._started)
             left = (self._total - self._done) / rate
             print(
                 f"{self._done} of {self._total} {self._unit}, {rate:.3g} a second, "
@@ -43,6 +53,13 @@ class Progress:
                 file=sys.stderr,
                 flush=True,
             )
+
+    def report(self, note: str, line: str) -> None:
+        """Shows `note` behind the bar until the next report; off a terminal, prints `line`."""
+        if self._on_terminal:
+            self._bar.set_postfix_str(note)
+        else:
+            print(line, file=sys.stderr, flush=True)
 
     def say(self, line: str) -> None:
         """Prints a line on standard error."""

@@ -78,7 +78,8 @@ def restore(
       model: the model.
       variables: its variables.
       image: `(height, width, 3 * views)` RGB; uint8, uint16 or float in [0, 1]. A side shorter
-        than a window is extended by reflection, as often as needed, and cropped back.
+        than a window is extended by reflection, as often as needed, and cropped back; so are all
+        sides by the model's margin.
       stride: step between windows, pixels; by default the model's.
       batch_size: windows computed at once; by default 1 a CPU and 8 another device. It is
         rounded up to a multiple of the number of local devices.
@@ -93,19 +94,26 @@ def restore(
     stride = model.stride if stride is None else stride
     mesh = local_mesh()
     batch_size = _whole_batch(batch_size, mesh)
-    padded = extend_by_reflection(image, model.window)
+    padded = extend_by_reflection(_with_margin(image, model.margin), model.window)
     layout = _layout(model, padded.shape[0], padded.shape[1], stride)
     placed = jax.device_put(variables, replicated(mesh))
     windows = _window_maps(model, placed, padded, layout, mesh, batch_size, on_windows)
     head = {"params": {"image_head": variables["params"]["image_head"]}}
     rows = _image_rows(model, head, padded, layout, _blend(layout, windows))
-    return _cropped(rows, *image.shape[:2])
+    return _cropped(rows, model.margin, *image.shape[:2])
 
 
-def _cropped(image_rows, height, width):
-    done = 0
+def _with_margin(image, margin):
+    if not margin:
+        return image
+    return np.pad(image, ((margin, margin), (margin, margin), (0, 0)), mode="reflect")
+
+
+def _cropped(image_rows, margin, height, width):
+    done = -margin
     for rows in image_rows:
-        wanted = rows[: max(0, height - done), :width]
+        inside = slice(max(0, -done), max(0, height - done))
+        wanted = rows[inside, margin : margin + width]
         done += len(rows)
         if not np.isfinite(wanted).all():
             raise UserError(
@@ -119,8 +127,11 @@ def _cropped(image_rows, height, width):
 def count_windows(model: ViTDeblur, height: int, width: int, stride: int | None = None) -> int:
     """Returns how many windows a photograph of that size is cut into; see `restore`."""
     side, stride = model.window, stride or model.stride
-    rows = window_starts(max(height, side), side, stride)
-    return len(rows) * len(window_starts(max(width, side), side, stride))
+    rows, columns = (
+        window_starts(max(length + 2 * model.margin, side), side, stride)
+        for length in (height, width)
+    )
+    return len(rows) * len(columns)
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
@@ -141,6 +152,13 @@ def as_float(image: np.ndarray) -> Float[np.ndarray, "..."]:
     if image.dtype.kind == "u":
         return image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
     return image.astype(np.float32)
+
+
+def mean_of_views(
+    image: Float[np.ndarray, "height width channels"],
+) -> Float[np.ndarray, "height width 3"]:
+    """Returns what a person sees of a photograph with one view or two."""
+    return np.mean(np.split(image, image.shape[-1] // 3, axis=-1), axis=0)
 
 
 def as_dtype(image: Float[np.ndarray, "..."], dtype: DTypeLike) -> np.ndarray:

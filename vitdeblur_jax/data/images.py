@@ -97,6 +97,15 @@ def read_rgb(path: str | os.PathLike[str]) -> Samples:
     return read_photograph(path).pixels
 
 
+def size_of(path: str | os.PathLike[str]) -> tuple[int, int] | None:
+    """Return width and height from a file's head; None where only reading it all would tell."""
+    try:
+        with _quiet_pillow(), Image.open(path) as image:
+            return image.size
+    except (OSError, Image.DecompressionBombError):
+        return None
+
+
 def as_8_bits(pixels: Samples) -> NDArray[np.uint8]:
     """Take the upper 8 of 16 bits, as OpenCV and Pillow do; pixels of 8 bits stay."""
     return (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels

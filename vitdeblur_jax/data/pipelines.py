@@ -8,12 +8,14 @@ what comes out.
 
 import atexit
 import contextlib
+import gc
 import multiprocessing
 import os
 import signal
 import threading
 import weakref
 from collections import deque
+from collections.abc import Collection
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -28,6 +30,7 @@ from vitdeblur_jax.errors import UserError
 Batch = dict[str, Any]
 _OPEN: "weakref.WeakSet[TrainBatches]" = weakref.WeakSet()
 _MOST_THREADS = 16
+_MOST_RECORDS = 2**31 - 1  # as an int32, on devices too
 _PROFILING_FLAG = "grain_enable_multiprocess_worker_profiling"
 
 
@@ -45,6 +48,7 @@ def make_train_dataset(
     seed: int,
     batch_size: int,
     crop: int,
+    first_record: int = 0,
     process_index: int = 0,
     process_count: int = 1,
     vertical_flip: bool = False,
@@ -62,6 +66,8 @@ def make_train_dataset(
       seed: 0 or more; decides on order and augmentation.
       batch_size: of all processes together.
       crop: side of the crops, pixels.
+      first_record: where in the endless row of records the first batch begins, so that one dataset
+        can go on where another, of another batch size or crop, ended.
       process_index: of this process, from 0.
       process_count: how many share a batch.
       vertical_flip: see `random_crop_and_flips`.
@@ -76,11 +82,17 @@ def make_train_dataset(
       int32), the numbers of the examples in the source.
 
     Raises:
-      UserError: an empty source; a negative seed; a batch that cannot be split among the processes.
-        Later, from reading: a crop that is larger than an image, and whatever the source raises.
+      UserError: an empty source, or one of more than 2^31 - 1 examples; a negative seed; a batch
+        that cannot be split among the processes. Later, from reading: a crop that is larger than an
+        image, and whatever the source raises.
     """
     if not len(source):
         raise UserError("there is nothing to train on: the source holds no example")
+    if len(source) > _MOST_RECORDS:
+        raise UserError(
+            f"the source has {len(source)} examples, more than {_MOST_RECORDS} to be counted by; "
+            "lower its repeats"
+        )
     if seed < 0:
         raise UserError(f"the seed is {seed}; it must be 0 or more")
     if batch_size < 1 or batch_size % process_count:
@@ -99,7 +111,7 @@ def make_train_dataset(
         grain.MapDataset.range(len(source))
         .map_with_index(partial(_augmented_example, source, seed, crop, flips))
         .shuffle(seed=shuffle_seed)
-        .repeat()[process_index::process_count]
+        .repeat()[first_record + process_index :: process_count]
         .batch(batch_size // process_count, drop_remainder=True)
     )
     return TrainBatches(batches, workers)
@@ -168,6 +180,7 @@ def _close_all() -> None:
     """Grain ends its workers too late at exit, which leaves noise and shared memory behind."""
     for batches in list(_OPEN):
         batches.close()
+    gc.collect()  # JAX drops only then what it no longer needs of the workers' shared memory
 
 
 def _read_ahead(batches: grain.MapDataset[Batch], workers: int) -> grain.DatasetIterator[Batch]:
@@ -182,14 +195,21 @@ def _read_ahead(batches: grain.MapDataset[Batch], workers: int) -> grain.Dataset
 
 
 def _live_with_parent(worker: int, workers: int) -> None:
-    """Lets a worker outlive a Ctrl-C, which the parent gets too and acts on, but not its parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Lets a worker outlive signals that the parent gets too and acts on, but not its parent.
+
+    Ctrl-C goes to both, and a cluster may send SIGTERM to both.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def prefetch_to_device(
-    batches: grain.DatasetIterator[Batch], sharding: jax.sharding.Sharding, depth: int = 2
+    batches: grain.DatasetIterator[Batch],
+    sharding: jax.sharding.Sharding,
+    depth: int = 2,
+    leave: Collection[str] = (),
 ) -> "DeviceBatches":
     """Returns the same batches as JAX arrays, whose transfer begins before they are asked for.
 
@@ -197,18 +217,23 @@ def prefetch_to_device(
       batches: this process's part of each batch.
       sharding: of the whole batch over the devices of all processes.
       depth: batches on the devices or on their way, the one just handed out among them.
+      leave: names of arrays that the devices do not need.
     """
-    return DeviceBatches(batches, sharding, depth)
+    return DeviceBatches(batches, sharding, depth, leave)
 
 
 class DeviceBatches(grain.DatasetIterator[Batch]):
     """See `prefetch_to_device`. Its state is that of the next batch it hands out."""
 
     def __init__(
-        self, batches: grain.DatasetIterator[Batch], sharding: jax.sharding.Sharding, depth: int
+        self,
+        batches: grain.DatasetIterator[Batch],
+        sharding: jax.sharding.Sharding,
+        depth: int,
+        leave: Collection[str],
     ):
         super().__init__()
-        self._batches, self._depth = batches, depth
+        self._batches, self._depth, self._leave = batches, depth, leave
         self._place = partial(jax.make_array_from_process_local_data, sharding)
         self._queue: deque[tuple[dict, Batch]] = deque()
 
@@ -216,7 +241,9 @@ class DeviceBatches(grain.DatasetIterator[Batch]):
         with contextlib.suppress(StopIteration):
             while len(self._queue) < self._depth:
                 state = self._batches.get_state()
-                self._queue.append((state, jax.tree.map(self._place, next(self._batches))))
+                batch = next(self._batches)
+                taken = {key: batch[key] for key in batch if key not in self._leave}
+                self._queue.append((state, jax.tree.map(self._place, taken)))
         if not self._queue:
             raise StopIteration
         return self._queue.popleft()[1]

@@ -76,6 +76,9 @@ class SynthesisSettings:
             values = [getattr(self, share) for share in shares]
             if min(values) < 0 or sum(values) > 1:
                 raise UserError(f"{' + '.join(shares)}: {values} are no shares of 1")
+        for name in ("usual_radius", "jpeg_quality"):
+            if len(getattr(self, name)) != 2:
+                raise UserError(f"{name} is a lowest and a highest value: {getattr(self, name)}")
         for name, values in {
             "usual_radius, largest_radius": (0, *self.usual_radius, self.largest_radius),
             "jpeg_quality": (1, *self.jpeg_quality, 100),

@@ -1,12 +1,9 @@
 """What lies in the folder of an evaluation: restored images and metrics.json."""
 
 import json
-import platform
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
-import jax
 import ml_collections
 import numpy as np
 
@@ -15,6 +12,7 @@ from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.files import write_text
 from vitdeblur_jax.metrics import METRICS
 from vitdeblur_jax.table import format_number, format_table
+from vitdeblur_jax.versions import versions
 
 COMPARED = ("input", "output", "saved")
 # What another value of would give other numbers; the weights are compared by their digest.
@@ -45,7 +43,7 @@ class Results:
             "config": config.to_dict(),
             "checkpoint_sha256": checkpoint_digest,
             "definitions": {name: metric.definition for name, metric in METRICS.items()},
-            "versions": _versions(),
+            "versions": versions(),
             "mean": {},
             "images": {},
         }
@@ -144,10 +142,3 @@ def _check_same_run(earlier, fresh, folder):
             f"{folder} holds results of another run ({', '.join(differences)}); choose another "
             "--workdir"
         )
-
-
-def _versions():
-    packages = ("vitdeblur_jax", "jax", "jaxlib", "flax", "numpy", "pillow")
-    versions = {package: version(package) for package in packages}
-    device = jax.devices()[0].device_kind
-    return {**versions, "python": platform.python_version(), "device": device}

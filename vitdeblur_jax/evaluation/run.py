@@ -13,7 +13,6 @@ import dataclasses
 import time
 from pathlib import Path
 
-import jax
 import ml_collections
 import numpy as np
 
@@ -24,10 +23,16 @@ from vitdeblur_jax.data.layouts import find_pairs, read_pair
 from vitdeblur_jax.deblurring import deblur
 from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.evaluation.results import Results
-from vitdeblur_jax.metrics import METRICS
+from vitdeblur_jax.metrics import measure
 from vitdeblur_jax.models.configuration import named_configuration
 from vitdeblur_jax.progress import Progress
-from vitdeblur_jax.restoration import as_dtype, as_float, check_options, count_windows
+from vitdeblur_jax.restoration import (
+    as_dtype,
+    as_float,
+    check_options,
+    count_windows,
+    mean_of_views,
+)
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
@@ -57,7 +62,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
         restored, seconds = _restore(pretrained, image, config)
         saved = as_dtype(restored, image.dtype)
         write_photograph(Photograph(saved), results.image_path(pair.name))
-        compared = {"input": _mean_of_views(as_float(image)), "output": restored, "saved": saved}
+        compared = {"input": mean_of_views(as_float(image)), "output": restored, "saved": saved}
         results.add(pair, image, seconds, _compare(compared, target))
     print(results.table(names))
     print(f"written: {results.path}")
@@ -100,10 +105,6 @@ def _restore(pretrained, image, config):
     return restored.clip(0, 1), time.perf_counter() - started
 
 
-def _mean_of_views(image):
-    return np.mean(np.split(image, image.shape[-1] // 3, axis=-1), axis=0)
-
-
 def _compare(compared, target) -> dict[str, dict[str, float | None]]:
     if target is None:
         return {}
@@ -116,15 +117,3 @@ def _compare(compared, target) -> dict[str, dict[str, float | None]]:
 
 def _or_none(value: float) -> float | None:
     return value if np.isfinite(value) else None
-
-
-def measure(image: np.ndarray, reference: np.ndarray) -> dict[str, float]:
-    """Returns the metrics of float images in [0, 1], computed in float64, on the CPU."""
-    with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
-        metrics = _metrics(image.astype(np.float64), reference.astype(np.float64))
-        return {name: float(value) for name, value in metrics.items()}
-
-
-@jax.jit
-def _metrics(image, reference):
-    return {name: metric.function(image, reference) for name, metric in METRICS.items()}

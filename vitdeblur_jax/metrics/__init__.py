@@ -13,6 +13,10 @@ All take RGB in [0, 1], channels last, and compute in the dtype they are given: 
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
+import numpy as np
+from jaxtyping import Float
+
 from vitdeblur_jax.metrics.pixelwise import mean_absolute_error as mean_absolute_error
 from vitdeblur_jax.metrics.pixelwise import peak_signal_noise_ratio as peak_signal_noise_ratio
 from vitdeblur_jax.metrics.similarity import structural_similarity as structural_similarity
@@ -37,3 +41,17 @@ METRICS = {
     ),
     "mae": Metric(mean_absolute_error, "mean absolute error, data range 1", 4),
 }
+
+
+def measure(
+    image: Float[np.ndarray, "height width 3"], reference: Float[np.ndarray, "height width 3"]
+) -> dict[str, float]:
+    """Returns all of `METRICS` of images in [0, 1], computed in float64, on the CPU."""
+    with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
+        metrics = _all_metrics(image.astype(np.float64), reference.astype(np.float64))
+        return {name: float(value) for name, value in metrics.items()}
+
+
+@jax.jit
+def _all_metrics(image, reference):
+    return {name: metric.function(image, reference) for name, metric in METRICS.items()}

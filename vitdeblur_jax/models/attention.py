@@ -66,5 +66,7 @@ def _head_by_head(query, key, value, precision):
         )
         return (mixed / total).astype(v.dtype)
 
+    # The backward pass computes a head's scores again, in the cache, rather than fetch all heads'.
+    one_head = jax.checkpoint(one_head, prevent_cse=False)
     heads_first = [x.transpose(2, 0, 1, 3) for x in (query, key, value)]
     return jax.lax.map(one_head, heads_first).transpose(1, 2, 0, 3)

@@ -17,6 +17,7 @@
 | dtype | of the computation: "float32" or "bfloat16"; parameters are float32 |
 | precision | of float32 products on GPU and TPU: "highest", "high" or "default" (fastest) |
 | stride | step between a photograph's windows, pixels: smaller is slower and smoother |
+| margin | pixels a side that a photograph is extended by, by reflection; 0 in the published code |
 | rematerialize | recompute each block in the backward pass: less memory, the same numbers |
 """
 
@@ -66,6 +67,7 @@ def base() -> ml_collections.ConfigDict:
             "precision": "highest",
             "rematerialize": False,
             "stride": 94,
+            "margin": 0,
         }
     )
 
@@ -91,7 +93,11 @@ def light() -> ml_collections.ConfigDict:
 
 
 def tiny() -> ml_collections.ConfigDict:
-    """Returns a model of 2.3 M parameters for two CPU cores: window 106, 12 x 12 tokens."""
+    """Returns a model of 2.3 M parameters for two CPU cores: window 106, 12 x 12 tokens.
+
+    Its margin keeps what the image head makes of the outer 11 pixels, half of its kernels' reach,
+    out of the photograph.
+    """
     config = base()
     config.update(
         window=106,
@@ -107,6 +113,7 @@ def tiny() -> ml_collections.ConfigDict:
         decoder_depth=3,
         decoder_heads=4,
         stride=48,
+        margin=12,
     )
     return config
 
@@ -186,8 +193,10 @@ def check_configuration(config) -> None:
             good = ", ".join(choices)
             raise UserError(f"{key} is {getattr(config, key)!r}; it is one of {good}")
     for key in ("window", "training_window"):
-        _check_window(key, getattr(config, key), config)
+        check_window(key, getattr(config, key), config)
     check_stride(config, config.stride)
+    if config.margin < 0:
+        raise UserError(f"margin must be 0 or more: it is {config.margin}")
 
 
 def check_stride(config, stride: int) -> None:
@@ -200,7 +209,8 @@ def check_stride(config, stride: int) -> None:
         )
 
 
-def _check_window(key, side, config):
+def check_window(key: str, side: int, config) -> None:
+    """Raises `UserError` unless a square of `side` pixels, called `key`, suits the model."""
     if side < config.patch_size:
         raise UserError(f"{key} is {side} pixels, smaller than patch_size {config.patch_size}")
     mapped = config.patch_stride * token_grid(side, config.patch_size, config.patch_stride)

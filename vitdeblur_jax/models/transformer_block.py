@@ -5,6 +5,7 @@ import jax
 from jaxtyping import Array, Float
 
 from vitdeblur_jax.models.attention import dot_product_attention
+from vitdeblur_jax.models.rematerialization import rematerialized
 
 
 def dense(features: int, dtype: str, precision: str | None, use_bias: bool = True) -> nn.Dense:
@@ -99,7 +100,31 @@ class TransformerBlock(nn.Module):
         return x + self.mlp(self.mlp_norm(x))
 
 
+class RematerializedBlock(TransformerBlock):
+    """The same block with the same parameters, computed anew in the backward pass."""
+
+    def __call__(
+        self, x: Float[Array, "batch tokens embedding"]
+    ) -> Float[Array, "batch tokens embedding"]:
+        if self.is_initializing():
+            return super().__call__(x)
+        block = TransformerBlock(
+            self.width,
+            self.heads,
+            self.mlp_ratio,
+            self.epsilon,
+            self.dtype,
+            self.precision,
+            parent=None,
+        )
+
+        def apply(params, x):
+            return block.apply({"params": params}, x)
+
+        return rematerialized(apply)(self.variables["params"], x)
+
+
 def transformer_blocks(depth: int, rematerialize: bool, **block) -> list[TransformerBlock]:
     """Returns `depth` equal blocks; `rematerialize` recomputes each in the backward pass."""
-    block_class = nn.remat(TransformerBlock) if rematerialize else TransformerBlock
+    block_class = RematerializedBlock if rematerialize else TransformerBlock
     return [block_class(**block) for _ in range(depth)]

@@ -70,6 +70,7 @@ class ViTDeblur(nn.Module):
     precision: str
     rematerialize: bool
     stride: int
+    margin: int
 
     def __post_init__(self):
         check_configuration(self)
