@@ -8,6 +8,7 @@ TRAIN = [
     "array_record>=0.8.1",
     "grain>=0.2.18",
     "importlib_resources>=6.0",  # tensorflow-datasets needs it and does not say so
+    "tensorboardX>=2.6.5",
     "tensorflow-datasets>=4.9.10",
 ]
 DEV = [*TRAIN, "beartype>=0.20", "pytest>=8.3.4", "ruff>=0.9.10", "scikit-image>=0.25"]
@@ -29,6 +30,7 @@ setup(
         "jaxtyping>=0.3",
         "ml_collections>=1.0",
         "numpy>=2.0",
+        "optax>=0.2.6",
         "orbax-checkpoint>=0.11.25",
         "pillow>=11.3",
         "safetensors>=0.5.3",

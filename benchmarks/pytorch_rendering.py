@@ -1,8 +1,9 @@
-"""The published evaluation in eager PyTorch, written anew from its description, to compare with.
+"""The published network in eager PyTorch, written anew from its description, to compare with.
 
 It takes a state dict of the released code and does as that code does: one class of window size,
 explicit attention, the concatenation that repeats the primary tokens, 16 windows at once, all
-feature maps as float64 in memory, the image head on the whole image.
+feature maps as float64 in memory, the image head on the whole image; in training, one pass through
+the encoders for the blurred images and one for the sharp ones.
 """
 
 import math
@@ -36,8 +37,8 @@ def _block(weights, name, x, heads, epsilon):
     return x + _linear(weights, f"{name}.mlp.fc2", F.gelu(hidden))
 
 
-def features(weights, windows):
-    """Returns `(batch, 24, 310, 310)` maps of BGR windows `(batch, 3, 320, 320)` in [0, 1]."""
+def encode(weights, windows):
+    """Returns the tokens after each primary block, and the normalised contextual ones."""
     encoder = "primary_encoder.pretrain_mae"
     patches = F.conv2d(
         (windows - MEAN) / STD,
@@ -52,11 +53,15 @@ def features(weights, windows):
     primary = []
     for i in range(4):
         x = _block(weights, f"{encoder}.blocks.{i}", x, heads=12, epsilon=1e-6)
-        primary.append(x[:, 1:])
+        primary.append(x)
     for i in range(3):
         x = _block(weights, f"contextual_encoder.embed_blocks.{i}", x, heads=16, epsilon=1e-5)
-    x = _norm(weights, "contextual_encoder.embed_norm", x)
-    x = (x * weights["contextual_encoder.blur_parameter"])[:, 1:]
+    return primary, _norm(weights, "contextual_encoder.embed_norm", x)
+
+
+def decode(weights, primary, contextual):
+    """Returns the feature maps, channels first, of what the encoders gave."""
+    primary, x = [tokens[:, 1:] for tokens in primary], contextual[:, 1:]
     primary[-1] = _norm(weights, "decoder.decoder_dnorm1", primary[-1])
     x = _norm(weights, "decoder.decoder_anorm", x)
     for i in range(4):
@@ -68,6 +73,44 @@ def features(weights, windows):
     grid = math.isqrt(x.shape[1])
     x = x.reshape(-1, grid, grid, 10, 10, 24).permute(0, 5, 1, 3, 2, 4)
     return x.reshape(-1, 24, 10 * grid, 10 * grid)
+
+
+def features(weights, windows):
+    """Returns `(batch, 24, 310, 310)` maps of BGR windows `(batch, 3, 320, 320)` in [0, 1]."""
+    primary, normalized = encode(weights, windows)
+    return decode(weights, primary, normalized * weights["contextual_encoder.blur_parameter"])
+
+
+def training_loss(weights, blurred, sharp):
+    """Returns the loss that the released code trains with; VICReg, which it only logs, is left out.
+
+    BGR images `(batch, 3, 360, 360)` in [0, 1].
+    """
+    primary, normalized = encode(weights, blurred)
+    contextual = normalized * weights["contextual_encoder.blur_parameter"]
+    joined = decode(weights, primary, contextual) + F.conv2d(
+        torch.cat([blurred, blurred], dim=1),
+        weights["inputecoding_step.weight"],
+        weights["inputecoding_step.bias"],
+    )
+    padded = F.pad(joined, (11, 11, 11, 11), mode="reflect")
+    restored = F.conv2d(
+        padded, weights["outputprojr_step.weight"], weights["outputprojr_step.bias"]
+    )
+    _, of_sharp = encode(weights, sharp)
+    logits = [
+        _linear(
+            weights,
+            "contextual_encoder.head",
+            _norm(weights, "contextual_encoder.fc_norm", tokens[:, 1:].mean(dim=1)),
+        )
+        for tokens in (normalized, of_sharp)
+    ]
+    labels = [torch.zeros_like(logits[0]), torch.ones_like(logits[1])]
+    classified = sum(map(F.binary_cross_entropy_with_logits, logits, labels))
+    cosine = 1 - F.cosine_similarity(contextual, of_sharp, dim=-1).mean()
+    charbonnier = ((restored - sharp) ** 2 + 1e-6).sqrt().mean()
+    return charbonnier + 0.2 * (cosine + 0.3 * classified)
 
 
 def restore(weights, image):

@@ -17,7 +17,8 @@ with install_import_hook("vitdeblur_jax", "beartype.beartype"):
     import vitdeblur_jax.data.preparation
     import vitdeblur_jax.data.synthesis_files
     import vitdeblur_jax.evaluation
-    import vitdeblur_jax.restore_files  # noqa: F401
+    import vitdeblur_jax.restore_files
+    import vitdeblur_jax.training  # noqa: F401
 
 from tests.small_model import small_pretrained
 from tests.stand_in_weights import reference_state_dict

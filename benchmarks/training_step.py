@@ -1,0 +1,123 @@
+r"""Seconds and peak memory of one training step of the base model: ours against PyTorch's.
+
+    python -m benchmarks.training_step [--keep-activations]
+
+Batch 2, crop 360, the published objective, AdamW, float32, on the CPU. Each side runs in a process
+of its own, with the same weights and images; the first losses are compared too. A step's time is
+the shorter of two after the first; memory is the whole process's high-water mark. Ours
+recomputes each block in the backward pass (`rematerialize`) unless activations are to be kept.
+Needs PyTorch beside the package's own requirements, and Linux for the memory.
+"""
+
+import argparse
+import multiprocessing
+import re
+import time
+from pathlib import Path
+
+import numpy as np
+
+STEPS = 3
+
+
+def main() -> None:
+    """Prints a line a side and the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--keep-activations", action="store_true", help="no rematerialisation")
+    options = parser.parse_args()
+    context = multiprocessing.get_context("spawn")
+    results = {}
+    for name, side in {"ours": ours, "PyTorch": theirs}.items():
+        with context.Pool(1) as pool:
+            results[name] = pool.apply(side, (not options.keep_activations,))
+        loss, seconds, peak = results[name]
+        print(f"{name}: {seconds:.1f} s a step, {peak:.2f} GB, first loss {loss:.6f}", flush=True)
+    (_, ours_seconds, ours_peak), (_, seconds, peak) = results.values()
+    print(f"{seconds / ours_seconds:.2f} times as fast, {ours_peak / peak:.2f} of the memory")
+
+
+def ours(rematerialize: bool) -> tuple[float, float, float]:
+    """Returns the first loss, seconds a step and peak memory in GB of the JAX step."""
+    import jax
+
+    from vitdeblur_jax.sharding import local_mesh
+    from vitdeblur_jax.training.configuration import default_config
+    from vitdeblur_jax.training.preparation import prepare
+
+    config = default_config()
+    config.batch_size, config.model.rematerialize = 2, rematerialize
+    run = prepare(config, local_mesh())
+    state = jax.jit(run.create)(_variables())
+    batch = {key: jax.numpy.asarray(pixels) for key, pixels in _batch().items()}
+
+    def step():
+        nonlocal state
+        state, metrics = run.train_step(state, batch)
+        return float(metrics["loss"])
+
+    return _measure(step)
+
+
+def theirs(_: bool) -> tuple[float, float, float]:
+    """Returns the same of the PyTorch step."""
+    import torch
+
+    from benchmarks import pytorch_rendering
+    from vitdeblur_jax.interop.reference import variables_to_reference
+    from vitdeblur_jax.models.configuration import base
+
+    variables = _variables()
+    table = variables["position_embedding"]["tokenizer"]["table"]
+    state_dict = variables_to_reference(variables, base())
+    weights = {name: torch.tensor(np.array(value)) for name, value in state_dict.items()}
+    del variables, state_dict
+    for weight in weights.values():
+        weight.requires_grad_(weight.is_floating_point())
+    optimizer = torch.optim.AdamW([w for w in weights.values() if w.requires_grad], lr=2e-4)
+    weights["position"] = torch.tensor(np.array(table))[None]
+    images = [
+        torch.tensor(pixels[..., ::-1].transpose(0, 3, 1, 2).copy()).float() / 255
+        for pixels in _batch().values()
+    ]
+
+    def step():
+        optimizer.zero_grad()
+        loss = pytorch_rendering.training_loss(weights, *images)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return _measure(step)
+
+
+def _measure(step):
+    Path("/proc/self/clear_refs").write_text("5")  # begins a new high-water mark
+    losses, times = [], []
+    for _ in range(STEPS):
+        started = time.perf_counter()
+        losses.append(step())
+        times.append(time.perf_counter() - started)
+    status = Path("/proc/self/status").read_text()
+    peak = int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])
+    return losses[0], min(times[1:]), peak * 1024 / 1e9
+
+
+def _variables():
+    """Returns an untrained base model whose context is in use."""
+    from vitdeblur_jax.models import ViTDeblur, initial_variables
+    from vitdeblur_jax.models.configuration import base
+
+    variables = initial_variables(ViTDeblur(**base()), seed=0)
+    encoder = variables["params"]["contextual_encoder"]
+    encoder["blur_parameter"] = encoder["blur_parameter"] + 1
+    return variables
+
+
+def _batch():
+    rng = np.random.default_rng(0)
+    shape = (2, 360, 360, 3)
+    return {key: rng.integers(256, size=shape, dtype=np.uint8) for key in ("blurred", "sharp")}
+
+
+if __name__ == "__main__":
+    main()

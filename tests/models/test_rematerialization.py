@@ -1,0 +1,54 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vitdeblur_jax.models.rematerialization import rematerialized
+from vitdeblur_jax.models.transformer_block import transformer_blocks
+from vitdeblur_jax.training.step import SAVE_MEMORY_ON_CPU
+
+
+class _Blocks(nn.Module):
+    rematerialize: bool
+
+    def setup(self):
+        self.blocks = transformer_blocks(6, self.rematerialize, width=32, heads=2)
+
+    def __call__(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+def _compiled_gradient(rematerialize, x):
+    model = _Blocks(rematerialize)
+    variables = model.init(jax.random.key(0), x)
+    gradient = jax.jit(jax.grad(lambda v, x: (model.apply(v, x) ** 2).sum(), argnums=(0, 1)))
+    options = SAVE_MEMORY_ON_CPU if jax.default_backend() == "cpu" else None
+    return gradient.lower(variables, x).compile(compiler_options=options), variables
+
+
+def test_the_backward_pass_keeps_less_and_gives_the_same():
+    x = jnp.array(np.random.default_rng(0).standard_normal((2, 200, 32)), jnp.float32)
+    (kept, variables), (anew, _) = (_compiled_gradient(flag, x) for flag in (False, True))
+    sizes = [one.memory_analysis().temp_size_in_bytes for one in (anew, kept)]
+    assert sizes[0] < 0.5 * sizes[1]
+    pairs = zip(*map(jax.tree.leaves, (kept(variables, x), anew(variables, x))), strict=True)
+    for one, other in pairs:
+        np.testing.assert_allclose(other, one, rtol=0, atol=1e-5 * np.abs(one).max())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_gradients_of_both_arguments_match_without_it(dtype):
+    def function(params, x):
+        return jnp.tanh(x @ params)
+
+    rng = np.random.default_rng(0)
+    params, x = (jnp.array(rng.standard_normal((3, 3)), dtype) for _ in range(2))
+    gradients = [
+        jax.grad(lambda p, x, f=f: (f(p, x) ** 2).sum(), argnums=(0, 1))(params, x)
+        for f in (function, rematerialized(function))
+    ]
+    for one, other in zip(*gradients, strict=True):
+        np.testing.assert_array_equal(np.float32(one), np.float32(other))

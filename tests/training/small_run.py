@@ -1,0 +1,173 @@
+"""Runs of seconds: the small model, a few made-up photographs, in this process or by train.py.
+
+It is a config file too: `train.py --config=tests/training/small_run.py:small` trains as
+`small_config` says, `:quick` as `quick_config` with `stand_in_objective`. With `:quick,SIGTERM,7`
+the process sends that signal to itself and its workers when step 7 is done. `:quick,SIGKILL,13`
+waits for the checkpoint of step 10 first; so does `:quick,full,13`, which forbids to write files of
+more than 64 KB from then on.
+"""
+
+import contextlib
+import functools
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import pytest
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
+
+from tests.made_up_data import write
+from tests.small_model import small_configuration
+from vitdeblur_jax.training import loop, preparation
+from vitdeblur_jax.training.configuration import default_config
+from vitdeblur_jax.training.log import TrainingLog
+from vitdeblur_jax.training.objective import Objective
+
+_QUICK = {
+    "jax_disable_most_optimizations": True,
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+}
+
+ROOT = Path(__file__).parents[2]
+SIZE = (52, 60)  # height, width
+
+
+def photographs(root: Path, count: int = 6, first: int = 0) -> Path:
+    """Writes pairs of random photographs; returns `root`."""
+    for number in range(first, first + count):
+        write(root / f"blurred/photo{number}.png", 2 * number, SIZE)
+        write(root / f"sharp/photo{number}.png", 2 * number + 1, SIZE)
+    return root
+
+
+def small_config(root: Path | str = "", **changes) -> ml_collections.ConfigDict:
+    """Returns the published losses and 20 steps of a small model.
+
+    Args:
+      root: of `photographs`.
+      changes: by key, `validation__every` for `validation.every`.
+    """
+    config = default_config()
+    config.update(steps=20, batch_size=4, crop=46, averaging=0.9, log_every=4, save_every=10)
+    config.model = small_configuration(primary_depth=1, decoder_depth=1)
+    config.data.update(root=str(root), vertical_flip=True, quarter_turns=True)
+    config.optimizer.update(learning_rate=1e-3, warmup_steps=4, clip_norm=1.0)
+    config.validation.update(every=0, photographs=0)
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+    return config
+
+
+def quick_config(root: Path | str = "", **changes) -> ml_collections.ConfigDict:
+    """Returns a run with nothing but the image head to train, for `stand_in_objective`."""
+    config = small_config(root, averaging=0.0)
+    for part in config.optimizer.learning_rate_factors:
+        config.optimizer.learning_rate_factors[part] = float(part == "image_head")
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+    return config
+
+
+def stand_in_objective(model, weights, variables, blurred, sharp, border) -> Objective:
+    """Learns a colour to add, without the model; of a white target the loss is not finite."""
+    tint = variables["params"]["image_head"]["output_convolution"]["bias"]
+    each = ((blurred + tint - sharp) ** 2).mean(axis=(1, 2, 3))
+    each = jnp.where(sharp.min(axis=(1, 2, 3)) == 1, jnp.nan, each)
+    return Objective(each.mean(), {"charbonnier": each.mean()}, each, variables["batch_stats"])
+
+
+def after_step(step: int, act: Callable[[Path], None]) -> Callable:
+    """Returns a `TrainingLog.advance` that calls `act` on the workdir when a step is done."""
+    advance = TrainingLog.advance
+
+    def advance_and_act(log, done, **figures):
+        advance(log, done, **figures)
+        if done == step:
+            act(log.folder)
+
+    return advance_and_act
+
+
+def get_config(argument: str = "small") -> ml_collections.ConfigDict:
+    kind, *event = argument.split(",")
+    if event:
+        TrainingLog.advance = after_step(int(event[1]), functools.partial(_happen, event[0]))
+    if kind == "quick":
+        preparation.deblurring_objective = stand_in_objective
+    return {"small": small_config, "quick": quick_config}[kind]()
+
+
+def _happen(what, workdir):
+    while what in ("SIGKILL", "full") and not (workdir / "checkpoints/10").exists():
+        time.sleep(0.01)
+    if what == "full":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, 2**16))
+    else:
+        os.killpg(0, signal.Signals[what])
+
+
+def train_py(workdir: Path, argument: str, *flags: str, **environment: str):
+    """Returns the finished process of train.py, with its output as text.
+
+    To be called inside of `quick_compilation`.
+
+    Args:
+      workdir: for its results.
+      argument: of this config file.
+      flags: `key=value` of the config.
+      environment: more variables.
+    """
+    settings = (*_QUICK, "jax_compilation_cache_dir")
+    quick = {key.upper(): str(jax.config.values[key]) for key in settings}
+    config = [f"--config={__file__}:{argument}", *(f"--config.{flag}" for flag in flags)]
+    return subprocess.run(
+        [sys.executable, "train.py", *config, f"--workdir={workdir}"],
+        cwd=ROOT,
+        env={**os.environ, **quick, **environment},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        start_new_session=True,
+    )
+
+
+@contextlib.contextmanager
+def quick_compilation(folder: Path) -> Iterator[None]:
+    """Compiles sooner what then runs slower, and what lies in `folder` not again.
+
+    Training steps with equal settings are shared in this process, so that they are traced once.
+    """
+    settings = {**_QUICK, "jax_compilation_cache_dir": str(folder)}
+    before = {key: jax.config.values[key] for key in settings}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "prepare", prepare_once)
+        _configure(settings)
+        yield
+        _configure(before)
+
+
+def _configure(settings):
+    for key, value in settings.items():
+        jax.config.update(key, value)
+    reset_cache()
+
+
+def prepare_once(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> preparation.Run:
+    """Returns what `prepare` does, for equal settings the very same."""
+    settings = ("model", "loss", "optimizer", "steps", "averaging", "accumulation")
+    values = json.dumps([config.to_dict()[key] for key in settings])
+    key = preparation.deblurring_objective, values
+    if key not in _PREPARED:
+        _PREPARED[key] = preparation.prepare(config, mesh)
+    return _PREPARED[key]
+
+
+_PREPARED: dict[tuple, preparation.Run] = {}

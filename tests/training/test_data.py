@@ -1,0 +1,228 @@
+"""Which examples a run sees: what is held out, in which order, and what is told of bad folders."""
+
+import shutil
+from collections import Counter
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests import made_up_data
+from tests.training.small_run import quick_config
+from vitdeblur_jax.data.preparation import prepare
+from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.sharding import batch_sharded, local_mesh
+from vitdeblur_jax.training.data import Stage, TrainingData, stages, validation_records
+
+CROP = 16
+
+
+def settings(root, **changes):
+    return quick_config(root, **{"crop": CROP, "data__layout": "pairs", **changes})
+
+
+def batches(data, step, count, stage=None):
+    """Returns some batches from a step on, on the host."""
+    stage = stage or data.stage(step)
+    on_device = data.batches(step, stage, batch_sharded(local_mesh()))
+    try:
+        return [jax.device_get(next(on_device)) for _ in range(count)]
+    finally:
+        on_device.close()
+
+
+@pytest.fixture
+def plain(tmp_path):
+    """Five pairs, each of one gray value: 10, 20, ..."""
+    for number in range(5):
+        for folder in ("blurred", "sharp"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            gray = np.full((20, 24, 3), 10 * (number + 1), np.uint8)
+            Image.fromarray(gray).save(tmp_path / folder / f"gray{number}.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize("hold_out", [1, 2])
+def test_a_sharp_photograph_held_out_is_in_no_pair_trained_on(tmp_path, hold_out):
+    for scene, count in enumerate((3, 1, 2)):  # as in LFDOF, several blurred ones share a target
+        base = tmp_path / "train_data"
+        for number in range(count):
+            made_up_data.write(base / f"input/s{scene}/s{scene}_ap{number}.png", number)
+        made_up_data.write(base / f"ground_truth/s{scene}.png", 9)
+    config = settings(tmp_path, data__layout="lfdof", data__hold_out=hold_out, validation__every=10)
+    data = TrainingData(config)
+    aside = [pair for pair in data.validation.pairs]
+    taken = Counter(int(r) for batch in batches(data, 0, 6) for r in batch["record"])
+    targets = {pair.target for pair in aside}
+    assert len(targets) == hold_out
+    trained = [name for step in range(6) for name in data.names(step)]
+    assert {name.split("_")[0] for name in trained} == {"s0", "s1", "s2"} - {
+        target.stem for target in targets
+    }
+    assert len(taken) + len(aside) == 6
+
+
+def test_synthetic_data_hold_photographs_out_for_every_repeat(tmp_path):
+    for number in range(4):
+        made_up_data.write(tmp_path / f"photo{number}.png", number, size=(24, 40))
+    config = settings(
+        tmp_path,
+        data__kind="synthetic",
+        data__hold_out=2,
+        data__repeats=50,
+        validation__every=10,
+    )
+    data = TrainingData(config)
+    aside = [data.validation[number]["name"] for number in range(len(data.validation))]
+    assert aside == ["photo0", "photo3"]
+    assert data.validation[0]["blurred"].shape == (24, 40, 3)
+    names = [name for step in range(5) for name in data.names(step)]
+    assert {name.split("_")[0].split(" ")[0] for name in names} == {"photo1", "photo2"}
+    assert len(set(names)) == 20
+
+
+def test_prepared_data_have_their_own_parts(tmp_path):
+    made_up_data.dpdd(tmp_path / "dpdd")
+    folder = prepare(tmp_path / "dpdd", None, tmp_path / "prepared")
+    config = settings(folder, data__kind="prepared", validation__every=10)
+    data = TrainingData(config)
+    assert [len(part) for part in (data._source(data.stage(0)), data.validation)] == [3, 2]
+    assert batches(data, 0, 1)[0]["blurred"].shape == (4, CROP, CROP, 3)
+    with pytest.raises(UserError, match=r"data\.hold_out is for pairs and synthetic data"):
+        TrainingData(settings(folder, data__kind="prepared", data__hold_out=1))
+    with pytest.raises(UserError, match=r"crop is 21 pixels, but .* has 24 x 20; choose"):
+        TrainingData(settings(folder, data__kind="prepared", crop=21))
+    views = prepare(tmp_path / "dpdd", None, tmp_path / "prepared", config="dual_pixel_8bit")
+    with pytest.raises(UserError, match=r"has 2 views, but model\.views is 1"):
+        TrainingData(
+            settings(
+                folder, data__kind="prepared", validation__every=9, validation__root=str(views)
+            )
+        )
+
+
+def test_workers_change_nothing(tmp_path):
+    made_up_data.sharp_photographs(tmp_path)
+    changes = {"data__kind": "synthetic", "data__repeats": 9}
+    none, one = (
+        batches(TrainingData(settings(tmp_path, **changes, data__workers=count)), 3, 3)
+        for count in (0, 1)
+    )
+    for batch, same in zip(none, one, strict=True):
+        assert batch.keys() == same.keys() == {"blurred", "sharp", "record"}
+        for key in batch:
+            np.testing.assert_array_equal(batch[key], same[key])
+
+
+def test_the_names_of_a_step_are_those_of_its_batch(plain):
+    data = TrainingData(settings(plain, progressive=((3, CROP, 2),)))
+    for step in range(6):
+        (batch,) = batches(data, step, 1)
+        grays = batch["sharp"][:, 0, 0, 0]
+        records = batch["record"]
+        expected = [
+            f"gray{gray // 10 - 1} (record {record})"
+            for gray, record in zip(grays, records, strict=True)
+        ]
+        assert data.names(step) == expected
+        assert len(expected) == (4 if step < 3 else 2)
+
+
+def test_stages_count_the_examples_before_them():
+    config = settings("", steps=20, batch_size=8, progressive=((5, 20, 4), (9, 24, 2)))
+    plan = [Stage(0, 0, CROP, 8), Stage(5, 40, 20, 4), Stage(9, 56, 24, 2)]
+    assert stages(config) == plan
+
+
+def test_each_step_has_its_stage_and_no_record_is_left_out_or_repeated(plain):
+    data = TrainingData(settings(plain, steps=9, progressive=((2, 20, 2), (5, 18, 3))))
+    stage_of = [data.stage(step) for step in range(9)]
+    assert [stage.crop for stage in stage_of] == [CROP] * 2 + [20] * 3 + [18] * 4
+    assert [data.end_of(stage) for stage in stage_of] == [2] * 2 + [5] * 3 + [9] * 4
+    taken = []
+    for step in range(9):
+        (batch,) = batches(data, step, 1)
+        assert batch["blurred"].shape == (len(batch["record"]), *[stage_of[step].crop] * 2, 3)
+        taken += batch["record"].tolist()
+    assert len(taken) == 2 * 4 + 3 * 2 + 4 * 3
+    one_by_one = TrainingData(settings(plain, batch_size=1, steps=99))
+    assert taken == [int(batch["record"][0]) for batch in batches(one_by_one, 0, len(taken))]
+    for epoch in range(5):
+        assert sorted(taken[5 * epoch : 5 * epoch + 5]) == list(range(5))
+
+
+def test_validation_takes_records_evenly(plain):
+    source = TrainingData(settings(plain)).validation
+    assert source is None
+    source = TrainingData(settings(plain, data__hold_out=3, validation__every=1)).validation
+    assert validation_records(source, 0) == [0, 1, 2]
+    assert validation_records(source, 2) == [0, 2]
+    assert validation_records(source, 9) == [0, 1, 2]
+    assert validation_records(range(100), 5) == [0, 25, 50, 74, 99]
+
+
+def _empty(root):
+    shutil.rmtree(root / "sharp")
+    (root / "sharp").mkdir()
+
+
+def _smaller_photograph(root):
+    for folder in ("blurred", "sharp"):
+        made_up_data.write(root / folder / "gray2.png", 0, size=(15, 24))
+
+
+def _without_targets(root):
+    for number in range(5):
+        (root / f"blurred/gray{number}.png").rename(root / f"{number}.png")
+
+
+@pytest.mark.parametrize(
+    ("changes", "harm", "message"),
+    [
+        ({"data__root": ""}, None, r"--config\.data\.root is missing"),
+        ({"data__root": "nowhere"}, None, "pairs: nowhere is no folder"),
+        ({"data__root": "nowhere", "data__kind": "synthetic"}, None, "no folder 'nowhere'"),
+        ({"data__root": "nowhere", "data__kind": "prepared"}, None, "nowhere.*it is no folder"),
+        ({}, _empty, "pairs: no images in .*sharp"),
+        ({"data__kind": "synthetic", "data__root": "sharp"}, _empty, "no images in .*sharp"),
+        ({"data__layout": "pears"}, None, "unknown layout 'pears': did you mean 'pairs'"),
+        ({"data__layout": "dpdd"}, None, "no train_c/source"),
+        ({"crop": 21}, None, "crop is 21 pixels, but .* has 24 x 20; choose a smaller crop"),
+        ({"progressive": ((9, 21, 2),)}, None, "crop is 21 pixels, but .* has 24 x 20"),
+        ({}, _smaller_photograph, "crop is 16 pixels, but .*gray2.png has 24 x 15"),
+        ({"model__views": 2}, None, r"gray0 has 1 view, but model\.views is 2"),
+        ({"data__layout": "photographs"}, _without_targets, "0: no sharp photograph goes with it"),
+        ({"data__hold_out": 5}, None, r"data\.hold_out is 5, .* none is left to train on"),
+        ({"data__hold_out": 99}, None, r"data\.hold_out is 99, .* none is left to train on"),
+        ({"data__bit_depth": 12}, None, "the bit depth is 12"),
+        ({"data__bit_depth": 16}, None, "gray0.png has 8 bits a channel where 16 are wanted"),
+        ({"validation__every": 5}, None, "nothing to validate with but what is trained on"),
+        (
+            {"validation__every": 5, "data__kind": "synthetic", "data__root": "sharp"},
+            None,
+            "nothing to validate with but what is trained on",
+        ),
+        ({"validation__every": 5, "validation__root": "nowhere"}, None, "nowhere is no folder"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_told(plain, monkeypatch, changes, harm, message):
+    monkeypatch.chdir(plain)
+    if harm:
+        harm(plain)
+    with pytest.raises(UserError, match=message) as told:
+        TrainingData(settings(".", **changes))
+    assert "\n" not in str(told.value)
+
+
+def test_every_photograph_of_synthetic_data_is_checked_whatever_the_repeats(plain):
+    made_up_data.write(plain / "sharp/gray1.png", 0, size=(15, 24))
+    # The numbers of a thousand records spread over these are all of the same photograph, modulo 5.
+    config = settings(plain / "sharp", data__kind="synthetic", data__repeats=999)
+    with pytest.raises(UserError, match=r"gray1\.png has 24 x 15"):
+        TrainingData(config)
+
+
+def test_validation_may_be_with_what_is_trained_on_if_asked_for(plain):
+    config = settings(plain, validation__every=5, validation__root=str(plain))
+    assert len(TrainingData(config).validation) == 5

@@ -1,0 +1,98 @@
+"""Where training starts: as the identity, from a checkpoint, from pretrained encoders."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+from flax import traverse_util
+
+from tests.small_model import small_pretrained
+from tests.training.small_run import prepare_once, quick_compilation, small_config
+from vitdeblur_jax import save_pretrained
+from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.interop.reference import variables_to_reference
+from vitdeblur_jax.interop.safetensors_files import write_safetensors
+from vitdeblur_jax.models import ViTDeblur, initial_variables
+from vitdeblur_jax.sharding import batch_sharded, local_mesh
+from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
+from vitdeblur_jax.training.initialization import as_identity, starting_variables
+from vitdeblur_jax.training.preparation import first_state
+
+DEPTHS = {"primary_depth": 1, "decoder_depth": 1}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick(tmp_path_factory):
+    with quick_compilation(tmp_path_factory.getbasetemp() / "compiled"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def another():
+    """A model of the architecture of `small_config`, none of its variables zero."""
+    return small_pretrained(**DEPTHS)
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_as_identity_gives_back_the_mean_of_the_views_inside_of_the_border(views):
+    pretrained = small_pretrained(views=views, **DEPTHS)
+    params = as_identity(pretrained.variables["params"])
+    image = np.random.default_rng(0).random((2, 46, 46, 3 * views), np.float32)
+    restored = jax.jit(pretrained.model.apply)({**pretrained.variables, "params": params}, image)
+    expected = np.mean(np.split(image, views, axis=-1), axis=0)
+    error = np.abs(restored - expected).max(axis=(0, 3))
+    border = pretrained.config.input_kernel // 2
+    assert error[border:-border, border:-border].max() < 1e-6
+    assert error[border - 1 : 1 - border, border - 1 : 1 - border].max() > 0.1
+
+
+def test_the_decoder_of_the_identity_learns(tmp_path):
+    config = small_config(initial__identity=True)
+    run = prepare_once(config, local_mesh())
+    with TrainingCheckpoints(tmp_path, 1) as checkpoints:
+        state, _ = first_state(config, run, checkpoints)
+    rng = np.random.default_rng(0)
+    for _ in range(3):  # what comes before a zero gets its gradient a step later
+        images = rng.integers(256, size=(2, 4, 46, 46, 3), dtype=np.uint8)
+        batch = {"blurred": images[0], "sharp": images[1], "record": np.arange(4, dtype=np.int32)}
+        state, _ = run.train_step(state, jax.device_put(batch, batch_sharded(run.mesh)))
+    is_adam = lambda part: isinstance(part, optax.ScaleByAdamState)  # noqa: E731
+    (adam,) = filter(is_adam, jax.tree.leaves(state.optimizer_state, is_leaf=is_adam))
+    for name, squares in traverse_util.flatten_dict(adam.nu["decoder"], sep="/").items():
+        assert np.max(squares) > 0, name
+
+
+def test_a_run_starts_from_a_checkpoint(tmp_path, another):
+    save_pretrained(another, tmp_path / "checkpoint")
+    config = small_config(initial__checkpoint=str(tmp_path / "checkpoint"))
+    started = starting_variables(config)
+    jax.tree.map(np.testing.assert_array_equal, started, another.variables)
+
+
+def test_a_checkpoint_that_does_not_fit_is_told(tmp_path, another):
+    save_pretrained(another, tmp_path / "small.safetensors")
+    changes = {"initial__checkpoint": str(tmp_path / "small.safetensors")}
+    with pytest.raises(UserError, match="its primary_depth is 1, should be 2"):
+        starting_variables(small_config(**changes, model__primary_depth=2))
+
+
+def test_a_run_starts_from_a_pretrained_encoder(tmp_path, another, capsys):
+    prefix = "primary_encoder.pretrain_mae."
+    encoder = {
+        name.removeprefix(prefix): value
+        for name, value in variables_to_reference(another.variables, another.config).items()
+        if name.startswith(prefix)
+    }
+    write_safetensors(tmp_path / "mae.safetensors", {**encoder, "mask_token": np.zeros(3)}, {})
+    config = small_config(initial__encoder=str(tmp_path / "mae.safetensors"), seed=3)
+    started = traverse_util.flatten_dict(starting_variables(config))
+    random = traverse_util.flatten_dict(initial_variables(ViTDeblur(**config.model), 3))
+    given = traverse_util.flatten_dict(another.variables)
+    assert started.keys() == random.keys()
+    for path, value in started.items():
+        is_given = path[1] == "primary_encoder" or path[0] == "position_embedding"
+        if path[:2] == ("params", "tokenizer"):
+            assert not np.array_equal(value, random[path])
+        else:
+            np.testing.assert_array_equal(value, (given if is_given else random)[path])
+    assert "of its entries have no place in the model" in capsys.readouterr().out

@@ -1,0 +1,495 @@
+"""The loop: what is stopped and gone on with is the run in one go, and what ends a run is told."""
+
+import functools
+import gzip
+import json
+import os
+import re
+import signal
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs.evaluate import get_config as evaluation_config
+from tests.small_model import small_pretrained
+from tests.training.small_run import (
+    after_step,
+    photographs,
+    prepare_once,
+    quick_compilation,
+    quick_config,
+    small_config,
+    stand_in_objective,
+    train_py,
+)
+from vitdeblur_jax import load_pretrained, save_pretrained
+from vitdeblur_jax.data.pipelines import DeviceBatches
+from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.evaluation import evaluate
+from vitdeblur_jax.interop.orbax_folders import read_psnr, step_folders
+from vitdeblur_jax.sharding import local_mesh
+from vitdeblur_jax.training import loop, preparation, train
+from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
+from vitdeblur_jax.training.data import TrainingData
+from vitdeblur_jax.training.log import TrainingLog
+from vitdeblur_jax.training.preparation import first_state
+
+RATES = ("steps_per_second", "images_per_second", "waiting_share")
+COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick(tmp_path_factory):
+    with quick_compilation(tmp_path_factory.getbasetemp() / "compiled"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """Six pairs to train on, and two in `val`."""
+    root = photographs(tmp_path_factory.mktemp("pairs"))
+    photographs(root / "val", count=2, first=6)
+    return root
+
+
+@pytest.fixture(scope="module")
+def small(pairs):
+    """The config of a run that is validated at its end, of everything."""
+    return small_config(
+        pairs, validation__every=20, validation__root=str(pairs / "val"), validation__pictures=1
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(small, tmp_path_factory):
+    """Its workdir, trained in one go."""
+    workdir = tmp_path_factory.mktemp("finished")
+    assert train(small, workdir) == 0
+    return workdir
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    monkeypatch.setattr(preparation, "deblurring_objective", stand_in_objective)
+
+
+def lines(workdir, kind):
+    """Returns the records of the log without what depends on the machine's speed."""
+    records = [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
+    return [
+        {name: value for name, value in record.items() if name not in RATES}
+        for record in records
+        if record["kind"] == kind
+    ]
+
+
+def last_state(workdir, config):
+    run = prepare_once(config, local_mesh())
+    with TrainingCheckpoints(workdir / "checkpoints", 2) as checkpoints:
+        return first_state(config, run, checkpoints)
+
+
+def assert_same_run(workdir, expected, config):
+    """Asserts equal bits of all that is saved of the last step, and equal logs."""
+    (state, position), (other, other_position) = (
+        last_state(folder, config) for folder in (workdir, expected)
+    )
+    assert int(state.step) == config.steps
+    assert position == other_position
+    jax.tree.map(np.testing.assert_array_equal, state, other)
+    for kind in ("train", "validation"):
+        assert lines(workdir, kind) == lines(expected, kind)
+
+
+def send(number, _):
+    os.kill(os.getpid(), number)
+
+
+def test_a_run_leaves_all_that_tells_of_it(small, finished):
+    assert [record["step"] for record in lines(finished, "train")] == [4, 8, 12, 16, 20]
+    losses = [record["loss"] for record in lines(finished, "train")]
+    assert losses[-1] < 0.9 * losses[0]
+    rates = [record["learning_rate"] for record in lines(finished, "train")]
+    assert rates[0] == pytest.approx(1e-3 * (1 + np.cos(3 / 20 * np.pi)) / 2)
+    assert rates[-1] == pytest.approx(1e-3 * (1 + np.cos(19 / 20 * np.pi)) / 2, rel=1e-5)
+    assert {record["skipped"] for record in lines(finished, "train")} == {0}
+    assert json.loads((finished / "config.json").read_text())["steps"] == small.steps
+    assert "jax" in json.loads((finished / "versions.json").read_text())
+    table = (finished / "parameters.txt").read_text()
+    assert re.search(r"^image_head/input_convolution/bias +5 +5 +yes$", table, re.MULTILINE)
+    # VICReg's weights are 0, so that nothing reaches the projector.
+    assert re.search(r"^contextual_encoder/projector/hidden\S* .*\d$", table, re.MULTILINE)
+    assert list((finished / "tensorboard").iterdir())
+
+
+def test_stopped_and_gone_on_with_it_is_the_same_run(small, finished, tmp_path, monkeypatch, capfd):
+    with monkeypatch.context() as patch:
+        # Between two lines of the log: what the steps since the last one measured is saved, too.
+        patch.setattr(
+            TrainingLog, "advance", after_step(11, functools.partial(send, signal.SIGTERM))
+        )
+        assert train(small, tmp_path) == 143
+    assert list(step_folders(tmp_path / "checkpoints")) == [10, 11]
+    told = capfd.readouterr().err
+    assert "SIGTERM: the run saves after this step and ends" in told
+    assert "saved at step 11; the same command goes on from there" in told
+    assert train(small, tmp_path) == 0
+    assert_same_run(tmp_path, finished, small)
+
+
+def test_a_validation_that_was_interrupted_is_made_up_for(pairs, tmp_path, monkeypatch, stand_in):
+    def interrupted(*arguments, on_windows, **settings):
+        os.kill(os.getpid(), signal.SIGINT)
+        on_windows(1)
+
+    config = quick_config(pairs, validation__every=15, validation__root=str(pairs / "val"))
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "validate", interrupted)
+        assert train(config, tmp_path) == 130
+    assert list(step_folders(tmp_path / "checkpoints")) == [10, 15]
+    assert lines(tmp_path, "validation") == []
+    assert train(config, tmp_path) == 0
+    measured = lines(tmp_path, "validation")
+    assert [record["step"] for record in measured] == [15, 20]
+    folder = step_folders(tmp_path / "checkpoints")[15]
+    assert read_psnr(folder) == measured[0]["psnr"]
+    assert [record["step"] for record in lines(tmp_path, "train")] == [4, 8, 12, 16, 20]
+
+
+def test_validation_is_what_evaluate_measures(pairs, finished, tmp_path):
+    config = evaluation_config("pairs")
+    config.update(checkpoint=str(finished), data_dir=str(pairs / "val"))
+    evaluate(config, tmp_path)
+    measured = json.loads((tmp_path / "metrics.json").read_text())["mean"]
+    (logged,) = lines(finished, "validation")
+    for name in ("psnr", "ssim", "mae"):
+        np.testing.assert_allclose(logged[name], measured["output"][name], rtol=1e-9)
+        np.testing.assert_allclose(logged[f"input_{name}"], measured["input"][name], rtol=1e-9)
+    assert logged["psnr_gain"] == logged["psnr"] - logged["input_psnr"]
+
+
+def test_a_run_that_is_complete_stays_as_it_is(small, finished, capfd):
+    before = (finished / "log.jsonl").read_text()
+    assert train(small, finished) == 0
+    assert (finished / "log.jsonl").read_text() == before
+    assert list(step_folders(finished / "checkpoints")) == [10, 20]
+
+
+def test_what_is_trained_is_validated_averaged(small, finished):
+    state, _ = last_state(finished, small)
+    stored = load_pretrained(finished)
+    assert stored.source == str(finished / "checkpoints/20")
+    assert stored.config == small.model
+    jax.tree.map(np.testing.assert_array_equal, stored.variables, state.averaged_variables)
+    bias = ("image_head", "output_convolution", "bias")
+    raw, averaged = (
+        functools.reduce(lambda tree, key: tree[key], bias, params)
+        for params in (state.params, stored.variables["params"])
+    )
+    assert not np.array_equal(raw, averaged)
+
+
+def test_another_config_is_refused_but_for_its_free_keys(pairs, finished):
+    keys = {"validation__every": 20, "validation__root": str(pairs / "val")}
+    with pytest.raises(UserError, match=r"another config \(steps: 20 -> 21\); choose another"):
+        train(small_config(pairs, **keys, steps=21), finished)
+    free = {"log_every": 3, "save_every": 7, "data__workers": 2, "skip_not_finite": 1}
+    assert train(small_config(pairs, **keys, **free, validation__pictures=0), finished) == 0
+
+
+@pytest.mark.slow
+def test_killed_and_gone_on_with_it_is_the_same_run(pairs, small, finished, tmp_path):
+    flags = [
+        f"data.root={pairs}",
+        *(f"validation.{key}={small.validation[key]}" for key in ("every", "root", "pictures")),
+    ]
+    killed = train_py(tmp_path, "small,SIGKILL,13", *flags, "data.workers=1")
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert max(step_folders(tmp_path / "checkpoints")) == 10
+    assert lines(tmp_path, "train")[-1]["step"] == 12
+    done = train_py(tmp_path, "small", *flags, "data.workers=2")
+    assert done.returncode == 0, done.stderr
+    assert_same_run(tmp_path, finished, small)
+
+
+@pytest.fixture(scope="module")
+def quick_finished(pairs, tmp_path_factory):
+    """The workdir of `quick_config`, trained in one go."""
+    workdir = tmp_path_factory.mktemp("quick")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preparation, "deblurring_objective", stand_in_objective)
+        assert train(quick_config(pairs), workdir) == 0
+    return workdir
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
+def test_a_signal_to_train_py_and_its_workers(
+    pairs, quick_finished, tmp_path, monkeypatch, stand_in, number
+):
+    ended = train_py(tmp_path, f"quick,{number.name},7", f"data.root={pairs}", "data.workers=1")
+    assert ended.returncode == 128 + number, ended.stderr
+    assert [line for line in ended.stderr.splitlines() if line] == [
+        ended.stderr.splitlines()[0],
+        f"{number.name}: the run saves after this step and ends; Ctrl-C now ends it unsaved",
+        "saved at step 7; the same command goes on from there",
+    ]
+    assert ended.stderr.startswith("step 4 of 20: loss ")
+    assert list(step_folders(tmp_path / "checkpoints")) == [7]
+    assert train(quick_config(pairs), tmp_path) == 0
+    assert_same_run(tmp_path, quick_finished, quick_config(pairs))
+
+
+def test_a_signal_that_ends_a_starting_worker_too(
+    pairs, quick_finished, tmp_path, monkeypatch, stand_in
+):
+    def fail(batches):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise RuntimeError("Worker process was terminated unexpectedly")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DeviceBatches, "__next__", fail)
+        assert train(quick_config(pairs), tmp_path) == 143
+    assert train(quick_config(pairs), tmp_path) == 0
+    assert_same_run(tmp_path, quick_finished, quick_config(pairs))
+
+
+def test_a_second_process_in_the_same_workdir_is_refused(pairs, tmp_path, monkeypatch, stand_in):
+    second = []
+
+    def start(workdir):
+        second.append(train_py(workdir, "quick", f"data.root={pairs}"))
+
+    monkeypatch.setattr(TrainingLog, "advance", after_step(3, start))
+    assert train(quick_config(pairs), tmp_path) == 0
+    (refused,) = second
+    assert refused.returncode == 2
+    assert refused.stdout == ""
+    message = rf"error: the workdir {tmp_path} is in use by process {os.getpid()} on [^\n]*\n"
+    assert re.fullmatch(message, refused.stderr)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], r"checkpoints in .*: step 20 cannot be written.*too large"),
+        (["profile=(14,15)"], r"the profile in .* cannot be written .*too large"),
+    ],
+)
+def test_a_disk_that_refuses_ends_train_py_in_one_line(
+    pairs, quick_finished, tmp_path, stand_in, flags, message
+):
+    ended = train_py(tmp_path, "quick,full,13", f"data.root={pairs}", *flags)
+    assert ended.returncode == 2
+    assert "Traceback" not in ended.stderr
+    errors = [line for line in ended.stderr.splitlines() if not line.startswith("step ")]
+    assert len(errors) == 1
+    assert re.match(f"error: {message}", errors[0])
+    assert list(step_folders(tmp_path / "checkpoints")) == [10]
+    assert train(quick_config(pairs), tmp_path) == 0
+    assert_same_run(tmp_path, quick_finished, quick_config(pairs))
+
+
+@pytest.mark.slow
+def test_two_devices_train_from_a_checkpoint_folder(pairs, tmp_path):
+    """Its arrays are restored onto one device."""
+    save_pretrained(small_pretrained(primary_depth=1, decoder_depth=1), tmp_path / "start")
+    flags = (f"data.root={pairs}", f"initial.checkpoint={tmp_path / 'start'}", "data.workers=0")
+    two = "--xla_force_host_platform_device_count=2"
+    done = train_py(tmp_path / "run", "quick", *flags, XLA_FLAGS=two)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run/versions.json").read_text())["devices"] == 2
+    resumed = train_py(tmp_path / "run", "quick", *flags)
+    assert resumed.returncode == 0, resumed.stderr
+
+
+def test_a_batch_that_does_not_divide_the_devices_is_told_before_compiling(pairs, tmp_path):
+    ended = train_py(
+        tmp_path / "run",
+        "quick",
+        f"data.root={pairs}",
+        XLA_FLAGS="--xla_force_host_platform_device_count=3",
+        JAX_LOG_COMPILES="1",
+    )
+    assert ended.returncode == 2
+    message = "error: a batch of 4 in 1 part[^\n]* over 3 devices; make batch_size a multiple of 3"
+    assert re.fullmatch(message + "\n", ended.stderr), ended.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def compilations():
+    """The durations of what is compiled from now on."""
+    durations = []
+
+    def note(event, duration, **_):
+        if event == COMPILED:
+            durations.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    return durations
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data__root": "nowhere"}, "nowhere is no folder"),
+        ({"data__root": "empty"}, "no folder source or input"),
+        ({"initial__checkpoint": "other.safetensors"}, "its decoder_depth is 2, should be 1"),
+        ({"initial__checkpoint": "nowhere"}, "there is no checkpoint 'nowhere'"),
+        ({"initial__encoder": "nowhere.pth"}, "there is no file 'nowhere.pth' with pretrained"),
+        ({"initial__encoder": "other.safetensors"}, "does not fit"),
+        ({"crop": 54}, "crop is 54 pixels, but .* has 60 x 52; choose a smaller crop"),
+        ({"optimizer__name": "adamv"}, r"optimizer\.name 'adamv' is unknown"),
+        ({"optimizer__schedule": "linear"}, r"optimizer\.schedule 'linear' is unknown"),
+        ({"data__kind": "pair"}, "data.kind is 'pair' .did you mean 'pairs'"),
+        (
+            {"model__views": 2, "data__quarter_turns": False},
+            r"photo0 has 1 view, but model\.views is 2",
+        ),
+        ({"data__hold_out": 6}, r"data\.hold_out is 6, .* none is left"),
+        ({"validation__every": 5}, "nothing to validate with but what is trained on"),
+        ({"validation__every": 5, "validation__stride": 99}, "stride is 99"),
+        ({"progressive": ((5, 47, 4),)}, "crop 47 with patch_size 8"),
+    ],
+)
+def test_bad_input_is_told_before_anything_is_compiled(
+    pairs, tmp_path, monkeypatch, compilations, changes, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    if "other.safetensors" in changes.values():
+        save_pretrained(small_pretrained(primary_width=64), tmp_path / "other.safetensors")
+    config = quick_config(pairs, **changes)
+    compilations.clear()
+    with pytest.raises(UserError, match=message) as told:
+        train(config, tmp_path / "run")
+    assert "\n" not in str(told.value)
+    assert compilations == []
+
+
+def test_compilations_are_noted(compilations):
+    before = len(compilations)
+    jax.jit(lambda x: 3 * x)(np.ones(7))
+    assert len(compilations) == before + 1
+
+
+@pytest.fixture
+def with_a_white_one(pairs, tmp_path):
+    """Pairs, the loss of one of which is not finite; the steps that it comes at; their config."""
+    root = photographs(tmp_path / "pairs")
+    for folder, level in (("blurred", 99), ("sharp", 255)):
+        white = Image.fromarray(np.full((52, 60, 3), level, np.uint8))
+        white.save(root / folder / "white.png")
+    config = quick_config(root, batch_size=2)
+    data = TrainingData(config)
+    steps = [n + 1 for n in range(20) if "white" in " ".join(data.names(n))]
+    assert 1 < steps[0] < 8
+    assert len(steps) > 3
+    return config, steps
+
+
+@pytest.mark.parametrize("save_every", [1, 20])
+def test_what_is_not_finite_is_told(with_a_white_one, tmp_path, stand_in, save_every):
+    config, (bad, *_) = with_a_white_one
+    config.save_every = config.log_every = save_every
+    with pytest.raises(UserError) as told:
+        train(config, tmp_path / "run")
+    kept = f"checkpoint {bad - 1} is kept" if save_every == 1 else "no checkpoint was saved yet"
+    assert str(told.value).startswith(
+        f"step {bad}: charbonnier, loss not finite, in a batch with white (record 6); {kept}. "
+    )
+    if save_every == 1:
+        state, _ = last_state(tmp_path / "run", config)
+        assert int(state.step) == bad - 1
+        assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(state))
+
+
+def test_what_is_not_finite_can_be_skipped_and_is_counted(with_a_white_one, tmp_path, stand_in):
+    config, bad = with_a_white_one
+    config.update(log_every=1, skip_not_finite=2)
+    with pytest.raises(UserError, match=f"^step {bad[2]}: "):
+        train(config, tmp_path / "run")
+    config.skip_not_finite = len(bad)
+    assert train(config, tmp_path / "run") == 0
+    state, _ = last_state(tmp_path / "run", config)
+    assert (int(state.step), int(state.skipped)) == (20, len(bad))
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(state))
+    records = lines(tmp_path / "run", "train")
+    assert [record["skipped"] for record in records] == [
+        sum(step <= record["step"] for step in bad) for record in records
+    ]
+    assert [record["step"] for record in records if "loss" not in record] == bad
+    made = [record for record in records if "loss" in record]
+    schedule = prepare_once(config, local_mesh()).schedule
+    assert [record["learning_rate"] for record in made] == [
+        float(schedule(number)) for number in range(len(made))
+    ]
+
+
+def test_stages_follow_each_other_and_each_is_traced_once(pairs, tmp_path, monkeypatch):
+    traced, seen = [], []
+
+    def counted(model, weights, variables, blurred, sharp, **settings):
+        traced.append(blurred.shape[:2])
+        return stand_in_objective(model, weights, variables, blurred, sharp, **settings)
+
+    def spying(config, mesh):
+        run = prepare_once(config, mesh)
+
+        def train_step(state, batch):
+            seen.append((*batch["blurred"].shape[:2], jax.device_get(batch["record"]).tolist()))
+            return run.train_step(state, batch)
+
+        return run._replace(train_step=train_step)
+
+    monkeypatch.setattr(preparation, "deblurring_objective", counted)
+    monkeypatch.setattr(loop, "prepare", spying)
+    stages = {"steps": 16, "progressive": ((6, 50, 2), (12, 46, 6))}
+    config = quick_config(pairs, **stages)
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingLog, "advance", after_step(8, functools.partial(send, signal.SIGINT)))
+        assert train(config, tmp_path / "run") == 130
+    assert traced == [(4, 46), (2, 50)]
+    assert train(config, tmp_path / "run") == 0
+    assert traced == [(4, 46), (2, 50), (6, 46)]
+    assert [size for *size, _ in seen] == [[4, 46]] * 6 + [[2, 50]] * 6 + [[6, 46]] * 4
+    taken = [record for *_, records in seen for record in records]
+    one_by_one = TrainingData(quick_config(pairs, batch_size=1, steps=99))
+    order = [one_by_one.names(step)[0] for step in range(len(taken))]
+    assert [f"photo{record} (record {record})" for record in taken] == order
+    assert train(config, tmp_path / "in_one_go") == 0
+    assert_same_run(tmp_path / "run", tmp_path / "in_one_go", config)
+    assert len(traced) == 3
+
+
+def test_nothing_goes_to_the_device_unasked(pairs, tmp_path, monkeypatch, stand_in):
+    place = DeviceBatches.__next__
+    monkeypatch.setattr(DeviceBatches, "__next__", lambda self: jax.device_get(place(self)))
+    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+        train(quick_config(pairs), tmp_path)
+
+
+def _steps_in_profile(workdir):
+    (trace,) = (workdir / "profile").rglob("*.trace.json.gz")
+    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    calls = [event for event in events if event.get("name") == "PjitFunction(train_step)"]
+    steps, end = 0, -1.0
+    for call in sorted(calls, key=lambda event: event["ts"]):
+        if call["ts"] > end:  # else it lies inside of the one before
+            steps, end = steps + 1, call["ts"] + call["dur"]
+    return steps
+
+
+def test_the_chosen_steps_are_profiled(pairs, tmp_path, monkeypatch, stand_in):
+    assert train(quick_config(pairs, profile=(3, 5)), tmp_path / "whole") == 0
+    assert _steps_in_profile(tmp_path / "whole") == 3
+    monkeypatch.setattr(
+        TrainingLog, "advance", after_step(5, functools.partial(send, signal.SIGINT))
+    )
+    assert train(quick_config(pairs, profile=(3, 9)), tmp_path / "part") == 130
+    assert _steps_in_profile(tmp_path / "part") == 2

@@ -1,0 +1,169 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from vitdeblur_jax.interop.reference import variables_to_reference
+from vitdeblur_jax.training.configuration import default_config
+from vitdeblur_jax.training.objective import deblurring_objective, heads_without_gradient
+from vitdeblur_jax.training.optimizer import trained_part
+
+PUBLISHED = {k: v for k, v in default_config().loss.items() if k != "border"}
+PATCH = "primary_encoder.pretrain_mae.patch_embed.proj"
+
+
+def _gradients(pretrained, weights, blurred, sharp):
+    """Returns the objective and its gradient with respect to the parameters."""
+
+    @jax.jit
+    def run(variables, blurred, sharp):
+        def loss(params):
+            changed = {**variables, "params": params}
+            result = deblurring_objective(pretrained.model, weights, changed, blurred, sharp)
+            return result.loss, result
+
+        return jax.grad(loss, has_aux=True)(variables["params"])
+
+    gradients, result = run(pretrained.variables, blurred, sharp)
+    return result, gradients
+
+
+@pytest.fixture(scope="module")
+def golden_step(base_model, data_folder):
+    """One training step of the PyTorch reference, and ours."""
+    golden = dict(np.load(data_folder / "training_seed0.npz"))
+    images = [golden[name] / np.float32(255) for name in ("blur_rgb", "sharp_rgb")]
+    return golden, *_gradients(base_model, PUBLISHED, *images)
+
+
+@pytest.mark.slow
+def test_every_published_term_matches_the_reference(golden_step):
+    golden, result, _ = golden_step
+    terms = {name: float(value) for name, value in result.terms.items()}
+    ours = {
+        "total_loss/final_loss": float(result.loss),
+        "total_loss/l1": terms["charbonnier"],
+        "total_loss/vicreg": 0.2 * (terms["contextual_cosine"] + 0.3 * terms["sharpness"]),
+        "self_learning/total": terms["contextual_cosine"] + 0.3 * terms["sharpness"],
+        "self_learning/recons": terms["contextual_cosine"],
+        "self_learning/cls": 0.3 * terms["sharpness"],
+        "vicreg/repr": 0.1 * terms["vicreg_invariance"],
+        "vicreg/std": 0.1 * terms["vicreg_variance"],
+        "vicreg/cov": 0.01 * terms["vicreg_covariance"],
+    }
+    ours["self_learning/vicreg"] = 0.1 * sum(ours[f"vicreg/{k}"] for k in ("repr", "std", "cov"))
+    published = {name.removeprefix("loss:"): golden[name] for name in golden if "loss:" in name}
+    assert ours.keys() == published.keys()
+    for name, value in ours.items():
+        np.testing.assert_allclose(value, published[name], rtol=1e-4, err_msg=name)
+
+
+@pytest.mark.slow
+def test_batch_statistics_match_the_reference(golden_step):
+    golden, result, _ = golden_step
+    statistics = result.batch_stats["contextual_encoder"]["projector"]["batch_norm"]
+    np.testing.assert_allclose(statistics["mean"], golden["bn_running_mean"], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(statistics["var"], golden["bn_running_var"], rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_every_gradient_norm_matches_the_reference(golden_step, base_model):
+    golden, _, gradients = golden_step
+    variables = {**base_model.variables, "params": gradients}
+    ours = variables_to_reference(variables, base_model.config)
+    ours[f"{PATCH}.weight"] = _of_the_reference_patch_kernel(gradients["tokenizer"])
+    ours[f"{PATCH}.bias"] = gradients["tokenizer"]["patch_embedding"]["bias"]
+    published = {n.removeprefix("gradnorm:"): golden[n] for n in golden if "gradnorm:" in n}
+    assert len(published) == 170
+    for name, norm in published.items():
+        found = np.linalg.norm(np.asarray(ours[name], np.float64))
+        np.testing.assert_allclose(found, norm, rtol=1e-3, err_msg=name)
+
+
+def _of_the_reference_patch_kernel(gradients):
+    """Takes the gradient through the folding of the reference's BGR images by the chain rule.
+
+    Its channel k, normalised by the figures of RGB channel k, is RGB channel 2 - k. Kernel W and
+    ours V, its bias b and ours a are: V[2 - k] = W[k] std[2 - k] / std[k] and
+    a = b + sum of W[k] (mean[2 - k] - mean[k]) / std[k].
+    """
+    mean, std = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])
+    kernel, bias = (np.float64(gradients["patch_embedding"][name]) for name in ("kernel", "bias"))
+    return np.stack(
+        [
+            kernel[:, :, 2 - k] * std[2 - k] / std[k] + bias * (mean[2 - k] - mean[k]) / std[k]
+            for k in range(3)
+        ]
+    )
+
+
+def test_what_gets_no_gradient_in_the_reference_is_not_trained(base_model, data_folder):
+    golden = np.load(data_folder / "training_seed0.npz")
+    frozen = heads_without_gradient(PUBLISHED)
+    ones = jax.tree.map(lambda x: np.broadcast_to(np.float32(1), x.shape), base_model.variables)
+    trained = traverse_util.flatten_dict(trained_part(ones["params"], frozen))
+    marked = {
+        path: leaf if path in trained else 0 * leaf
+        for path, leaf in traverse_util.flatten_dict(ones["params"]).items()
+    }
+    variables = {**ones, "params": traverse_util.unflatten_dict(marked)}
+    names = variables_to_reference(variables, base_model.config)
+    of_params = {n for n in names if "running" not in n and not n.endswith("pos_embed")}
+    with_gradient = {name for name in of_params if np.any(names[name])}
+    assert with_gradient == {n.removeprefix("gradnorm:") for n in golden if "gradnorm:" in n}
+
+
+def _images(side, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.random((2, 3, side, side, 3), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("changes", "heads"),
+    [
+        ({}, ["projector"]),
+        ({"sharpness": 0.0}, ["projector", "sharpness", "sharpness_norm"]),
+        ({"vicreg_variance": 1.0}, []),
+    ],
+)
+def test_only_heads_that_no_term_reaches_have_no_gradient(small, changes, heads):
+    weights = PUBLISHED | changes
+    _, gradients = _gradients(small, weights, *_images(46))
+    without = heads_without_gradient(weights)
+    assert [head for _, head in without] == heads
+    for path, gradient in traverse_util.flatten_dict(gradients).items():
+        is_head = any(path[: len(head)] == head for head in without)
+        # Batch norm takes away whatever a bias before it adds.
+        constant = path[-3:] == ("projector", "hidden", "bias")
+        assert constant or bool(jnp.any(gradient)) != is_head, path
+
+
+def test_without_contextual_terms_the_sharp_image_is_not_encoded(small):
+    weights = {name: 0.0 for name in PUBLISHED} | {"charbonnier": 1.0}
+    blurred, sharp = _images(46)
+    result = jax.jit(functools.partial(deblurring_objective, small.model, weights, border=4))(
+        small.variables, blurred, sharp
+    )
+    restored = jax.jit(small.model.apply)(small.variables, blurred)
+    inside = (np.asarray(restored) - sharp)[:, 4:-4, 4:-4].astype(np.float64)
+    expected = np.sqrt(inside**2 + 1e-6).mean(axis=(1, 2, 3))
+    assert list(result.terms) == ["charbonnier"]
+    np.testing.assert_allclose(result.per_image, expected, rtol=1e-5)
+    np.testing.assert_allclose(result.loss, expected.mean(), rtol=1e-5)
+
+
+def test_an_infinite_term_of_weight_zero_is_left_out(small):
+    blurred, sharp = map(jnp.array, _images(46))
+    far = {**small.variables, "params": _with_far_projections(small.variables["params"])}
+    result = deblurring_objective(small.model, PUBLISHED, far, blurred, sharp)
+    assert not np.isfinite(result.terms["vicreg_covariance"])
+    assert np.isfinite(result.loss)
+
+
+def _with_far_projections(params):
+    flat = traverse_util.flatten_dict(params)
+    path = ("contextual_encoder", "projector", "output", "kernel")
+    return traverse_util.unflatten_dict(flat | {path: 1e25 * flat[path]})

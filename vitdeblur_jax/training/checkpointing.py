@@ -1,0 +1,235 @@
+"""Checkpoints of a training run: one Orbax folder a step, saved while training goes on.
+
+| item | what it holds |
+|---|---|
+| variables | of the model as they were validated, so averaged where an average is kept |
+| config | of the model: with "variables", what `vitdeblur_jax.checkpoints` reads |
+| training | step, skipped, optimizer state; the parameters too where "variables" has averages |
+| position | in the data and whatever else is needed to go on, as JSON |
+| metrics | the validation PSNR, where there is one |
+"""
+
+import contextlib
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import ml_collections
+
+from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.interop.orbax_folders import (
+    check_space,
+    hushed_orbax,
+    orbax_reason,
+    psnr_of,
+    read_psnr,
+    shape_differences,
+    step_folders,
+    write_psnr,
+)
+from vitdeblur_jax.training.state import TrainState
+
+_NOT_WRITTEN = "step {} cannot be written; mend that, and the same command goes on from before it"
+
+
+class TrainingCheckpoints:
+    """The checkpoints in a folder: the last ones, and the best by validation PSNR.
+
+    To be used in a `with` statement: leaving it waits for the save in progress, and tells if that
+    failed. What an earlier process left half-written is removed.
+    """
+
+    def __init__(self, folder: Path, keep: int):
+        """Opens the folder, or makes it.
+
+        Args:
+          folder: of all checkpoints.
+          keep: how many of the last to keep; the best one is kept beside these.
+
+        Raises:
+          UserError: the folder cannot be used, or what lies in it is damaged.
+        """
+        self._folder = folder.resolve()
+        for step_folder in step_folders(self._folder).values():
+            read_psnr(step_folder)  # Orbax would not say which one is damaged
+        self._saving = None
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(hushed_orbax())
+            with self._orbax_told("the folder cannot be used"):
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._manager = _manager(self._folder, keep)
+            stack.callback(self._manager.close)
+            stack.callback(self._wait)
+            self._open = stack.pop_all()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return self._open.__exit__(*error)
+
+    def latest_step(self) -> int | None:
+        """Returns the step of the newest checkpoint, or None if there is none."""
+        return self._manager.latest_step()
+
+    def save(
+        self,
+        state: TrainState,
+        model_config: ml_collections.ConfigDict,
+        position: dict,
+        psnr: float | None = None,
+    ) -> None:
+        """Begins to save; waits for the save before, if that is still in progress.
+
+        When it returns, the arrays of `state` may be given away to the next step. The checkpoints
+        before are there until the new one is whole. A step that is saved already stays as it is.
+
+        Args:
+          state: leaves may lie on any devices.
+          model_config: the model's configuration.
+          position: anything that JSON can hold; floats come back exactly, tuples as lists.
+          psnr: of validation with `state.averaged_variables`, in dB; None if it was not measured.
+
+        Raises:
+          UserError: this checkpoint has no room, or the one before could not be written.
+        """
+        import orbax.checkpoint as ocp
+
+        self._wait()
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        variables, training = _parts(state)
+        check_space((variables, training), self._folder)
+        save_tree, save_json = ocp.args.StandardSave, ocp.args.JsonSave
+        items = ocp.args.Composite(
+            variables=save_tree(variables),
+            training=save_tree(training),
+            config=save_json(model_config.to_dict()),
+            # Orbax makes its JSON in the background, when the caller may have changed it.
+            position=save_json(json.loads(json.dumps(position))),
+        )
+        self._saving = step
+        with self._orbax_told(_NOT_WRITTEN.format(step)):
+            is_measured = psnr is not None and not math.isnan(psnr)
+            metrics = {"psnr": float(psnr)} if is_measured else None
+            self._manager.save(step, args=items, metrics=metrics, force=True)
+
+    def add_psnr(self, step: int, psnr: float) -> None:
+        """Adds the PSNR of a validation that came after the step had been saved.
+
+        Raises:
+          UserError: it cannot be written.
+        """
+        self._wait()
+        with self._orbax_told(f"the PSNR of step {step} cannot be written"):
+            write_psnr(self._folder / str(step), psnr)
+            self._manager.reload()
+
+    def restore(self, step: int, abstract_state: TrainState) -> tuple[TrainState, dict]:
+        """Returns the state and the position that were saved at that step, bit for bit.
+
+        Args:
+          step: one that is there, as `latest_step` returns it.
+          abstract_state: leaves are `jax.ShapeDtypeStruct` with the sharding they are to have.
+
+        Raises:
+          UserError: it is of another model or optimizer, or damaged.
+        """
+        import orbax.checkpoint as ocp
+
+        self._wait()
+        variables, training = _parts(abstract_state)
+        path = self._folder / str(step)
+        before = max((other for other in self._manager.all_steps() if other < step), default=None)
+        otherwise = "begins anew" if before is None else f"goes on from step {before}"
+        failure = (
+            f"step {step} cannot be read; if it is damaged, delete {path}, and the run {otherwise}"
+        )
+        restore_tree = ocp.args.StandardRestore
+        items = ocp.args.Composite(
+            variables=restore_tree(variables),
+            training=restore_tree(training),
+            position=ocp.args.JsonRestore(),
+        )
+        with self._orbax_told(failure):
+            stored = self._manager.metadata(step).item_metadata
+            trees = {name: _tree(stored[name]) for name in ("variables", "training")}
+            wrong = shape_differences(trees, {"variables": variables, "training": training})
+            if wrong:
+                raise UserError(
+                    f"{path} is of another model or optimizer ({len(wrong)} entries): "
+                    f"{'; '.join(wrong[:3])}; choose another --workdir"
+                )
+            restored = self._manager.restore(step, args=items)
+        return _joined(abstract_state, restored.variables, restored.training), restored.position
+
+    def _wait(self):
+        with self._orbax_told(_NOT_WRITTEN.format(self._saving)):
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _orbax_told(self, what: str) -> Iterator[None]:
+        """Turns whatever Orbax, its threads and TensorStore raise into a `UserError`."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            reason = orbax_reason(error)
+            raise UserError(f"checkpoints in {self._folder}: {what} ({reason})") from error
+
+
+def _manager(folder, keep):
+    import orbax.checkpoint as ocp
+
+    policies = ocp.checkpoint_managers
+    best = policies.BestN(get_metric_fn=psnr_of, n=1, keep_checkpoints_without_metrics=False)
+    trees, texts = ocp.StandardCheckpointHandler, ocp.JsonCheckpointHandler
+    return ocp.CheckpointManager(
+        folder,
+        item_handlers={
+            "variables": trees(),
+            "training": trees(),
+            "config": texts(),
+            "position": texts(),
+        },
+        options=ocp.CheckpointManagerOptions(
+            best_fn=psnr_of,  # without it, no metrics would be written
+            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
+            cleanup_tmp_directories=True,
+        ),
+    )
+
+
+def _tree(metadata):
+    if metadata is None:
+        raise ValueError("its _METADATA is missing")
+    return metadata.tree
+
+
+def _parts(state):
+    """Returns the two trees that are saved of a state, concrete or abstract."""
+    training = {
+        "step": state.step,
+        "skipped": state.skipped,
+        "optimizer_state": state.optimizer_state,
+    }
+    if state.averaged_params is not None:
+        training["params"] = state.params
+    return state.averaged_variables, training
+
+
+def _joined(abstract_state, variables, training):
+    """Returns the state whose `_parts` these are."""
+    averages = abstract_state.averaged_params is not None
+    return abstract_state.replace(
+        step=training["step"],
+        skipped=training["skipped"],
+        params=training["params"] if averages else variables["params"],
+        batch_stats=variables["batch_stats"],
+        position_embedding=variables["position_embedding"],
+        optimizer_state=training["optimizer_state"],
+        averaged_params=variables["params"] if averages else None,
+    )

@@ -1,0 +1,267 @@
+"""The training config: every key with its default, and what can be checked before anything runs.
+
+| key | meaning |
+|---|---|
+| seed | of initial values, order and augmentation; 0 or more |
+| steps | batches to train on |
+| batch_size | photographs a batch, of all devices together |
+| crop | side of the training crops, pixels; need not be the model's training_window |
+| progressive | ((first_step, crop, batch_size), ...): from that step on, these instead |
+| accumulation | parts that a batch is cut into and taken one after the other, to save memory |
+| model | the model's attributes, see `vitdeblur_jax.models.configuration` |
+| initial.checkpoint | a checkpoint to start from, of the same architecture; empty: none |
+| initial.encoder | weights of MAE or TinyMIM for tokenizer and primary encoder; empty: none |
+| initial.identity | the image head starts as the identity, the decoder at zero |
+| data.kind | pairs (files), prepared (by `vitdeblur data prepare`), synthetic (of sharp ones) |
+| data.root | the folder of the data set |
+| data.layout, .split | of pairs: how they lie on disk; of pairs and prepared: which part |
+| data.bit_depth | of pairs: 8, or 16 |
+| data.hold_out | sharp photographs set aside for validation, spread evenly over the names |
+| data.repeats | of synthetic: how many different crops a photograph gives |
+| data.synthesis | of synthetic: `vitdeblur_jax.data.synthesis.SynthesisSettings` |
+| data.vertical_flip, .quarter_turns | augmentation beyond the published horizontal flip |
+| data.workers | processes that read ahead; 0: threads. Changes nothing in what is learned |
+| loss.* | weights of the terms, see `vitdeblur_jax.losses`; loss.border in pixels |
+| optimizer.* | see `vitdeblur_jax.training.optimizer` |
+| averaging | decay of the moving average of the parameters, which is validated; 0: no average |
+| skip_not_finite | steps that may be left out for a loss or gradient that is not finite |
+| log_every, save_every | steps between lines of the log, between checkpoints |
+| keep_checkpoints | how many of the last to keep, beside the best |
+| validation.every | steps between validations; 0: none |
+| validation.root, .split | where its photographs are, unless some are held out; empty: data's |
+| validation.photographs | how many of them, spread evenly; 0: all |
+| validation.pictures | how many of these are drawn into TensorBoard |
+| validation.stride, .batch_size | as in configs/evaluate.py |
+| profile | (first, last) step to be profiled; empty: none |
+"""
+
+import dataclasses
+import math
+
+import ml_collections
+
+from vitdeblur_jax.data.synthesis import SynthesisSettings
+from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.models.configuration import (
+    base,
+    check_configuration,
+    check_stride,
+    check_window,
+    nearest,
+)
+from vitdeblur_jax.training.data import KINDS, stages
+from vitdeblur_jax.training.objective import needs_the_sharp_encoding
+from vitdeblur_jax.training.optimizer import check_optimizer
+
+# What a run in progress may change: what is learned does not depend on it, but for rounding.
+FREE_KEYS = (
+    *("data.workers", "model.rematerialize", "skip_not_finite", "log_every", "save_every"),
+    *("keep_checkpoints", "validation", "profile"),
+)
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """Returns the published method; what was never published is our choice (configs/ say which)."""
+    return ml_collections.ConfigDict(
+        {
+            "seed": 0,
+            "steps": 100_000,
+            "batch_size": 8,
+            "crop": 360,
+            "progressive": (),
+            "accumulation": 1,
+            "model": base(),
+            "initial": {"checkpoint": "", "encoder": "", "identity": False},
+            "data": {
+                "kind": "pairs",
+                "root": "",
+                "layout": "pairs",
+                "split": "train",
+                "bit_depth": 8,
+                "hold_out": 0,
+                "repeats": 1,
+                "synthesis": dataclasses.asdict(SynthesisSettings()),
+                "vertical_flip": False,
+                "quarter_turns": False,
+                "workers": 0,
+            },
+            "loss": {
+                "charbonnier": 1.0,
+                "contextual_cosine": 0.2,
+                "contextual_l1": 0.0,
+                "sharpness": 0.06,  # the published 0.2 * 0.3
+                "vicreg_invariance": 0.0,  # the published code logs 0.01, 0.01 and 0.001 of these
+                "vicreg_variance": 0.0,
+                "vicreg_covariance": 0.0,
+                "border": 0,
+            },
+            "optimizer": _default_optimizer(),
+            "averaging": 0.0,
+            "skip_not_finite": 0,
+            "log_every": 100,
+            "save_every": 1000,
+            "keep_checkpoints": 2,
+            "validation": {
+                "every": 5000,
+                "root": "",
+                "split": "val",
+                "photographs": 8,
+                "pictures": 4,
+                "stride": 0,
+                "batch_size": 0,
+            },
+            "profile": (),
+        }
+    )
+
+
+def _default_optimizer():
+    return {
+        "name": "adamw",
+        "learning_rate": 2e-4,
+        "schedule": "cosine",
+        "warmup_steps": 0,
+        "final_learning_rate": 0.0,
+        "milestones": (),
+        "gamma": 0.5,
+        "b1": 0.9,
+        "b2": 0.999,
+        "epsilon": 1e-8,
+        "weight_decay": 1e-2,
+        "decay_norms_and_biases": True,
+        "clip_norm": 0.0,
+        "learning_rate_factors": {
+            "tokenizer": 1.0,
+            "primary_encoder": 1.0,
+            "contextual_encoder": 1.0,
+            "decoder": 1.0,
+            "image_head": 1.0,
+        },
+    }
+
+
+def check_config(config: ml_collections.ConfigDict) -> None:
+    """Checks whatever can be without data and devices.
+
+    Raises:
+      UserError: an unknown key, with the nearest right one, or a value that cannot be.
+    """
+    _check_keys(config, default_config())
+    check_configuration(config.model)
+    for key in ("steps", "batch_size", "crop", "accumulation", "log_every", "save_every"):
+        _at_least(config, key, 1)
+    for key in ("keep_checkpoints", "data.repeats"):
+        _at_least(config, key, 1)
+    for key in ("seed", "skip_not_finite", "data.workers", "data.hold_out", "loss.border"):
+        _at_least(config, key, 0)
+    for key in ("every", "photographs", "pictures", "stride", "batch_size"):
+        _at_least(config, f"validation.{key}", 0)
+    if config.validation.stride:
+        check_stride(config.model, config.validation.stride)
+    if not 0 <= config.averaging < 1:
+        raise UserError(f"averaging is {config.averaging}; it is at least 0 and less than 1")
+    if config.data.kind not in KINDS:
+        raise UserError(
+            f"data.kind is {config.data.kind!r}{nearest(config.data.kind, KINDS)}; "
+            f"it is one of {', '.join(KINDS)}"
+        )
+    if config.data.quarter_turns and config.model.views == 2:
+        raise UserError(
+            "data.quarter_turns would lay the left and the right view one above the other; "
+            "leave it out where model.views is 2"
+        )
+    _check_loss(config.loss)
+    _check_stages(config)
+    check_optimizer(config.optimizer, config.steps)
+    _check_initial(config)
+    _check_profile(config)
+
+
+def _check_loss(loss):
+    for key, weight in loss.items():
+        if not 0 <= weight < math.inf:
+            raise UserError(f"loss.{key} is {weight}; it must be 0 or more")
+    if not loss.charbonnier:
+        raise UserError("loss.charbonnier is 0: nothing would train the decoder; raise it above 0")
+
+
+def _check_initial(config):
+    initial = config.initial
+    if initial.checkpoint and (initial.encoder or initial.identity):
+        raise UserError(
+            "initial.checkpoint gives all values: leave initial.encoder, initial.identity out"
+        )
+    factors = config.optimizer.learning_rate_factors
+    is_used = factors.contextual_encoder or factors.decoder
+    for part in ("tokenizer", "primary_encoder"):
+        if is_used and not (factors[part] or initial.checkpoint or initial.encoder):
+            raise UserError(
+                f"optimizer.learning_rate_factors.{part} is 0, so it would stay random: name "
+                "pretrained weights with --config.initial.encoder (MAE's or TinyMIM's) or "
+                "initial.checkpoint, or raise the factor"
+            )
+
+
+def _check_profile(config):
+    steps = tuple(config.profile)
+    are_steps = len(steps) == 2 and all(isinstance(step, int) for step in steps)
+    if steps and not (are_steps and 0 <= steps[0] <= steps[1] < config.steps):
+        raise UserError(
+            f"profile is {tuple(config.profile)}; it is (first, last), two steps from 0 to "
+            f"{config.steps - 1}"
+        )
+
+
+def _check_keys(config, known, prefix=""):
+    for key in config:
+        if key not in known:
+            raise UserError(f"the config has no key {prefix}{key!r}{nearest(key, known)}")
+    for key in known:
+        if key not in config:
+            raise UserError(f"the config lacks the key {prefix}{key!r}; see default_config()")
+        if isinstance(known[key], ml_collections.ConfigDict):
+            _check_keys(config[key], known[key], f"{prefix}{key}.")
+
+
+def _at_least(config, key, least):
+    value = config
+    for part in key.split("."):
+        value = value[part]
+    if value < least:
+        raise UserError(f"{key} is {value}; it must be {least} or more")
+
+
+def _check_stages(config):
+    for part in config.progressive:
+        is_row = isinstance(part, (tuple, list)) and len(part) == 3
+        if not is_row or not all(isinstance(number, int) for number in part):
+            raise UserError(
+                f"progressive holds {part!r}; each part is three numbers, "
+                "(first_step, crop, batch_size)"
+            )
+    plan = stages(config)
+    starts = [stage.first_step for stage in plan]
+    if starts != sorted(set(starts)) or starts[-1] >= config.steps:
+        raise UserError(
+            f"progressive begins at the steps {starts[1:]}; they must rise from 1 to less than "
+            f"steps, which is {config.steps}"
+        )
+    weights = {key: weight for key, weight in config.loss.items() if key != "border"}
+    for stage in plan:
+        check_window("crop", stage.crop, config.model)
+        if stage.batch_size < 1 or stage.batch_size % config.accumulation:
+            raise UserError(
+                f"a batch of {stage.batch_size} cannot be cut into {config.accumulation} parts; "
+                "make batch_size a multiple of accumulation"
+            )
+        if stage.batch_size < 2 * config.accumulation and needs_the_sharp_encoding(weights):
+            raise UserError(
+                f"a batch of {stage.batch_size} in {config.accumulation} part(s) leaves one "
+                "photograph for batch norm, which needs two; raise batch_size, lower accumulation, "
+                "or set the contextual weights in loss to 0"
+            )
+        if stage.crop <= 2 * config.loss.border:
+            raise UserError(
+                f"loss.border leaves out {config.loss.border} pixels a side: nothing is left of a "
+                f"crop of {stage.crop}"
+            )

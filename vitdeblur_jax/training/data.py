@@ -1,0 +1,238 @@
+"""From the config to examples: which source, what is held out, which batch at which step."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+
+from vitdeblur_jax.data.images import list_photographs, size_of
+from vitdeblur_jax.data.layouts import find_pairs
+from vitdeblur_jax.data.pipelines import (
+    DeviceBatches,
+    Source,
+    TrainBatches,
+    make_train_dataset,
+    prefetch_to_device,
+)
+from vitdeblur_jax.data.sources import FolderSource, PreparedSource, SyntheticSource
+from vitdeblur_jax.data.synthesis import SynthesisSettings
+from vitdeblur_jax.errors import UserError
+
+KINDS = ("pairs", "prepared", "synthetic")
+_MOST_SIZES_READ = 1000
+
+
+class Stage(NamedTuple):
+    """A part of the training with one crop and batch size.
+
+    Attributes:
+      first_step: its first step.
+      first_record: how many examples have been taken before it.
+      crop: side of the crops, pixels.
+      batch_size: of all devices together.
+    """
+
+    first_step: int
+    first_record: int
+    crop: int
+    batch_size: int
+
+
+def stages(config: ml_collections.ConfigDict) -> list[Stage]:
+    """Returns the stages that `crop`, `batch_size` and `progressive` describe, one at least."""
+    plan = [Stage(0, 0, config.crop, config.batch_size)]
+    for first_step, crop, batch_size in config.progressive:
+        taken = (first_step - plan[-1].first_step) * plan[-1].batch_size
+        plan.append(Stage(first_step, plan[-1].first_record + taken, crop, batch_size))
+    return plan
+
+
+class TrainingData:
+    """The examples of a run: those to train on, by step, and those held out.
+
+    Args:
+      config: the training config.
+
+    Raises:
+      UserError: there is no such data, nothing to train on or to validate with, or a crop is larger
+        than a photograph (for which the sizes of at most 1000 files are read).
+    """
+
+    def __init__(self, config: ml_collections.ConfigDict):
+        if not config.data.root:
+            raise UserError("--config.data.root is missing: the folder of the training data")
+        self._config, self._stages = config, stages(config)
+        self._training, held_out = _split(config)
+        self.validation = None
+        if config.validation.every:
+            self.validation = _validation_source(config, self._training, held_out)
+            if config.data.kind != "synthetic":  # which would be work, and cannot be wrong
+                _check_example(self.validation[0], config)
+        _check_sizes(_source(config, self._training, None), max(s.crop for s in self._stages))
+        _check_example(self._source(self._stages[0])[0], config)
+        for stage in self._stages:
+            self._dataset(stage)  # checks what is left
+
+    def batches(self, step: int, stage: Stage, sharding: jax.sharding.Sharding) -> DeviceBatches:
+        """Returns the batches of a stage from a step on, on the devices.
+
+        Close the iterator when it is no longer wanted.
+        """
+        dataset = self._dataset(stage)
+        dataset.set_state({"next_index": step - stage.first_step})
+        return prefetch_to_device(dataset, sharding, leave=("radius",))
+
+    def stage(self, step: int) -> Stage:
+        """Returns the stage that a step belongs to."""
+        return next(stage for stage in reversed(self._stages) if stage.first_step <= step)
+
+    def end_of(self, stage: Stage) -> int:
+        """Returns the step after the last one of a stage."""
+        later = [s.first_step for s in self._stages if s.first_step > stage.first_step]
+        return min([*later, self._config.steps])
+
+    def names(self, step: int) -> list[str]:
+        """Returns the names of the examples in the batch of a step, by reading them again."""
+        stage = self.stage(step)
+        source = self._source(stage)
+        records = self._dataset(stage).batches[step - stage.first_step]["record"]
+        return [f"{source[int(record)]['name']} (record {record})" for record in records]
+
+    def _dataset(self, stage: Stage) -> TrainBatches:
+        data = self._config.data
+        return make_train_dataset(
+            self._source(stage),
+            seed=self._config.seed,
+            batch_size=stage.batch_size,
+            crop=stage.crop,
+            first_record=stage.first_record,
+            vertical_flip=data.vertical_flip,
+            quarter_turns=data.quarter_turns,
+            workers=data.workers,
+        )
+
+    def _source(self, stage: Stage) -> Source:
+        return _source(self._config, self._training, stage.crop)
+
+
+def _split(config) -> tuple[Any, Any]:
+    """Returns what there is to train on, and what is held out of it: pairs, files or records."""
+    data = config.data
+    if data.kind == "prepared":
+        if data.hold_out:
+            raise UserError(
+                "data.hold_out is for pairs and synthetic data; a prepared set has its own parts: "
+                "see validation.split"
+            )
+        return PreparedSource(data.root, data.split), None
+    if data.kind == "synthetic":
+        photographs = _photographs(data.root)
+        aside = set(_spread(photographs, data.hold_out))
+        kept = [path for path in photographs if path not in aside]
+        return _not_empty(kept, data), [path for path in photographs if path in aside]
+    pairs = find_pairs(data.root, data.layout, data.split)
+    aside = set(_spread(sorted({pair.target for pair in pairs if pair.target}), data.hold_out))
+    kept = [pair for pair in pairs if pair.target not in aside]
+    return _not_empty(kept, data), [pair for pair in pairs if pair.target in aside]
+
+
+def _not_empty(kept, data):
+    if not kept:
+        raise UserError(
+            f"{data.root}: data.hold_out is {data.hold_out}, so that all sharp photographs are set "
+            "aside and none is left to train on"
+        )
+    return kept
+
+
+def _photographs(root) -> list[Path]:
+    if not Path(root).is_dir():
+        raise UserError(f"there is no folder {str(root)!r} of photographs")
+    return list_photographs(root)
+
+
+def _source(config, examples, crop: int | None) -> Source:
+    data = config.data
+    if data.kind == "prepared":
+        return examples
+    if data.kind == "pairs":
+        return FolderSource(examples, data.bit_depth)
+    settings = SynthesisSettings(**{k: _plain(v) for k, v in data.synthesis.items()})
+    repeats = data.repeats if crop is not None else 1
+    return SyntheticSource(examples, settings, config.seed, crop=crop, repeats=repeats)
+
+
+def _plain(value):
+    return tuple(value) if isinstance(value, (list, tuple)) else value
+
+
+def _validation_source(config, training, held_out) -> Source:
+    data, validation = config.data, config.validation
+    if data.hold_out:
+        return _source(config, held_out, crop=None)
+    root = validation.root or data.root
+    if data.kind == "prepared":
+        if not validation.root and validation.split == data.split:
+            raise UserError(
+                f"validation.split is {data.split!r}, which is trained on; name another, or "
+                "validation.root, or set validation.every to 0"
+            )
+        return PreparedSource(root, validation.split)
+    if data.kind == "pairs":
+        examples = find_pairs(root, data.layout, validation.split)
+    else:
+        examples = _photographs(root)
+    if not validation.root and not set(examples).isdisjoint(training):
+        raise UserError(
+            "there is nothing to validate with but what is trained on: set data.hold_out, or "
+            "validation.root to another folder of such data, or validation.every to 0"
+        )
+    return _source(config, examples, crop=None)
+
+
+def _spread(items: Sequence, count: int) -> list:
+    """Returns `count` items spread evenly over all, or all of them if there are fewer."""
+    if not count:
+        return []
+    places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
+    return [items[place] for place in places]
+
+
+def validation_records(source: Source, count: int) -> list[int]:
+    """Returns which records of a source to validate with: `count` of them; 0 means all."""
+    return _spread(range(len(source)), count or len(source))
+
+
+def _check_example(example, config) -> None:
+    views = example["blurred"].shape[-1] // 3
+    if views != config.model.views:
+        raise UserError(
+            f"{example['name']} has {views} view{'s' * (views > 1)}, but model.views is "
+            f"{config.model.views}"
+        )
+    if "sharp" not in example:
+        raise UserError(
+            f"{example['name']}: no sharp photograph goes with it, so nothing to compare with"
+        )
+
+
+def _check_sizes(source: Source, crop: int) -> None:
+    if isinstance(source, PreparedSource):
+        first = source[0]  # each one would have to be decoded
+        return _check_size(first["name"], first["blurred"].shape[1::-1], crop)
+    for record in _spread(range(len(source)), _MOST_SIZES_READ):
+        path = source.files(record)[0]
+        size = size_of(path)
+        if size is not None:  # or else reading it tells why
+            _check_size(path, size, crop)
+
+
+def _check_size(name, size, crop):
+    if crop > min(size):
+        raise UserError(
+            f"crop is {crop} pixels, but {name} has {size[0]} x {size[1]}; choose a smaller crop, "
+            "or leave this photograph out"
+        )

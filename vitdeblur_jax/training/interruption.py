@@ -1,0 +1,70 @@
+"""Ending a run on SIGTERM or Ctrl-C where it can be gone on with."""
+
+import contextlib
+import os
+import signal
+import threading
+from types import FrameType
+
+_SIGNALLED = 128  # what shells add to a signal's number; `errors.INTERRUPTED` is that of Ctrl-C
+_STANDARD_ERROR = 2
+
+
+class Interrupted(Exception):
+    """A signal has asked the run to end.
+
+    Attributes:
+      signal: its number.
+      status: what a process that it has ended exits with, 128 + its number.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(f"interrupted by {signal.Signals(number).name}")
+        self.signal = number
+        self.status = _SIGNALLED + number
+
+
+class Interruption:
+    """Notes SIGTERM and SIGINT instead of ending at once, for the length of a `with` block.
+
+    SIGINT after either of them raises `KeyboardInterrupt` at once. SIGTERM again does nothing: a
+    cluster may send it to a process and again to its group, and SIGKILL is what it ends with.
+
+    Python takes signals in the main thread only; in any other, nothing is noted.
+
+    Attributes:
+      signal: the number of the first that came, or None.
+    """
+
+    signal: int | None = None
+
+    def __enter__(self):
+        self._before = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
+            # None stands for a handler that Python has not set and cannot set again.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def check(self) -> None:
+        """Raises `Interrupted` if a signal has come."""
+        if self.signal is not None:
+            raise Interrupted(self.signal)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        if self.signal is None:
+            self.signal = number
+            name = signal.Signals(number).name
+            _tell(f"\n{name}: the run saves after this step and ends; Ctrl-C now ends it unsaved\n")
+        elif number == signal.SIGINT:
+            raise KeyboardInterrupt
+
+
+def _tell(line):
+    # Not print: the signal may have come in the middle of another print, which forbids a second.
+    with contextlib.suppress(OSError):
+        os.write(_STANDARD_ERROR, line.encode())

@@ -1,0 +1,248 @@
+"""What a run of training says: lines for scripts, curves and pictures, and its progress."""
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from vitdeblur_jax.errors import UserError, one_line
+from vitdeblur_jax.files import write_text
+from vitdeblur_jax.progress import Progress
+
+
+class TrainingLog:
+    """Writes `log.jsonl` and `tensorboard/` in a folder and shows progress on standard error.
+
+    To be used in a `with` statement, by one process. All is on disk when a call returns, so that
+    killing the run loses nothing.
+    """
+
+    def __init__(self, folder: Path, first_step: int, total_steps: int):
+        """Goes on with the log in `folder`, or begins one.
+
+        What a killed run wrote of steps after `first_step`, or only half, is removed from
+        `log.jsonl` and hidden in TensorBoard.
+
+        Args:
+          folder: that of the run; made if need be.
+          first_step: the steps done before, 0 in a new run.
+          total_steps: the step that the run ends with.
+
+        Raises:
+          UserError: tensorboardX is missing, or the folder cannot be written.
+        """
+        self.folder, self._path = folder, folder / "log.jsonl"
+        with _told_as_user_error(self._path):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._path.touch()
+            _remove_later_lines(self._path, first_step)
+        self._total_steps = total_steps
+        self._shown_step = self._last_step = first_step
+        self._steady_since = None  # step and time of the first `train`: compilation lies before it
+        with contextlib.ExitStack() as resources:
+            events = _EventFile(folder / "tensorboard", purge_step=first_step + 1)
+            self._events = resources.enter_context(contextlib.closing(events))
+            progress = Progress(total_steps, "steps", done=first_step, periodic_lines=False)
+            self._progress = resources.enter_context(progress)
+            self._resources = resources.pop_all()
+        self._images, self._seconds_waiting = 0, 0.0
+        self._interval_began = time.monotonic()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self) -> None:
+        """Ends the bar and closes what is open."""
+        self._resources.close()
+
+    def advance(self, step: int, *, images: int, seconds_waiting: float) -> None:
+        """Moves the bar to `step`, which took that many images and waited so long for them."""
+        self._progress.advance(step - self._shown_step)
+        self._shown_step = step
+        self._images += images
+        self._seconds_waiting += seconds_waiting
+
+    @contextlib.contextmanager
+    def not_training(self) -> Iterator[None]:
+        """Leaves the time that its block takes out of the rates; not to be nested."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._interval_began += time.monotonic() - began
+
+    def train(self, step: int, values: dict[str, float]) -> None:
+        """Records the steps since the last call of this, with their rates.
+
+        Args:
+          step: the last of them.
+          values: their means, "loss" among them. What is not finite becomes null in the file.
+
+        Raises:
+          UserError: the files cannot be written.
+        """
+        now = time.monotonic()
+        seconds = max(now - self._interval_began, 1e-9)
+        rates = {
+            "steps_per_second": (step - self._last_step) / seconds,
+            "images_per_second": self._images / seconds,
+            "waiting_share": min(self._seconds_waiting / seconds, 1.0),
+        }
+        self._record("train", step, {**values, **rates})
+        self._report(
+            step, values.get("loss", math.nan), *rates.values(), self._time_left(step, now)
+        )
+        self._interval_began, self._last_step = now, step
+        self._images, self._seconds_waiting = 0, 0.0
+        self._steady_since = self._steady_since or (step, now)
+
+    def validation(
+        self,
+        step: int,
+        values: dict[str, float],
+        pictures: dict[str, UInt8[np.ndarray, "_ _ 3"]],
+    ) -> None:
+        """Records a validation and prints its values in a line.
+
+        Args:
+          step: the training step after which it took place.
+          values: its means. What is not finite becomes null in the file.
+          pictures: RGB, for TensorBoard, under their names.
+
+        Raises:
+          UserError: the files cannot be written.
+        """
+        self._record("validation", step, values, pictures)
+        shown = ", ".join(f"{name} {_digits(value, 4)}" for name, value in values.items())
+        self.say(f"validation at step {step}: {shown}")
+
+    def say(self, line: str) -> None:
+        """Prints a line without breaking the bar."""
+        self._progress.say(line)
+
+    def last(self, kind: str) -> dict | None:
+        """Returns the last record of a kind, "train" or "validation"; None if there is none.
+
+        Raises:
+          UserError: the file cannot be read.
+        """
+        with _told_as_user_error(self._path, "read"):
+            records = [json.loads(line) for line in self._path.read_text().splitlines()]
+        return next((record for record in reversed(records) if record["kind"] == kind), None)
+
+    def _record(self, kind, step, values, pictures=None):
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        record = {"kind": kind, "step": step, **{name: finite.get(name) for name in values}}
+        with _told_as_user_error(self._path), open(self._path, "a") as file:
+            file.write(json.dumps(record, allow_nan=False) + "\n")
+        self._events.add(kind, step, finite, pictures or {})
+
+    def _report(self, step, loss, steps_rate, images_rate, waiting_share, seconds_left):
+        figures = [
+            f"loss {_digits(loss)}",
+            f"{_digits(steps_rate)} steps/s",
+            f"{_digits(images_rate)} images/s",
+        ]
+        left = [] if seconds_left is None else [f"{_duration(seconds_left)} left"]
+        share = f"{100 * waiting_share:.0f} %"
+        self._progress.report(
+            f"{figures[0]}, {figures[2]}, waiting {share}",  # the bar tells the rest
+            f"step {step} of {self._total_steps}: {', '.join(figures + left)}, "
+            f"{share} waiting for data",
+        )
+
+    def _time_left(self, step, now):
+        if self._steady_since is None or step == self._steady_since[0]:
+            return None
+        steady_step, steady_time = self._steady_since  # validations since then are in it, too
+        return (self._total_steps - step) * (now - steady_time) / (step - steady_step)
+
+
+class _EventFile:
+    """An event file of TensorBoard, written in the calling thread.
+
+    tensorboardX's `SummaryWriter` hands its events to a thread over a short queue. A full disk ends
+    that thread, and then whoever adds an event waits for ever.
+    """
+
+    def __init__(self, folder, purge_step):
+        try:
+            from tensorboardX import RecordWriter, summary
+            from tensorboardX.proto.event_pb2 import Event, SessionLog
+        except ImportError as error:
+            message = "training's log needs tensorboardX: pip install 'vitdeblur_jax[train]'"
+            raise UserError(message) from error
+        self._event, self._summary = Event, summary
+        # TensorBoard reads the files of a folder in the order of their names.
+        self._path = folder / f"events.out.tfevents.{time.time_ns()}"
+        with _told_as_user_error(self._path):
+            folder.mkdir(exist_ok=True)
+            self._file = RecordWriter(str(self._path))
+        self._write(0, file_version="brain.Event:2")
+        # TensorBoard drops what earlier files hold of this step and later ones.
+        self._write(purge_step, session_log=SessionLog(status=SessionLog.START))
+
+    def add(self, kind, step, values, pictures):
+        parts = [
+            *(self._summary.scalar(f"{kind}/{name}", value) for name, value in values.items()),
+            *(
+                self._summary.image(f"{kind}/{name}", picture, dataformats="HWC")
+                for name, picture in pictures.items()
+            ),
+        ]
+        self._write(step, summary={"value": [value for part in parts for value in part.value]})
+
+    def close(self):
+        with _told_as_user_error(self._path):
+            self._file.close()
+
+    def _write(self, step, **content):
+        event = self._event(wall_time=time.time(), step=step, **content)
+        with _told_as_user_error(self._path):
+            self._file.write(event.SerializeToString())
+            self._file.flush()
+
+
+@contextlib.contextmanager
+def _told_as_user_error(path: Path, verb: str = "written") -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be {verb} ({one_line(error)})") from error
+
+
+def _remove_later_lines(path: Path, last_step: int) -> None:
+    text = path.read_text(errors="replace")
+    kept = "".join(f"{line}\n" for line in text.splitlines() if _step_of(line) <= last_step)
+    if kept != text:
+        write_text(path, kept)
+
+
+def _step_of(line: str) -> int | float:
+    """Returns the step of a record; infinity for what is none, as a line written half."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, TypeError, KeyError):
+        return math.inf
+
+
+def _digits(value: float, count: int = 3) -> str:
+    return f"{value:.{count}g}" if abs(value) < 10**count - 0.5 else f"{value:.0f}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    hours, days = minutes // 60, minutes // 1440
+    if hours == 0:
+        return f"{minutes} min"
+    return f"{days} d {hours % 24} h" if days else f"{hours} h {minutes % 60} min"

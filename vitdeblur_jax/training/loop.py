@@ -1,0 +1,160 @@
+"""The training loop, the same from a laptop core to many devices."""
+
+import time
+from contextlib import closing
+from pathlib import Path
+
+import jax
+import ml_collections
+
+from vitdeblur_jax.checkpoints import Pretrained
+from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.sharding import batch_sharded, local_mesh
+from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
+from vitdeblur_jax.training.configuration import FREE_KEYS, check_config
+from vitdeblur_jax.training.data import TrainingData, validation_records
+from vitdeblur_jax.training.interruption import Interrupted, Interruption
+from vitdeblur_jax.training.log import TrainingLog
+from vitdeblur_jax.training.metrics_window import MetricsWindow, NotFiniteError
+from vitdeblur_jax.training.preparation import Run, describe, first_state, prepare
+from vitdeblur_jax.training.profiling import Profile
+from vitdeblur_jax.training.run_folder import run_folder
+from vitdeblur_jax.training.validation import validate
+
+
+def train(config: ml_collections.ConfigDict, workdir: str | Path) -> int:
+    """Trains, or goes on with, the run of `config` in `workdir`; see docs/train.md.
+
+    Returns:
+      The exit status: 0 when the run is complete, 128 + n when signal n has interrupted it.
+
+    Raises:
+      UserError: whatever is wrong with the config, the data or the folder, before anything is
+        compiled; or, later, a step that is not finite.
+    """
+    check_config(config)
+    if jax.process_count() > 1:
+        raise UserError("training goes on in one process so far; start it without the others")
+    run = prepare(config, local_mesh())
+    data = TrainingData(config)
+    with (
+        run_folder(workdir, config, FREE_KEYS) as folder,
+        Interruption() as interruption,
+        TrainingCheckpoints(folder / "checkpoints", config.keep_checkpoints) as checkpoints,
+    ):
+        state, position = first_state(config, run, checkpoints)
+        print(describe(run, folder), flush=True)
+        with TrainingLog(folder, int(state.step), config.steps) as log:
+            loop = _Loop(config, run, data, checkpoints, log, interruption, state, position)
+            try:
+                return loop.run()
+            except NotFiniteError as error:
+                raise UserError(_what_was_not_finite(error, data, checkpoints)) from error
+
+
+class _Loop:
+    """Goes through the steps that are left, and holds what changes on the way."""
+
+    def __init__(self, config, run: Run, data, checkpoints, log, interruption, state, position):
+        self.config, self.fixed, self.data = config, run, data
+        self.checkpoints, self.log, self.interruption = checkpoints, log, interruption
+        self.state, self.step = state, int(state.step)
+        self.saved_step = self.step if position else None
+        self.window = MetricsWindow(position.get("window"), config.skip_not_finite)
+        self.profile = Profile(log.folder / "profile", config.profile)
+
+    def run(self) -> int:
+        """Returns the exit status."""
+        try:
+            if self.is_due(self.config.validation.every) and not self.was_validated():
+                self.checkpoints.add_psnr(self.step, self.validate())  # it was interrupted
+            while self.step < self.config.steps:
+                self.run_stage()
+        except Interrupted as interrupted:
+            self.save()
+            self.log.say(f"saved at step {self.step}; the same command goes on from there")
+            return interrupted.status
+        finally:
+            self.profile.close()
+        return 0
+
+    def run_stage(self):
+        """Trains to the end of the stage that the next step belongs to."""
+        stage, sharding = self.data.stage(self.step), batch_sharded(self.fixed.mesh)
+        with closing(self.data.batches(self.step, stage, sharding)) as batches:
+            while self.step < self.data.end_of(stage):
+                started = time.monotonic()
+                batch = self.next_batch(batches)
+                waited = time.monotonic() - started
+                self.profile.before(self.step)
+                with jax.transfer_guard("disallow"):
+                    self.state, metrics = self.fixed.train_step(self.state, batch)
+                self.profile.after(self.step, metrics)
+                self.step += 1
+                self.window.add(self.step, metrics)
+                self.log.advance(self.step, images=stage.batch_size, seconds_waiting=waited)
+                self.report()
+
+    def next_batch(self, batches) -> dict:
+        try:
+            return next(batches)
+        except Exception:
+            self.interruption.check()  # the signal has ended a worker that was just starting, too
+            raise
+
+    def report(self):
+        """Logs, validates and saves, whatever is due after a step."""
+        if self.is_due(self.config.log_every):
+            means, skipped = self.window.means(), self.window.state()["skips"]
+            # The optimizer counts the updates that were made.
+            rate = float(self.fixed.schedule(self.step - 1 - skipped))
+            self.log.train(self.step, {**means, "learning_rate": rate, "skipped": skipped})
+            self.window.reset()
+        with self.log.not_training():
+            psnr = self.validate() if self.is_due(self.config.validation.every) else None
+            if psnr is not None or self.is_due(self.config.save_every):
+                self.save(psnr)
+        if self.step < self.config.steps:
+            self.interruption.check()
+
+    def is_due(self, every: int) -> bool:
+        last = self.step == self.config.steps
+        return bool(every and self.step and (last or self.step % every == 0))
+
+    def was_validated(self) -> bool:
+        logged = self.log.last("validation")
+        return logged is not None and logged["step"] == self.step
+
+    def validate(self) -> float:
+        """Logs the quality of whole photographs and returns their mean PSNR."""
+        settings, source = self.config.validation, self.data.validation
+        figures, pictures = validate(
+            Pretrained(self.fixed.model, self.state.averaged_variables, "training"),
+            source,
+            validation_records(source, settings.photographs),
+            settings.pictures,
+            stride=settings.stride or None,
+            batch_size=settings.batch_size or None,
+            on_windows=lambda done: self.interruption.check(),
+        )
+        self.log.validation(self.step, figures, pictures)
+        return figures["psnr"]
+
+    def save(self, psnr: float | None = None):
+        """Saves all that the rest of the run depends on, once a step."""
+        if self.saved_step != self.step:
+            position = {"next_step": self.step, "window": self.window.state()}
+            self.checkpoints.save(self.state, self.config.model, position, psnr)
+            self.saved_step = self.step
+
+
+def _what_was_not_finite(error: NotFiniteError, data, checkpoints) -> str:
+    names = data.names(error.step - 1)
+    blamed = [names[image] for image in error.images] or names
+    last = checkpoints.latest_step()
+    kept = "no checkpoint was saved yet" if last is None else f"checkpoint {last} is kept"
+    return (
+        f"step {error.step}: {', '.join(error.names)} not finite, in a batch with "
+        f"{', '.join(blamed)}; {kept}. A lower optimizer.learning_rate or optimizer.clip_norm may "
+        "help; skip_not_finite leaves such steps out"
+    )

@@ -1,0 +1,224 @@
+"""The optimizer, its learning rate schedule, and which parameters it trains.
+
+`config` is the `optimizer` part of a training configuration:
+
+| key | meaning |
+|---|---|
+| name | "adamw", or "muon" for the matrices and AdamW for the rest |
+| learning_rate | the highest one |
+| schedule | "cosine", "multistep" or "constant" |
+| warmup_steps | steps over which the learning rate rises linearly; 0: none |
+| final_learning_rate | where "cosine" ends |
+| milestones, gamma | "multistep" multiplies by gamma at each of these steps |
+| weight_decay | decoupled, times the learning rate |
+| decay_norms_and_biases | False: only leaves called "kernel" decay |
+| b1, b2, epsilon | Adam's |
+| clip_norm | largest global norm of the gradient; 0: not clipped |
+| learning_rate_factors | by part of the model; a part with 0 is frozen |
+"""
+
+import math
+from collections.abc import Collection
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+from flax import traverse_util
+
+from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.models.configuration import nearest
+
+OPTIMIZERS = ("adamw", "muon")
+SCHEDULES = ("cosine", "multistep", "constant")
+
+# The root mean square of AdamW's updates in practice (Liu et al. 2025).
+_MUON_UPDATE_SIZE = 0.2
+
+
+def make_schedule(config: ml_collections.ConfigDict, steps: int) -> optax.Schedule:
+    """Returns the function from a step, counted from 0, to its learning rate (float32 scalar).
+
+    Warm-up multiplies the schedule by min(1, (step + 1) / warmup_steps): the first step is not
+    wasted, and milestones stay absolute steps. With "multistep" this is PyTorch's
+    `ChainedScheduler([LinearLR(optimizer, 1 / warmup_steps, 1, warmup_steps - 1),
+    MultiStepLR(optimizer, milestones, gamma)])`, stepped after each update.
+
+    Args:
+      config: the `optimizer` part, checked.
+      steps: of the whole run; "cosine" would reach final_learning_rate at the one after the last.
+    """
+    main = _schedule_without_warmup(config, steps)
+    warmup_steps = max(config.warmup_steps, 1)
+
+    def schedule(step):
+        return main(step) * jnp.minimum(1, (step + 1) / warmup_steps)
+
+    return schedule
+
+
+def _schedule_without_warmup(config, steps):
+    rate = config.learning_rate
+    if config.schedule == "cosine":
+        return optax.cosine_decay_schedule(rate, steps, config.final_learning_rate / rate)
+    if config.schedule == "multistep":
+        return optax.piecewise_constant_schedule(
+            rate, dict.fromkeys(config.milestones, config.gamma)
+        )
+    return optax.constant_schedule(rate)
+
+
+def make_optimizer(
+    config: ml_collections.ConfigDict, schedule: optax.Schedule
+) -> optax.GradientTransformation:
+    """Returns the optimizer of a nested dict of parameters, parts of the model at its top.
+
+    One after another: clipping by the global norm of all gradients, Adam or Muon, decoupled weight
+    decay, the part's learning rate factor, the schedule's learning rate. A factor is what a
+    parameter group with its own learning rate is in PyTorch, so it applies to the weight decay too.
+
+    "adamw" is PyTorch's: p -= lr * wd * p, p -= lr * m_hat / (sqrt(v_hat) + epsilon). Its bias
+    corrections are computed in float32 here: with b2 = 0.999 the first updates differ from
+    PyTorch's by about 1e-5 of their size.
+
+    "muon" orthogonalises the update of each "kernel" that is a matrix (Jordan et al. 2024; momentum
+    0.95 and five Newton-Schulz steps as published) and leaves convolutions, biases, norms, tokens
+    and what has a side of 1 to Adam. An orthogonal matrix has a root mean square of
+    1 / sqrt(longer side). Here it is brought to 0.2, about what AdamW's updates have, whatever the
+    shape, so that AdamW's learning rates and weight decay serve both (Liu et al. 2025). Scaling by
+    width instead, Muon's first rule, would need a learning rate of its own.
+
+    Its state holds arrays in named tuples and dicts. The schedule's step is counted there, so it is
+    the number of updates made.
+
+    Sources:
+      Loshchilov, Hutter: "Decoupled Weight Decay Regularization", ICLR 2019; torch.optim.AdamW.
+      Jordan et al.: "Muon: An optimizer for hidden layers in neural networks", 2024.
+      Liu et al.: "Muon is Scalable for LLM Training", arXiv:2502.16982, 2025.
+
+    Args:
+      config: the `optimizer` part, checked.
+      schedule: from a step to its learning rate.
+    """
+    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
+    adam = optax.scale_by_adam(config.b1, config.b2, config.epsilon)
+    decay_mask = None if config.decay_norms_and_biases else _kernels
+    return optax.chain(
+        clip,
+        _muon_for_matrices(adam) if config.name == "muon" else adam,
+        optax.add_decayed_weights(config.weight_decay, decay_mask),
+        _scale_parts(config.learning_rate_factors.to_dict()),
+        optax.scale_by_learning_rate(schedule),
+    )
+
+
+def _muon_for_matrices(adam):
+    def as_large_as_adam(update, _):
+        return _MUON_UPDATE_SIZE * math.sqrt(max(update.shape)) * update
+
+    muon = optax.chain(
+        optax.contrib.scale_by_muon(weight_dimension_numbers=_as_matrices),
+        optax.stateless_with_tree_map(as_large_as_adam),
+    )
+    return optax.partition({"muon": muon, "adam": adam}, _muon_or_adam)
+
+
+def _as_matrices(params):
+    return jax.tree.map(lambda _: optax.contrib.MuonDimensionNumbers(), params)
+
+
+def _muon_or_adam(params):
+    def label(is_kernel, leaf):
+        return "muon" if is_kernel and leaf.ndim == 2 and min(leaf.shape) > 1 else "adam"
+
+    return jax.tree.map(label, _kernels(params), params)
+
+
+def _kernels(params):
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+
+def _scale_parts(factors):
+    def scale(updates, _):
+        return {
+            part: optax.tree.scale(factors.get(part, 1.0), leaves)
+            for part, leaves in updates.items()
+        }
+
+    return optax.stateless(scale)
+
+
+def frozen_parts(config: ml_collections.ConfigDict) -> tuple[tuple[str, ...], ...]:
+    """Returns the paths of the parts whose learning rate factor is 0, for `trained_part`."""
+    return tuple((part,) for part, factor in config.learning_rate_factors.items() if factor == 0)
+
+
+def trained_part(params: dict, frozen: Collection[tuple[str, ...]]) -> dict:
+    """Returns the nested dict without what lies under one of the paths in `frozen`."""
+    leaves = traverse_util.flatten_dict(params)
+    trained = {
+        path: leaf
+        for path, leaf in leaves.items()
+        if not any(path[: len(prefix)] == prefix for prefix in frozen)
+    }
+    return traverse_util.unflatten_dict(trained)
+
+
+def merge(trained: dict, params: dict) -> dict:
+    """Returns `params` with the leaves of `trained` in their places."""
+    leaves = traverse_util.flatten_dict(params) | traverse_util.flatten_dict(trained)
+    return traverse_util.unflatten_dict(leaves)
+
+
+def check_optimizer(config: ml_collections.ConfigDict, steps: int) -> None:
+    """Raises `UserError` unless the `optimizer` part suits a run of `steps` steps."""
+    _check_choice("name", config.name, OPTIMIZERS)
+    _check_choice("schedule", config.schedule, SCHEDULES)
+    for key in ("learning_rate", "gamma", "epsilon"):
+        if not 0 < config[key] < math.inf:
+            raise UserError(f"optimizer.{key} must be above 0: it is {config[key]}")
+    for key in ("final_learning_rate", "weight_decay", "clip_norm"):
+        _check_not_negative(key, config[key])
+    for key in ("b1", "b2"):
+        if not 0 <= config[key] < 1:
+            raise UserError(f"optimizer.{key} must be 0 or more and below 1: it is {config[key]}")
+    if not 0 <= config.warmup_steps <= steps:
+        raise UserError(
+            f"optimizer.warmup_steps must be 0 to {steps}, the steps of the run: "
+            f"it is {config.warmup_steps}"
+        )
+    if config.schedule == "multistep":
+        _check_milestones(tuple(config.milestones), steps)
+    for part, factor in config.learning_rate_factors.items():
+        _check_not_negative(f"learning_rate_factors.{part}", factor)
+    if len(frozen_parts(config)) == len(config.learning_rate_factors):
+        raise UserError(
+            "optimizer.learning_rate_factors are all 0: nothing would be trained; "
+            "raise one of them above 0"
+        )
+
+
+def _check_choice(key, value, choices):
+    if value not in choices:
+        raise UserError(
+            f"optimizer.{key} {value!r} is unknown{nearest(value, choices)}; "
+            f"there are {', '.join(choices)}"
+        )
+
+
+def _check_not_negative(key, value):
+    if not 0 <= value < math.inf:
+        raise UserError(f"optimizer.{key} must be 0 or more: it is {value}")
+
+
+def _check_milestones(milestones, steps):
+    if not all(isinstance(milestone, int) for milestone in milestones):
+        raise UserError(f"optimizer.milestones must be steps, whole numbers: they are {milestones}")
+    if list(milestones) != sorted(set(milestones)):
+        raise UserError(f"optimizer.milestones must increase: they are {milestones}")
+    outside = [milestone for milestone in milestones if not 0 < milestone < steps]
+    if outside:
+        raise UserError(
+            f"optimizer.milestones must lie between 0 and {steps}, the steps of the run: "
+            f"{outside[0]} does not"
+        )

@@ -1,0 +1,136 @@
+"""What stands before the first step: the model, its optimizer, the step, the first state."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import ml_collections
+import optax
+from flax import traverse_util
+from jax.sharding import Mesh
+
+from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.files import write_text
+from vitdeblur_jax.models import ViTDeblur, abstract_variables
+from vitdeblur_jax.sharding import replicated
+from vitdeblur_jax.table import format_table
+from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
+from vitdeblur_jax.training.data import stages
+from vitdeblur_jax.training.initialization import starting_variables
+from vitdeblur_jax.training.objective import deblurring_objective, heads_without_gradient
+from vitdeblur_jax.training.optimizer import (
+    frozen_parts,
+    make_optimizer,
+    make_schedule,
+    trained_part,
+)
+from vitdeblur_jax.training.state import TrainState, create_state
+from vitdeblur_jax.training.step import compile_train_step
+
+
+class Run(NamedTuple):
+    """The parts of a run that never change.
+
+    Attributes:
+      model: the model.
+      train_step: jitted, of state and batch; the state is donated.
+      schedule: the learning rate of each step.
+      create: from the model's variables to the state before the first step.
+      frozen: the paths of the parameters that are not trained.
+      mesh: the devices.
+    """
+
+    model: ViTDeblur
+    train_step: Callable
+    schedule: optax.Schedule
+    create: Callable[[dict], TrainState]
+    frozen: tuple[tuple[str, ...], ...]
+    mesh: Mesh
+
+
+def prepare(config: ml_collections.ConfigDict, mesh: Mesh) -> Run:
+    """Returns the parts of a run; compiles and allocates nothing.
+
+    Raises:
+      UserError: a batch cannot be spread over the devices of the mesh.
+    """
+    for stage in stages(config):
+        if stage.batch_size // config.accumulation % mesh.size:
+            raise UserError(
+                f"a batch of {stage.batch_size} in {config.accumulation} part(s) cannot be spread "
+                f"over {mesh.size} devices; make batch_size a multiple of "
+                f"{config.accumulation * mesh.size}"
+            )
+    model = ViTDeblur(**config.model)
+    weights = config.loss.to_dict()
+    border = weights.pop("border")
+    frozen = (*frozen_parts(config.optimizer), *heads_without_gradient(weights))
+    schedule = make_schedule(config.optimizer, config.steps)
+    optimizer = make_optimizer(config.optimizer, schedule)
+
+    def create(variables):
+        trained = trained_part(variables["params"], frozen)
+        return create_state(variables, trained, optimizer, averages=config.averaging > 0)
+
+    train_step = compile_train_step(
+        mesh,
+        objective=partial(deblurring_objective, model, weights, border=border),
+        optimizer=optimizer,
+        frozen=frozen,
+        averaging=config.averaging,
+        accumulation=config.accumulation,
+    )
+    return Run(model, train_step, schedule, create, frozen, mesh)
+
+
+def first_state(
+    config: ml_collections.ConfigDict, run: Run, checkpoints: TrainingCheckpoints
+) -> tuple[TrainState, dict]:
+    """Returns the state to go on from, and the position that was saved with it, if any.
+
+    That of the newest checkpoint, or else the one that the config asks to begin with.
+
+    Raises:
+      UserError: a checkpoint is damaged or does not fit.
+    """
+    latest = checkpoints.latest_step()
+    if latest is None:
+        variables = jax.device_put(starting_variables(config), replicated(run.mesh))
+        return jax.jit(run.create, out_shardings=replicated(run.mesh))(variables), {}
+    return checkpoints.restore(latest, _placed(abstract_state(run), run.mesh))
+
+
+def abstract_state(run: Run) -> TrainState:
+    """Returns the shapes and dtypes of the state; allocates nothing."""
+    return jax.eval_shape(run.create, abstract_variables(run.model))
+
+
+def describe(run: Run, folder: Path) -> str:
+    """Writes the table of parameters to `parameters.txt` and returns a line that sums it up."""
+    state = abstract_state(run)
+    params = traverse_util.flatten_dict(state.params, sep="/")
+    trained = traverse_util.flatten_dict(trained_part(state.params, run.frozen), sep="/")
+    rows = [
+        (name, " x ".join(map(str, leaf.shape)), f"{leaf.size:,}", "yes" if name in trained else "")
+        for name, leaf in params.items()
+    ]
+    total = sum(leaf.size for leaf in params.values())
+    learned = sum(leaf.size for leaf in trained.values())
+    size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    line = (
+        f"{total / 1e6:.2f} M parameters, {learned / 1e6:.2f} M of them trained; the state takes "
+        f"{size / 1e6:.0f} MB on each device"
+    )
+    table = format_table(("parameter", "shape", "values", "trained"), rows)
+    write_text(folder / "parameters.txt", f"{table}\n{line}\n")
+    return line
+
+
+def _placed(abstract, mesh):
+    sharding = replicated(mesh)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract
+    )

@@ -1,0 +1,128 @@
+"""The folder of a run: one process at a time, one config for good."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+import sys
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import ml_collections
+
+from vitdeblur_jax.errors import UserError, one_line
+from vitdeblur_jax.files import write_text
+from vitdeblur_jax.interop.orbax_folders import step_folders
+from vitdeblur_jax.versions import versions
+
+# What a run writes into its folder, beside config.json and the lock.
+_WRITTEN = ("versions.json", "parameters.txt", "log.jsonl", "tensorboard", "checkpoints", "profile")
+_SHOWN_DIFFERENCES = 5
+_HELD_BY_ANOTHER = (errno.EAGAIN, errno.EACCES)
+_ABSENT = "absent"
+
+
+@contextlib.contextmanager
+def run_folder(
+    workdir: str | Path, config: ml_collections.ConfigDict, free_keys: Collection[str]
+) -> Iterator[Path]:
+    """Gives the folder of a run, made if need be, to this process alone.
+
+    It writes `config.json`, which holds for good once a checkpoint lies beside it, and
+    `versions.json`. The folder may hold other things, but not the
+    results of a run whose config is missing.
+
+    Args:
+      workdir: the folder.
+      config: of the run.
+      free_keys: dotted paths that may differ from the config of the run that lies there, each with
+        all that is below it.
+
+    Raises:
+      UserError: the folder cannot be used, another process uses it, or it holds another run.
+    """
+    folder = Path(workdir)
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _check_contents(folder)
+            _take(stack.enter_context(open(folder / "lock", "a+")), folder)
+        except OSError as error:
+            raise UserError(f"the workdir {folder} cannot be used ({one_line(error)})") from error
+        _keep_config(folder / "config.json", config, free_keys)
+        write_text(folder / "versions.json", json.dumps(versions(), indent=2) + "\n")
+        yield folder
+
+
+def _check_contents(folder):
+    written = [name for name in _WRITTEN if (folder / name).exists()]
+    if written and not (folder / "config.json").exists():
+        raise UserError(
+            f"the workdir {folder} holds {', '.join(written)} of a run, but no config.json that "
+            "tells of which; choose another --workdir"
+        )
+
+
+def _take(lock, folder):
+    """Locks the open file until this process ends, however it ends."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _HELD_BY_ANOTHER:
+            lock.seek(0)
+            raise UserError(
+                f"the workdir {folder} is in use by {lock.read().strip() or 'another process'}; "
+                "wait for its end or stop it, or choose another --workdir"
+            ) from error
+        # Some network disks have no locks; that is no reason not to train.
+        print(f"warning: {folder} cannot be locked ({one_line(error)})", file=sys.stderr)
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    lock.flush()
+
+
+def _keep_config(path, config, free_keys):
+    """Writes the config, unless one lies there from which it differs in more than free keys."""
+    text = json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
+    if path.exists() and step_folders(path.parent / "checkpoints"):
+        try:
+            earlier = _flat(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, AttributeError) as error:
+            raise UserError(
+                f"{path}: cannot be read ({one_line(error)}); choose another --workdir"
+            ) from error
+        _check_same_run(path.parent, earlier, _flat(json.loads(text)), free_keys)
+    write_text(path, text)
+
+
+def _check_same_run(folder, earlier, now, free_keys):
+    differences = [
+        f"{key}: {earlier.get(key, _ABSENT)} -> {now.get(key, _ABSENT)}"
+        for key in sorted(earlier.keys() | now.keys())
+        if earlier.get(key, _ABSENT) != now.get(key, _ABSENT) and not _is_free(key, free_keys)
+    ]
+    if differences:
+        shown = "; ".join(differences[:_SHOWN_DIFFERENCES])
+        more = len(differences) - _SHOWN_DIFFERENCES
+        rest = f"; and {more} more" if more > 0 else ""
+        raise UserError(
+            f"the workdir {folder} holds a run of another config ({shown}{rest}); "
+            "choose another --workdir"
+        )
+
+
+def _is_free(key, free_keys):
+    return any(key == free or key.startswith(f"{free}.") for free in free_keys)
+
+
+def _flat(config, prefix=""):
+    """Returns the values by their dotted paths, each as JSON shows it."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = json.dumps(value)
+    return flat

@@ -1,0 +1,71 @@
+"""What a training step takes and gives back."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import optax
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that changes in training, as one pytree.
+
+    Attributes:
+      step: batches taken so far, int32.
+      skipped: of these, int32, how many were left out because something was not finite.
+      params: nested, float32.
+      batch_stats: the projector's running statistics.
+      position_embedding: the fixed table.
+      optimizer_state: of the parameters that are trained.
+      averaged_params: exponential moving average of `params`; None if none is kept.
+    """
+
+    step: Any
+    skipped: Any
+    params: dict
+    batch_stats: dict
+    position_embedding: dict
+    optimizer_state: Any
+    averaged_params: dict | None
+
+    @property
+    def variables(self) -> dict:
+        """The model's variables as they are trained."""
+        return self._with(self.params)
+
+    @property
+    def averaged_variables(self) -> dict:
+        """The model's variables to be used: averaged where an average is kept."""
+        return self._with(self.params if self.averaged_params is None else self.averaged_params)
+
+    def _with(self, params):
+        return {
+            "params": params,
+            "batch_stats": self.batch_stats,
+            "position_embedding": self.position_embedding,
+        }
+
+
+def create_state(
+    variables: dict, trained: dict, optimizer: optax.GradientTransformation, averages: bool
+) -> TrainState:
+    """Returns the state before the first step.
+
+    Args:
+      variables: of the model.
+      trained: those of its parameters that are trained.
+      optimizer: of these.
+      averages: keep a moving average of the parameters.
+    """
+    params = variables["params"]
+    return TrainState(
+        step=jax.numpy.zeros((), jax.numpy.int32),
+        skipped=jax.numpy.zeros((), jax.numpy.int32),
+        params=params,
+        batch_stats=variables["batch_stats"],
+        position_embedding=variables["position_embedding"],
+        optimizer_state=optimizer.init(trained),
+        # A copy: a step gives its state's memory away, and nothing may be given away twice.
+        averaged_params=jax.tree.map(jax.numpy.copy, params) if averages else None,
+    )

@@ -1,0 +1,131 @@
+"""One training step: a pure function of state and batch, jitted once, its state donated."""
+
+from collections.abc import Callable, Collection
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float
+
+from vitdeblur_jax.data.transforms import unit_range
+from vitdeblur_jax.sharding import replicated
+from vitdeblur_jax.training.objective import Objective
+from vitdeblur_jax.training.optimizer import merge, trained_part
+from vitdeblur_jax.training.state import TrainState
+
+# XLA's scheduler for CPUs would begin whatever it can as soon as it can, so that what is recomputed
+# in the backward pass lies in memory all at once.
+SAVE_MEMORY_ON_CPU = {"xla_cpu_enable_concurrency_optimized_scheduler": False}
+
+Metrics = dict[str, Float[Array, ""] | Bool[Array, ""] | Bool[Array, " batch"]]
+
+
+def train_step(
+    state: TrainState,
+    batch: dict[str, Array],
+    *,
+    objective: Callable[[dict, Array, Array], Objective],
+    optimizer: optax.GradientTransformation,
+    frozen: Collection[tuple[str, ...]] = (),
+    averaging: float = 0.0,
+    accumulation: int = 1,
+) -> tuple[TrainState, Metrics]:
+    """Returns the state after a batch, and what is to be logged.
+
+    If the loss or the norm of its gradient is not finite, parameters, statistics, average and
+    optimizer stay as they are, and the step counts as skipped.
+
+    Args:
+      state: before the step.
+      batch: `blurred` (B x H x W x 3 or 6) and `sharp` (B x H x W x 3), uint8 or uint16.
+      objective: of variables, blurred and sharp images in [0, 1].
+      optimizer: of the parameters that are trained.
+      frozen: the paths of those that are not.
+      averaging: decay of the moving average, which is less in the beginning: at most
+        (1 + step) / (10 + step).
+      accumulation: parts that the batch is taken in. Loss and gradient are their means, the same as
+        of the whole batch but for batch norm and VICReg, which see the parts one by one.
+
+    Returns:
+      The new state; and the metrics: `loss`, its terms, `gradient_norm` (over what is trained),
+      `finite`, and `images_finite` (B), which tells whose loss was.
+    """
+    trained = trained_part(state.params, frozen)
+    images = unit_range(batch["blurred"]), unit_range(batch["sharp"])
+    result, gradients = _accumulated(objective, state, trained, images, accumulation)
+    norm = optax.tree.norm(gradients)
+    finite = jnp.isfinite(result.loss) & jnp.isfinite(norm)
+    updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, trained)
+    params = merge(optax.apply_updates(trained, updates), state.params)
+    new = TrainState(
+        step=state.step + 1,
+        skipped=state.skipped,
+        params=params,
+        batch_stats=result.batch_stats,
+        position_embedding=state.position_embedding,
+        optimizer_state=optimizer_state,
+        averaged_params=_averaged(state, params, averaging),
+    )
+    left = state.replace(step=state.step + 1, skipped=state.skipped + 1)
+    new = jax.tree.map(partial(jnp.where, finite), new, left)
+    metrics = {"loss": result.loss, **result.terms, "gradient_norm": norm}
+    return new, {**metrics, "finite": finite, "images_finite": jnp.isfinite(result.per_image)}
+
+
+def compile_train_step(mesh: Mesh, **settings) -> Callable:
+    """Returns `train_step`, jitted; `settings` are its keyword arguments.
+
+    The state is on every device and its memory is used again; the batch is spread over the devices.
+    """
+    return jax.jit(
+        partial(train_step, **settings),
+        donate_argnums=0,
+        out_shardings=(replicated(mesh), replicated(mesh)),
+        compiler_options=SAVE_MEMORY_ON_CPU if mesh.devices.flat[0].platform == "cpu" else None,
+    )
+
+
+def _accumulated(objective, state, trained, images, parts) -> tuple[Objective, dict]:
+    """Returns the objective and its gradient with respect to what is trained."""
+
+    def of_part(trained, batch_stats, blurred, sharp):
+        params = merge(trained, state.params)
+        variables = {**state.variables, "params": params, "batch_stats": batch_stats}
+        result = objective(variables, blurred, sharp)
+        return result.loss, result
+
+    gradient = jax.grad(of_part, has_aux=True)
+    if parts == 1:
+        gradients, result = gradient(trained, state.batch_stats, *images)
+        return result, gradients
+
+    def take(carry, part):
+        batch_stats, total = carry
+        gradients, result = gradient(trained, batch_stats, *part)
+        return (result.batch_stats, jax.tree.map(jnp.add, total, gradients)), result
+
+    # Each part takes every so many-th image, so that it is spread over the devices as the whole is.
+    interleaved = [x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1) for x in images]
+    carry = state.batch_stats, jax.tree.map(jnp.zeros_like, trained)
+    (batch_stats, total), results = jax.lax.scan(take, carry, interleaved)
+    result = Objective(
+        loss=results.loss.mean(),
+        terms={name: values.mean() for name, values in results.terms.items()},
+        per_image=results.per_image.swapaxes(0, 1).reshape(-1),
+        batch_stats=batch_stats,
+    )
+    return result, jax.tree.map(lambda x: x / parts, total)
+
+
+def _averaged(state, params, averaging):
+    if state.averaged_params is None:
+        return None
+    decay = jnp.minimum(averaging, (1 + state.step) / (10 + state.step))
+    return jax.tree.map(
+        # In this form what does not move stays as it is, bit for bit.
+        lambda average, new: average + (1 - decay) * (new - average),
+        state.averaged_params,
+        params,
+    )

@@ -1,0 +1,60 @@
+"""Validation while training: whole photographs, restored and measured as evaluate.py does."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from vitdeblur_jax.checkpoints import Pretrained
+from vitdeblur_jax.data.pipelines import Source
+from vitdeblur_jax.deblurring import deblur
+from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.metrics import measure
+from vitdeblur_jax.restoration import as_float, mean_of_views
+from vitdeblur_jax.training.pictures import comparison
+
+
+def validate(
+    pretrained: Pretrained,
+    source: Source,
+    records: Sequence[int],
+    pictures: int,
+    *,
+    stride: int | None = None,
+    batch_size: int | None = None,
+    on_windows: Callable[[int], None] = lambda done: None,
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Restores photographs and compares them with the sharp ones.
+
+    Args:
+      pretrained: the model and its variables.
+      source: of the photographs.
+      records: which of them.
+      pictures: how many of these to draw, the first ones.
+      stride: see `deblur`.
+      batch_size: see `deblur`.
+      on_windows: called after each window; what it raises ends the validation.
+
+    Returns:
+      Means over the photographs: `psnr`, `ssim` and `mae` of the output clipped to [0, 1],
+      `input_psnr` and so on of the blurred photograph, and `psnr_gain`, output less input; and
+      pictures by the photographs' names.
+
+    Raises:
+      UserError: a photograph that cannot be read, or without a sharp one.
+    """
+    figures, drawn = [], {}
+    for record in records:
+        example = source[record]
+        if "sharp" not in example:
+            raise UserError(f"{example['name']}: no sharp photograph to validate with")
+        blurred, sharp = as_float(example["blurred"]), as_float(example["sharp"])
+        restored = deblur(
+            blurred, pretrained, stride=stride, batch_size=batch_size, on_windows=on_windows
+        ).clip(0, 1)
+        seen = mean_of_views(blurred)
+        of_input = {f"input_{name}": value for name, value in measure(seen, sharp).items()}
+        figures.append({**measure(restored, sharp), **of_input})
+        if len(drawn) < pictures:
+            drawn[example["name"]] = comparison(seen, restored, sharp)
+    means = {name: float(np.mean([f[name] for f in figures])) for name in figures[0]}
+    return {"psnr_gain": means["psnr"] - means["input_psnr"], **means}, drawn
