@@ -158,20 +158,6 @@ def test_a_directional_derivative_matches_finite_differences(small):
     np.testing.assert_allclose(difference, sum(jax.tree.leaves(products)), rtol=2e-2)
 
 
-def test_rematerialization_changes_neither_output_nor_gradient(small):
-    image = _image(small, batch=1)
-    again = dataclasses.replace(small.model, rematerialize=True)
-
-    def loss(model):
-        return lambda variables: (model.apply(variables, image) ** 2).sum()
-
-    value, gradients = jax.jit(jax.value_and_grad(loss(small.model)))(small.variables)
-    value_again, gradients_again = jax.jit(jax.value_and_grad(loss(again)))(small.variables)
-    np.testing.assert_allclose(value_again, value, rtol=1e-6)
-    for one, other in zip(*map(jax.tree.leaves, (gradients, gradients_again)), strict=True):
-        np.testing.assert_allclose(other, one, rtol=0, atol=1e-5 * np.abs(one).max())
-
-
 def test_bfloat16_computes_near_float32_with_float32_parameters(small):
     image = _image(small)
     half = dataclasses.replace(small.model, dtype="bfloat16")

@@ -46,6 +46,7 @@ def test_as_identity_gives_back_the_mean_of_the_views_inside_of_the_border(views
     assert error[border - 1 : 1 - border, border - 1 : 1 - border].max() > 0.1
 
 
+@pytest.mark.slow
 def test_the_decoder_of_the_identity_learns(tmp_path):
     config = small_config(initial__identity=True)
     run = prepare_once(config, local_mesh())
