@@ -10,11 +10,11 @@ Linux only: it reads the high-water mark of /proc.
 
 import ctypes
 import multiprocessing
-import re
 import time
-from pathlib import Path
 
 import numpy as np
+
+from benchmarks.process_memory import begin_high_water_mark, memory
 
 STRIDE = 94
 CASES = [
@@ -54,8 +54,8 @@ def measure(name: str, width: int, height: int) -> tuple[str, ...]:
     variables = jax.block_until_ready(initial_variables(model, seed=0))
     pretrained = Pretrained(model, variables, "random")
     ctypes.CDLL(None).malloc_trim(0)  # gives back what making the variables took
-    loaded = _status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # begins a new high-water mark
+    loaded = memory("VmRSS")
+    begin_high_water_mark()
     started = time.perf_counter()
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     deblur(image, pretrained, stride=STRIDE)
@@ -64,17 +64,11 @@ def measure(name: str, width: int, height: int) -> tuple[str, ...]:
     windows = count_windows(model, height, width, STRIDE)
     return (
         f"{name} {width} x {height}",
-        f"{loaded:.0f}",
-        f"{_status('VmHWM') - loaded:.0f}",
+        f"{loaded / 2**20:.0f}",
+        f"{(memory('VmHWM') - loaded) / 2**20:.0f}",
         f"{seconds:.0f}",
         f"{windows * side**2 * config.feature_channels * 8 / 2**20:.0f}",
     )
-
-
-def _status(key: str) -> float:
-    """Returns a size from /proc/self/status in MB."""
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(rf"{key}:\s+(\d+) kB", status)[1]) / 1024
 
 
 if __name__ == "__main__":

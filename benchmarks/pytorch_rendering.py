@@ -12,9 +12,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from vitdeblur_jax.interop.reference import variables_to_reference
+
 WINDOW, STRIDE, BATCH = 320, 94, 16
 MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
 STD = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+
+
+def weights_of(pretrained, position):
+    """Returns a base model's weights as they are taken here, with the position table to be used."""
+    state_dict = variables_to_reference(pretrained.variables, pretrained.config)
+    weights = {name: torch.tensor(np.array(value)) for name, value in state_dict.items()}
+    return {**weights, "position": torch.tensor(np.array(position))[None]}
 
 
 def _norm(weights, name, x, epsilon=1e-5):
@@ -88,15 +97,7 @@ def training_loss(weights, blurred, sharp):
     """
     primary, normalized = encode(weights, blurred)
     contextual = normalized * weights["contextual_encoder.blur_parameter"]
-    joined = decode(weights, primary, contextual) + F.conv2d(
-        torch.cat([blurred, blurred], dim=1),
-        weights["inputecoding_step.weight"],
-        weights["inputecoding_step.bias"],
-    )
-    padded = F.pad(joined, (11, 11, 11, 11), mode="reflect")
-    restored = F.conv2d(
-        padded, weights["outputprojr_step.weight"], weights["outputprojr_step.bias"]
-    )
+    restored = _image_head(weights, blurred, decode(weights, primary, contextual))
     _, of_sharp = encode(weights, sharp)
     logits = [
         _linear(
@@ -126,13 +127,18 @@ def restore(weights, image):
     for (y, x), one in zip(corners, maps, strict=True):
         total[:, y : y + WINDOW - 10, x : x + WINDOW - 10] += torch.from_numpy(one)
         count[y : y + WINDOW - 10, x : x + WINDOW - 10] += 1
-    joined = total / count + _convolution(weights, "inputecoding_step", torch.cat([image, image]))
-    padded = F.pad(joined[None], (11, 11, 11, 11), mode="reflect")[0]
+    return _image_head(weights, image[None], (total / count)[None])[0]
+
+
+def _image_head(weights, images, maps):
+    doubled = torch.cat([images, images], dim=1)
+    joined = maps + _convolution(weights, "inputecoding_step", doubled)
+    padded = F.pad(joined, (11, 11, 11, 11), mode="reflect")
     return _convolution(weights, "outputprojr_step", padded)
 
 
-def _convolution(weights, name, image):
-    return F.conv2d(image[None], weights[f"{name}.weight"], weights[f"{name}.bias"])[0]
+def _convolution(weights, name, images):
+    return F.conv2d(images, weights[f"{name}.weight"], weights[f"{name}.bias"])
 
 
 def _starts(length):

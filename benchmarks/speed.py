@@ -14,32 +14,10 @@ import numpy as np
 import torch
 
 from benchmarks import pytorch_rendering
-from vitdeblur_jax.checkpoints import Pretrained
+from benchmarks.random_model import random_base_model
 from vitdeblur_jax.deblurring import deblur
-from vitdeblur_jax.interop.reference import variables_to_reference
-from vitdeblur_jax.models import ViTDeblur, initial_variables
-from vitdeblur_jax.models.configuration import base
 from vitdeblur_jax.models.position_embedding import resize_position_embedding
 from vitdeblur_jax.restoration import window_features
-
-
-def random_base_model() -> Pretrained:
-    """Returns the base model, untrained but with every channel of the context in use."""
-    config = base()
-    model = ViTDeblur(**config)
-    variables = initial_variables(model, seed=0)
-    blur = variables["params"]["contextual_encoder"]["blur_parameter"]
-    variables["params"]["contextual_encoder"]["blur_parameter"] = blur + 1
-    return Pretrained(model, variables, "random")
-
-
-def pytorch_weights(pretrained: Pretrained) -> dict[str, torch.Tensor]:
-    """Returns the same weights as the PyTorch rendering takes them."""
-    state_dict = variables_to_reference(pretrained.variables, pretrained.config)
-    weights = {name: torch.tensor(np.array(value)) for name, value in state_dict.items()}
-    table = pretrained.variables["position_embedding"]["tokenizer"]["table"]
-    weights["position"] = torch.tensor(np.array(resize_position_embedding(table, 31, 31)))[None]
-    return weights
 
 
 def shortest_time(work, runs: int) -> float:
@@ -65,7 +43,9 @@ def main() -> None:
     parser.add_argument("--photograph", action="store_true", help="the whole photograph too")
     options = parser.parse_args()
     pretrained = random_base_model()
-    weights = pytorch_weights(pretrained)
+    table = pretrained.variables["position_embedding"]["tokenizer"]["table"]
+    position = resize_position_embedding(table, 31, 31)
+    weights = pytorch_rendering.weights_of(pretrained, position)
     image = np.random.default_rng(0).random((688, 1008, 3), np.float32)
     bgr = torch.tensor(image[..., ::-1].transpose(2, 0, 1).copy())
 

@@ -11,11 +11,11 @@ Needs PyTorch beside the package's own requirements, and Linux for the memory.
 
 import argparse
 import multiprocessing
-import re
 import time
-from pathlib import Path
 
 import numpy as np
+
+from benchmarks.process_memory import begin_high_water_mark, memory
 
 STEPS = 3
 
@@ -40,6 +40,7 @@ def ours(rematerialize: bool) -> tuple[float, float, float]:
     """Returns the first loss, seconds a step and peak memory in GB of the JAX step."""
     import jax
 
+    from benchmarks.random_model import random_base_model
     from vitdeblur_jax.sharding import local_mesh
     from vitdeblur_jax.training.configuration import default_config
     from vitdeblur_jax.training.preparation import prepare
@@ -47,7 +48,7 @@ def ours(rematerialize: bool) -> tuple[float, float, float]:
     config = default_config()
     config.batch_size, config.model.rematerialize = 2, rematerialize
     run = prepare(config, local_mesh())
-    state = jax.jit(run.create)(_variables())
+    state = jax.jit(run.create)(random_base_model().variables)
     batch = {key: jax.numpy.asarray(pixels) for key, pixels in _batch().items()}
 
     def step():
@@ -63,18 +64,16 @@ def theirs(_: bool) -> tuple[float, float, float]:
     import torch
 
     from benchmarks import pytorch_rendering
-    from vitdeblur_jax.interop.reference import variables_to_reference
-    from vitdeblur_jax.models.configuration import base
+    from benchmarks.random_model import random_base_model
 
-    variables = _variables()
-    table = variables["position_embedding"]["tokenizer"]["table"]
-    state_dict = variables_to_reference(variables, base())
-    weights = {name: torch.tensor(np.array(value)) for name, value in state_dict.items()}
-    del variables, state_dict
-    for weight in weights.values():
-        weight.requires_grad_(weight.is_floating_point())
-    optimizer = torch.optim.AdamW([w for w in weights.values() if w.requires_grad], lr=2e-4)
-    weights["position"] = torch.tensor(np.array(table))[None]
+    pretrained = random_base_model()
+    table = pretrained.variables["position_embedding"]["tokenizer"]["table"]
+    weights = pytorch_rendering.weights_of(pretrained, table)
+    del pretrained
+    trained = [w for n, w in weights.items() if n != "position" and w.is_floating_point()]
+    for weight in trained:
+        weight.requires_grad_()
+    optimizer = torch.optim.AdamW(trained, lr=2e-4)
     images = [
         torch.tensor(pixels[..., ::-1].transpose(0, 3, 1, 2).copy()).float() / 255
         for pixels in _batch().values()
@@ -91,26 +90,13 @@ def theirs(_: bool) -> tuple[float, float, float]:
 
 
 def _measure(step):
-    Path("/proc/self/clear_refs").write_text("5")  # begins a new high-water mark
+    begin_high_water_mark()
     losses, times = [], []
     for _ in range(STEPS):
         started = time.perf_counter()
         losses.append(step())
         times.append(time.perf_counter() - started)
-    status = Path("/proc/self/status").read_text()
-    peak = int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])
-    return losses[0], min(times[1:]), peak * 1024 / 1e9
-
-
-def _variables():
-    """Returns an untrained base model whose context is in use."""
-    from vitdeblur_jax.models import ViTDeblur, initial_variables
-    from vitdeblur_jax.models.configuration import base
-
-    variables = initial_variables(ViTDeblur(**base()), seed=0)
-    encoder = variables["params"]["contextual_encoder"]
-    encoder["blur_parameter"] = encoder["blur_parameter"] + 1
-    return variables
+    return losses[0], min(times[1:]), memory("VmHWM") / 1e9
 
 
 def _batch():

@@ -3,25 +3,17 @@
 import io
 import re
 import sys
-from types import SimpleNamespace
 
 import pytest
 
+from tests.fake_terminal import Terminal, set_clock
 from vitdeblur_jax import progress
 from vitdeblur_jax.progress import Progress
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that goes on only when a test sets `clock.now`."""
-    clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: clock.now))
-    return clock
+    return set_clock(monkeypatch, progress)
 
 
 def test_quick_work_off_a_terminal_says_nothing(capsys, clock):

@@ -23,9 +23,9 @@ from flax import traverse_util
 from vitdeblur_jax.errors import UserError, one_line
 from vitdeblur_jax.interop.orbax_folders import (
     chosen_checkpoint,
+    flat_shapes,
     read_folder_metadata,
     read_folder_variables,
-    shape_differences,
     write_folder,
 )
 from vitdeblur_jax.interop.pytorch_files import read_pytorch_file, write_pytorch_file
@@ -36,6 +36,7 @@ from vitdeblur_jax.interop.reference import (
     variables_to_reference,
 )
 from vitdeblur_jax.interop.safetensors_files import read_safetensors, write_safetensors
+from vitdeblur_jax.interop.shapes import check_shapes
 from vitdeblur_jax.models import ViTDeblur, abstract_variables
 from vitdeblur_jax.models.configuration import CONFIGURATIONS, base, complete_configuration
 from vitdeblur_jax.sharding import local_mesh, replicated
@@ -272,11 +273,5 @@ def _load_folder(path, config):
     config = _agreed(config, saved_config, path)
     model = ViTDeblur(**config)
     wanted = abstract_variables(model)
-    _check_shapes(stored, wanted, path)
+    check_shapes(flat_shapes(stored), flat_shapes(wanted), str(path))
     return Pretrained(model, read_folder_variables(path, wanted), str(path))
-
-
-def _check_shapes(stored, wanted, path):
-    wrong = shape_differences(stored, wanted)
-    if wrong:
-        raise UserError(f"{path} does not fit the model ({len(wrong)} entries): {'; '.join(wrong)}")

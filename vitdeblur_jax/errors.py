@@ -1,5 +1,8 @@
 """The one exception that stands for a user's mistake, and what the commands end with."""
 
+import difflib
+from collections.abc import Iterable
+
 CHECKED_AND_WRONG = 1
 CANNOT = 2
 INTERRUPTED = 130
@@ -16,3 +19,24 @@ def one_line(error: BaseException) -> str:
     """Returns what an exception says, as one short line, to be part of a `UserError`."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(text.split())[:200]
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Returns " (did you mean ...?)" for a misspelt name, or nothing when none comes near."""
+    close = difflib.get_close_matches(name, list(names), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def known(what: str, name: str, names: Iterable[str]) -> str:
+    """Returns the name if it is one of `names`; `what` says in the error of which kind they are.
+
+    Raises:
+      UserError: it is none of them; the nearest is named, and all.
+    """
+    names = list(names)
+    if name not in names:
+        closest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
+        raise UserError(
+            f"unknown {what} {name!r}: did you mean {closest!r}? There are {', '.join(names)}"
+        )
+    return name

@@ -154,13 +154,6 @@ def as_float(image: np.ndarray) -> Float[np.ndarray, "..."]:
     return image.astype(np.float32)
 
 
-def mean_of_views(
-    image: Float[np.ndarray, "height width channels"],
-) -> Float[np.ndarray, "height width 3"]:
-    """Returns what a person sees of a photograph with one view or two."""
-    return np.mean(np.split(image, image.shape[-1] // 3, axis=-1), axis=0)
-
-
 def as_dtype(image: Float[np.ndarray, "..."], dtype: DTypeLike) -> np.ndarray:
     """Returns floats as `dtype`: clipped and rounded to its whole range where it is an integer."""
     if np.dtype(dtype).kind != "u":

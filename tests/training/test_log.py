@@ -5,9 +5,7 @@ import json
 import struct
 import sys
 import threading
-import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,23 +13,15 @@ from PIL import Image
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tqdm import TMonitor
 
+from tests.fake_terminal import Terminal, set_clock
 from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.training import log as log_module
 from vitdeblur_jax.training.log import TrainingLog
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that goes on only when a test sets `clock.now`."""
-    clock = SimpleNamespace(now=100.0)
-    fake = SimpleNamespace(monotonic=lambda: clock.now, time=time.time, time_ns=time.time_ns)
-    monkeypatch.setattr(log_module, "time", fake)
-    return clock
+    return set_clock(monkeypatch, log_module)
 
 
 def lines(folder: Path) -> list[dict]:

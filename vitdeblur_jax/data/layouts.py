@@ -1,6 +1,5 @@
 """How data sets lie on disk: the single place that knows which file goes with which."""
 
-import difflib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitdeblur_jax.data.images import list_photographs, read_rgb
-from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.errors import UserError, known
 
 _DPDD_ROOTS = ("", "dd_dp_dataset_canon", "dd_dp_dataset_png", "DPDD")
 _PIXELDP_ROOTS = ("", "dd_dp_dataset_pixel", "PixelDP")
@@ -61,11 +60,7 @@ def find_pairs(root: str | os.PathLike[str], layout: str, split: str = "test") -
         UnpairedError: Sources and targets do not match.
         UserError: An unknown layout, a missing folder, no images, or two sources of one name.
     """
-    if layout not in LAYOUTS:
-        nearest = difflib.get_close_matches(layout, LAYOUTS, n=1, cutoff=0.0)[0]
-        raise UserError(
-            f"unknown layout {layout!r}: did you mean {nearest!r}? There are {', '.join(LAYOUTS)}"
-        )
+    known("layout", layout, LAYOUTS)
     if not os.path.isdir(root):
         raise UserError(f"{layout}: {root} is no folder")
     try:

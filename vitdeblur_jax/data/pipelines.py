@@ -86,6 +86,21 @@ def make_train_dataset(
         that cannot be split among the processes. Later, from reading: a crop that is larger than an
         image, and whatever the source raises.
     """
+    _check(source, seed, batch_size, process_index, process_count)
+    flips = {"vertical_flip": vertical_flip, "quarter_turns": quarter_turns}
+    # Grain adds the epoch to the seed: unless hashed, seeds 0 and 1 would share their orders.
+    shuffle_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    batches = (
+        grain.MapDataset.range(len(source))
+        .map_with_index(partial(_augmented_example, source, seed, crop, flips))
+        .shuffle(seed=shuffle_seed)
+        .repeat()[first_record + process_index :: process_count]
+        .batch(batch_size // process_count, drop_remainder=True)
+    )
+    return TrainBatches(batches, workers)
+
+
+def _check(source, seed, batch_size, process_index, process_count):
     if not len(source):
         raise UserError("there is nothing to train on: the source holds no example")
     if len(source) > _MOST_RECORDS:
@@ -104,17 +119,6 @@ def make_train_dataset(
         raise UserError(
             f"there is no process {process_index} of {process_count}; they count from 0"
         )
-    flips = {"vertical_flip": vertical_flip, "quarter_turns": quarter_turns}
-    # Grain adds the epoch to the seed: unless hashed, seeds 0 and 1 would share their orders.
-    shuffle_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
-    batches = (
-        grain.MapDataset.range(len(source))
-        .map_with_index(partial(_augmented_example, source, seed, crop, flips))
-        .shuffle(seed=shuffle_seed)
-        .repeat()[first_record + process_index :: process_count]
-        .batch(batch_size // process_count, drop_remainder=True)
-    )
-    return TrainBatches(batches, workers)
 
 
 def _augmented_example(

@@ -6,12 +6,11 @@ the builder of that name would write, in that order. Until it is whole its folde
 """
 
 import contextlib
-import difflib
 import hashlib
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -19,7 +18,7 @@ from pathlib import Path
 
 from vitdeblur_jax.data.recognition import recognize
 from vitdeblur_jax.data.sources import FolderSource, SyntheticSource
-from vitdeblur_jax.errors import UserError, one_line
+from vitdeblur_jax.errors import UserError, known, one_line
 from vitdeblur_jax.files import replaced_when_whole, write_text
 from vitdeblur_jax.progress import Progress
 
@@ -115,19 +114,10 @@ def _builder(dataset: str, config: str | None, out: str | os.PathLike[str]):
     except ImportError as error:
         message = "preparing data needs TensorFlow Datasets: pip install 'vitdeblur_jax[train]'"
         raise UserError(message) from error
-    builder = BUILDERS[_known("data set", dataset, BUILDERS)]
-    configs = [known.name for known in builder.BUILDER_CONFIGS]
-    config = _known(f"config of {dataset}", config or configs[0], configs)
+    builder = BUILDERS[known("data set,", dataset, BUILDERS)]
+    configs = [offered.name for offered in builder.BUILDER_CONFIGS]
+    config = known(f"config of {dataset},", config or configs[0], configs)
     return builder(data_dir=os.path.abspath(out), config=config, file_format="array_record")
-
-
-def _known(what: str, name: str, names: Collection[str]) -> str:
-    if name not in names:
-        nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
-        raise UserError(
-            f"unknown {what}, {name!r}: did you mean {nearest!r}? There are {', '.join(names)}"
-        )
-    return name
 
 
 def _plan(builder, root: Path) -> list[_Shard]:

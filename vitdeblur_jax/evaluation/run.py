@@ -25,14 +25,9 @@ from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.evaluation.results import Results
 from vitdeblur_jax.metrics import measure
 from vitdeblur_jax.models.configuration import named_configuration
+from vitdeblur_jax.models.vitdeblur import mean_of_views
 from vitdeblur_jax.progress import Progress
-from vitdeblur_jax.restoration import (
-    as_dtype,
-    as_float,
-    check_options,
-    count_windows,
-    mean_of_views,
-)
+from vitdeblur_jax.restoration import as_dtype, as_float, check_options, count_windows
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> None:

@@ -109,24 +109,15 @@ def check_space(tree, folder: Path) -> None:
         )
 
 
-def shape_differences(stored, wanted) -> list[str]:
-    """Returns what is missing in, too much in or of another shape in `stored` than in `wanted`.
+def flat_shapes(tree) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of a tree by path, the same for what was saved and for Orbax's metadata.
 
-    Args:
-      stored: a tree as Orbax's metadata has it: named tuples are dicts, tuples are lists.
-      wanted: the tree to be restored, leaves with a shape.
+    There named tuples are dicts, and tuples are lists.
     """
     import orbax.checkpoint as ocp
 
-    stored, wanted = (ocp.tree.to_flat_dict(tree, sep="/") for tree in (stored, wanted))
-    wrong = [f"{name} is missing" for name in wanted if name not in stored]
-    wrong += [f"{name} has no place in it" for name in stored if name not in wanted]
-    wrong += [
-        f"{name} is {tuple(stored[name].shape)}, should be {tuple(wanted[name].shape)}"
-        for name in wanted
-        if name in stored and tuple(stored[name].shape) != tuple(wanted[name].shape)
-    ]
-    return wrong
+    flat = ocp.tree.to_flat_dict(tree, sep="/")
+    return {name: tuple(leaf.shape) for name, leaf in flat.items()}
 
 
 def step_folders(folder: Path) -> dict[int, Path]:

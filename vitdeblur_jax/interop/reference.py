@@ -16,6 +16,7 @@ import numpy as np
 from flax import traverse_util
 
 from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.interop.shapes import Shapes, check_shapes
 from vitdeblur_jax.models import ViTDeblur, abstract_variables
 from vitdeblur_jax.models.configuration import token_grid
 from vitdeblur_jax.models.position_embedding import (
@@ -279,14 +280,6 @@ def _without_module(state_dict: StateDict) -> StateDict:
     return {name.removeprefix("module."): value for name, value in state_dict.items()}
 
 
-def _check(state_dict: StateDict, shapes: Mapping[str, tuple[int, ...]], where: str):
-    wrong = [f"{name} is missing" for name in shapes if name not in state_dict]
-    wrong += [
-        f"{name} is {tuple(state_dict[name].shape)}, should be {shape}"
-        for name, shape in shapes.items()
-        if name in state_dict and tuple(state_dict[name].shape) != shape
-    ]
-    if wrong:
-        raise UserError(
-            f"{where} does not fit the model ({len(wrong)} entries): {'; '.join(wrong)}"
-        )
+def _check(state_dict: StateDict, shapes: Shapes, where: str) -> None:
+    used = {name: tuple(state_dict[name].shape) for name in shapes if name in state_dict}
+    check_shapes(used, shapes, where)

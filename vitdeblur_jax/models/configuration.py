@@ -21,11 +21,9 @@
 | rematerialize | recompute each block in the backward pass: less memory, the same numbers |
 """
 
-import difflib
-
 import ml_collections
 
-from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.errors import UserError, nearest
 
 _COUNTS = (
     *("window", "training_window", "patch_size", "patch_stride", "pretraining_grid"),
@@ -144,12 +142,6 @@ def complete_configuration(values: dict) -> ml_collections.ConfigDict:
         config[key] = tuple(value) if isinstance(value, list) else value
     check_configuration(config)
     return config
-
-
-def nearest(name: str, names) -> str:
-    """Returns ", did you mean ...?" for a misspelt name, or nothing when none comes near."""
-    close = difflib.get_close_matches(name, list(names), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def token_grid(side: int, patch_size: int, patch_stride: int) -> int:

@@ -108,18 +108,10 @@ class RematerializedBlock(TransformerBlock):
     ) -> Float[Array, "batch tokens embedding"]:
         if self.is_initializing():
             return super().__call__(x)
-        block = TransformerBlock(
-            self.width,
-            self.heads,
-            self.mlp_ratio,
-            self.epsilon,
-            self.dtype,
-            self.precision,
-            parent=None,
-        )
+        block = self.clone(parent=None)
 
         def apply(params, x):
-            return block.apply({"params": params}, x)
+            return block.apply({"params": params}, x, method=TransformerBlock.__call__)
 
         return rematerialized(apply)(self.variables["params"], x)
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -165,11 +166,10 @@ class ViTDeblur(nn.Module):
 
 
 def mean_of_views(
-    image: Float[ArrayLike, "batch height width channels"],
-) -> Float[Array, "batch height width 3"]:
-    """Returns what the encoders see of an image with one view or two."""
-    views = image.shape[-1] // 3
-    return sum(jnp.split(image, views, axis=-1)) / views
+    image: Float[Array | np.ndarray, "*batch height width channels"],
+) -> Float[Array | np.ndarray, "*batch height width 3"]:
+    """Returns what the encoders, and people, see of an image with one view or two."""
+    return image.reshape(*image.shape[:-1], -1, 3).mean(axis=-2)
 
 
 def initial_variables(model: ViTDeblur, seed: int) -> dict:

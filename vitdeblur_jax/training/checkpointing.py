@@ -20,14 +20,15 @@ import ml_collections
 from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.interop.orbax_folders import (
     check_space,
+    flat_shapes,
     hushed_orbax,
     orbax_reason,
     psnr_of,
     read_psnr,
-    shape_differences,
     step_folders,
     write_psnr,
 )
+from vitdeblur_jax.interop.shapes import shape_differences
 from vitdeblur_jax.training.state import TrainState
 
 _NOT_WRITTEN = "step {} cannot be written; mend that, and the same command goes on from before it"
@@ -156,7 +157,8 @@ class TrainingCheckpoints:
         with self._orbax_told(failure):
             stored = self._manager.metadata(step).item_metadata
             trees = {name: _tree(stored[name]) for name in ("variables", "training")}
-            wrong = shape_differences(trees, {"variables": variables, "training": training})
+            wanted = {"variables": variables, "training": training}
+            wrong = shape_differences(flat_shapes(trees), flat_shapes(wanted))
             if wrong:
                 raise UserError(
                     f"{path} is of another model or optimizer ({len(wrong)} entries): "

@@ -41,13 +41,12 @@ import math
 import ml_collections
 
 from vitdeblur_jax.data.synthesis import SynthesisSettings
-from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.errors import UserError, nearest
 from vitdeblur_jax.models.configuration import (
     base,
     check_configuration,
     check_stride,
     check_window,
-    nearest,
 )
 from vitdeblur_jax.training.data import KINDS, stages
 from vitdeblur_jax.training.objective import needs_the_sharp_encoding

@@ -26,8 +26,7 @@ import ml_collections
 import optax
 from flax import traverse_util
 
-from vitdeblur_jax.errors import UserError
-from vitdeblur_jax.models.configuration import nearest
+from vitdeblur_jax.errors import UserError, nearest
 
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("cosine", "multistep", "constant")

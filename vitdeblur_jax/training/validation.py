@@ -9,7 +9,8 @@ from vitdeblur_jax.data.pipelines import Source
 from vitdeblur_jax.deblurring import deblur
 from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.metrics import measure
-from vitdeblur_jax.restoration import as_float, mean_of_views
+from vitdeblur_jax.models.vitdeblur import mean_of_views
+from vitdeblur_jax.restoration import as_float
 from vitdeblur_jax.training.pictures import comparison
 
 
