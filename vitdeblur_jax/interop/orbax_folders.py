@@ -189,7 +189,8 @@ def hushed_orbax() -> Iterator[None]:
 
     After an error for good, for its threads go on complaining when the error is told.
     """
-    logger, hook = logging.getLogger("absl"), sys.unraisablehook
+    # asyncio logs by itself what nobody fetches of Orbax's errors, when that is thrown away.
+    loggers, hook = [logging.getLogger(name) for name in ("absl", "asyncio")], sys.unraisablehook
 
     def is_of_others(record):
         return not _is_of_orbax(record.pathname)
@@ -199,10 +200,12 @@ def hushed_orbax() -> Iterator[None]:
         if not any(_is_of_orbax(frame.f_code.co_filename) for frame, _ in frames):
             hook(unraisable)
 
-    logger.addFilter(is_of_others)
+    for logger in loggers:
+        logger.addFilter(is_of_others)
     sys.unraisablehook = tell_of_others
     yield
-    logger.removeFilter(is_of_others)
+    for logger in loggers:
+        logger.removeFilter(is_of_others)
     sys.unraisablehook = hook
 
 
