@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
-from scipy import ndimage
 
 from tests import made_up_data
 from vitdeblur_jax.data import sources
@@ -17,8 +16,8 @@ from vitdeblur_jax.data.layouts import find_pairs
 from vitdeblur_jax.data.pipelines import make_train_dataset
 from vitdeblur_jax.data.preparation import prepare
 from vitdeblur_jax.data.sources import FolderSource, PreparedSource, SyntheticSource
-from vitdeblur_jax.data.synthesis import SynthesisSettings
-from vitdeblur_jax.data.synthesis_files import synthesize_folder
+from vitdeblur_jax.data.synthesis import SynthesisSettings, synthesize
+from vitdeblur_jax.data.synthesis_files import generator_for, synthesize_folder
 from vitdeblur_jax.errors import UserError
 
 SETTINGS = SynthesisSettings(noise=1.0)
@@ -208,23 +207,31 @@ def test_synthetic_crop_is_part_of_the_photograph(photographs):
         SyntheticSource(photographs, SETTINGS, seed=5, crop=41)[0]
 
 
-def test_what_lies_around_a_crop_spreads_into_it(photographs, monkeypatch):
-    """A box of the largest radius stands in for defocus: a crop is as if cut out afterwards."""
-
-    def box(sharp, settings, rng):
-        blurred = ndimage.uniform_filter(sharp, (25, 25, 1), mode="nearest")
-        return {"blurred": blurred, "sharp": sharp, "radius": sharp[..., 0].astype(np.float32)}
-
-    monkeypatch.setattr(sources, "synthesize", box)
-    whole = imagecodecs.imread(photographs[0])
-    blurred = box(whole, SETTINGS, None)["blurred"]
+def test_synthetic_crop_is_cut_out_of_the_whole(photographs):
     source = SyntheticSource(photographs, SETTINGS, seed=5, crop=10, repeats=20)
+    whole = imagecodecs.imread(photographs[0])
     for record in range(0, 40, 2):
         example = source[record]
-        windows = np.lib.stride_tricks.sliding_window_view(whole[..., 0], (10, 10))
-        ((top, left),) = np.argwhere((windows == example["sharp"][..., 0]).all((2, 3)))
-        cut = blurred[top : top + 10, left : left + 10]
-        np.testing.assert_array_equal(example["blurred"], cut)
+        rng = generator_for(example["name"], 5)
+        top, left = rng.integers(whole.shape[0] - 9), rng.integers(whole.shape[1] - 9)
+        want = synthesize(whole, SETTINGS, rng)
+        part = slice(top, top + 10), slice(left, left + 10)
+        np.testing.assert_array_equal(example["sharp"], want["sharp"][part])
+        np.testing.assert_array_equal(example["radius"], want["radius"][part])
+
+
+def test_scene_of_a_crop_is_not_that_of_all_of_a_large_photograph(tmp_path, monkeypatch):
+    made_up_data.write(tmp_path / "large.png", 1, size=(700, 900))
+    sizes = []
+
+    def spy(sharp, settings, rng, wanted):
+        sizes.append(sharp.shape)
+        return synthesize(sharp, settings, rng, wanted=wanted)
+
+    monkeypatch.setattr(sources, "synthesize", spy)
+    source = SyntheticSource([tmp_path / "large.png"], SETTINGS, seed=5, crop=64, repeats=5)
+    assert {source[record]["blurred"].shape for record in range(5)} == {(64, 64, 3)}
+    assert set(sizes) == {(480, 480, 3)}
 
 
 def test_synthetic_takes_the_upper_bits(tmp_path):

@@ -70,6 +70,20 @@ def test_same_seed_gives_the_same_bytes(sharp, seed, settings):
     assert first["radius"].dtype == np.float32
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_part_is_cut_out_of_the_whole(sharp, seed):
+    settings = SynthesisSettings(smooth_share=0.0, most_layers=1, noise=0.0, jpeg_share=0.0)
+    part = slice(5 * seed, 5 * seed + 24), slice(50 - 10 * seed, 80 - 10 * seed)
+    whole = synthesize(sharp, settings, np.random.default_rng(seed))
+    example = synthesize(sharp, settings, np.random.default_rng(seed), wanted=part)
+    np.testing.assert_array_equal(example["sharp"], sharp[part])
+    np.testing.assert_array_equal(example["radius"], whole["radius"][part])
+    # A tilted plane's slices depend a little on how much of it is seen.
+    difference = np.abs(example["blurred"].astype(int) - whole["blurred"][part])
+    assert difference.max() <= 2
+    assert difference.mean() < 0.3
+
+
 def test_in_focus_nothing_changes(sharp):
     example = synthesize(sharp, CLEAN, np.random.default_rng(0))
     np.testing.assert_array_equal(example["blurred"], sharp)

@@ -22,6 +22,8 @@ from vitdeblur_jax.errors import UserError, one_line
 
 Example = dict[str, Any]
 
+_SCENE = 480  # pixels; a photograph of this size has a few depths
+
 
 class FolderSource:
     """The pairs of a data set, read from its own files.
@@ -75,8 +77,9 @@ class SyntheticSource:
         photographs: Of 16 bits the upper 8 are taken.
         settings: How to draw.
         seed: 0 or above.
-        crop: Side of a random square that is cut out before the work, pixels, so that only its
-            pixels are blurred; what lies around it still spreads into it. None takes all.
+        crop: Side of a random square that is wanted, pixels; None takes all. Its scene is drawn for
+            some 480 pixels around it and only what is wanted is blurred, so that a crop is what a
+            crop of a whole photograph would be, for less work.
         repeats: How many different examples a photograph gives, after one round of all of them.
 
     Raises:
@@ -120,15 +123,15 @@ class SyntheticSource:
         height, width, _ = sharp.shape
         if not 0 < self.crop <= min(height, width):
             raise UserError(f"{path}: no crop of {self.crop} in {width} x {height} pixels")
-        margin = int(np.ceil(self.settings.largest_radius)) + 1
-        around, inside = [], []
+        scene, wanted = [], []
         for side in (height, width):
             start = int(rng.integers(side - self.crop + 1))
-            first = max(start - margin, 0)
-            around.append(slice(first, start + self.crop + margin))
-            inside.append(slice(start - first, start - first + self.crop))
-        example = synthesize(sharp[tuple(around)], self.settings, rng)
-        return {key: value[tuple(inside)].copy() for key, value in example.items()}
+            length = min(side, max(_SCENE, 2 * self.crop))
+            first = int(np.clip(start - (length - self.crop) // 2, 0, side - length))
+            scene.append(slice(first, first + length))
+            wanted.append(slice(start - first, start - first + self.crop))
+        example = synthesize(sharp[tuple(scene)], self.settings, rng, wanted=tuple(wanted))
+        return {key: value.copy() for key, value in example.items()}
 
 
 class PreparedSource:

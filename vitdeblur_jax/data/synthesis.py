@@ -95,20 +95,28 @@ def synthesize(
     settings: SynthesisSettings,
     rng: np.random.Generator,
     segmentation: Integer[np.ndarray, "height width"] | None = None,
+    wanted: tuple[slice, slice] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Make a training pair of a sharp photograph.
+    """Make a training pair of a sharp photograph, or of a part of it.
 
     Args:
         sharp: In sRGB.
         settings: How to draw.
         rng: Everything is drawn from it.
         segmentation: A label for each pixel, so that what is one thing has one layer.
+        wanted: The rows and columns to return. The scene is drawn for all of the photograph, so
+            that a part has as many depths as a part of a whole one; only what is wanted, and what
+            spreads into it, is put out of focus.
 
     Returns:
         `blurred`, H x W x 3 uint8 (6 with dual pixels: left, right); `sharp`, as given; `radius`,
         H x W float32, the signed blur radius in pixels, below 0 in front of the plane of focus.
     """
     radius = draw_radius_map(sharp, settings, rng, segmentation)
+    wanted = wanted or (slice(0, sharp.shape[0]), slice(0, sharp.shape[1]))
+    margin = int(np.ceil(settings.largest_radius)) + 1
+    around = tuple(slice(max(part.start - margin, 0), part.stop + margin) for part in wanted)
+    sharp, radius = sharp[around], radius[around]
     aperture = draw_aperture(settings, rng)
     light = extend_highlights(sharp, rng.uniform(1, settings.highlight_gain))
     deviation = rng.uniform(0, settings.noise) / 255
@@ -119,7 +127,12 @@ def synthesize(
         view = add_noise(defocus(light, radius, aperture, half), deviation, rng)
         view = np.rint(255 * linear_to_srgb(np.clip(view, 0, 1))).astype(np.uint8)
         views.append(_through_jpeg(view, quality) if is_jpeg else view)
-    return {"blurred": np.concatenate(views, axis=-1), "sharp": sharp, "radius": radius}
+    pair = {"blurred": np.concatenate(views, axis=-1), "sharp": sharp, "radius": radius}
+    inside = tuple(
+        slice(part.start - whole.start, part.stop - whole.start)
+        for part, whole in zip(wanted, around, strict=True)
+    )
+    return {key: value[inside] for key, value in pair.items()}
 
 
 def draw_radius_map(
