@@ -64,6 +64,10 @@ BAD = [
         "initial.checkpoint gives all values",
     ),
     (
+        {"initial__encoder": "a", "initial__transparent": True},
+        "initial.transparent would replace what initial.encoder gives",
+    ),
+    (
         {"optimizer__schedule": "multistep", "optimizer__milestones": ("a",)},
         "optimizer.milestones must be steps, whole numbers",
     ),

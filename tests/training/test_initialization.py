@@ -5,6 +5,7 @@ import numpy as np
 import optax
 import pytest
 from flax import traverse_util
+from scipy import fft
 
 from tests.small_model import small_pretrained
 from tests.training.small_run import prepare_once, quick_compilation, small_config
@@ -15,7 +16,12 @@ from vitdeblur_jax.interop.safetensors_files import write_safetensors
 from vitdeblur_jax.models import ViTDeblur, initial_variables
 from vitdeblur_jax.sharding import batch_sharded, local_mesh
 from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
-from vitdeblur_jax.training.initialization import as_identity, starting_variables
+from vitdeblur_jax.training.initialization import (
+    as_identity,
+    as_transparent,
+    frequency_kernel,
+    starting_variables,
+)
 from vitdeblur_jax.training.preparation import first_state
 
 DEPTHS = {"primary_depth": 1, "decoder_depth": 1}
@@ -44,6 +50,47 @@ def test_as_identity_gives_back_the_mean_of_the_views_inside_of_the_border(views
     border = pretrained.config.input_kernel // 2
     assert error[border:-border, border:-border].max() < 1e-6
     assert error[border - 1 : 1 - border, border - 1 : 1 - border].max() > 0.1
+
+
+def test_a_patch_becomes_its_lowest_frequencies():
+    patch = np.random.default_rng(0).standard_normal((8, 8, 3))
+    kernel = frequency_kernel(8, 20).astype(np.float64)
+    tokens = np.einsum("yxc,yxcw->w", patch, kernel)
+    size = np.sqrt((kernel**2).sum(axis=(0, 1, 2)))
+    luma = fft.dctn(patch.sum(axis=-1) / np.sqrt(3), norm="ortho")
+    # Brightness, two half waves' worth of luma, then chroma at 2.5 times 0.7.
+    np.testing.assert_allclose(tokens[:4] / size[:4], luma[[0, 0, 1, 1], [0, 1, 0, 1]], rtol=1e-5)
+    chroma = (patch[..., 0] - patch[..., 2]).sum() / np.sqrt(2) / 8
+    np.testing.assert_allclose(tokens[4] / size[4], chroma, rtol=1e-5)
+    products = np.einsum("yxcv,yxcw->vw", kernel, kernel) / np.outer(size, size)
+    np.testing.assert_allclose(products, np.eye(20), atol=1e-6)
+    assert size[3] / size[1] == pytest.approx(2**0.9)
+    everything = frequency_kernel(4, 50)
+    assert np.linalg.matrix_rank(everything.reshape(48, 50)) == 48
+    assert not everything[..., 48:].any()
+
+
+def test_a_transparent_decoder_sees_the_frequencies_of_each_patch():
+    pretrained = small_pretrained(decoder_width=32)
+    model, variables = pretrained.model, pretrained.variables
+    zero_table = jax.tree.map(jax.numpy.zeros_like, variables["position_embedding"])
+    image = np.random.default_rng(0).random((1, 42, 42, 3), np.float32)
+
+    def agreement(params):
+        """Mean over tokens of the correlation between patch embedding and the decoder's end."""
+        state = {**variables, "params": params, "position_embedding": zero_table}
+        _, seen = model.apply(
+            state, image, method="features", mutable="intermediates", capture_intermediates=True
+        )
+        seen = seen["intermediates"]
+        (embedding,) = seen["tokenizer"]["patch_embedding"]["__call__"]
+        (end,) = seen["decoder"]["norm"]["__call__"]
+        pairs = zip(embedding.reshape(-1, 32), end[0], strict=True)
+        return np.mean([np.corrcoef(*pair)[0, 1] for pair in pairs])
+
+    random = initial_variables(model, 0)["params"]
+    assert abs(agreement(random)) < 0.5
+    assert agreement(as_transparent(random)) > 0.9
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -122,6 +123,18 @@ def test_a_run_leaves_all_that_tells_of_it(small, finished):
     # VICReg's weights are 0, so that nothing reaches the projector.
     assert re.search(r"^contextual_encoder/projector/hidden\S* .*\d$", table, re.MULTILINE)
     assert list((finished / "tensorboard").iterdir())
+    (picture,) = (finished / "pictures").iterdir()
+    with Image.open(picture) as panels:
+        assert (panels.width - 12) % 4 == 0  # four, with gaps of four pixels
+    assert picture.stem in {path.stem for path in Path(small.validation.root).rglob("*.png")}
+
+
+def test_a_complete_run_says_what_can_be_done_with_it(pairs, tmp_path, capfd, stand_in):
+    config = quick_config(pairs, validation__every=0, afterwards=("now: go out", "and play"))
+    assert train(config, tmp_path) == 0
+    *_, restores, first, second = capfd.readouterr().err.splitlines()
+    assert restores == f"vitdeblur PHOTOGRAPH --checkpoint {tmp_path} restores one of your own"
+    assert [first, second] == ["now: go out", "and play"]
 
 
 def test_stopped_and_gone_on_with_it_is_the_same_run(small, finished, tmp_path, monkeypatch, capfd):

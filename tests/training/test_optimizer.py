@@ -209,6 +209,16 @@ def test_a_factor_scales_the_whole_update_of_its_part(name):
         np.testing.assert_allclose(scaled[path], factor * update, rtol=1e-6)
 
 
+def test_the_factor_of_the_prediction_comes_on_top_of_the_decoders():
+    path, other = ("decoder", "prediction", "kernel"), ("decoder", "norm", "scale")
+    params = {path: np.ones((5, 3), np.float32), other: np.ones(5, np.float32)}
+    plain = one_update(configuration(), params, params)
+    scaled = one_update(configuration({"decoder": 0.5, "prediction": 0.1}), params, params)
+    np.testing.assert_allclose(scaled[path], 0.05 * plain[path], rtol=1e-6)
+    np.testing.assert_allclose(scaled[other], 0.5 * plain[other], rtol=1e-6)
+    assert frozen_parts(configuration({"prediction": 0.0})) == (path[:2],)
+
+
 def test_a_part_the_configuration_does_not_name_has_factor_one():
     config = configuration()
     del config.learning_rate_factors["decoder"]
@@ -350,6 +360,10 @@ def test_the_state_holds_arrays_alone_and_keeps_their_types(name, schedule):
         ({"clip_norm": -2.0}, r"optimizer.clip_norm .*-2\.0"),
         ({"factors": {"decoder": -1.0}}, r"optimizer.learning_rate_factors.decoder .*-1\.0"),
         ({"factors": dict.fromkeys(PARTS, 0.0)}, "learning_rate_factors are all 0"),
+        (
+            {"factors": {**dict.fromkeys(PARTS, 0.0), "prediction": 1.0}},
+            "learning_rate_factors are all 0",
+        ),
     ],
 )
 def test_a_mistake_in_the_configuration_is_told_in_one_line(changes, message):

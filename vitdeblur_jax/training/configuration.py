@@ -12,6 +12,7 @@
 | initial.checkpoint | a checkpoint to start from, of the same architecture; empty: none |
 | initial.encoder | weights of MAE or TinyMIM for tokenizer and primary encoder; empty: none |
 | initial.identity | the image head starts as the identity, the decoder at zero |
+| initial.transparent | what a patch shows, its frequencies, passes unmixed to the decoder's end |
 | data.kind | pairs (files), prepared (by `vitdeblur data prepare`), synthetic (of sharp ones) |
 | data.root | the folder of the data set |
 | data.layout, .split | of pairs: how they lie on disk; of pairs and prepared: which part |
@@ -33,6 +34,7 @@
 | validation.pictures | how many of these are drawn into TensorBoard |
 | validation.stride, .batch_size | as in configs/evaluate.py |
 | profile | (first, last) step to be profiled; empty: none |
+| afterwards | lines to print when the run is complete |
 """
 
 import dataclasses
@@ -55,7 +57,7 @@ from vitdeblur_jax.training.optimizer import check_optimizer
 # What a run in progress may change: what is learned does not depend on it, but for rounding.
 FREE_KEYS = (
     *("data.workers", "model.rematerialize", "skip_not_finite", "log_every", "save_every"),
-    *("keep_checkpoints", "validation", "profile"),
+    *("keep_checkpoints", "validation", "profile", "afterwards"),
 )
 
 
@@ -70,7 +72,7 @@ def default_config() -> ml_collections.ConfigDict:
             "progressive": (),
             "accumulation": 1,
             "model": base(),
-            "initial": {"checkpoint": "", "encoder": "", "identity": False},
+            "initial": {"checkpoint": "", "encoder": "", "identity": False, "transparent": False},
             "data": {
                 "kind": "pairs",
                 "root": "",
@@ -110,6 +112,7 @@ def default_config() -> ml_collections.ConfigDict:
                 "batch_size": 0,
             },
             "profile": (),
+            "afterwards": (),
         }
     )
 
@@ -134,6 +137,7 @@ def _default_optimizer():
             "primary_encoder": 1.0,
             "contextual_encoder": 1.0,
             "decoder": 1.0,
+            "prediction": 1.0,
             "image_head": 1.0,
         },
     }
@@ -186,9 +190,14 @@ def _check_loss(loss):
 
 def _check_initial(config):
     initial = config.initial
-    if initial.checkpoint and (initial.encoder or initial.identity):
+    if initial.checkpoint and (initial.encoder or initial.identity or initial.transparent):
         raise UserError(
-            "initial.checkpoint gives all values: leave initial.encoder, initial.identity out"
+            "initial.checkpoint gives all values: leave initial.encoder, initial.identity and "
+            "initial.transparent out"
+        )
+    if initial.encoder and initial.transparent:
+        raise UserError(
+            "initial.transparent would replace what initial.encoder gives; leave one of them out"
         )
     factors = config.optimizer.learning_rate_factors
     is_used = factors.contextual_encoder or factors.decoder

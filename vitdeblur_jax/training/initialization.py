@@ -1,11 +1,23 @@
 """Where training starts: random, identical to the input, from pretrained encoders, a checkpoint."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
+from jaxtyping import Float
+from scipy import fft
 
 from vitdeblur_jax.checkpoints import initialize_encoder, load_pretrained
 from vitdeblur_jax.models import ViTDeblur, abstract_variables, initial_variables
+
+# Photographs have amplitudes that fall about like 1 / frequency, and blur takes more of the high
+# ones; chroma has less than luma.
+_AMPLITUDE_EXPONENT = 1.8
+_CHROMA_FREQUENCY = 2.5
+_BRANCH_GAIN = 0.2
+_ENDS_OF_BRANCHES = (["output", "kernel"], ["contract", "kernel"])  # of attention and MLP
 
 
 def starting_variables(config: ml_collections.ConfigDict) -> dict:
@@ -23,6 +35,8 @@ def starting_variables(config: ml_collections.ConfigDict) -> dict:
         given, unused = initialize_encoder(given, config.model, initial.encoder)
         print(f"{initial.encoder}: {len(unused)} of its entries have no place in the model")
     variables = jax.tree.map(_given_or_random, given, initial_variables(model, config.seed))
+    if initial.transparent:
+        variables = {**variables, "params": as_transparent(variables["params"])}
     if initial.identity:
         variables = {**variables, "params": as_identity(variables["params"])}
     return variables
@@ -57,3 +71,60 @@ def as_identity(params: dict) -> dict:
         "image_head": {"input_convolution": first, "output_convolution": second},
         "decoder": {**params["decoder"], "prediction": prediction},
     }
+
+
+def as_transparent(params: dict) -> dict:
+    """Returns parameters of an untrained model whose tokens keep what their patches show.
+
+    A random start hides what is wanted, faint high frequencies, under brightness and position, and
+    each layer mixes it further. Here the patch embedding is a cosine transform of luma and chroma,
+    the lowest frequencies first, each brought to about the same size; the branches of the
+    transformers' blocks are small; and the fusions add up their inputs, channel by channel (the
+    first ones, where widths differ). What the decoder predicts is then at first nearly linear in
+    the frequencies around each pixel.
+    """
+    embedding = params["tokenizer"]["patch_embedding"]
+    size, _, _, width = embedding["kernel"].shape
+    kernel = jnp.asarray(frequency_kernel(size, width), embedding["kernel"].dtype)
+    embedding = {"kernel": kernel, "bias": jnp.zeros_like(embedding["bias"])}
+    params = {**params, "tokenizer": {**params["tokenizer"], "patch_embedding": embedding}}
+    fused = functools.partial(_adding_fusion, primary_width=width)
+    decoder = {
+        name: fused(layer) if name.startswith("fusions") else layer
+        for name, layer in params["decoder"].items()
+    }
+    return jax.tree_util.tree_map_with_path(_small_branch, {**params, "decoder": decoder})
+
+
+def frequency_kernel(size: int, width: int) -> Float[np.ndarray, "size size 3 width"]:
+    """Returns the `width` lowest frequencies of a patch of `size` pixels a side, as a kernel.
+
+    Orthonormal two-dimensional cosines of luma, red against blue, and green against both, each
+    times its frequency to the power of 1.8, so that a photograph's tokens have a root mean square
+    of about 10, ten times that of the position embedding. Frequencies count half waves a patch;
+    chroma's count 2.5 times. What is left of `width`, where all 3 * size^2 are taken, is zero.
+    """
+    waves = fft.dct(np.eye(size), norm="ortho", axis=0)  # frequency x pixel
+    colours = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])
+    basis = np.einsum("uy,vx,ic->iuvyxc", waves, waves, colours)
+    frequency = np.maximum(np.hypot(*np.indices((size, size))), 0.7)  # brightness stays faint
+    place = np.array([1, _CHROMA_FREQUENCY, _CHROMA_FREQUENCY])[:, None, None] * frequency
+    lowest = np.argsort(place, axis=None, kind="stable")[:width]
+    kernel = np.zeros((size, size, 3, width), np.float32)
+    weights = place.ravel()[lowest] ** _AMPLITUDE_EXPONENT
+    taken = basis.reshape(-1, size, size, 3)[lowest] * weights[:, None, None, None]
+    kernel[..., : len(lowest)] = taken.transpose(1, 2, 3, 0)
+    return kernel
+
+
+def _adding_fusion(fusion, primary_width):
+    """Both copies of the primary tokens count half."""
+    rows, width = fusion["kernel"].shape
+    primary, other = jnp.eye(primary_width, width), jnp.eye(rows - 2 * primary_width, width)
+    return {**fusion, "kernel": jnp.concatenate([primary / 2, primary / 2, other])}
+
+
+def _small_branch(path, leaf):
+    names = [key.key for key in path]
+    is_branch = names[1].startswith("blocks") and names[-2:] in _ENDS_OF_BRANCHES
+    return _BRANCH_GAIN * leaf if is_branch else leaf

@@ -8,6 +8,8 @@ import jax
 import ml_collections
 
 from vitdeblur_jax.checkpoints import Pretrained
+from vitdeblur_jax.data.image_writing import write_photograph
+from vitdeblur_jax.data.images import Photograph
 from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.sharding import batch_sharded, local_mesh
 from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
@@ -61,6 +63,7 @@ class _Loop:
         self.state, self.step = state, int(state.step)
         self.saved_step = self.step if position else None
         self.window = MetricsWindow(position.get("window"), config.skip_not_finite)
+        self.pictured = []
         self.profile = Profile(log.folder / "profile", config.profile)
 
     def run(self) -> int:
@@ -76,6 +79,7 @@ class _Loop:
             return interrupted.status
         finally:
             self.profile.close()
+        self.say_what_came_out()
         return 0
 
     def run_stage(self):
@@ -138,7 +142,26 @@ class _Loop:
             on_windows=lambda done: self.interruption.check(),
         )
         self.log.validation(self.step, figures, pictures)
+        for name, picture in pictures.items():
+            write_photograph(Photograph(picture), self.picture_path(name))
+        self.pictured = list(pictures)
         return figures["psnr"]
+
+    def picture_path(self, name: str) -> Path:
+        """Returns where the picture of a photograph lies, that of the last validation."""
+        folder = self.log.folder / "pictures"
+        folder.mkdir(exist_ok=True)
+        return folder / f"{name.replace('/', '_')}.png"
+
+    def say_what_came_out(self):
+        """Names what a complete run has written, and what its config wants said."""
+        folder = self.log.folder
+        if self.pictured:
+            what = "input, output, target and error side by side"
+            self.log.say(f"{self.picture_path(self.pictured[0])}: {what}")
+        self.log.say(f"vitdeblur PHOTOGRAPH --checkpoint {folder} restores one of your own")
+        for line in self.config.afterwards:
+            self.log.say(line)
 
     def save(self, psnr: float | None = None):
         """Saves all that the rest of the run depends on, once a step."""

@@ -14,7 +14,8 @@
 | decay_norms_and_biases | False: only leaves called "kernel" decay |
 | b1, b2, epsilon | Adam's |
 | clip_norm | largest global norm of the gradient; 0: not clipped |
-| learning_rate_factors | by part of the model; a part with 0 is frozen |
+| learning_rate_factors | by part of the model; a part with 0 is frozen; "prediction" is the
+decoder's last layer, and its factor multiplies the decoder's |
 """
 
 import math
@@ -27,6 +28,9 @@ import optax
 from flax import traverse_util
 
 from vitdeblur_jax.errors import UserError, nearest
+
+# Those that are part of another one; the other parts' paths are their names.
+_PATHS = {"prediction": ("decoder", "prediction")}
 
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("cosine", "multistep", "constant")
@@ -139,17 +143,26 @@ def _kernels(params):
 
 def _scale_parts(factors):
     def scale(updates, _):
-        return {
-            part: optax.tree.scale(factors.get(part, 1.0), leaves)
-            for part, leaves in updates.items()
+        leaves = traverse_util.flatten_dict(updates)
+        scaled = {
+            path: math.prod(factor for part, factor in factors.items() if _lies_in(path, part))
+            * leaf
+            for path, leaf in leaves.items()
         }
+        return traverse_util.unflatten_dict(scaled)
 
     return optax.stateless(scale)
 
 
+def _lies_in(path, part):
+    prefix = _PATHS.get(part, (part,))
+    return path[: len(prefix)] == prefix
+
+
 def frozen_parts(config: ml_collections.ConfigDict) -> tuple[tuple[str, ...], ...]:
     """Returns the paths of the parts whose learning rate factor is 0, for `trained_part`."""
-    return tuple((part,) for part, factor in config.learning_rate_factors.items() if factor == 0)
+    factors = config.learning_rate_factors.items()
+    return tuple(_PATHS.get(part, (part,)) for part, factor in factors if factor == 0)
 
 
 def trained_part(params: dict, frozen: Collection[tuple[str, ...]]) -> dict:
@@ -190,7 +203,7 @@ def check_optimizer(config: ml_collections.ConfigDict, steps: int) -> None:
         _check_milestones(tuple(config.milestones), steps)
     for part, factor in config.learning_rate_factors.items():
         _check_not_negative(f"learning_rate_factors.{part}", factor)
-    if len(frozen_parts(config)) == len(config.learning_rate_factors):
+    if not any(f for part, f in config.learning_rate_factors.items() if part not in _PATHS):
         raise UserError(
             "optimizer.learning_rate_factors are all 0: nothing would be trained; "
             "raise one of them above 0"
