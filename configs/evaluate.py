@@ -24,7 +24,7 @@ def get_config(layout: str = "pairs") -> ml_collections.ConfigDict:
     """Returns the evaluation's settings for one layout."""
     return ml_collections.ConfigDict(
         {
-            "checkpoint": "",  # a folder (a run's workdir too), .safetensors, .pth, a name
+            "checkpoint": "",  # folder (a run's workdir), .safetensors, .pth; empty: bundled
             "model": "",  # base, light, tiny; empty: as the checkpoint says
             "data_dir": "",
             "layout": layout,

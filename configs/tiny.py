@@ -14,7 +14,9 @@ The model has 2.1 M parameters. It starts as the identity, so that it begins at 
 and transparent: its tokens begin as the frequencies of their patches. Over the first 210 steps, on
 fixed crops, that gave +0.16 dB where a random patch embedding gave +0.02 to +0.06 and had to be
 learned at a lower rate; the decoder's last layer at 0.03 of the rate +0.19; with it twice the rate
-+0.26 (all unfinished runs of one schedule). The contextual terms were not tried. Its loss leaves out the border that the image head cannot reach, a fifth of so small a crop. The
++0.26 (all unfinished runs of one schedule). The contextual terms were not tried.
+
+Its loss leaves out the border that the image head cannot reach, a fifth of so small a crop. The
 sharp image is not encoded: the contextual terms have weight 0.
 """
 

@@ -15,7 +15,14 @@ import skimage.data
 from PIL import Image, ImageCms
 
 from tests.small_model import small_pretrained
-from vitdeblur_jax import Pretrained, deblur, deblurring, load_pretrained, save_pretrained
+from vitdeblur_jax import (
+    Pretrained,
+    UserError,
+    deblur,
+    deblurring,
+    load_pretrained,
+    save_pretrained,
+)
 from vitdeblur_jax.cli import main
 
 STRIDE = 30
@@ -241,6 +248,18 @@ def test_a_photograph_cannot_replace_one_that_is_to_be_restored(vitdeblur, photo
         (["photo.png", "--checkpoint", "text"], "text"),
         (["photo.png", "--checkpoint", "empty folder"], "empty folder is no checkpoint folder"),
         (["photo.png", "--batch-size", "0"], "batch size is 0; it must be 1 or more"),
+        (["photo.png", "--strength", "1.5"], "the strength is 1.5; it lies between 0 and 1"),
+        (["photo.png", "--strength", "nan"], "the strength is nan; it lies between 0 and 1"),
+        (["photo.png", "--uncertainty", "map.png"], "add --self-ensemble"),
+        (["photo.png", "--change", "map.gif"], "map.gif: the ending of a map is one of .png"),
+        (["photo.png", "--change", "new/map.png"], "new/map.png: there is no folder new"),
+        (["photo.png", "--change", "photo.png"], "photo.png would be two things"),
+        (["photo.png", "--change", "photo_restored.png"], "would be two things"),
+        (["photo.png", "text", "--change", "map.png"], "map of one photograph; these are 2"),
+        (
+            ["photo.png", "--self-ensemble", "--change", "a.png", "--uncertainty", "./a.png"],
+            "./a.png would be two things",
+        ),
     ],
 )
 def test_what_cannot_be_begun_is_told_in_one_line(vitdeblur, photo, arguments, expected):
@@ -306,6 +325,60 @@ def test_ctrl_c_leaves_nothing_half_written(vitdeblur, photo, monkeypatch):
     assert names() == ["photo.png"]
 
 
+# Strength, self-ensemble, maps
+
+
+def test_strength_blends_with_the_photograph(vitdeblur, photo, sharp):
+    assert vitdeblur("photo.png", "--strength", "0", "-o", "none.png")[0] == 0
+    np.testing.assert_array_equal(pixels("none.png"), PHOTO)
+    assert vitdeblur("photo.png", "--strength", "0.25", "-o", "some.png")[0] == 0
+    mixture = 0.75 * PHOTO + 0.25 * sharp
+    # The network's output was clipped and rounded in `sharp`, but not before it was blended.
+    inside = (sharp > 0) & (sharp < 255)
+    assert np.abs(pixels("some.png") - mixture)[inside].max() < 0.7
+
+
+def test_the_change_is_drawn(vitdeblur, photo, sharp):
+    assert vitdeblur("photo.png", "--change", "change.png")[0] == 0
+    change = np.abs(sharp.astype(float) - PHOTO).mean(axis=-1)
+    expected = np.clip(change / 32 * 255, 0, 255)
+    assert np.abs(pixels("change.png")[..., 0] - expected).max() <= 0.51
+    assert "change.png exists; --force" in refused(
+        vitdeblur("photo.png", "-o", "b.png", "--change", "change.png")
+    )
+
+
+def test_self_ensemble_is_the_mean_over_flips_and_turns(vitdeblur, photo, pretrained):
+    options = ["--self-ensemble", "--uncertainty", "map.png"]
+    status, said = vitdeblur("photo.png", *options)
+    assert status == 0
+    assert said.splitlines()[-2:] == ["written: photo_restored.png", "written: map.png"]
+    image = PHOTO.astype(np.float32) / 255
+    each = []
+    for turns in range(4):
+        for mirrored in (image, image[:, ::-1]):
+            turned = np.ascontiguousarray(np.rot90(mirrored, turns))
+            restored = np.rot90(deblur(turned, pretrained, stride=STRIDE), -turns)
+            each.append(restored if mirrored is image else restored[:, ::-1])
+    mean = 255 * np.mean(each, axis=0).clip(0, 1)
+    assert np.abs(pixels("photo_restored.png") - mean).max() < 0.51
+    spread = np.sqrt(np.var(each, axis=0).mean(axis=-1)) / (8 / 255)
+    assert np.abs(pixels("map.png")[..., 0] - 255 * spread.clip(0, 1)).max() < 0.6
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+def test_deblur_takes_the_same_options(small, kind):
+    image = PHOTO if kind is np.uint8 else PHOTO.astype(np.float32) / 255
+    whole = deblur(image, small, stride=STRIDE, ensemble=True).astype(float)
+    half = deblur(image, small, stride=STRIDE, ensemble=True, strength=0.5)
+    assert half.dtype == kind
+    free = np.ones(image.shape, bool) if kind is np.float32 else (whole > 0) & (whole < 255)
+    bound = 1e-5 if kind is np.float32 else 0.8
+    assert np.abs(half - (whole + image) / 2)[free].max() < bound
+    with pytest.raises(UserError, match=r"the strength is -1\.0; it lies between 0 and 1"):
+        deblur(image, small, strength=-1.0)
+
+
 # Usage
 
 
@@ -313,7 +386,6 @@ def test_ctrl_c_leaves_nothing_half_written(vitdeblur, photo, monkeypatch):
     "arguments",
     [
         [],
-        ["a.png"],
         ["a.png", "--checkpoint", "b", "--stride", "x"],
         ["a.png", "--no"],
         ["convert"],

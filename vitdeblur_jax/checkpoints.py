@@ -42,6 +42,8 @@ from vitdeblur_jax.models.configuration import CONFIGURATIONS, base, complete_co
 from vitdeblur_jax.sharding import local_mesh, replicated
 
 BUNDLED_WEIGHTS = Path(__file__).parent / "weights"
+BUNDLED_NOTE = "the small model that comes with the package, not the authors'; see MODEL_CARD.md"
+_DEFAULT = BUNDLED_WEIGHTS / "demo.safetensors"
 
 # What may differ from the run that made a checkpoint.
 _FREE_KEYS = ("window", "views", "dtype", "precision", "rematerialize", "stride", "margin")
@@ -70,23 +72,24 @@ class Pretrained:
 
 
 def load_pretrained(
-    source: str | Path, config: ml_collections.ConfigDict | None = None
+    source: str | Path | None = None, config: ml_collections.ConfigDict | None = None
 ) -> Pretrained:
     """Loads a checkpoint.
 
     Args:
-      source: an Orbax folder that this package wrote, a `.safetensors` file, a PyTorch checkpoint
-        of the released code (read without PyTorch, running nothing that the file says), or the name
-        of weights that come with the package. Of a training run's folder, or the `checkpoints` in
-        it, the checkpoint that was best by validation PSNR, or the newest if none was validated;
-        `source` of what is returned says which.
+      source: None for the small model that comes with the package, and nothing else; or an Orbax
+        folder that this package wrote, a `.safetensors` file, a PyTorch checkpoint of the released
+        code (read without PyTorch, running nothing that the file says), or the name of weights that
+        come with the package. Of a training run's folder, or the `checkpoints` in it, the
+        checkpoint that was best by validation PSNR, or the newest if none was validated; `source`
+        of what is returned says which.
       config: of the model. By default the one that lies in the checkpoint; a file of the released
         code has none, and gets the named configuration whose shapes it has.
 
     Raises:
       UserError: there is no such checkpoint, it cannot be read, or it does not fit `config`.
     """
-    path = chosen_checkpoint(_find(source))
+    path = _DEFAULT if source is None else chosen_checkpoint(_find(source))
     if path.is_dir():
         return _load_folder(path, config)
     state_dict, saved_config = _read_state_dict(path)
@@ -102,24 +105,46 @@ def on_local_devices(pretrained: Pretrained) -> Pretrained:
     return dataclasses.replace(pretrained, variables=variables)
 
 
-def save_pretrained(pretrained: Pretrained, destination: str | Path) -> None:
+def save_pretrained(
+    pretrained: Pretrained,
+    destination: str | Path,
+    *,
+    half: bool = False,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """Writes a checkpoint; the ending of `destination` says in which format (see the module).
 
     What stood there before is replaced only when the new one is whole.
 
+    Args:
+      pretrained: what to write.
+      destination: a path.
+      half: write float16, half as large. For .safetensors alone; loaded, it is float32 again.
+      metadata: of .safetensors: what else to write beside the configuration.
+
     Raises:
-      UserError: it cannot be written there.
+      UserError: it cannot be written there, or not in half precision.
     """
     path = Path(destination)
     check_destination(path)
+    if (half or metadata) and path.suffix != ".safetensors":
+        raise UserError(f"{path}: only .safetensors is written in half precision")
     if not path.suffix:
         return write_folder(path, pretrained.variables, pretrained.config.to_dict())
     state_dict = variables_to_reference(pretrained.variables, pretrained.config, pretrained.unused)
     config = configuration_to_json(pretrained.config)
     if path.suffix == ".safetensors":
-        return write_safetensors(path, state_dict, {"config": config})
+        if half:
+            state_dict = {name: _as_half(value, name) for name, value in state_dict.items()}
+        return write_safetensors(path, state_dict, {**(metadata or {}), "config": config})
     # The released test script prints the epoch of what it loads.
     return write_pytorch_file(path, {"epoch": 0, "state_dict": state_dict, "config": config})
+
+
+def _as_half(values, name):
+    if np.abs(values).max(initial=0) > np.finfo(np.float16).max:
+        raise UserError(f"{name} has values too large for half precision")
+    return values.astype(np.float16) if values.dtype == np.float32 else values
 
 
 def check_destination(path: Path) -> None:
@@ -158,8 +183,10 @@ def initialize_encoder(
     return encoder_from_pretraining(variables, state_dict, config, str(source))
 
 
-def convert(source: str | Path, destination: str | Path, overwrite: bool) -> tuple[str, ...]:
-    """Loads a checkpoint and writes it in another format.
+def convert(
+    source: str | Path, destination: str | Path, overwrite: bool, half: bool = False
+) -> tuple[str, ...]:
+    """Loads a checkpoint and writes it in another format, in half precision if asked to.
 
     Returns:
       The names of the entries that the network never uses; PyTorch and safetensors files keep them.
@@ -171,7 +198,7 @@ def convert(source: str | Path, destination: str | Path, overwrite: bool) -> tup
     if os.path.exists(destination) and not overwrite:
         raise UserError(f"{destination} exists; --force overwrites it")
     pretrained = load_pretrained(source)
-    save_pretrained(pretrained, destination)
+    save_pretrained(pretrained, destination, half=half)
     return tuple(pretrained.unused)
 
 

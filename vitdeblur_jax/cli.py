@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vitdeblur_jax.entry_points import exit_status
-from vitdeblur_jax.errors import CANNOT
+from vitdeblur_jax.errors import CANNOT, UserError
 
 _RESTORE = """\
 Restores photographs that are out of focus. Size, EXIF (orientation applied and reset), ICC profile,
@@ -56,7 +56,30 @@ def _restore_parser():
         help="a file, a folder for several, or - for standard output; by default NAME_restored "
         "beside each photograph",
     )
-    parser.add_argument("--checkpoint", required=True, help="a folder, .safetensors or .pth")
+    parser.add_argument(
+        "--checkpoint",
+        help="a folder, .safetensors or .pth; by default the small model that comes with the "
+        "package",
+    )
+    parser.add_argument(
+        "--strength",
+        type=float,
+        default=1.0,
+        help="from 0 to 1: how much of the restoration is taken, the rest is the photograph (1)",
+    )
+    parser.add_argument(
+        "--self-ensemble",
+        action="store_true",
+        help="take the mean over the eight flips and turns: a little better, eight times the work",
+    )
+    parser.add_argument(
+        "--change", metavar="MAP", help="write where it was changed, white: by 32 of 255 or more"
+    )
+    parser.add_argument(
+        "--uncertainty",
+        metavar="MAP",
+        help="with --self-ensemble: write where the eight disagree, white: by 8 of 255 or more",
+    )
     parser.add_argument(
         "--stride",
         type=int,
@@ -74,6 +97,7 @@ def _convert_parser():
     parser = argparse.ArgumentParser("vitdeblur convert", description=_CONVERT)
     parser.add_argument("source", metavar="IN")
     parser.add_argument("destination", metavar="OUT")
+    parser.add_argument("--half", action="store_true", help="float16; for .safetensors alone")
     parser.add_argument("--force", action="store_true", help="overwrite OUT if it exists")
     parser.set_defaults(run=_convert)
     return parser
@@ -113,23 +137,29 @@ def _data_parser():
 
 
 def _restore(options) -> int:
-    from vitdeblur_jax.restore_files import restore_files
+    from vitdeblur_jax.restore_files import Options, restore_files
 
-    failed = restore_files(
-        options.photograph,
-        options.output,
-        options.checkpoint,
-        stride=options.stride,
-        batch_size=options.batch_size,
-        overwrite=options.force,
+    if options.uncertainty is not None and not options.self_ensemble:
+        raise UserError("--uncertainty is what --self-ensemble finds: add --self-ensemble")
+    how = Options(
+        options.strength,
+        options.self_ensemble,
+        options.change,
+        options.uncertainty,
+        options.stride,
+        options.batch_size,
+        options.force,
     )
+    failed = restore_files(options.photograph, options.output, options.checkpoint, how)
     return CANNOT if failed else 0
 
 
 def _convert(options) -> None:
     from vitdeblur_jax.checkpoints import convert
 
-    unused = convert(options.source, Path(options.destination), overwrite=options.force)
+    unused = convert(
+        options.source, Path(options.destination), overwrite=options.force, half=options.half
+    )
     print(f"written: {options.destination}", file=sys.stderr)
     if unused:
         fate = "kept" if Path(options.destination).suffix else "left out of the folder"

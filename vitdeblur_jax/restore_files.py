@@ -7,19 +7,55 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from vitdeblur_jax.checkpoints import Pretrained, load_pretrained, on_local_devices
+import numpy as np
+
+from vitdeblur_jax.checkpoints import (
+    BUNDLED_NOTE,
+    Pretrained,
+    load_pretrained,
+    on_local_devices,
+)
 from vitdeblur_jax.data.image_writing import what_is_lost, write_photograph
 from vitdeblur_jax.data.images import (
     IMAGE_SUFFIXES,
+    Photograph,
     list_photographs,
     read_photograph,
 )
-from vitdeblur_jax.deblurring import deblur
+from vitdeblur_jax.deblurring import blend, check_strength, deblur, restored_ensemble
 from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.progress import Progress
-from vitdeblur_jax.restoration import check_options, count_windows
+from vitdeblur_jax.restoration import as_dtype, as_float, check_options, count_windows
+from vitdeblur_jax.self_ensemble import symmetries
 
 STANDARD = "-"
+
+
+# What is white in a map: this share of an image's range. Fixed, so that maps can be compared.
+WHITE_CHANGE = 32 / 255
+WHITE_UNCERTAINTY = 8 / 255
+
+
+class Options(NamedTuple):
+    """How to restore, and what to write beside the restoration.
+
+    Attributes:
+      strength: from 0 to 1, how much of the restoration is taken; the rest is the photograph.
+      ensemble: take the mean over the eight flips and turns.
+      change: a file for a map of where the photograph was changed, or None.
+      uncertainty: a file for a map of where the eight disagree, or None; needs `ensemble`.
+      stride: step between windows, pixels; None: the model's.
+      batch_size: windows computed at once; None: 1 a CPU, 8 another device.
+      overwrite: replace files that exist; otherwise they are refused before any work.
+    """
+
+    strength: float = 1.0
+    ensemble: bool = False
+    change: str | None = None
+    uncertainty: str | None = None
+    stride: int | None = None
+    batch_size: int | None = None
+    overwrite: bool = False
 
 
 class Task(NamedTuple):
@@ -30,13 +66,7 @@ class Task(NamedTuple):
 
 
 def restore_files(
-    sources: Sequence[str],
-    output: str | None,
-    checkpoint: str,
-    *,
-    stride: int | None,
-    batch_size: int | None,
-    overwrite: bool,
+    sources: Sequence[str], output: str | None, checkpoint: str | None, options: Options
 ) -> int:
     """Restores files; says on standard error what was done, and what a file could not keep.
 
@@ -44,10 +74,8 @@ def restore_files(
       sources: files, folders (their photographs, not those of folders in them), or "-".
       output: a file for one photograph, a folder for any number, "-", or None: beside each
         photograph, `NAME_restored` with its ending.
-      checkpoint: what `load_pretrained` takes.
-      stride: step between windows, pixels; None: the model's.
-      batch_size: windows computed at once; None: 1 a CPU, 8 another device.
-      overwrite: replace results that exist; otherwise they are refused before any work.
+      checkpoint: what `load_pretrained` takes; None: the weights that come with the package.
+      options: how.
 
     Returns:
       How many could not be restored; each of those was named.
@@ -55,16 +83,20 @@ def restore_files(
     Raises:
       UserError: nothing could be begun.
     """
-    tasks = plan(sources, output, overwrite)
+    check_strength(options.strength)
+    tasks = plan(sources, output, options.overwrite)
+    _check_maps(options, tasks)
     pretrained = on_local_devices(load_pretrained(checkpoint))
-    _check_model(pretrained, checkpoint)
-    check_options(pretrained.model, stride, batch_size)
+    if checkpoint is None:
+        print(f"checkpoint: {BUNDLED_NOTE}", file=sys.stderr)
+    _check_model(pretrained)
+    check_options(pretrained.model, options.stride, options.batch_size)
     failed = 0
     for number, task in enumerate(tasks, 1):
         name = "standard input" if task.source == STANDARD else task.source
         print(f"{name} ({number} of {len(tasks)})", file=sys.stderr)
         try:
-            _restore_file(task, pretrained, stride, batch_size, overwrite)
+            _restore_file(task, pretrained, options)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             failed += 1
@@ -145,40 +177,74 @@ def _check(tasks: list[Task], overwrite: bool) -> None:
             raise UserError(f"{destination}: there is no folder {destination.parent}")
 
 
-def _check_model(pretrained: Pretrained, checkpoint: str) -> None:
+def _check_maps(options: Options, tasks: list[Task]) -> None:
+    maps = [name for name in (options.change, options.uncertainty) if name is not None]
+    if maps and len(tasks) > 1:
+        raise UserError(f"{maps[0]} can be the map of one photograph; these are {len(tasks)}")
+    others = {os.path.realpath(path) for path in tasks[0] if path != STANDARD} if tasks else set()
+    for name in maps:
+        path = Path(name)
+        if os.path.realpath(path) in others:
+            raise UserError(f"{name} would be two things; give each map a name of its own")
+        others.add(os.path.realpath(path))
+        if path.suffix.lower() not in IMAGE_SUFFIXES:
+            raise UserError(f"{name}: the ending of a map is one of {', '.join(IMAGE_SUFFIXES)}")
+        if path.exists() and not options.overwrite:
+            raise UserError(f"{name} exists; --force overwrites it")
+        if not path.parent.is_dir():
+            raise UserError(f"{name}: there is no folder {path.parent}")
+
+
+def _check_model(pretrained: Pretrained) -> None:
     if pretrained.model.views != 1:
         raise UserError(
-            f"{checkpoint} restores a left and a right view together, which no photograph file "
-            "holds; evaluate.py and the function deblur take such pairs"
+            f"{pretrained.source} restores a left and a right view together, which no photograph "
+            "file holds; evaluate.py and the function deblur take such pairs"
         )
 
 
-def _restore_file(
-    task: Task,
-    pretrained: Pretrained,
-    stride: int | None,
-    batch_size: int | None,
-    overwrite: bool,
-) -> None:
+def _restore_file(task: Task, pretrained: Pretrained, options: Options) -> None:
     source, destination = task
     from_input, to_output = source == STANDARD, destination == STANDARD
     photograph = read_photograph(sys.stdin.buffer.read() if from_input else source)
     suffix = ".png" if to_output else destination.suffix
     notes = (*photograph.notes, *what_is_lost(photograph, suffix))
-    total = count_windows(pretrained.model, *photograph.pixels.shape[:2], stride)
-    with Progress(total, "windows") as progress:
-        pixels = deblur(
-            photograph.pixels,
-            pretrained,
-            stride=stride,
-            batch_size=batch_size,
-            on_windows=progress.advance,
-        )
-    restored = dataclasses.replace(photograph, pixels=pixels)
+    given = photograph.pixels
+    restored, spread = _restored(given, pretrained, options)
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
-    if to_output:
-        write_photograph(restored, sys.stdout.buffer, suffix)
+    _write(dataclasses.replace(photograph, pixels=restored), destination, suffix, options.overwrite)
+    if options.change is not None:
+        change = np.abs(as_float(restored) - as_float(given)).mean(axis=-1)
+        _write_map(change / WHITE_CHANGE, options.change, options.overwrite)
+    if options.uncertainty is not None:
+        _write_map(spread / WHITE_UNCERTAINTY, options.uncertainty, options.overwrite)
+
+
+def _restored(pixels, pretrained, options):
+    """Returns the restoration, and its spread if it is that of an ensemble."""
+    count = len(symmetries(1)) if options.ensemble else 1
+    total = count * count_windows(pretrained.model, *pixels.shape[:2], options.stride)
+    with Progress(total, "windows") as progress:
+        settings = {
+            "stride": options.stride,
+            "batch_size": options.batch_size,
+            "on_windows": progress.advance,
+        }
+        if not options.ensemble:
+            return deblur(pixels, pretrained, strength=options.strength, **settings), None
+        mean, spread = restored_ensemble(pixels, pretrained, **settings)
+    return as_dtype(blend(pixels, mean, options.strength), pixels.dtype), spread
+
+
+def _write(photograph, destination, suffix, overwrite):
+    if destination == STANDARD:
+        write_photograph(photograph, sys.stdout.buffer, suffix)
         return
-    write_photograph(restored, destination, overwrite=overwrite)
+    write_photograph(photograph, destination, overwrite=overwrite)
     print(f"written: {destination}", file=sys.stderr)
+
+
+def _write_map(shares, name, overwrite):
+    gray = as_dtype(np.repeat(shares[..., None].astype(np.float32), 3, axis=-1), np.uint8)
+    _write(Photograph(gray), Path(name), None, overwrite)

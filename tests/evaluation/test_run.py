@@ -290,7 +290,6 @@ def refusal(config: ml_collections.ConfigDict, workdir: Path) -> str:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"checkpoint": ""}, "--config.checkpoint is missing"),
         ({"data_dir": ""}, "--config.data_dir is missing"),
         ({"checkpoint": "nothing"}, "there is no checkpoint 'nothing'"),
         ({"data_dir": "nowhere"}, "nowhere"),

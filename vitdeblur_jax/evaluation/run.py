@@ -16,7 +16,13 @@ from pathlib import Path
 import ml_collections
 import numpy as np
 
-from vitdeblur_jax.checkpoints import Pretrained, digest, load_pretrained, on_local_devices
+from vitdeblur_jax.checkpoints import (
+    BUNDLED_NOTE,
+    Pretrained,
+    digest,
+    load_pretrained,
+    on_local_devices,
+)
 from vitdeblur_jax.data.image_writing import write_photograph
 from vitdeblur_jax.data.images import Photograph, as_8_bits
 from vitdeblur_jax.data.layouts import find_pairs, read_pair
@@ -64,9 +70,8 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
 
 
 def _check(config):
-    for key in ("checkpoint", "data_dir"):
-        if not config[key]:
-            raise UserError(f"--config.{key} is missing")
+    if not config.data_dir:
+        raise UserError("--config.data_dir is missing")
     if config.bit_depth not in (8, 16):
         raise UserError(f"--config.bit_depth is {config.bit_depth}; it is 8 or 16")
     if config.batch_size < 0:
@@ -75,7 +80,9 @@ def _check(config):
 
 def _load(config) -> Pretrained:
     architecture = named_configuration(config.model) if config.model else None
-    pretrained = on_local_devices(load_pretrained(config.checkpoint, architecture))
+    pretrained = on_local_devices(load_pretrained(config.checkpoint or None, architecture))
+    if not config.checkpoint:
+        print(f"checkpoint: {BUNDLED_NOTE}")
     model = dataclasses.replace(pretrained.model, dtype=config.dtype, precision=config.precision)
     return dataclasses.replace(pretrained, model=model)
 
