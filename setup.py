@@ -22,6 +22,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["vitdeblur_jax*"]),
+    package_data={"vitdeblur_jax": ["weights/*"]},
     install_requires=[
         "absl-py>=2.1",
         "flax>=0.12",

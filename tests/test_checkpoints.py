@@ -13,10 +13,12 @@ import ml_dtypes
 import numpy as np
 import optax
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from tests.small_model import small_configuration, small_pretrained
 from vitdeblur_jax import UserError, checkpoints, load_pretrained, save_pretrained
+from vitdeblur_jax.checkpoints import convert
 from vitdeblur_jax.interop.pytorch_files import read_pytorch_file, write_pytorch_file
 from vitdeblur_jax.interop.reference import reference_shapes, variables_to_reference
 from vitdeblur_jax.models.configuration import base, light
@@ -153,9 +155,45 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path):
         assert "\n" not in str(refusal.value)
 
 
+def test_without_a_name_the_bundled_weights_are_loaded(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("demo").mkdir()  # is named by nobody
+    pretrained = load_pretrained()
+    path = Path(pretrained.source)
+    assert path == checkpoints.BUNDLED_WEIGHTS / "demo.safetensors"
+    assert path.stat().st_size < 10e6
+    with safe_open(path, framework="numpy") as file:
+        metadata = file.metadata()
+    assert metadata["config"] == checkpoints.configuration_to_json(pretrained.config)
+    assert metadata.keys() == {"config", "recipe", "recipe_sha256", "step", "licence"}
+    with pytest.raises(UserError, match="demo is no checkpoint folder"):
+        load_pretrained("demo")
+
+
+def test_half_precision_is_half_as_large_and_rounds(small, tmp_path):
+    save_pretrained(small, tmp_path / "whole.safetensors")
+    convert(tmp_path / "whole.safetensors", tmp_path / "half.safetensors", False, half=True)
+    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("whole", "half")]
+    assert sizes[1] < 0.6 * sizes[0]
+    loaded = load_pretrained(tmp_path / "half.safetensors").variables
+
+    def compare(half, whole):
+        assert half.dtype == np.float32
+        np.testing.assert_allclose(half, whole, rtol=1e-3, atol=1e-3)
+        assert not whole.any() or np.any(half != whole)
+
+    jax.tree.map(compare, loaded, small.variables)
+    with pytest.raises(UserError, match=r"a.pth: only .safetensors is written in half precision"):
+        save_pretrained(small, tmp_path / "a.pth", half=True)
+    huge = jax.tree.map(lambda leaf: 1e6 * leaf, small.variables)
+    with pytest.raises(UserError, match="has values too large for half precision"):
+        save_pretrained(
+            dataclasses.replace(small, variables=huge), tmp_path / "b.safetensors", half=True
+        )
+    assert not (tmp_path / "b.safetensors").exists()
+
+
 def test_an_unknown_name_lists_what_there_is(tmp_path, small, monkeypatch):
-    with pytest.raises(UserError, match=r"no checkpoint 'nothing'.*come with the package: none"):
-        load_pretrained("nothing")
     monkeypatch.setattr(checkpoints, "BUNDLED_WEIGHTS", tmp_path)
     save_pretrained(small, tmp_path / "demo.safetensors")
     with pytest.raises(UserError, match="come with the package: demo"):

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.training import train
 from vitdeblur_jax.training.configuration import check_config
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -18,8 +19,10 @@ def test_a_config_can_be_used_and_tells_how(name):
         config.initial.encoder = "given on the command line"
     check_config(config)
     assert f"python train.py --config=configs/{name}.py" in module.__doc__
-    for key in ("data.root", "workdir"):
-        assert f"{key}=" in module.__doc__
+    assert "--workdir=" in module.__doc__
+    # The first run alone brings its photographs.
+    assert ("--config.data.root=" in module.__doc__) == (not config.data.root)
+    assert bool(config.data.root) == (name == "first_run")
 
 
 @pytest.mark.parametrize("name", ["dpdd", "dpdd_dual_pixel", "lfdof"])
@@ -27,3 +30,18 @@ def test_a_frozen_encoder_must_be_given(name):
     config = importlib.import_module(f"configs.{name}").get_config()
     with pytest.raises(UserError, match=r"stay random.*initial\.encoder"):
         check_config(config)
+
+
+@pytest.mark.slow
+def test_the_first_run_goes_through_from_any_folder(tmp_path, monkeypatch, capfd):
+    config = importlib.import_module("configs.first_run").get_config()
+    config.update(steps=4, log_every=2, save_every=4)
+    config.optimizer.warmup_steps = 2
+    config.validation.every = 4
+    monkeypatch.chdir(tmp_path)
+    assert train(config, "run") == 0
+    *_, picture, restore, photographs, dpdd = capfd.readouterr().err.splitlines()
+    assert (tmp_path / picture.split(": ")[0]).is_file()
+    assert restore.startswith("vitdeblur PHOTOGRAPH --checkpoint run")
+    assert "configs/tiny.py" in photographs
+    assert "configs/dpdd.py" in dpdd

@@ -1,0 +1,109 @@
+r"""What the bundled weights do, figure by figure: the table of MODEL_CARD.md.
+
+    python -m benchmarks.bundled_weights --pairs FOLDER ... --sharp FOLDER ... [--checkpoint RUN]
+
+`--pairs` are real pairs of blurred and sharp photographs, in folders that `vitdeblur data check`
+knows as pairs; `--sharp` are sharp photographs, put out of focus as a whole by the thin-lens model
+with seed 0, and restored as they are, too. PSNR and SSIM are those of evaluate.py, of the output
+clipped to [0, 1]. `--photographs N` takes N of each `--sharp`, spread evenly.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from vitdeblur_jax.checkpoints import Pretrained, load_pretrained
+from vitdeblur_jax.data.images import list_photographs
+from vitdeblur_jax.data.layouts import find_pairs
+from vitdeblur_jax.data.sources import FolderSource, SyntheticSource
+from vitdeblur_jax.data.synthesis import SynthesisSettings
+from vitdeblur_jax.deblurring import deblur
+from vitdeblur_jax.metrics import measure
+from vitdeblur_jax.restoration import as_float
+from vitdeblur_jax.table import format_table
+from vitdeblur_jax.training.data import validation_records
+
+
+class Figures(NamedTuple):
+    """Of one photograph: PSNR and SSIM of the input and of the output."""
+
+    name: str
+    input_psnr: float
+    psnr: float
+    input_ssim: float
+    ssim: float
+
+
+def main() -> None:
+    """Prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--checkpoint", help="by default the bundled weights")
+    parser.add_argument("--pairs", nargs="*", default=[], help="folders of real pairs")
+    parser.add_argument("--sharp", nargs="*", default=[], help="folders of sharp photographs")
+    parser.add_argument("--photographs", type=int, default=0, help="of each --sharp; 0: all")
+    options = parser.parse_args()
+    pretrained = load_pretrained(options.checkpoint)
+    print(pretrained.source)
+    for folder in options.pairs:
+        show(f"real pairs of {folder}", list(of_pairs(pretrained, folder)), each=True)
+    for folder in options.sharp:
+        synthetic, undefocused = of_sharp(pretrained, folder, options.photographs)
+        show(f"synthetic defocus of {folder}", synthetic, each=False)
+        psnr = np.array(undefocused)
+        print(
+            f"left as they are, {folder}: output against input {psnr.mean():.2f} dB on average, "
+            f"{psnr.min():.2f} at the least, {np.mean(psnr < 36):.0%} below 36\n",
+            flush=True,
+        )
+
+
+def of_pairs(pretrained: Pretrained, folder: str) -> Iterator[Figures]:
+    """Yields the figures of each real pair."""
+    source = FolderSource(find_pairs(folder, "pairs"), 8)
+    for record in range(len(source)):
+        yield compare(pretrained, source[record])
+
+
+def of_sharp(pretrained: Pretrained, folder: str, count: int) -> tuple[list[Figures], list[float]]:
+    """Returns figures of synthetic defocus, and PSNR of what is made of the sharp photographs."""
+    source = SyntheticSource(list_photographs(Path(folder)), SynthesisSettings(), seed=0)
+    figures, undefocused = [], []
+    for record in validation_records(source, count):
+        example = source[record]
+        figures.append(compare(pretrained, example))
+        sharp = as_float(example["sharp"])
+        undefocused.append(measure(deblur(sharp, pretrained).clip(0, 1), sharp)["psnr"])
+    return figures, undefocused
+
+
+def compare(pretrained: Pretrained, example: dict) -> Figures:
+    """Returns the figures of one example."""
+    blurred, sharp = as_float(example["blurred"]), as_float(example["sharp"])
+    given, restored = measure(blurred, sharp), deblur(blurred, pretrained).clip(0, 1)
+    made = measure(restored, sharp)
+    return Figures(example["name"], given["psnr"], made["psnr"], given["ssim"], made["ssim"])
+
+
+def show(title: str, figures: list[Figures], each: bool) -> None:
+    """Prints a table: each photograph, or the mean alone."""
+    mean = Figures(f"mean of {len(figures)}", *np.mean([f[1:] for f in figures], axis=0))
+    rows = [
+        (
+            f.name,
+            *(f"{value:.2f}" for value in (f.input_psnr, f.psnr)),
+            f"{f.psnr - f.input_psnr:+.2f}",
+            *(f"{value:.4f}" for value in (f.input_ssim, f.ssim)),
+        )
+        for f in ([*figures, mean] if each else [mean])
+    ]
+    gains = np.array([f.psnr - f.input_psnr for f in figures])
+    print(f"{title}: the least gain {gains.min():+.2f} dB, {np.mean(gains < 0):.0%} lose")
+    print(format_table(("", "input PSNR", "output", "gain", "input SSIM", "output"), rows))
+    print(flush=True)
+
+
+if __name__ == "__main__":
+    main()
