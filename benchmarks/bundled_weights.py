@@ -9,15 +9,15 @@ clipped to [0, 1]. `--photographs N` takes N of each `--sharp`, spread evenly.
 """
 
 import argparse
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from vitdeblur_jax.checkpoints import Pretrained, load_pretrained
-from vitdeblur_jax.data.images import list_photographs
+from vitdeblur_jax.data.images import as_8_bits, list_photographs, read_rgb
 from vitdeblur_jax.data.layouts import find_pairs
+from vitdeblur_jax.data.pipelines import Source
 from vitdeblur_jax.data.sources import FolderSource, SyntheticSource
 from vitdeblur_jax.data.synthesis import SynthesisSettings
 from vitdeblur_jax.deblurring import deblur
@@ -25,6 +25,7 @@ from vitdeblur_jax.metrics import measure
 from vitdeblur_jax.restoration import as_float
 from vitdeblur_jax.table import format_table
 from vitdeblur_jax.training.data import validation_records
+from vitdeblur_jax.training.validation import validate
 
 
 class Figures(NamedTuple):
@@ -48,7 +49,7 @@ def main() -> None:
     pretrained = load_pretrained(options.checkpoint)
     print(pretrained.source)
     for folder in options.pairs:
-        show(f"real pairs of {folder}", list(of_pairs(pretrained, folder)), each=True)
+        show(f"real pairs of {folder}", of_pairs(pretrained, folder), each=True)
     for folder in options.sharp:
         synthetic, undefocused = of_sharp(pretrained, folder, options.photographs)
         show(f"synthetic defocus of {folder}", synthetic, each=False)
@@ -60,11 +61,11 @@ def main() -> None:
         )
 
 
-def of_pairs(pretrained: Pretrained, folder: str) -> Iterator[Figures]:
-    """Yields the figures of each real pair."""
+def of_pairs(pretrained: Pretrained, folder: str) -> list[Figures]:
+    """Returns the figures of each real pair."""
     source = FolderSource(find_pairs(folder, "pairs"), 8)
-    for record in range(len(source)):
-        yield compare(pretrained, source[record])
+    names = [pair.name for pair in source.pairs]
+    return [compare(pretrained, source, record, name) for record, name in enumerate(names)]
 
 
 def of_sharp(pretrained: Pretrained, folder: str, count: int) -> tuple[list[Figures], list[float]]:
@@ -72,19 +73,17 @@ def of_sharp(pretrained: Pretrained, folder: str, count: int) -> tuple[list[Figu
     source = SyntheticSource(list_photographs(Path(folder)), SynthesisSettings(), seed=0)
     figures, undefocused = [], []
     for record in validation_records(source, count):
-        example = source[record]
-        figures.append(compare(pretrained, example))
-        sharp = as_float(example["sharp"])
+        path = source.photographs[record]
+        figures.append(compare(pretrained, source, record, path.stem))
+        sharp = as_float(as_8_bits(read_rgb(path)))
         undefocused.append(measure(deblur(sharp, pretrained).clip(0, 1), sharp)["psnr"])
     return figures, undefocused
 
 
-def compare(pretrained: Pretrained, example: dict) -> Figures:
-    """Returns the figures of one example."""
-    blurred, sharp = as_float(example["blurred"]), as_float(example["sharp"])
-    given, restored = measure(blurred, sharp), deblur(blurred, pretrained).clip(0, 1)
-    made = measure(restored, sharp)
-    return Figures(example["name"], given["psnr"], made["psnr"], given["ssim"], made["ssim"])
+def compare(pretrained: Pretrained, source: Source, record: int, name: str) -> Figures:
+    """Returns the figures of one example, as training's validation measures them."""
+    means, _ = validate(pretrained, source, [record], pictures=0)
+    return Figures(name, *(means[key] for key in Figures._fields[1:]))
 
 
 def show(title: str, figures: list[Figures], each: bool) -> None:

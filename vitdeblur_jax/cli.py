@@ -142,13 +142,13 @@ def _restore(options) -> int:
     if options.uncertainty is not None and not options.self_ensemble:
         raise UserError("--uncertainty is what --self-ensemble finds: add --self-ensemble")
     how = Options(
-        options.strength,
-        options.self_ensemble,
-        options.change,
-        options.uncertainty,
-        options.stride,
-        options.batch_size,
-        options.force,
+        strength=options.strength,
+        ensemble=options.self_ensemble,
+        change=options.change,
+        uncertainty=options.uncertainty,
+        stride=options.stride,
+        batch_size=options.batch_size,
+        overwrite=options.force,
     )
     failed = restore_files(options.photograph, options.output, options.checkpoint, how)
     return CANNOT if failed else 0

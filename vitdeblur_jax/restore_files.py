@@ -30,7 +30,6 @@ from vitdeblur_jax.self_ensemble import symmetries
 
 STANDARD = "-"
 
-
 # What is white in a map: this share of an image's range. Fixed, so that maps can be compared.
 WHITE_CHANGE = 32 / 255
 WHITE_UNCERTAINTY = 8 / 255
@@ -166,15 +165,8 @@ def _check(tasks: list[Task], overwrite: bool) -> None:
             continue
         if path in sources and (source == STANDARD or path != os.path.realpath(source)):
             raise UserError(f"{destination} is to be restored itself: {source} cannot overwrite it")
-        if destination.suffix.lower() not in IMAGE_SUFFIXES:
-            good = ", ".join(IMAGE_SUFFIXES)
-            raise UserError(
-                f"{destination}: the ending of a picture is one of {good}; a folder ends in /"
-            )
-        if os.path.exists(destination) and not overwrite:
-            raise UserError(f"{destination} exists; --force overwrites it")
-        if not os.path.isdir(destination.parent):
-            raise UserError(f"{destination}: there is no folder {destination.parent}")
+        endings = f"a picture is one of {', '.join(IMAGE_SUFFIXES)}; a folder ends in /"
+        _check_file(destination, endings, overwrite)
 
 
 def _check_maps(options: Options, tasks: list[Task]) -> None:
@@ -183,16 +175,20 @@ def _check_maps(options: Options, tasks: list[Task]) -> None:
         raise UserError(f"{maps[0]} can be the map of one photograph; these are {len(tasks)}")
     others = {os.path.realpath(path) for path in tasks[0] if path != STANDARD} if tasks else set()
     for name in maps:
-        path = Path(name)
-        if os.path.realpath(path) in others:
+        if os.path.realpath(name) in others:
             raise UserError(f"{name} would be two things; give each map a name of its own")
-        others.add(os.path.realpath(path))
-        if path.suffix.lower() not in IMAGE_SUFFIXES:
-            raise UserError(f"{name}: the ending of a map is one of {', '.join(IMAGE_SUFFIXES)}")
-        if path.exists() and not options.overwrite:
-            raise UserError(f"{name} exists; --force overwrites it")
-        if not path.parent.is_dir():
-            raise UserError(f"{name}: there is no folder {path.parent}")
+        others.add(os.path.realpath(name))
+        endings = f"a map is one of {', '.join(IMAGE_SUFFIXES)}"
+        _check_file(Path(name), endings, options.overwrite)
+
+
+def _check_file(path: Path, endings: str, overwrite: bool) -> None:
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        raise UserError(f"{path}: the ending of {endings}")
+    if os.path.exists(path) and not overwrite:
+        raise UserError(f"{path} exists; --force overwrites it")
+    if not os.path.isdir(path.parent):
+        raise UserError(f"{path}: there is no folder {path.parent}")
 
 
 def _check_model(pretrained: Pretrained) -> None:

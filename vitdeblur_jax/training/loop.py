@@ -63,7 +63,7 @@ class _Loop:
         self.state, self.step = state, int(state.step)
         self.saved_step = self.step if position else None
         self.window = MetricsWindow(position.get("window"), config.skip_not_finite)
-        self.pictured = []
+        self.pictures = []  # of the last validation
         self.profile = Profile(log.folder / "profile", config.profile)
 
     def run(self) -> int:
@@ -142,23 +142,18 @@ class _Loop:
             on_windows=lambda done: self.interruption.check(),
         )
         self.log.validation(self.step, figures, pictures)
-        for name, picture in pictures.items():
-            write_photograph(Photograph(picture), self.picture_path(name))
-        self.pictured = list(pictures)
-        return figures["psnr"]
-
-    def picture_path(self, name: str) -> Path:
-        """Returns where the picture of a photograph lies, that of the last validation."""
         folder = self.log.folder / "pictures"
         folder.mkdir(exist_ok=True)
-        return folder / f"{name.replace('/', '_')}.png"
+        self.pictures = [folder / f"{name.replace('/', '_')}.png" for name in pictures]
+        for path, picture in zip(self.pictures, pictures.values(), strict=True):
+            write_photograph(Photograph(picture), path)
+        return figures["psnr"]
 
     def say_what_came_out(self):
         """Names what a complete run has written, and what its config wants said."""
         folder = self.log.folder
-        if self.pictured:
-            what = "input, output, target and error side by side"
-            self.log.say(f"{self.picture_path(self.pictured[0])}: {what}")
+        if self.pictures:
+            self.log.say(f"{self.pictures[0]}: input, output, target and error side by side")
         self.log.say(f"vitdeblur PHOTOGRAPH --checkpoint {folder} restores one of your own")
         for line in self.config.afterwards:
             self.log.say(line)
