@@ -33,7 +33,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
         (["--workdir=w", "--config.stride=3"], "--config is missing"),
         (["--config=missing.py", "--workdir=w"], "config file cannot be read.*'missing.py'$"),
         (["--config=empty.py", "--workdir=w"], "config file cannot be read.*'get_config'$"),
-        ([CONFIG, "--workdir=w"], "--config.checkpoint is missing"),
+        ([CONFIG, "--workdir=w"], "--config.data_dir is missing"),
     ],
 )
 def test_mistakes_are_told_in_one_line(tmp_path, arguments, pattern):

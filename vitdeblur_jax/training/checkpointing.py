@@ -61,7 +61,7 @@ class TrainingCheckpoints:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 self._manager = _manager(self._folder, keep)
             stack.callback(self._manager.close)
-            stack.callback(self._wait)
+            stack.callback(self.wait)
             self._open = stack.pop_all()
 
     def __enter__(self):
@@ -97,7 +97,7 @@ class TrainingCheckpoints:
         """
         import orbax.checkpoint as ocp
 
-        self._wait()
+        self.wait()
         step = int(state.step)
         if step in self._manager.all_steps():
             return
@@ -117,13 +117,22 @@ class TrainingCheckpoints:
             metrics = {"psnr": float(psnr)} if is_measured else None
             self._manager.save(step, args=items, metrics=metrics, force=True)
 
+    def wait(self) -> None:
+        """Waits for the save in progress.
+
+        Raises:
+          UserError: it could not be written.
+        """
+        with self._orbax_told(_NOT_WRITTEN.format(self._saving)):
+            self._manager.wait_until_finished()
+
     def add_psnr(self, step: int, psnr: float) -> None:
         """Adds the PSNR of a validation that came after the step had been saved.
 
         Raises:
           UserError: it cannot be written.
         """
-        self._wait()
+        self.wait()
         with self._orbax_told(f"the PSNR of step {step} cannot be written"):
             write_psnr(self._folder / str(step), psnr)
             self._manager.reload()
@@ -140,7 +149,7 @@ class TrainingCheckpoints:
         """
         import orbax.checkpoint as ocp
 
-        self._wait()
+        self.wait()
         variables, training = _parts(abstract_state)
         path = self._folder / str(step)
         before = max((other for other in self._manager.all_steps() if other < step), default=None)
@@ -166,10 +175,6 @@ class TrainingCheckpoints:
                 )
             restored = self._manager.restore(step, args=items)
         return _joined(abstract_state, restored.variables, restored.training), restored.position
-
-    def _wait(self):
-        with self._orbax_told(_NOT_WRITTEN.format(self._saving)):
-            self._manager.wait_until_finished()
 
     @contextlib.contextmanager
     def _orbax_told(self, what: str) -> Iterator[None]:

@@ -79,6 +79,7 @@ class _Loop:
             return interrupted.status
         finally:
             self.profile.close()
+        self.checkpoints.wait()  # only what is whole is said to be there
         self.say_what_came_out()
         return 0
 
