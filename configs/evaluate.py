@@ -34,5 +34,7 @@ def get_config(layout: str = "pairs") -> ml_collections.ConfigDict:
             "batch_size": 0,  # windows at once; 0: 1 a CPU, 8 another device
             "dtype": "float32",
             "precision": "highest",
+            "metrics": "psnr,ssim,mae",  # or more of docs/metrics.md, or all
+            "metric_weights": "",  # where the weights of metrics lie; empty: in the user's cache
         }
     )

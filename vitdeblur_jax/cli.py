@@ -1,4 +1,4 @@
-"""The command `vitdeblur`: restore photographs, convert checkpoints, look after data sets."""
+"""The command `vitdeblur`: restore photographs, convert checkpoints, data sets, scores."""
 
 import argparse
 import sys
@@ -10,8 +10,8 @@ from vitdeblur_jax.errors import CANNOT, UserError
 
 _RESTORE = """\
 Restores photographs that are out of focus. Size, EXIF (orientation applied and reset), ICC profile,
-alpha, gray and 16 bits stay. Other commands: `vitdeblur convert` (checkpoints) and `vitdeblur data`
-(data sets); each has its own --help.
+alpha, gray and 16 bits stay. Other commands: `vitdeblur convert` (checkpoints), `vitdeblur data`
+(data sets) and `vitdeblur score` (saved images); each has its own --help.
 """
 _CONVERT = """\
 Converts a checkpoint. IN is a PyTorch checkpoint of the released code (.pth, .pt, .tar), a
@@ -32,6 +32,11 @@ again.
 _SYNTHESIZE = """\
 Puts sharp photographs out of focus by the thin-lens model and writes the pairs in two folders.
 """
+_SCORE = """\
+Scores folders of restored images, from any method, against the sharp photographs of a data set, and
+prints the table. Which image belongs to which pair is told from the names that each system gives.
+Ends with 2, and names what is missing, when a folder is incomplete or ambiguous.
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options = _convert_parser().parse_args(rest)
         case ["data", *rest]:
             options = _data_parser().parse_args(rest)
+        case ["score", *rest]:
+            options = _score_parser().parse_args(rest)
         case _:
             options = _restore_parser().parse_args(arguments)
     return exit_status(lambda: options.run(options))
@@ -136,6 +143,44 @@ def _data_parser():
     return parser
 
 
+def _score_parser():
+    parser = argparse.ArgumentParser("vitdeblur score", description=_SCORE)
+    parser.add_argument(
+        "methods",
+        nargs="+",
+        metavar="NAME=FOLDER",
+        help="a name for the table and the folder of its images; NAME:PROFILE=FOLDER says which "
+        "system saved them, such as NAME:restormer=FOLDER",
+    )
+    parser.add_argument("--data", required=True, metavar="ROOT", help="the folder of the data set")
+    parser.add_argument(
+        "--set", required=True, help="dpdd, dpdd_dual_pixel, realdof, lfdof or pairs"
+    )
+    parser.add_argument("--split", default="test", help="train, val or test (test)")
+    parser.add_argument(
+        "--metrics",
+        default="psnr,ssim,mae",
+        help="names between commas, or all (psnr,ssim,mae)",
+    )
+    parser.add_argument(
+        "--metric-weights", type=Path, metavar="FOLDER", help="the weights of metrics"
+    )
+    parser.add_argument(
+        "--published", action="store_true", help="put the published figures beside the measured"
+    )
+    parser.add_argument(
+        "--partial", action="store_true", help="score incomplete folders, too; marked by *"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="takes metrics.json, the tables as CSV, Markdown and LaTeX, and report.html",
+    )
+    parser.set_defaults(run=_score)
+    return parser
+
+
 def _restore(options) -> int:
     from vitdeblur_jax.restore_files import Options, restore_files
 
@@ -194,6 +239,27 @@ def _synthesize_data(options) -> None:
         options.sharp, options.out, SynthesisSettings(), options.seed, overwrite=options.force
     )
     print(f"written: {count} pairs in {options.out}", file=sys.stderr)
+
+
+def _score(options) -> None:
+    from vitdeblur_jax.evaluation.scores import write_scores
+    from vitdeblur_jax.evaluation.scoring import parse_method, parse_metrics, score
+    from vitdeblur_jax.evaluation.tables import terminal
+
+    scores = score(
+        options.data,
+        options.set,
+        [parse_method(text) for text in options.methods],
+        parse_metrics(options.metrics),
+        split=options.split,
+        weights_folder=options.metric_weights,
+        partial=options.partial,
+        published=options.published,
+        out=options.out,
+    )
+    if options.out:
+        print(f"written: {write_scores(options.out, scores)}", file=sys.stderr)
+    print(terminal(scores, styled=sys.stdout.isatty()))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from vitdeblur_jax import Pretrained, deblur, load_pretrained, save_pretrained
 from vitdeblur_jax.data.layouts import LAYOUTS
 from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.evaluation import evaluate, run
-from vitdeblur_jax.metrics import METRICS
+from vitdeblur_jax.evaluation.scoring import Method, score
+from vitdeblur_jax.metrics import DEFAULT
 
 STRIDE = 30
 SIZE = (45, 50)
@@ -110,6 +111,18 @@ def contents(workdir: Path) -> dict:
     return json.loads((workdir / "metrics.json").read_text(), parse_constant=refuse)
 
 
+def figures(found: dict) -> dict[str, dict]:
+    """Returns the figures of each image, by what was compared."""
+    return {
+        method["name"]: {name: record["metrics"] for name, record in method["images"].items()}
+        for method in found["methods"]
+    }
+
+
+def means(found: dict) -> dict[str, dict]:
+    return {method["name"]: method["mean"] for method in found["methods"]}
+
+
 def scikit_image(image: np.ndarray, reference: np.ndarray) -> dict[str, float]:
     return {
         "psnr": theirs.peak_signal_noise_ratio(reference, image, data_range=1),
@@ -127,17 +140,19 @@ def check_image(workdir, name, views, target, pretrained):
     png = imagecodecs.png_decode((workdir / "restored" / f"{name}.png").read_bytes())
     np.testing.assert_array_equal(png, saved)
     assert (saved != np.floor(output * whole)).any()
-    record = contents(workdir)["images"][name]
+    found = contents(workdir)
+    record = found["restored"][name]
     assert (record["height"], record["width"]) == SIZE
     assert record["seconds"] > 0
     if target is None:
         assert record["target"] is None
-        assert not record.keys() & set(COMPARED)
+        assert found["methods"] == []
         return
     reference = target / np.iinfo(target.dtype).max
     mean = np.mean([view / whole for view in views], axis=0)
     for compared, image in zip(COMPARED, (mean, output.astype(float), saved / whole), strict=True):
-        assert record[compared] == pytest.approx(scikit_image(image, reference), rel=1e-6, abs=1e-6)
+        expected = scikit_image(image, reference)
+        assert figures(found)[compared][name] == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
 
 def test_every_layout_is_tested():
@@ -155,10 +170,14 @@ def test_layouts(tmp_path, settings, checkpoints, models, case, capsys):
         check_image(tmp_path / "results", name, *pixels, models[views])
     said = capsys.readouterr()
     assert said.err == ""
-    assert list(contents(tmp_path / "results")["images"]) == [name for name, *_ in files]
-    for name, *_ in files:
+    found = contents(tmp_path / "results")
+    assert found["images"] == list(found["restored"]) == [name for name, *_ in files]
+    is_measured = FILES[layout][0][2] is not None
+    rows = COMPARED if is_measured else found["images"]
+    for name in rows:
         assert any(line.startswith(f"{name} ") for line in said.out.splitlines())
-    assert ("output psnr" in said.out) == (FILES[layout][0][2] is not None)
+    assert (tmp_path / "results" / "report.html").exists() == is_measured
+    assert (tmp_path / "results" / "table.csv").exists() == is_measured
 
 
 def test_contents_of_the_results(tmp_path, settings, capsys):
@@ -171,15 +190,57 @@ def test_contents_of_the_results(tmp_path, settings, capsys):
     assert found["versions"].keys() >= {"vitdeblur_jax", "jax", "flax", "python", "device"}
     assert found["definitions"].keys() == {"psnr", "ssim", "mae"}
     source = Path(config.data_dir) / "input" / "a.png"
-    assert found["images"]["a"]["source"] == [str(source)]
-    assert found["images"]["a"]["target"] == str(source.parents[1] / "ground_truth" / "a.png")
+    assert found["restored"]["a"]["source"] == [str(source)]
+    assert found["restored"]["a"]["target"] == str(source.parents[1] / "ground_truth" / "a.png")
+    assert tuple(method["name"] for method in found["methods"]) == COMPARED
     for compared in COMPARED:
-        values = [[found["images"][name][compared][key] for name in "ab"] for key in METRICS]
-        assert list(found["mean"][compared].values()) == pytest.approx(np.mean(values, axis=1))
-    last_row, written = capsys.readouterr().out.splitlines()[-2:]
-    assert last_row.split()[0] == "mean"
-    assert f"{found['mean']['saved']['psnr']:.3f}" in last_row.split()
-    assert written == f"written: {tmp_path / 'results' / 'metrics.json'}"
+        values = [[figures(found)[compared][name][key] for name in "ab"] for key in DEFAULT]
+        assert list(means(found)[compared].values()) == pytest.approx(np.mean(values, axis=1))
+    said = capsys.readouterr().out.splitlines()
+    (row,) = [line for line in said if line.startswith("saved ")]
+    assert f"{means(found)['saved']['psnr']:.3f}" in row.split()
+    assert said[-1] == f"written: {tmp_path / 'results' / 'report.html'}"
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_scoring_the_saved_folder_gives_the_figures_of_the_run(tmp_path, settings, bits):
+    make_data(tmp_path / "data", FILES["pairs"], np.uint16)
+    evaluate(settings(bit_depth=bits), tmp_path / "results")
+    found = contents(tmp_path / "results")
+    (scored,) = score(tmp_path / "data", "pairs", [Method("a", tmp_path / "results")])["methods"]
+    (saved,) = [method for method in found["methods"] if method["name"] == "saved"]
+    for key in ("mean", "interval"):
+        assert json.loads(json.dumps(scored[key])) == saved[key]
+    assert figures({"methods": [scored]})["a"] == figures(found)["saved"]
+    assert "evaluate.py" in scored["rule"]
+
+
+def test_scoring_nested_scenes_and_two_views(tmp_path, settings, checkpoints):
+    for layout, views in (("lfdof", 1), ("dpdd_dual_pixel", 2)):
+        make_data(tmp_path / layout, FILES[layout])
+        config = settings(
+            layout, checkpoint=str(checkpoints[views]), data_dir=str(tmp_path / layout)
+        )
+        evaluate(config, tmp_path / "results" / layout)
+        methods = [Method("a", tmp_path / "results" / layout)]
+        (scored,) = score(tmp_path / layout, layout, methods)["methods"]
+        expected = means(contents(tmp_path / "results" / layout))["saved"]
+        assert scored["mean"] == expected
+
+
+def test_other_metrics(tmp_path, settings):
+    make_pairs(tmp_path)
+    config = settings()
+    config.metrics = "mae,lpips_squeeze"
+    config.metric_weights = str(tmp_path)
+    evaluate(config, tmp_path / "results")
+    found = contents(tmp_path / "results")
+    assert list(found["definitions"]) == ["mae"]
+    assert found["notes"][0].startswith("lpips_squeeze is left out")
+    config.metrics = "psnr"
+    assert "metrics: 'mae,lpips_squeeze' there, 'psnr' here" in refusal(
+        config, tmp_path / "results"
+    )
 
 
 @pytest.mark.parametrize("bits", [8, 16])
@@ -198,10 +259,11 @@ def test_identical_images_have_no_number_in_json(tmp_path, settings, capsys):
         write(tmp_path / "data" / folder / "a.png", noise(0))
     evaluate(settings(), tmp_path / "results")
     found = contents(tmp_path / "results")
-    assert found["images"]["a"]["input"] == {"psnr": None, "ssim": 1, "mae": 0}
-    assert found["mean"]["input"]["psnr"] is None
-    assert "null" in found["definitions"]["psnr"]
-    assert capsys.readouterr().out.splitlines()[-2].split()[1] == "-"
+    assert figures(found)["input"]["a"] == {"psnr": None, "ssim": 1, "mae": 0}
+    assert means(found)["input"]["psnr"] is None
+    assert "null" in found["definitions"]["psnr"]["definition"]
+    rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if line}
+    assert rows["input"][1] == "inf"
     evaluate(settings(), tmp_path / "results")
     assert contents(tmp_path / "results") == found
 
@@ -210,9 +272,9 @@ def test_identical_images_have_no_number_in_json(tmp_path, settings, capsys):
 
 
 def without_seconds(found: dict) -> dict:
-    for record in (found["mean"], *found["images"].values()):
+    for record in found["restored"].values():
         del record["seconds"]
-    return found
+    return found | {"notes": []}
 
 
 def test_interrupted_and_started_again(tmp_path, settings, monkeypatch, capsys):
@@ -230,7 +292,7 @@ def test_interrupted_and_started_again(tmp_path, settings, monkeypatch, capsys):
         evaluate(settings(), tmp_path / "halves")
     first = tmp_path / "halves" / "restored" / "a.png"
     os.utime(first, (1, 1))
-    assert list(contents(tmp_path / "halves")["images"]) == ["a"]
+    assert list(contents(tmp_path / "halves")["restored"]) == ["a"]
 
     monkeypatch.undo()
     capsys.readouterr()
@@ -241,7 +303,9 @@ def test_interrupted_and_started_again(tmp_path, settings, monkeypatch, capsys):
         whole, halves = (tmp_path / part / "restored" / name for part in ("whole", "halves"))
         assert whole.read_bytes() == halves.read_bytes()
     whole, halves = (without_seconds(contents(tmp_path / part)) for part in ("whole", "halves"))
-    assert whole == halves
+    assert json.dumps(whole) == json.dumps(halves).replace(
+        str(tmp_path / "halves"), str(tmp_path / "whole")
+    )
 
 
 def test_nothing_left_to_do_shows_the_table_again(tmp_path, settings, capsys):
@@ -273,8 +337,8 @@ def test_images_that_left_the_data_leave_the_mean(tmp_path, settings):
         (tmp_path / "data" / folder / "a.png").unlink()
     evaluate(settings(), tmp_path / "results")
     found = contents(tmp_path / "results")
-    assert list(found["images"]) == ["b"]
-    assert found["mean"]["output"] == found["images"]["b"]["output"]
+    assert found["images"] == list(found["restored"]) == ["b"]
+    assert means(found)["output"] == figures(found)["output"]["b"]
 
 
 # What it refuses
@@ -347,7 +411,7 @@ def test_a_model_of_two_views_with_single_photographs(tmp_path, settings, checkp
     assert "2 views, left and right" in said
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"images": 3}', '{"images": {"a": {}}}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"images": {}}', '{"restored": {"a": {}}}'])
 def test_results_that_cannot_be_read(tmp_path, settings, text):
     make_pairs(tmp_path)
     (tmp_path / "results").mkdir()

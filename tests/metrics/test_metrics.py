@@ -13,9 +13,16 @@ from vitdeblur_jax.metrics import (
     mean_absolute_error,
     peak_signal_noise_ratio,
     structural_similarity,
+    structural_similarity_gaussian,
+    structural_similarity_luminance,
 )
 
-METRICS = (peak_signal_noise_ratio, structural_similarity, mean_absolute_error)
+METRICS = (
+    peak_signal_noise_ratio,
+    structural_similarity,
+    mean_absolute_error,
+    structural_similarity_gaussian,
+)
 COMPILED = tuple(map(jax.jit, METRICS))
 SHAPE = (40, 48, 3)  # one for all, to compile once
 
@@ -67,6 +74,15 @@ def scikit_image(image: np.ndarray, reference: np.ndarray) -> list[float]:
         theirs.peak_signal_noise_ratio(reference, image, data_range=1),
         theirs.structural_similarity(reference, image, data_range=1, channel_axis=-1),
         np.abs(image - reference).mean(),
+        theirs.structural_similarity(
+            reference,
+            image,
+            data_range=1,
+            channel_axis=-1,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+        ),
     ]
 
 
@@ -81,12 +97,13 @@ def test_float32_is_near_scikit_image(pair):
     """Of SSIM least digits stay: where all is flat it is a ratio of rounding errors and C2."""
     images = PAIRS[pair]()
     differences = np.abs(np.subtract(ours(*images, np.float32), scikit_image(*images)))
-    assert (differences <= [1e-4, 1e-4 if pair == "flat" else 2e-6, 1e-6]).all(), differences
+    of_ssim = 1e-4 if pair == "flat" else 2e-6
+    assert (differences <= [1e-4, of_ssim, 1e-6, of_ssim]).all(), differences
 
 
 @pytest.mark.parametrize("name", RECORDED)
 def test_float64_is_what_was_recorded(name):
-    psnr, ssim, _ = ours(*recorded_pair(name), np.float64)
+    psnr, ssim, *_ = ours(*recorded_pair(name), np.float64)
     assert (psnr, ssim) == pytest.approx(RECORDED[name][2:], rel=0, abs=1e-10)
 
 
@@ -99,7 +116,7 @@ def test_order_of_images_does_not_matter():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_identical_images(dtype):
     image, _ = random_pair()
-    assert ours(image, image, dtype) == pytest.approx([np.inf, 1, 0], rel=0, abs=1e-7)
+    assert ours(image, image, dtype) == pytest.approx([np.inf, 1, 0, 1], rel=0, abs=1e-7)
 
 
 def test_nan_is_not_hidden():
@@ -108,30 +125,54 @@ def test_nan_is_not_hidden():
     assert np.isnan(ours(image, reference, np.float64)).all()
 
 
-@pytest.mark.parametrize("size", [(6, 20), (20, 6)])
+@pytest.mark.parametrize("size", [(6, 20), (20, 6), (1, 1)])
 def test_ssim_refuses_images_smaller_than_its_window(size):
     image = jnp.zeros((*size, 3))
-    with pytest.raises(
-        UserError, match=f"at least 7 x 7 pixels; the image is {size[1]} x {size[0]}"
-    ):
+    said = f"the image is {size[1]} x {size[0]}"
+    with pytest.raises(UserError, match=f"at least 7 x 7 pixels; {said}"):
         structural_similarity(image, image)
+    for metric in (structural_similarity_gaussian, structural_similarity_luminance):
+        with pytest.raises(UserError, match=f"at least 11 x 11 pixels; {said}"):
+            metric(image, image)
 
 
-def test_ssim_of_the_smallest_image():
-    image, reference = (array[:7, :7] for array in random_pair())
-    expected = scikit_image(image, reference)
-    np.testing.assert_allclose(ours(image, reference, np.float64), expected, rtol=0, atol=1e-10)
+@pytest.mark.parametrize("side", [7, 11])
+def test_ssim_of_the_smallest_image(side):
+    image, reference = (array[:side, :side] for array in random_pair())
+    with jax.enable_x64(True):
+        ssim = structural_similarity if side == 7 else structural_similarity_gaussian
+        options = {"win_size": 7}
+        if side == 11:
+            options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+        expected = theirs.structural_similarity(
+            reference, image, data_range=1, channel_axis=-1, **options
+        )
+        assert float(ssim(image, reference)) == pytest.approx(expected, rel=0, abs=1e-10)
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-def test_gradients_of_ssim_are_finite(pair):
+@pytest.mark.parametrize(
+    "ssim",
+    [
+        structural_similarity,
+        structural_similarity_gaussian,
+        structural_similarity_luminance,
+    ],
+)
+def test_gradients_of_ssim_are_finite(pair, ssim):
     image, reference = (jnp.asarray(array, jnp.float32) for array in PAIRS[pair]())
-    gradient = jax.jit(jax.grad(structural_similarity))(image, reference)
+    gradient = jax.jit(jax.grad(ssim))(image, reference)
     assert jnp.isfinite(gradient).all()
+    assert jnp.isfinite(jax.jit(jax.grad(ssim))(image, image)).all()
     if pair != "flat":
         uphill = image + 0.01 * gradient / jnp.abs(gradient).max()
-        ssim = jax.jit(structural_similarity)
+        ssim = jax.jit(ssim)
         assert ssim(uphill, reference) > ssim(image, reference)
+
+
+def test_the_gradient_of_psnr_is_finite_for_identical_images():
+    image = jnp.asarray(random_pair()[0], jnp.float32)
+    np.testing.assert_array_equal(jax.grad(peak_signal_noise_ratio)(image, image), 0)
 
 
 def test_metrics_batch_and_compile():

@@ -175,7 +175,8 @@ def test_validation_is_what_evaluate_measures(pairs, finished, tmp_path):
     config = evaluation_config("pairs")
     config.update(checkpoint=str(finished), data_dir=str(pairs / "val"))
     evaluate(config, tmp_path)
-    measured = json.loads((tmp_path / "metrics.json").read_text())["mean"]
+    methods = json.loads((tmp_path / "metrics.json").read_text())["methods"]
+    measured = {method["name"]: method["mean"] for method in methods}
     (logged,) = lines(finished, "validation")
     for name in ("psnr", "ssim", "mae"):
         np.testing.assert_allclose(logged[name], measured["output"][name], rtol=1e-9)

@@ -1,29 +1,48 @@
-"""What lies in the folder of an evaluation: restored images and metrics.json."""
+"""What lies in the folder of an evaluation: restored images, metrics.json and what is made of it.
+
+metrics.json is that of `vitdeblur_jax.evaluation.scores`, with three methods: the "input", the
+float "output", and the PNG as "saved". Beside them it holds:
+
+    config, checkpoint_sha256   of the run
+    restored                    by image: source, target, width, height, seconds
+"""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import ml_collections
 import numpy as np
 
 from vitdeblur_jax.data.layouts import Pair
-from vitdeblur_jax.errors import UserError
-from vitdeblur_jax.files import write_text
-from vitdeblur_jax.metrics import METRICS
-from vitdeblur_jax.table import format_number, format_table
-from vitdeblur_jax.versions import versions
+from vitdeblur_jax.errors import UserError, one_line
+from vitdeblur_jax.evaluation.scores import (
+    image_record,
+    new_method,
+    new_scores,
+    summarize,
+    write_json,
+    write_scores,
+)
+from vitdeblur_jax.evaluation.tables import terminal
+from vitdeblur_jax.table import format_table
 
-COMPARED = ("input", "output", "saved")
+COMPARED = {
+    "input": "the blurred photographs, of two views their mean",
+    "output": "the network's float output, clipped to [0, 1]",
+    "saved": "the PNGs as they were written, rounded",
+}
 # What another value of would give other numbers; the weights are compared by their digest.
-_NUMBERS_DEPEND_ON = ("data_dir", "layout", "split", "bit_depth", "stride", "dtype", "precision")
+_NUMBERS_DEPEND_ON = (
+    *("data_dir", "layout", "split", "bit_depth", "stride", "dtype", "precision"),
+    "metrics",
+)
 
 
 class Results:
-    """What lies in the folder of an evaluation; saved after each image."""
+    """What lies in the folder of an evaluation; metrics.json is saved after each image."""
 
     def __init__(self, folder: Path, contents: dict):
-        self.path = folder / "metrics.json"
         self._folder, self._contents = folder, contents
 
     @classmethod
@@ -33,6 +52,7 @@ class Results:
         config: ml_collections.ConfigDict,
         checkpoint_digest: str,
         names: Sequence[str],
+        metrics: Sequence[str],
     ):
         """Takes up the results in `folder`, those of images in `names`, or begins new ones.
 
@@ -42,25 +62,20 @@ class Results:
         fresh = {
             "config": config.to_dict(),
             "checkpoint_sha256": checkpoint_digest,
-            "definitions": {name: metric.definition for name, metric in METRICS.items()},
-            "versions": versions(),
-            "mean": {},
-            "images": {},
+            **new_scores(config.layout, config.split, str(config.data_dir), names, metrics),
+            "restored": {},
         }
         results = cls(folder, fresh)
         try:
             (folder / "restored").mkdir(parents=True, exist_ok=True)
-            if results.path.exists():
-                earlier = json.loads(results.path.read_text())
-                if earlier["images"]:
-                    _check_same_run(earlier, fresh, folder)
-                fresh["images"] = {n: r for n, r in earlier["images"].items() if n in names}
-                fresh["mean"] = results._means()
+            if (folder / "metrics.json").exists():
+                results._take_up(json.loads((folder / "metrics.json").read_text()))
         except UserError:
             raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"the results folder {folder} cannot be used: {error}") from error
-        results._save()
+            said = one_line(error)
+            raise UserError(f"the results folder {folder} cannot be used: {said}") from error
+        write_json(folder, fresh)
         return results
 
     def image_path(self, name: str) -> Path:
@@ -69,71 +84,75 @@ class Results:
 
     def has(self, name: str) -> bool:
         """Returns whether that image has been restored and measured."""
-        return name in self._contents["images"] and self.image_path(name).exists()
+        return name in self._contents["restored"] and self.image_path(name).exists()
 
-    def add(self, pair: Pair, image: np.ndarray, seconds: float, metrics: dict) -> None:
-        """Records an image and saves all records."""
-        self._contents["images"][pair.name] = {
+    def add(
+        self,
+        pair: Pair,
+        image: np.ndarray,
+        seconds: float,
+        figures: Mapping[str, Mapping[str, float]],
+    ) -> None:
+        """Records an image and saves all records; `figures` are by those of `COMPARED`."""
+        for name, values in figures.items():
+            file = pair.source[0] if name == "input" else self.image_path(pair.name)
+            self._method(name)["images"][pair.name] = image_record(str(file), "", values)
+        self._contents["restored"][pair.name] = {
             "source": [str(path) for path in pair.source],
             "target": str(pair.target) if pair.target else None,
             "width": image.shape[1],
             "height": image.shape[0],
             "seconds": round(seconds, 3),
-            **metrics,
         }
-        self._contents["mean"] = self._means()
-        self._save()
+        write_json(self._folder, self._contents)
 
-    def table(self, names: list[str]) -> str:
-        """Returns the table of all images and their mean."""
-        images = {name: self._contents["images"][name] for name in names}
-        if not self._contents["mean"]:
-            header = ("image", "width", "height", "seconds")
-            return format_table(header, [(n, *map(str, _size(r))) for n, r in images.items()])
-        header = ("image", *(f"{c} {m}" for c in COMPARED for m in METRICS), "seconds")
-        rows = [(name, *_figures(record)) for name, record in images.items()]
-        return format_table(header, [*rows, ("mean", *_figures(self._means()))])
+    def finish(self, subsets: Mapping[str, Sequence[str]], notes: Sequence[str]) -> Path:
+        """Fills in means, and writes the tables and the report if anything was measured.
 
-    def _means(self) -> dict:
-        records = list(self._contents["images"].values())
-        if not any("output" in record for record in records):
-            return {}
-        means = {
-            compared: {
-                metric: _mean([record[compared][metric] for record in records])
-                for metric in METRICS
-            }
-            for compared in COMPARED
-        }
-        return {**means, "seconds": _mean([record["seconds"] for record in records])}
+        Returns:
+          The path of what is to be looked at first.
+        """
+        seconds = np.mean([record["seconds"] for record in self._contents["restored"].values()])
+        self._contents["notes"] = [*notes, f"seconds an image, for restoring alone: {seconds:.1f}"]
+        summarize(self._contents, subsets)
+        write = write_scores if self._contents["methods"] else write_json
+        return write(self._folder, self._contents)
 
-    def _save(self) -> None:
-        write_text(self.path, json.dumps(self._contents, indent=2, allow_nan=False) + "\n")
+    def table(self, styled: bool) -> str:
+        """Returns the tables for the terminal; of images without targets, their list."""
+        if self._contents["methods"]:
+            return terminal(self._contents, styled)
+        rows = [
+            (name, str(record["width"]), str(record["height"]), f"{record['seconds']:.1f}")
+            for name, record in self._contents["restored"].items()
+        ]
+        return format_table(("image", "width", "height", "seconds"), rows)
 
+    def _method(self, name: str) -> dict:
+        methods = {method["name"]: method for method in self._contents["methods"]}
+        if name not in methods:
+            folder = str(self._folder / "restored")
+            methods[name] = new_method(name, folder, "evaluate.py", COMPARED[name])
+            self._contents["methods"].append(methods[name])
+        return methods[name]
 
-def _mean(values) -> float | None:
-    return None if None in values else float(np.mean(values))
-
-
-def _figures(record):
-    figures = [
-        format_number(record[compared][name], metric.digits)
-        for compared in COMPARED
-        for name, metric in METRICS.items()
-    ]
-    return (*figures, format_number(record["seconds"], 1))
-
-
-def _size(record):
-    return record["width"], record["height"], format_number(record["seconds"], 1)
+    def _take_up(self, earlier: dict) -> None:
+        kept = set(self._contents["images"])
+        if earlier["restored"]:
+            _check_same_run(earlier, self._contents, self._folder)
+        for method in earlier["methods"]:
+            images = {n: record for n, record in method["images"].items() if n in kept}
+            self._method(method["name"])["images"] = images
+        restored = {n: record for n, record in earlier["restored"].items() if n in kept}
+        self._contents["restored"] = restored
 
 
 def _check_same_run(earlier, fresh, folder):
     before, now = earlier["config"], fresh["config"]
     differences = [
-        f"{key}: {before.get(key)!r} there, {now[key]!r} here"
+        f"{key}: {before.get(key)!r} there, {now.get(key)!r} here"
         for key in _NUMBERS_DEPEND_ON
-        if before.get(key) != now[key]
+        if before.get(key) != now.get(key)
     ]
     if earlier["checkpoint_sha256"] != fresh["checkpoint_sha256"]:
         differences.append("other weights")

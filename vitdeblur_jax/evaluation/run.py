@@ -1,15 +1,15 @@
-"""Run a model over a data set: restored PNGs, metrics.json, a table.
+"""Run a model over a data set: restored PNGs, metrics.json, tables, a report.
 
 What each figure means:
 
 - "input" compares the blurred image (with two views their mean) with the target, "output" the float
   output clipped to [0, 1], "saved" the PNG as it was written (rounded; the released code cuts off).
-- PSNR, SSIM and MAE are those of `vitdeblur_jax.metrics`, in float64; means are over images.
-  What is not finite is null, for JSON has no infinity: the PSNR of identical images, its mean.
+- `vitdeblur score` of the saved PNGs gives the figures of "saved".
 - seconds are those of the restoration alone; the first image's include compilation.
 """
 
 import dataclasses
+import sys
 import time
 from pathlib import Path
 
@@ -28,8 +28,10 @@ from vitdeblur_jax.data.images import Photograph, as_8_bits
 from vitdeblur_jax.data.layouts import find_pairs, read_pair
 from vitdeblur_jax.deblurring import deblur
 from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.evaluation.report import add_picture
 from vitdeblur_jax.evaluation.results import Results
-from vitdeblur_jax.metrics import measure
+from vitdeblur_jax.evaluation.scoring import load_metrics, parse_metrics, target_as_deep
+from vitdeblur_jax.evaluation.subsets import find_subsets
 from vitdeblur_jax.models.configuration import named_configuration
 from vitdeblur_jax.models.vitdeblur import mean_of_views
 from vitdeblur_jax.progress import Progress
@@ -43,7 +45,8 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
 
     Args:
       config: as `configs/evaluate.py` describes it.
-      workdir: takes `restored/NAME.png` and `metrics.json`.
+      workdir: takes `restored/NAME.png`, `metrics.json` and, where there are targets, the tables
+        and `report.html`.
 
     Raises:
       UserError: the config, the checkpoint, the data or the folder is not as it should be.
@@ -52,8 +55,13 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     pairs = find_pairs(config.data_dir, config.layout, config.split)
     pretrained = _load(config)
     check_options(pretrained.model, config.stride or None, config.batch_size or None)
-    names = [pair.name for pair in pairs]
-    results = Results.open(Path(workdir), config, digest(pretrained.variables), names)
+    measure, metrics, notes = load_metrics(
+        parse_metrics(config.metrics),
+        Path(config.metric_weights) if config.metric_weights else None,
+    )
+    subsets = find_subsets(pairs) if config.layout.startswith("dpdd") else {}
+    names, folder = [pair.name for pair in pairs], Path(workdir)
+    results = Results.open(folder, config, digest(pretrained.variables), names, metrics)
     waiting = [pair for pair in pairs if not results.has(pair.name)]
     if len(waiting) < len(pairs):
         print(f"{len(pairs) - len(waiting)} of {len(pairs)} images are done already")
@@ -63,10 +71,17 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
         restored, seconds = _restore(pretrained, image, config)
         saved = as_dtype(restored, image.dtype)
         write_photograph(Photograph(saved), results.image_path(pair.name))
-        compared = {"input": mean_of_views(as_float(image)), "output": restored, "saved": saved}
-        results.add(pair, image, seconds, _compare(compared, target))
-    print(results.table(names))
-    print(f"written: {results.path}")
+        figures = {}
+        if target is not None:
+            target = target_as_deep(target, saved)
+            blurred = mean_of_views(as_float(image))
+            compared = {"input": blurred, "output": restored, "saved": as_float(saved)}
+            figures = {name: measure(x, as_float(target)) for name, x in compared.items()}
+            _add_pictures(folder, names.index(pair.name), compared, target)
+        results.add(pair, image, seconds, figures)
+    written = results.finish(subsets, notes)
+    print(results.table(sys.stdout.isatty()))
+    print(f"written: {written}")
 
 
 def _check(config):
@@ -107,15 +122,8 @@ def _restore(pretrained, image, config):
     return restored.clip(0, 1), time.perf_counter() - started
 
 
-def _compare(compared, target) -> dict[str, dict[str, float | None]]:
-    if target is None:
-        return {}
-    reference = as_float(target)
-    return {
-        name: {key: _or_none(value) for key, value in measure(as_float(image), reference).items()}
-        for name, image in compared.items()
-    }
-
-
-def _or_none(value: float) -> float | None:
-    return value if np.isfinite(value) else None
+def _add_pictures(folder, number, compared, target):
+    sharp = as_8_bits(target)
+    add_picture(folder, number, 0, sharp, None)
+    for order, image in enumerate(compared.values(), 1):
+        add_picture(folder, number, order, as_dtype(image, np.dtype(np.uint8)), sharp)

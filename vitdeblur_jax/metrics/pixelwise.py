@@ -5,6 +5,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 Image = Float[ArrayLike, "height width channels"]
+RGBImage = Float[ArrayLike, "height width 3"]
 
 
 def peak_signal_noise_ratio(
@@ -13,10 +14,14 @@ def peak_signal_noise_ratio(
 ) -> Float[Array, ""]:
     """Returns 10 log10(1 / MSE) in dB, the MSE over all pixels and channels together.
 
-    Infinite for identical images. Equal to scikit-image's `peak_signal_noise_ratio` with
-    `data_range=1`.
+    Infinite for identical images, where its gradient is taken to be 0. Equal to scikit-image's
+    `peak_signal_noise_ratio` with `data_range=1`.
     """
-    return -10 * jnp.log10(jnp.mean((image - reference) ** 2))
+    error = jnp.mean((image - reference) ** 2)
+    is_identical = error == 0
+    # The logarithm of a zero that is not chosen would still make the gradient NaN.
+    ratio = -10 * jnp.log10(jnp.where(is_identical, 1, error))
+    return jnp.where(is_identical, jnp.inf, ratio)
 
 
 def mean_absolute_error(
@@ -25,3 +30,9 @@ def mean_absolute_error(
 ) -> Float[Array, ""]:
     """Returns the mean of |image - reference| over all pixels and channels."""
     return jnp.mean(jnp.abs(image - reference))
+
+
+def nan_unless_finite(value: Float[Array, ""], *images: Image) -> Float[Array, ""]:
+    """Returns the value of a network, or NaN if an image is not finite: pooling may hide it."""
+    is_finite = jnp.all(jnp.array([jnp.isfinite(image).all() for image in images]))
+    return jnp.where(is_finite, value, jnp.nan)

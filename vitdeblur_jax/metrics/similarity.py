@@ -1,4 +1,8 @@
-"""Structural similarity: Wang, Bovik, Sheikh, Simoncelli, IEEE TIP 13, 2004."""
+"""Structural similarity: Wang, Bovik, Sheikh, Simoncelli, IEEE TIP 13, 2004.
+
+Three definitions are in use, and their figures differ in the second digit: a uniform window on RGB,
+a Gaussian one on RGB, and a Gaussian one on luminance.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -6,10 +10,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from vitdeblur_jax.errors import UserError
-from vitdeblur_jax.metrics.pixelwise import Image
+from vitdeblur_jax.metrics.luminance import luminance
+from vitdeblur_jax.metrics.pixelwise import Image, RGBImage
 
-_WINDOW = 7
-_C1, _C2 = 0.01**2, 0.03**2
+_UNIFORM = np.full(7, 1 / 7)
+_SAMPLE = 49 / 48  # what makes the variance in a 7 x 7 window a sample's
+_GAUSSIAN = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
+_GAUSSIAN /= _GAUSSIAN.sum()
 
 
 def structural_similarity(
@@ -24,25 +31,77 @@ def structural_similarity(
     Raises:
       UserError: a side is shorter than 7 pixels.
     """
-    if min(image.shape[:2]) < _WINDOW:
-        height, width = image.shape[:2]
-        raise UserError(f"SSIM needs at least 7 x 7 pixels; the image is {width} x {height}")
+    brightness, contrast = _factors(image, reference, _UNIFORM, _SAMPLE)
+    return jnp.mean(brightness * contrast)
+
+
+def structural_similarity_gaussian(
+    image: Image,
+    reference: Image,
+    clamp: bool = False,
+) -> Float[Array, ""]:
+    """Returns SSIM with an 11 x 11 Gaussian window of sigma 1.5, for a data range of 1.
+
+    Population variances, only windows that lie wholly inside, the mean over pixels and channels:
+    scikit-image's with `gaussian_weights=True, sigma=1.5, use_sample_covariance=False`. With
+    `clamp`, where image and reference go against each other the factor of contrast and structure
+    is 0 and not negative, as in pyiqa's `ssimc`.
+
+    Raises:
+      UserError: a side is shorter than 11 pixels.
+    """
+    brightness, contrast = _factors(image, reference, _GAUSSIAN)
+    return jnp.mean(brightness * (jnp.maximum(contrast, 0) if clamp else contrast))
+
+
+def structural_similarity_luminance(
+    image: RGBImage,
+    reference: RGBImage,
+) -> Float[Array, ""]:
+    """Returns SSIM of the luminance in whole steps of 8 bits, as pyiqa's `ssim` defines it.
+
+    The window and the clamp are those of `structural_similarity_gaussian`; luminance is YIQ's,
+    times 255, rounded. The gradient is that without rounding.
+
+    Raises:
+      UserError: a side is shorter than 11 pixels.
+    """
+    steps = (_rounded(255 * luminance(picture))[..., None] for picture in (image, reference))
+    return structural_similarity_gaussian(*(value / 255 for value in steps), clamp=True)
+
+
+def _rounded(values):
+    return values + jax.lax.stop_gradient(jnp.round(values) - values)
+
+
+def _factors(image, reference, window, variance_factor=1.0):
+    """Returns the maps of similar brightness and of similar contrast and structure."""
+    _check_size(image, len(window))
     # Shifting both alike changes no variance, but keeps digits that E[x^2] - E[x]^2 loses.
     centre = reference.mean(axis=(0, 1))
     x, y = image - centre, reference - centre
-    mean_x, mean_y = _window_mean(x), _window_mean(y)
-    sample = _WINDOW**2 / (_WINDOW**2 - 1)
-    variance_x = sample * (_window_mean(x * x) - mean_x**2)
-    variance_y = sample * (_window_mean(y * y) - mean_y**2)
-    covariance = sample * (_window_mean(x * y) - mean_x * mean_y)
+    mean_x, mean_y = _filtered(x, window), _filtered(y, window)
+    # The two variances are only needed as their sum.
+    variances = variance_factor * (_filtered(x * x + y * y, window) - mean_x**2 - mean_y**2)
+    covariance = variance_factor * (_filtered(x * y, window) - mean_x * mean_y)
     mean_x, mean_y = mean_x + centre, mean_y + centre
-    luminance = (2 * mean_x * mean_y + _C1) / (mean_x**2 + mean_y**2 + _C1)
-    structure = (2 * covariance + _C2) / (variance_x + variance_y + _C2)
-    return jnp.mean(luminance * structure)
+    c1, c2 = 0.01**2, 0.03**2
+    brightness = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+    return brightness, (2 * covariance + c2) / (variances + c2)
 
 
-def _window_mean(image):
-    zero = np.zeros((), image.dtype)  # not of JAX, whose trace under jit would hide that this sums
-    for sides in ((_WINDOW, 1, 1), (1, _WINDOW, 1)):
-        image = jax.lax.reduce_window(image, zero, jax.lax.add, sides, (1, 1, 1), "VALID")
-    return image / _WINDOW**2
+def _check_size(image, side):
+    if min(image.shape[:2]) < side:
+        height, width = image.shape[:2]
+        raise UserError(
+            f"SSIM needs at least {side} x {side} pixels; the image is {width} x {height}"
+        )
+
+
+def _filtered(image, window):
+    """Returns the weighted sums over windows that lie wholly inside."""
+    kernel = jnp.asarray(window, image.dtype)
+    planes = jnp.moveaxis(image, -1, 0)[:, None]  # XLA's convolution of one channel is fast
+    for kernel_of_axis in (kernel[:, None], kernel[None, :]):
+        planes = jax.lax.conv(planes, kernel_of_axis[None, None], (1, 1), "VALID", "highest")
+    return jnp.moveaxis(planes[:, 0], 0, -1)

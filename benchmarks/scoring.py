@@ -1,0 +1,195 @@
+"""Seconds to score a folder of saved images, and of each metric, beside scikit-image.
+
+    python -m benchmarks.scoring [--pairs 76] [--width 1680] [--height 1120] [--theirs 8]
+
+Makes pairs of PNG files, as many and as large as DPDD's by default, out of scikit-image's
+photographs, blurred and with a sensor's noise. `vitdeblur score` takes them all with PSNR, SSIM and
+MAE; a loop over scikit-image's functions, as papers' scorers have it, takes `--theirs` of them, and
+both are given per pair. Memory is what scoring adds to the process at its peak, for a quarter of
+the pairs and for all of them. Then each metric is timed on one pair of pixels, compiled, the median
+of five. pyiqa and the PyTorch package `lpips` are compared with where they are installed. Linux
+only: it reads the high-water mark of /proc.
+"""
+
+import argparse
+import importlib.util
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import skimage.data
+import skimage.io
+from PIL import Image
+from scipy import ndimage
+from skimage import metrics as theirs
+
+from benchmarks.process_memory import begin_high_water_mark, memory
+from vitdeblur_jax.evaluation.scoring import Method, score
+from vitdeblur_jax.metrics import DEFAULT, METRICS, measuring
+from vitdeblur_jax.table import format_number, format_table
+
+GAUSSIAN = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+Measure = Callable[[np.ndarray, np.ndarray], object]
+
+
+def their_psnr(image: np.ndarray, reference: np.ndarray) -> float:
+    """Returns scikit-image's PSNR."""
+    return theirs.peak_signal_noise_ratio(reference, image, data_range=1)
+
+
+def their_ssim(image: np.ndarray, reference: np.ndarray, **options) -> float:
+    """Returns scikit-image's SSIM."""
+    return theirs.structural_similarity(reference, image, data_range=1, channel_axis=-1, **options)
+
+
+def their_mae(image: np.ndarray, reference: np.ndarray) -> float:
+    """Returns the mean absolute error by NumPy."""
+    return np.abs(image - reference).mean()
+
+
+def their_functions() -> dict[str, tuple[str, Measure]]:
+    """Returns, by metric of ours, whose function it is compared with, and the function."""
+    functions = {
+        "psnr": ("scikit-image", their_psnr),
+        "ssim": ("scikit-image", their_ssim),
+        "mae": ("NumPy", their_mae),
+        "ssim_gaussian": ("scikit-image", lambda *pair: their_ssim(*pair, **GAUSSIAN)),
+    }
+    if importlib.util.find_spec("pyiqa"):
+        import pyiqa
+
+        named = {"ssim_luminance": "ssim", "fsimc": "fsim", "musiq": "musiq", "ckdn": "ckdn"}
+        for ours, name in named.items():
+            try:
+                functions[ours] = ("pyiqa", on_torch(pyiqa.create_metric(name, device="cpu")))
+            except OSError:  # its weights cannot be had
+                print(f"pyiqa's {name} is left out: no weights")
+    if importlib.util.find_spec("lpips"):
+        import lpips
+
+        for net in ("alex", "vgg", "squeeze"):
+            network = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
+            functions[f"lpips_{net}"] = ("lpips", on_torch(network))
+    return functions
+
+
+def on_torch(metric) -> Measure:
+    """Makes a PyTorch metric one of arrays."""
+    import torch
+
+    def measure(*pair):
+        with torch.no_grad():
+            tensors = (torch.from_numpy(x.astype(np.float32)).permute(2, 0, 1) for x in pair)
+            return metric(*(tensor[None] for tensor in tensors))
+
+    return measure
+
+
+def write_pairs(root: Path, count: int, width: int, height: int) -> None:
+    """Writes pairs in the layout `pairs`."""
+    photographs = [skimage.data.astronaut(), skimage.data.coffee(), skimage.data.chelsea()]
+    rng = np.random.default_rng(0)
+    for folder in ("input", "target"):
+        (root / folder).mkdir(parents=True)
+    for number in range(count):
+        large = Image.fromarray(photographs[number % 3]).resize((width, height))
+        sharp = np.roll(np.asarray(large, np.float32), 97 * number, axis=1)
+        for folder, image in (
+            ("input", ndimage.uniform_filter(sharp, (9, 9, 0))),
+            ("target", sharp),
+        ):
+            noisy = np.clip(image + rng.normal(0, 1.5, image.shape), 0, 255).astype(np.uint8)
+            path = root / folder / f"{number:02}.png"
+            path.write_bytes(imagecodecs.png_encode(noisy, level=6))
+
+
+def score_with_scikit_image(root: Path, count: int) -> np.ndarray:
+    """Returns PSNR, SSIM and MAE of the first pairs."""
+    figures = []
+    for path in sorted((root / "input").iterdir())[:count]:
+        paths = (path, root / "target" / path.name)
+        pair = [skimage.util.img_as_float64(skimage.io.imread(one)) for one in paths]
+        figures.append([measure(*pair) for measure in (their_psnr, their_ssim, their_mae)])
+    return np.array(figures)
+
+
+def compare_folders(root: Path, count: int, their_count: int) -> None:
+    """Prints what scoring a folder takes."""
+    methods = [Method("input", root / "input")]
+    score(root, "pairs", methods)  # compiles
+    peaks = {}
+    for pairs in (count // 4, count):
+        part = root.parent / f"part{pairs}"
+        for folder in ("input", "target"):
+            (part / folder).mkdir(parents=True)
+            for path in sorted((root / folder).iterdir())[:pairs]:
+                (part / folder / path.name).symlink_to(path)
+        before = memory("VmRSS")
+        begin_high_water_mark()
+        started = time.perf_counter()
+        scores = score(part, "pairs", [Method("input", part / "input")])
+        seconds = time.perf_counter() - started
+        peaks[pairs] = (memory("VmHWM") - before) / 1e6
+    started = time.perf_counter()
+    expected = score_with_scikit_image(root, their_count)
+    their_seconds = (time.perf_counter() - started) / their_count
+    records = list(scores["methods"][0]["images"].values())[:their_count]
+    ours = np.array([[record["metrics"][metric] for metric in DEFAULT] for record in records])
+    print(f"{count} pairs: {seconds:.1f} s, {seconds / count:.2f} s a pair")
+    print(f"scikit-image: {their_seconds:.2f} s a pair, {their_seconds * count / seconds:.1f} x")
+    print(f"largest difference of a figure: {np.abs(ours - expected).max():.1e}")
+    print("; ".join(f"{pairs} pairs add {peak:.0f} MB" for pairs, peak in peaks.items()), "\n")
+
+
+def seconds_of(measure: Measure, pair: tuple[np.ndarray, np.ndarray]) -> float:
+    """Returns the median of five calls after a first one."""
+    taken = []
+    for _ in range(6):
+        started = time.perf_counter()
+        measure(*pair)
+        taken.append(time.perf_counter() - started)
+    return statistics.median(taken[1:])
+
+
+def compare_metrics(root: Path) -> None:
+    """Prints what each metric takes on one pair."""
+    path = min((root / "input").iterdir())
+    paths = (path, root / "target" / path.name)
+    pair = tuple(imagecodecs.png_decode(one.read_bytes()) / 255 for one in paths)
+    functions, rows = their_functions(), []
+    for name in METRICS:
+        measure, left_out = measuring([name])
+        if left_out:
+            print(left_out[0])
+            continue
+        ours = seconds_of(measure, pair)
+        whose, function = functions.get(name, ("-", None))
+        other = seconds_of(function, pair) if function else None
+        ratio = "-" if other is None else f"{other / ours:.1f} x"
+        rows.append((name, format_number(ours, 3), format_number(other, 3), whose, ratio))
+    print(format_table(("metric", "seconds", "theirs", "whose", "theirs / ours"), rows))
+
+
+def main() -> None:
+    """Runs the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--pairs", type=int, default=76)
+    parser.add_argument("--width", type=int, default=1680)
+    parser.add_argument("--height", type=int, default=1120)
+    parser.add_argument("--theirs", type=int, default=8, help="pairs that scikit-image scores")
+    options = parser.parse_args()
+    print(f"{options.width} x {options.height}, {os.cpu_count()} processors")
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "pairs"
+        write_pairs(root, options.pairs, options.width, options.height)
+        compare_folders(root, options.pairs, options.theirs)
+        compare_metrics(root)
+
+
+if __name__ == "__main__":
+    main()

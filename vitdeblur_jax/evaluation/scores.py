@@ -1,0 +1,147 @@
+"""What metrics.json holds, of a run as of scored folders, and the files made of it.
+
+    set, split, data    the data set
+    versions            of the packages, and the device
+    definitions         by metric: title, definition, better ("higher" or "lower"), digits
+    images              the names of the pairs, in order
+    methods             for each: name, folder, profile, rule, partial, missing, notes;
+                        images: by name: file, size_note, metrics; mean and interval by metric;
+                        subsets: means by subset and metric
+    comparisons         of each two methods, for each metric: first, second, difference, interval,
+                        p_value
+    published           by method, then by metric
+    notes               what else is to be known
+
+A figure that is null is infinite: the PSNR of identical images, and a mean with such a one. An
+interval or p value that is null could not be computed.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitdeblur_jax.evaluation import tables
+from vitdeblur_jax.evaluation.report import write_report
+from vitdeblur_jax.evaluation.statistics import mean_interval, paired_difference
+from vitdeblur_jax.files import write_text
+from vitdeblur_jax.metrics import METRICS
+from vitdeblur_jax.versions import versions
+
+_DEFINITION = ("title", "definition", "better", "digits")
+
+
+def new_scores(
+    layout: str, split: str, data: str, names: Sequence[str], metrics: Sequence[str]
+) -> dict[str, Any]:
+    """Returns scores without methods, for the pairs and the metrics named."""
+    return {
+        "set": layout,
+        "split": split,
+        "data": data,
+        "versions": versions(),
+        "definitions": {m: {key: getattr(METRICS[m], key) for key in _DEFINITION} for m in metrics},
+        "images": list(names),
+        "methods": [],
+        "comparisons": [],
+        "published": {},
+        "notes": [],
+    }
+
+
+def new_method(name: str, folder: str, profile: str, rule: str) -> dict[str, Any]:
+    """Returns a method without images."""
+    return {
+        "name": name,
+        "folder": folder,
+        "profile": profile,
+        "rule": rule,
+        "partial": False,
+        "missing": [],
+        "notes": [],
+        "images": {},
+        "mean": {},
+        "interval": {},
+        "subsets": {},
+    }
+
+
+def image_record(file: str, size_note: str, figures: Mapping[str, float]) -> dict[str, Any]:
+    """Returns what stands under an image's name."""
+    return {
+        "file": file,
+        "size_note": size_note,
+        "metrics": {name: _or_null(value) for name, value in figures.items()},
+    }
+
+
+def summarize(scores: dict[str, Any], subsets: Mapping[str, Sequence[str]]) -> None:
+    """Fills in means, intervals, subsets and comparisons from the images that are there.
+
+    Args:
+      scores: as `new_scores` and `new_method` began them.
+      subsets: names of images, by subset.
+    """
+    metrics, methods = scores["definitions"], scores["methods"]
+    for method in methods:
+        names = [name for name in scores["images"] if name in method["images"]]
+        method["mean"] = _means(method, names, metrics)
+        method["interval"] = {m: mean_interval(_values(method, names, m)) for m in metrics}
+        parts = {key: [name for name in names if name in part] for key, part in subsets.items()}
+        method["subsets"] = {k: _means(method, part, metrics) for k, part in parts.items() if part}
+    compared = [
+        _comparison(first, second, metric, scores["images"])
+        for first, second in combinations(methods, 2)
+        for metric in metrics
+    ]
+    scores["comparisons"] = [comparison for comparison in compared if comparison]
+
+
+def write_json(folder: Path, contents: dict[str, Any]) -> Path:
+    """Writes metrics.json into a folder and returns its path."""
+    path = folder / "metrics.json"
+    write_text(path, json.dumps(contents, indent=2, allow_nan=False) + "\n")
+    return path
+
+
+def write_scores(folder: Path, scores: dict[str, Any]) -> Path:
+    """Writes metrics.json, the tables as CSV, Markdown and LaTeX, and the report into a folder.
+
+    Returns:
+      The report's path.
+    """
+    write_json(folder, scores)
+    write_text(folder / "table.csv", tables.table_csv(scores))
+    write_text(folder / "images.csv", tables.images_csv(scores))
+    write_text(folder / "table.md", tables.markdown(scores))
+    write_text(folder / "table.tex", tables.latex(scores))
+    return write_report(folder, scores)
+
+
+def _means(method, names, metrics):
+    return {m: _or_null(np.mean(_values(method, names, m))) for m in metrics if names}
+
+
+def _values(method, names, metric):
+    figures = (method["images"][name]["metrics"][metric] for name in names)
+    return np.array([np.inf if value is None else value for value in figures])
+
+
+def _comparison(first, second, metric, names):
+    common = [name for name in names if name in first["images"] and name in second["images"]]
+    found = paired_difference(*(_values(method, common, metric) for method in (first, second)))
+    return found and {
+        "metric": metric,
+        "first": first["name"],
+        "second": second["name"],
+        "difference": found.mean,
+        "interval": found.interval,
+        "p_value": found.p_value,
+    }
+
+
+def _or_null(value):
+    return float(value) if np.isfinite(value) else None

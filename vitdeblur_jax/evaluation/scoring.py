@@ -1,0 +1,269 @@
+"""Score folders of saved images, from any method, against the sharp photographs of a data set.
+
+An image of 16 bits is compared, as a fraction of 65535, with its target as deep as that is; an
+image of 8 bits with the upper 8 bits of its target, the published protocol.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vitdeblur_jax.data.images import Samples, as_8_bits, read_rgb
+from vitdeblur_jax.data.layouts import Pair, find_pairs, some
+from vitdeblur_jax.errors import UserError, known, one_line
+from vitdeblur_jax.evaluation.profiles import Match, Profile, align, find_profile, match
+from vitdeblur_jax.evaluation.published import IMAGES, NOTES, published_figures
+from vitdeblur_jax.evaluation.report import add_picture
+from vitdeblur_jax.evaluation.scores import image_record, new_method, new_scores, summarize
+from vitdeblur_jax.evaluation.subsets import find_subsets
+from vitdeblur_jax.evaluation.tables import printable
+from vitdeblur_jax.metrics import DEFAULT, METRICS, Measure, measuring
+from vitdeblur_jax.progress import Progress
+from vitdeblur_jax.restoration import as_float
+
+SETS = ("dpdd", "dpdd_dual_pixel", "realdof", "lfdof", "pairs")
+_MOST_WORKERS = 8  # each holds a photograph in float64 several times over
+
+
+class Method(NamedTuple):
+    """A folder of saved images to be scored.
+
+    Attributes:
+      name: in the tables.
+      folder: holds the images.
+      profile: of the system that saved them; None: what fits.
+    """
+
+    name: str
+    folder: Path
+    profile: Profile | None = None
+
+
+def parse_method(text: str) -> Method:
+    """Reads `NAME=FOLDER` or `NAME:PROFILE=FOLDER`.
+
+    Raises:
+      UserError: it is neither, or there is no such profile.
+    """
+    head, equals, folder = text.partition("=")
+    name, colon, profile = head.rpartition(":")
+    name = name if colon else head
+    if not (name and equals and folder):
+        raise UserError(f"{text!r} is no NAME=FOLDER, such as NRKNet=results/nrknet")
+    return Method(name, Path(folder), find_profile(profile) if colon else None)
+
+
+def parse_metrics(text: str) -> list[str]:
+    """Reads names of metrics between commas, or "all".
+
+    Raises:
+      UserError: one is unknown, or named twice.
+    """
+    names = list(METRICS) if text == "all" else [name.strip() for name in text.split(",")]
+    _refuse_twice("metric", [known("metric", name, METRICS) for name in names])
+    return names
+
+
+def score(
+    root: str | os.PathLike[str],
+    layout: str,
+    methods: Sequence[Method],
+    metrics: Sequence[str] = DEFAULT,
+    split: str = "test",
+    weights_folder: Path | None = None,
+    partial: bool = False,
+    published: bool = False,
+    out: Path | None = None,
+) -> dict[str, Any]:
+    """Scores folders of saved images over a data set.
+
+    Args:
+      root: the folder of the data set.
+      layout: one of `SETS`.
+      methods: the folders, no name twice.
+      metrics: of `METRICS`; those whose weights are not there are left out, and noted.
+      split: of the data set.
+      weights_folder: see `vitdeblur_jax.metrics.measuring`.
+      partial: score what is there of an incomplete folder, too.
+      published: add the published figures.
+      out: takes the pictures of the report; None: there are none.
+
+    Returns:
+      What `vitdeblur_jax.evaluation.scores` describes.
+
+    Raises:
+      UserError: the data set, a folder, a profile or a metric is not as it should be; an image is
+        missing, damaged, or of a size that its profile does not explain.
+    """
+    pairs = find_pairs(root, known("set", layout, SETS), split)
+    _refuse_twice("method", [method.name for method in methods])
+    paper = published_figures(layout, split) if published else None
+    subsets = find_subsets(pairs) if layout.startswith("dpdd") else {}
+    matches = [_match(method, pairs, partial) for method in methods]
+    measure, kept, left_out = load_metrics(metrics, weights_folder)
+    if out is not None:
+        _make_folder(out)
+    scores = new_scores(layout, split, str(root), [pair.name for pair in pairs], kept)
+    scores["methods"] = [_begin(*both) for both in zip(methods, matches, strict=True)]
+    scores["notes"] = left_out
+    if paper:
+        scores["published"] = _by_method(paper.figures, methods, kept)
+        scores["notes"] += _published_notes(layout, paper.source, len(pairs), kept)
+
+    def score_one(number: int) -> list[dict[str, Any] | None]:
+        return _score_pair(pairs[number], number, methods, matches, measure, out)
+
+    for pair, records in zip(pairs, _in_parallel(score_one, len(pairs)), strict=True):
+        for method, record in zip(scores["methods"], records, strict=True):
+            if record:
+                method["images"][pair.name] = record
+    for method in scores["methods"]:
+        method["rule"] += _sizes_in_words(method["images"].values())
+    summarize(scores, subsets)
+    return scores
+
+
+def load_metrics(
+    names: Sequence[str], weights_folder: Path | None
+) -> tuple[Measure, list[str], list[str]]:
+    """Makes metrics ready.
+
+    Returns:
+      What measures, see `vitdeblur_jax.metrics.measuring`; the names of the metrics whose weights
+      are there; and a line for each other one.
+
+    Raises:
+      UserError: none is left, or weights cannot be read.
+    """
+    measure, left_out = measuring(names, weights_folder)
+    gone = {line.split()[0] for line in left_out}
+    kept = [name for name in names if name not in gone]
+    if not kept:
+        raise UserError(f"no metric is left: {'; '.join(left_out)}")
+    return measure, kept, left_out
+
+
+def target_as_deep(target: Samples, image: Samples) -> Samples:
+    """Returns the target an image is compared with: the upper 8 bits for an image of 8 bits."""
+    return as_8_bits(target) if image.dtype == np.uint8 else target
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be made a folder ({one_line(error)})") from error
+
+
+def _match(method: Method, pairs: Sequence[Pair], partial: bool) -> Match:
+    try:
+        found = match(method.folder, pairs, method.profile)
+        if found.missing and not partial:
+            raise UserError(
+                f"{method.folder} lacks {len(found.missing)} of {len(pairs)} images: "
+                f"{some(found.missing.values())}; --partial scores the others"
+            )
+    except UserError as error:
+        raise UserError(printable(f"{method.name}: {error}")) from error
+    return found
+
+
+def _begin(method: Method, found: Match) -> dict[str, Any]:
+    systems = ", ".join(profile.system for profile in found.profiles)
+    record = new_method(method.name, str(method.folder), systems, found.rule)
+    return record | {"partial": bool(found.missing), "missing": list(found.missing)}
+
+
+def _in_parallel(work: Callable[[int], Any], count: int) -> list[Any]:
+    """Does work for each number; decoding and measuring leave Python's lock to the others."""
+    workers = min(os.cpu_count() or 1, _MOST_WORKERS)
+    executor, results = ThreadPoolExecutor(workers), []
+    try:
+        with Progress(count, "images") as progress:
+            for result in executor.map(work, range(count)):
+                results.append(result)
+                progress.advance()
+    finally:
+        executor.shutdown(cancel_futures=True)
+    return results
+
+
+def _score_pair(pair, number, methods, matches, measure, out):
+    """Returns the record of each method's image, None where there is none."""
+    target = _read(pair.target)
+    if out is not None:
+        add_picture(out, number, 0, as_8_bits(target), None)
+    records = []
+    for order, (method, found) in enumerate(zip(methods, matches, strict=True), 1):
+        path = found.files.get(pair.name)
+        if path is None:
+            records.append(None)
+            continue
+        image, reference, size_note = _aligned(path, target, method, found)
+        try:
+            figures = measure(as_float(image), as_float(reference))
+        except UserError as error:
+            raise UserError(printable(f"{method.name}: {path}: {error}")) from error
+        if out is not None:
+            add_picture(out, number, order, as_8_bits(image), as_8_bits(reference))
+        file = path.relative_to(method.folder).as_posix()
+        records.append(image_record(file, size_note, figures))
+    return records
+
+
+def _aligned(path, target, method, found):
+    image = _read(path)
+    aligned = align(image, target_as_deep(target, image), found.profiles)
+    if aligned is None:
+        sizes = [f"{pixels.shape[1]} x {pixels.shape[0]}" for pixels in (image, target)]
+        systems = " or ".join(profile.system for profile in found.profiles)
+        raise UserError(
+            printable(
+                f"{method.name}: {path} is {sizes[0]}, its target {sizes[1]}, which no cropping or "
+                f"padding of {systems} explains; if another system saved it, name it as in "
+                f"{method.name}:nrknet={method.folder}"
+            )
+        )
+    return aligned
+
+
+def _read(path: Path) -> Samples:
+    try:
+        return read_rgb(path)
+    except UserError as error:
+        raise UserError(printable(str(error))) from error
+
+
+def _sizes_in_words(records) -> str:
+    records = list(records)
+    notes = Counter(record["size_note"] for record in records if record["size_note"])
+    return "".join(f"; {count} of {len(records)} {note}" for note, count in notes.items())
+
+
+def _by_method(figures, methods, metrics):
+    """Returns the published figures by the methods' names, or their systems' where not scored."""
+    names = {method.name.casefold(): method.name for method in methods}
+    by_profile = {m.profile.system.casefold(): m.name for m in methods if m.profile}
+    renamed = {
+        names.get(system.casefold(), by_profile.get(system.casefold(), system)): row
+        for system, row in figures.items()
+    }
+    return {name: {m: row[m] for m in metrics if m in row} for name, row in renamed.items()}
+
+
+def _published_notes(layout, source, count, metrics):
+    notes = [f"published: {source}"]
+    if count != IMAGES[layout]:
+        notes.append(f"the published figures are over {IMAGES[layout]} images, these over {count}")
+    return notes + [f"{METRICS[m].title}: {NOTES[m]}" for m in metrics if m in NOTES]
+
+
+def _refuse_twice(what: str, names: Sequence[str]) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise UserError(printable(f"the {what} {twice[0]!r} is there twice; name it once"))

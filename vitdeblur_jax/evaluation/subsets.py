@@ -1,0 +1,44 @@
+"""The indoor and outdoor photographs of DPDD, where the files that say so are there."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vitdeblur_jax.data.layouts import Pair
+from vitdeblur_jax.errors import UserError, one_line
+
+_SUBSETS = ("indoor", "outdoor")
+
+
+def find_subsets(pairs: Sequence[Pair]) -> dict[str, list[str]]:
+    """Returns the names of the pairs in each subset, of those that have a file of labels.
+
+    Such a file is `indoor_labels.npy` or `outdoor_labels.npy` beside the folder of the blurred
+    photographs, as in Restormer's repack, or one folder above: whole numbers that count the pairs,
+    in order, from 1.
+
+    Raises:
+      UserError: a file cannot be read or holds anything else.
+    """
+    folder = pairs[0].source[0].parent.parent
+    paths = {
+        subset: path
+        for subset in _SUBSETS
+        for place in (folder.parent, folder)
+        if (path := place / f"{subset}_labels.npy").is_file()
+    }
+    return {
+        subset: [pairs[i - 1].name for i in _read_labels(path, len(pairs))]
+        for subset, path in paths.items()
+    }
+
+
+def _read_labels(path: Path, count: int) -> list[int]:
+    try:
+        labels = np.load(path, allow_pickle=False).ravel().tolist()
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: cannot be read ({one_line(error)}); repair or remove") from error
+    if any(label not in range(1, count + 1) for label in labels):
+        raise UserError(f"{path}: its labels are not all whole numbers from 1 to {count}")
+    return sorted({int(label) for label in labels})  # some tools save them as floats
