@@ -11,6 +11,7 @@ from tests.metrics.metric_weights import stand_in_state_dict
 from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.metrics import musiq
 from vitdeblur_jax.metrics.musiq import (
+    _layer_norm,
     _standardised,
     embed,
     grid,
@@ -53,6 +54,8 @@ def test_figures_and_steps(name, which):
         tokens = block(tokens, jax.tree.map(lambda layers, i=i: layers[i], params()["blocks"]))
         if i in (0, 13):
             assert statistics(tokens) == pytest.approx(golden[f"block_{i}_mean_std"], rel=1e-4)
+    first = np.asarray(_layer_norm(tokens[0], params()["encoder_norm"]))[:4].tolist()
+    assert first == pytest.approx(golden["encoder_norm_class_token_first4"], rel=1e-4)
     value = float(score(tokens, params()))
     assert value == pytest.approx(pair.figures[f"musiq_{which}"], rel=1e-4)
     assert float(jax.jit(musiq)(image, params())) == pytest.approx(value, rel=1e-5)
