@@ -29,8 +29,9 @@ from scipy import ndimage
 from skimage import metrics as theirs
 
 from benchmarks.process_memory import begin_high_water_mark, memory
+from vitdeblur_jax.evaluation.measuring import measuring
 from vitdeblur_jax.evaluation.scoring import Method, score
-from vitdeblur_jax.metrics import DEFAULT, METRICS, measuring
+from vitdeblur_jax.metrics import DEFAULT, METRICS
 from vitdeblur_jax.table import format_number, format_table
 
 GAUSSIAN = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
@@ -163,7 +164,7 @@ def compare_metrics(root: Path) -> None:
     pair = tuple(imagecodecs.png_decode(one.read_bytes()) / 255 for one in paths)
     functions, rows = their_functions(), []
     for name in METRICS:
-        measure, left_out = measuring([name])
+        measure, _, left_out = measuring([name])
         if left_out:
             print(left_out[0])
             continue

@@ -18,9 +18,14 @@ def photograph(seed: int, size: tuple[int, int] = SMALL, bits: int = 8) -> np.nd
 def write(path: Path, seed: int, size: tuple[int, int] = SMALL, bits: int = 8) -> np.ndarray:
     """Write a random photograph as PNG; return its pixels."""
     pixels = photograph(seed, size, bits)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(imagecodecs.png_encode(pixels))
+    write_png(path, pixels)
     return pixels
+
+
+def write_png(path: Path, pixels: np.ndarray) -> None:
+    """Write pixels of 8 or 16 bits, in a folder that is made if it is not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(imagecodecs.png_encode(np.ascontiguousarray(pixels)))
 
 
 def dpdd(

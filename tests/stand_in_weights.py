@@ -6,39 +6,60 @@ that parity can be tested without the authors' weights.
 
 import json
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 SHAPES = Path(__file__).parent / "data" / "state_dict_shapes.json"
 
+Noise = np.ndarray  # standard normal, in the shape of the entry
+
 
 def reference_state_dict(seed: int) -> dict[str, np.ndarray]:
     """Returns all entries but the position table, float32, in the reference's names and layouts."""
-    shapes = json.loads(SHAPES.read_text())
+    state_dict = stand_in_state_dict(SHAPES, seed, _reference_value)
+    return {name: array for name, array in state_dict.items() if not name.endswith("pos_embed")}
+
+
+def stand_in_state_dict(
+    shapes: Path, seed: int, special: Callable[[str, Noise], np.ndarray | None]
+) -> dict[str, np.ndarray]:
+    """Returns a state dict in PyTorch's layouts, float32.
+
+    `shapes` is a JSON file of all names and shapes. `special` gives the values of entries that the
+    common rule does not fill, and None of the others.
+    """
     return {
-        name: _fill(name, tuple(shape), seed)
-        for name, shape in shapes.items()
-        if not name.endswith("pos_embed")
+        name: _fill(name, tuple(shape), seed, special)
+        for name, shape in json.loads(shapes.read_text()).items()
     }
 
 
-def _fill(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+def _fill(name, shape, seed, special) -> np.ndarray:
     rng = np.random.Generator(np.random.PCG64([seed, zlib.crc32(name.encode())]))
     noise, leaf = rng.standard_normal(shape), name.rsplit(".", 1)[-1]
-    match leaf:
-        case "num_batches_tracked":
-            return np.zeros((), np.int64)
-        case "running_mean":
-            value = 0.1 * noise
-        case "running_var":
-            value = 1 + 0.1 * np.abs(noise)
-        case "blur_parameter":
-            value = 1 + 0.5 * noise
-        case "cls_token" | "mask_token" | "bias":
-            value = 0.02 * noise
-        case "weight" if len(shape) == 1:
-            value = 1 + 0.1 * noise
-        case _:
-            value = noise / np.sqrt(np.prod(shape[1:]))
+    value = special(name, noise)
+    if value is None:
+        match leaf:
+            case "num_batches_tracked":
+                return np.zeros((), np.int64)
+            case "running_mean":
+                value = 0.1 * noise
+            case "running_var":
+                value = 1 + 0.1 * np.abs(noise)
+            case "bias":
+                value = 0.02 * noise
+            case "weight" if len(shape) == 1:
+                value = 1 + 0.1 * noise
+            case _:
+                value = noise / np.sqrt(np.prod(shape[1:]))
     return value.astype(np.float32)
+
+
+def _reference_value(name: str, noise: Noise) -> np.ndarray | None:
+    match name.rsplit(".", 1)[-1]:
+        case "blur_parameter":
+            return 1 + 0.5 * noise
+        case "cls_token" | "mask_token":
+            return 0.02 * noise

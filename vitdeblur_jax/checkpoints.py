@@ -36,9 +36,9 @@ from vitdeblur_jax.interop.reference import (
     variables_to_reference,
 )
 from vitdeblur_jax.interop.safetensors_files import read_safetensors, write_safetensors
-from vitdeblur_jax.interop.shapes import check_shapes
 from vitdeblur_jax.models import ViTDeblur, abstract_variables
 from vitdeblur_jax.models.configuration import CONFIGURATIONS, base, complete_configuration
+from vitdeblur_jax.shapes import check_shapes
 from vitdeblur_jax.sharding import local_mesh, replicated
 
 BUNDLED_WEIGHTS = Path(__file__).parent / "weights"

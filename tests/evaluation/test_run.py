@@ -8,9 +8,10 @@ import imagecodecs
 import ml_collections
 import numpy as np
 import pytest
-from skimage import metrics as theirs
 
 from configs.evaluate import get_config
+from tests.evaluation.scikit_image_figures import scikit_image_figures
+from tests.made_up_data import write_png
 from tests.small_model import small_pretrained
 from vitdeblur_jax import Pretrained, deblur, load_pretrained, save_pretrained
 from vitdeblur_jax.data.layouts import LAYOUTS
@@ -81,11 +82,6 @@ def settings(tmp_path, checkpoints):
     return make
 
 
-def write(path: Path, pixels: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(imagecodecs.png_encode(pixels))
-
-
 def noise(seed: int, dtype: type = np.uint8) -> np.ndarray:
     whole = np.iinfo(dtype).max
     return np.random.default_rng(seed).integers(0, whole, (*SIZE, 3), dtype, endpoint=True)
@@ -96,7 +92,7 @@ def make_data(folder: Path, files: list, dtype: type = np.uint8) -> dict[str, np
     paths = dict.fromkeys(path for _, views, target in files for path in (*views, target) if path)
     images = {path: noise(seed, dtype) for seed, path in enumerate(paths)}
     for path, image in images.items():
-        write(folder / path, image)
+        write_png(folder / path, image)
     return images
 
 
@@ -123,14 +119,6 @@ def means(found: dict) -> dict[str, dict]:
     return {method["name"]: method["mean"] for method in found["methods"]}
 
 
-def scikit_image(image: np.ndarray, reference: np.ndarray) -> dict[str, float]:
-    return {
-        "psnr": theirs.peak_signal_noise_ratio(reference, image, data_range=1),
-        "ssim": theirs.structural_similarity(reference, image, data_range=1, channel_axis=-1),
-        "mae": np.abs(image - reference).mean(),
-    }
-
-
 def check_image(workdir, name, views, target, pretrained):
     """Compares what an evaluation wrote of an image with what follows from `deblur`."""
     whole = np.iinfo(views[0].dtype).max
@@ -151,7 +139,7 @@ def check_image(workdir, name, views, target, pretrained):
     reference = target / np.iinfo(target.dtype).max
     mean = np.mean([view / whole for view in views], axis=0)
     for compared, image in zip(COMPARED, (mean, output.astype(float), saved / whole), strict=True):
-        expected = scikit_image(image, reference)
+        expected = scikit_image_figures(image, reference)
         assert figures(found)[compared][name] == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
 
@@ -256,7 +244,7 @@ def test_16_bit_data(tmp_path, settings, models, bits):
 
 def test_identical_images_have_no_number_in_json(tmp_path, settings, capsys):
     for folder in ("source", "target"):
-        write(tmp_path / "data" / folder / "a.png", noise(0))
+        write_png(tmp_path / "data" / folder / "a.png", noise(0))
     evaluate(settings(), tmp_path / "results")
     found = contents(tmp_path / "results")
     assert figures(found)["input"]["a"] == {"psnr": None, "ssim": 1, "mae": 0}
@@ -392,16 +380,16 @@ def test_results_of_another_run_are_not_mixed(tmp_path, settings, small, capsys)
 
 def test_a_run_that_did_nothing_can_be_corrected(tmp_path, settings):
     make_pairs(tmp_path)
-    write(tmp_path / "data" / "input" / "a.png", np.zeros((3, 3, 3), np.uint8))
+    write_png(tmp_path / "data" / "input" / "a.png", np.zeros((3, 3, 3), np.uint8))
     assert "sizes differ" in refusal(settings(), tmp_path / "results")
-    write(tmp_path / "data" / "input" / "a.png", noise(0))
+    write_png(tmp_path / "data" / "input" / "a.png", noise(0))
     evaluate(settings(stride=29), tmp_path / "results")
     assert contents(tmp_path / "results")["config"]["stride"] == 29
 
 
 def test_pairs_that_do_not_match(tmp_path, settings):
     make_pairs(tmp_path)
-    write(tmp_path / "data" / "input" / "c.png", noise(0))
+    write_png(tmp_path / "data" / "input" / "c.png", noise(0))
     assert "3 in" in refusal(settings(), tmp_path / "results")
 
 

@@ -3,13 +3,12 @@
 import re
 import shutil
 
-import imagecodecs
 import numpy as np
 import pytest
-from skimage import metrics as theirs
 
 from tests import made_up_data
-from tests.made_up_data import photograph
+from tests.evaluation.scikit_image_figures import scikit_image_figures
+from tests.made_up_data import photograph, write_png
 from vitdeblur_jax.data.images import read_rgb
 from vitdeblur_jax.data.layouts import find_pairs
 from vitdeblur_jax.errors import UserError
@@ -36,26 +35,16 @@ def make_pairs(root, bits=8):
     return root
 
 
-def write(path, pixels):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(imagecodecs.png_encode(np.ascontiguousarray(pixels)))
-
-
 def save_noise(folder, names=NAMES, seed=100, bits=8):
     """Saves images of noise as a method's, and returns them."""
     images = [photograph(seed + i, SIZE, bits) for i in range(len(names))]
     for name, image in zip(names, images, strict=True):
-        write(folder / f"{name}.png", image)
+        write_png(folder / f"{name}.png", image)
     return images
 
 
 def scikit_image(image, reference):
-    image, reference = (x / np.iinfo(x.dtype).max for x in (image, reference))
-    return {
-        "psnr": theirs.peak_signal_noise_ratio(reference, image, data_range=1),
-        "ssim": theirs.structural_similarity(reference, image, data_range=1, channel_axis=-1),
-        "mae": np.abs(image - reference).mean(),
-    }
+    return scikit_image_figures(*(x / np.iinfo(x.dtype).max for x in (image, reference)))
 
 
 def targets(root):
@@ -105,12 +94,12 @@ def test_cropped_and_padded_images(root, tmp_path):
     """What each system cuts off is not compared; what it adds is cut back."""
     blurred = [read_rgb(root / f"blurred/{name}.png") for name in NAMES]
     for i, (name, image) in enumerate(zip(NAMES, blurred, strict=True)):
-        write(tmp_path / f"AIFNet/out_aif/{name}.png", image[:32, :48])
-        write(tmp_path / f"IFANet/{i + 1:02}.png", image[:40, :48])
+        write_png(tmp_path / f"AIFNet/out_aif/{name}.png", image[:32, :48])
+        write_png(tmp_path / f"IFANet/{i + 1:02}.png", image[:40, :48])
         around = np.pad(image, ((3, 3), (5, 6), (0, 0)), mode="reflect")
-        write(tmp_path / f"NRKNet/{i:04}.png", around)
+        write_png(tmp_path / f"NRKNet/{i:04}.png", around)
         below = np.pad(image, ((0, 6), (0, 11), (0, 0)), mode="reflect")
-        write(tmp_path / f"ViTDeblur/{name}_recover.png", below)
+        write_png(tmp_path / f"ViTDeblur/{name}_recover.png", below)
     systems = ("AIFNet", "IFANet", "NRKNet", "ViTDeblur")
     scores = score(root, "pairs", [Method(name, tmp_path / name) for name in systems])
     cropped = {"AIFNet": (32, 48), "IFANet": (40, 48)}
@@ -127,7 +116,7 @@ def test_cropped_and_padded_images(root, tmp_path):
 
 def test_a_size_that_nothing_explains(root, tmp_path):
     save_noise(tmp_path / "saved")
-    write(tmp_path / "saved/photo001.png", photograph(0, (21, 26)))
+    write_png(tmp_path / "saved/photo001.png", photograph(0, (21, 26)))
     said = refusal(root, "pairs", [Method("Half", tmp_path / "saved")])
     assert "photo001.png is 26 x 21, its target 53 x 42" in said
 
@@ -136,7 +125,7 @@ def test_the_sources_name_with_another_systems_size(root, tmp_path):
     """A padded image under the source's name could be padded in two ways: it must be said which."""
     for name in NAMES:
         padded = np.pad(read_rgb(root / f"blurred/{name}.png"), ((0, 6), (0, 11), (0, 0)))
-        write(tmp_path / f"saved/{name}.png", padded)
+        write_png(tmp_path / f"saved/{name}.png", padded)
     assert "no cropping or padding" in refusal(root, "pairs", [Method("X", tmp_path / "saved")])
 
 
@@ -161,7 +150,7 @@ def test_a_damaged_image_is_named(root, tmp_path, content):
 
 def test_images_smaller_than_the_window_of_a_metric(tmp_path):
     for folder in ("set/input", "set/target", "saved"):
-        write(tmp_path / folder / "dot.png", photograph(0, (1, 1)))
+        write_png(tmp_path / folder / "dot.png", photograph(0, (1, 1)))
     methods = [Method("a", tmp_path / "saved")]
     said = refusal(tmp_path / "set", "pairs", methods)
     assert re.search(r"dot.png: SSIM needs at least 7 x 7 pixels", said)
@@ -172,8 +161,8 @@ def test_images_smaller_than_the_window_of_a_metric(tmp_path):
 def test_hostile_names(tmp_path):
     name = 'a "b" <i>&\n;\'ñ'
     for folder in ("set/input", "set/target"):
-        write(tmp_path / folder / f"{name}.png", photograph(0, SIZE))
-    write(tmp_path / f"saved\n/{name}_p.png", photograph(1, SIZE))
+        write_png(tmp_path / folder / f"{name}.png", photograph(0, SIZE))
+    write_png(tmp_path / f"saved\n/{name}_p.png", photograph(1, SIZE))
     scores = score(tmp_path / "set", "pairs", [Method("<x>\n", tmp_path / "saved\n")])
     assert list(scores["methods"][0]["images"]) == [name]
     (tmp_path / f"saved\n/{name}_p.png").write_bytes(b"")

@@ -47,3 +47,9 @@ def golden_pair(name: str) -> GoldenPair:
 def as_floats(pair: GoldenPair, dtype: type = np.float32) -> tuple[np.ndarray, np.ndarray]:
     """Returns the blurred and the sharp image in [0, 1]."""
     return tuple((picture / 255).astype(dtype) for picture in (pair.blurred, pair.sharp))
+
+
+def statistics(array: Any) -> list[float]:
+    """Returns mean and standard deviation (n - 1), as they were recorded of steps."""
+    array = np.asarray(array, np.float64)
+    return [array.mean(), array.std(ddof=1)]

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.metrics.golden_pairs import ONE_AT_LEAST, as_floats, golden_pair
+from tests.metrics.golden_pairs import ONE_AT_LEAST, as_floats, golden_pair, statistics
 from tests.metrics.metric_weights import stand_in_state_dict
 from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.metrics import ckdn
@@ -16,11 +16,6 @@ from vitdeblur_jax.metrics.ckdn import ckdn_params, compare, encode, pool, prepr
 @functools.cache
 def params(seed: int = 0) -> dict:
     return ckdn_params(stand_in_state_dict("ckdn", seed), "stand-in")
-
-
-def statistics(array) -> list[float]:
-    array = np.asarray(array, np.float64)
-    return [array.mean(), array.std(ddof=1)]
 
 
 @pytest.mark.parametrize("name", ONE_AT_LEAST)

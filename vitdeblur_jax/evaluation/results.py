@@ -34,8 +34,8 @@ COMPARED = {
 }
 # What another value of would give other numbers; the weights are compared by their digest.
 _NUMBERS_DEPEND_ON = (
-    *("data_dir", "layout", "split", "bit_depth", "stride", "dtype", "precision"),
-    "metrics",
+    *("data_dir", "layout", "split", "bit_depth"),
+    *("stride", "dtype", "precision", "metrics"),
 )
 
 

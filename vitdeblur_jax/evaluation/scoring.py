@@ -16,13 +16,14 @@ import numpy as np
 from vitdeblur_jax.data.images import Samples, as_8_bits, read_rgb
 from vitdeblur_jax.data.layouts import Pair, find_pairs, some
 from vitdeblur_jax.errors import UserError, known, one_line
+from vitdeblur_jax.evaluation.measuring import Measure, measuring
 from vitdeblur_jax.evaluation.profiles import Match, Profile, align, find_profile, match
 from vitdeblur_jax.evaluation.published import IMAGES, NOTES, published_figures
 from vitdeblur_jax.evaluation.report import add_picture
 from vitdeblur_jax.evaluation.scores import image_record, new_method, new_scores, summarize
 from vitdeblur_jax.evaluation.subsets import find_subsets
 from vitdeblur_jax.evaluation.tables import printable
-from vitdeblur_jax.metrics import DEFAULT, METRICS, Measure, measuring
+from vitdeblur_jax.metrics import DEFAULT, METRICS
 from vitdeblur_jax.progress import Progress
 from vitdeblur_jax.restoration import as_float
 
@@ -88,7 +89,7 @@ def score(
       methods: the folders, no name twice.
       metrics: of `METRICS`; those whose weights are not there are left out, and noted.
       split: of the data set.
-      weights_folder: see `vitdeblur_jax.metrics.measuring`.
+      weights_folder: see `vitdeblur_jax.evaluation.measuring`.
       partial: score what is there of an incomplete folder, too.
       published: add the published figures.
       out: takes the pictures of the report; None: there are none.
@@ -131,18 +132,12 @@ def score(
 def load_metrics(
     names: Sequence[str], weights_folder: Path | None
 ) -> tuple[Measure, list[str], list[str]]:
-    """Makes metrics ready.
-
-    Returns:
-      What measures, see `vitdeblur_jax.metrics.measuring`; the names of the metrics whose weights
-      are there; and a line for each other one.
+    """Returns what `measuring` does.
 
     Raises:
-      UserError: none is left, or weights cannot be read.
+      UserError: as it does, or no metric is left.
     """
-    measure, left_out = measuring(names, weights_folder)
-    gone = {line.split()[0] for line in left_out}
-    kept = [name for name in names if name not in gone]
+    measure, kept, left_out = measuring(names, weights_folder)
     if not kept:
         raise UserError(f"no metric is left: {'; '.join(left_out)}")
     return measure, kept, left_out

@@ -16,7 +16,6 @@ import numpy as np
 from flax import traverse_util
 
 from vitdeblur_jax.errors import UserError
-from vitdeblur_jax.interop.shapes import Shapes, check_shapes
 from vitdeblur_jax.models import ViTDeblur, abstract_variables
 from vitdeblur_jax.models.configuration import token_grid
 from vitdeblur_jax.models.position_embedding import (
@@ -24,6 +23,7 @@ from vitdeblur_jax.models.position_embedding import (
     sincos_position_embedding,
 )
 from vitdeblur_jax.models.tokenizer import IMAGENET_MEAN, IMAGENET_STD
+from vitdeblur_jax.shapes import Shapes, check_shapes
 
 _ENCODER = "primary_encoder.pretrain_mae"
 _POSITION = f"{_ENCODER}.pos_embed"

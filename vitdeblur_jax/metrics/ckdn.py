@@ -7,15 +7,17 @@ the reference, and a third at the difference of what they see. All are made of R
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from vitdeblur_jax.interop.shapes import check_shapes
-from vitdeblur_jax.metrics.pixelwise import RGBImage, nan_unless_finite
+from vitdeblur_jax.metrics.numerics import RGBImage, nan_unless_finite
 from vitdeblur_jax.metrics.resizing import resize_antialiased, resize_nearest
+from vitdeblur_jax.models.convolution import direct_convolution
+from vitdeblur_jax.shapes import check_shapes
 
 _SHORTER_SIDE, _CROP = 329, 288
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -60,8 +62,7 @@ def encode(
 ) -> Float[Array, "72 72 256"]:
     """Returns what a ResNet-50 sees after its first stage; its stem has no norm here."""
     x = stem(image, kernel)[None]
-    sides, strides, pads = (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (1, 1), (1, 1), (0, 0))
-    x = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, sides, strides, pads)
+    x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
     for block in blocks:
         x = _bottleneck(x, block)
     return x[0]
@@ -105,12 +106,7 @@ def _bottleneck(x, params, stride=1):
 
 def _convolved(x, kernel, bias=0, stride=1):
     padding = kernel.shape[0] // 2
-    layout = ("NHWC", "HWIO", "NHWC")
-    pads = ((padding, padding),) * 2
-    convolved = jax.lax.conv_general_dilated(
-        x, kernel, (stride, stride), pads, None, None, layout, precision="highest"
-    )
-    return convolved + bias
+    return direct_convolution(x, kernel, stride, (padding, padding), precision="highest") + bias
 
 
 def ckdn_params(state_dict: Mapping[str, Any], where: str) -> Params:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from vitdeblur_jax.metrics.luminance import chroma, luminance
-from vitdeblur_jax.metrics.pixelwise import RGBImage
+from vitdeblur_jax.metrics.numerics import RGBImage, positive_power
 
 _SCALES, _ORIENTATIONS = 4, 4
 _EPSILON = float(np.finfo(np.float32).eps)
@@ -44,7 +44,7 @@ def feature_similarity(
     similarity *= _similar(one.gradient, other.gradient, _GRADIENT_CONSTANT)
     if chromatic:
         both = jnp.prod(_similar(one.chroma, other.chroma, _CHROMA_CONSTANT), axis=0)
-        similarity *= _positive_power(jnp.abs(both), _CHROMA_EXPONENT)
+        similarity *= positive_power(jnp.abs(both), _CHROMA_EXPONENT)
     return jnp.sum(similarity * weight) / jnp.sum(weight)
 
 
@@ -135,10 +135,4 @@ def _similar(one, other, constant):
 
 def _root(square):
     """Returns the square root, with a gradient of 0 at 0."""
-    return _positive_power(square, 0.5)
-
-
-def _positive_power(base, exponent):
-    is_positive = base > 0
-    # A zero that is not chosen would still make the gradient NaN.
-    return jnp.where(is_positive, jnp.where(is_positive, base, 1) ** exponent, 0 * base)
+    return positive_power(square, 0.5)

@@ -7,14 +7,16 @@ a row of layers; its taps are where the two are compared.
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from vitdeblur_jax.errors import UserError
-from vitdeblur_jax.interop.shapes import check_shapes
-from vitdeblur_jax.metrics.pixelwise import RGBImage, nan_unless_finite
+from vitdeblur_jax.metrics.numerics import RGBImage, nan_unless_finite, positive_power
+from vitdeblur_jax.models.convolution import direct_convolution
+from vitdeblur_jax.shapes import check_shapes
 
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 
@@ -124,9 +126,7 @@ def _distance(one, other, head):
 def _unit(activations):
     """Returns the channels of each pixel at length 1, or 0 where all are 0."""
     squares = (activations**2).sum(axis=-1, keepdims=True)
-    # The root of a zero that is not chosen would still make the gradient NaN.
-    length = jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0 * squares)
-    return activations / (length + 1e-10)
+    return activations / (positive_power(squares, 0.5) + 1e-10)
 
 
 def _taps(images, convolutions, layers):
@@ -155,19 +155,14 @@ def _check_size(images, least):
 
 
 def _convolved(images, weights, stride=1, padding=0):
-    pads = ((padding, padding),) * 2
-    layout = ("NHWC", "HWIO", "NHWC")
-    images = jax.lax.conv_general_dilated(
-        images, weights["kernel"], (stride, stride), pads, None, None, layout, precision="highest"
-    )
+    pads = (padding, padding)
+    images = direct_convolution(images, weights["kernel"], stride, pads, precision="highest")
     return jax.nn.relu(images + weights["bias"])
 
 
 def _max_pooled(images, side, ceil):
     overhang = [-(size - side) % 2 if ceil else 0 for size in images.shape[1:3]]
-    pads = ((0, 0), (0, overhang[0]), (0, overhang[1]), (0, 0))
-    sides, strides = (1, side, side, 1), (1, 2, 2, 1)
-    return jax.lax.reduce_window(images, -jnp.inf, jax.lax.max, sides, strides, pads)
+    return nn.max_pool(images, (side, side), (2, 2), [(0, more) for more in overhang])
 
 
 def lpips_params(

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vitdeblur_jax.metrics.pixelwise import RGBImage
+from vitdeblur_jax.metrics.numerics import RGBImage
 
 _LUMINANCE = (0.299, 0.587, 0.114)
 _CHROMA = ((0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))

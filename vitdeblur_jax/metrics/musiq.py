@@ -3,18 +3,21 @@
 A transformer over the patches of an image at three sizes; it needs no reference.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer
 
-from vitdeblur_jax.interop.shapes import check_shapes
-from vitdeblur_jax.metrics.pixelwise import RGBImage, nan_unless_finite
+from vitdeblur_jax.metrics.numerics import RGBImage, nan_unless_finite
 from vitdeblur_jax.metrics.resizing import resize_bicubic
 from vitdeblur_jax.models.attention import dot_product_attention
+from vitdeblur_jax.models.convolution import direct_convolution
+from vitdeblur_jax.shapes import check_shapes
 
 _LONGER_SIDES = (224, 384)  # of the smaller scales; the third is the image as it is
 _PATCH = 32
@@ -25,6 +28,7 @@ _GROUPS = 32
 _PATCHES_AT_ONCE = 64
 
 Params = dict[str, Any]
+_convolution = functools.partial(direct_convolution, precision="highest")
 
 
 def musiq(image: RGBImage, params: Params) -> Float[Array, ""]:
@@ -87,14 +91,13 @@ def embed(
 
 
 def _embed_one(patch, params):
-    x = _convolved(patch, params["conv_root"], stride=2, padding=(2, 3))
+    x = _convolution(patch, params["conv_root"], stride=2, padding=(2, 3))
     x = jax.nn.relu(_group_norm(x, params["gn_root"], 1e-6))
-    sides, strides, pads = (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (0, 1), (0, 1), (0, 0))
-    x = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, sides, strides, pads)
+    x = nn.max_pool(x, (3, 3), (2, 2), ((0, 1), (0, 1)))
     block = params["block1"]
 
     def normed(x, index, padding=(0, 0)):
-        x = _convolved(x, block[f"conv{index}"], padding=padding)
+        x = _convolution(x, block[f"conv{index}"], padding=padding)
         return _group_norm(x, block[f"gn{index}"], 1e-4)
 
     main = jax.nn.relu(normed(x, "1"))
@@ -147,13 +150,6 @@ def transformer_block(
 def score(tokens: Float[Array, "tokens width"], params: Params) -> Float[Array, ""]:
     """Returns the score that the class token holds after the last block."""
     return _linear(_layer_norm(tokens[:1], params["encoder_norm"]), params["head"])[0, 0]
-
-
-def _convolved(images, kernel, stride=1, padding=(0, 0)):
-    layout = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(
-        images, kernel, (stride, stride), (padding,) * 2, None, None, layout, precision="highest"
-    )
 
 
 def _group_norm(x, params, epsilon):

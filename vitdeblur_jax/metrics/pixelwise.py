@@ -1,11 +1,9 @@
 """Metrics of the differences of single pixels."""
 
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-Image = Float[ArrayLike, "height width channels"]
-RGBImage = Float[ArrayLike, "height width 3"]
+from vitdeblur_jax.metrics.numerics import Image
 
 
 def peak_signal_noise_ratio(
@@ -30,9 +28,3 @@ def mean_absolute_error(
 ) -> Float[Array, ""]:
     """Returns the mean of |image - reference| over all pixels and channels."""
     return jnp.mean(jnp.abs(image - reference))
-
-
-def nan_unless_finite(value: Float[Array, ""], *images: Image) -> Float[Array, ""]:
-    """Returns the value of a network, or NaN if an image is not finite: pooling may hide it."""
-    is_finite = jnp.all(jnp.array([jnp.isfinite(image).all() for image in images]))
-    return jnp.where(is_finite, value, jnp.nan)

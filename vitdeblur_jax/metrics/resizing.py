@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer
 
-from vitdeblur_jax.metrics.pixelwise import RGBImage
+from vitdeblur_jax.metrics.numerics import RGBImage
 
 _ALL = slice(None)
 

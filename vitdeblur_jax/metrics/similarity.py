@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.metrics.luminance import luminance
-from vitdeblur_jax.metrics.pixelwise import Image, RGBImage
+from vitdeblur_jax.metrics.numerics import Image, RGBImage
 
 _UNIFORM = np.full(7, 1 / 7)
 _SAMPLE = 49 / 48  # what makes the variance in a 7 x 7 window a sample's

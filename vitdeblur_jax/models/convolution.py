@@ -23,16 +23,23 @@ def valid_convolution(
         image,
         kernel,
         cpu=_convolution_by_fourier_transform,
-        default=functools.partial(_direct_convolution, precision=precision),
+        default=functools.partial(direct_convolution, precision=precision),
     )
 
 
-def _direct_convolution(image, kernel, precision):
+def direct_convolution(
+    image: Float[ArrayLike, "batch height width channels"],
+    kernel: Float[ArrayLike, "kernel_height kernel_width channels features"],
+    stride: int = 1,
+    padding: tuple[int, int] = (0, 0),
+    precision: str | None = None,
+) -> Float[Array, "batch out_height out_width features"]:
+    """Convolves by XLA's own convolution, with zeros before and after both axes."""
     return jax.lax.conv_general_dilated(
         image,
         kernel,
-        (1, 1),
-        "VALID",
+        (stride, stride),
+        (padding, padding),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         precision=precision,
     )

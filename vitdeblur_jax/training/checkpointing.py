@@ -28,7 +28,7 @@ from vitdeblur_jax.interop.orbax_folders import (
     step_folders,
     write_psnr,
 )
-from vitdeblur_jax.interop.shapes import shape_differences
+from vitdeblur_jax.shapes import shape_differences
 from vitdeblur_jax.training.state import TrainState
 
 _NOT_WRITTEN = "step {} cannot be written; mend that, and the same command goes on from before it"

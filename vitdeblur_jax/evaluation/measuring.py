@@ -1,0 +1,62 @@
+"""Make metrics ready to measure with: their weights read, what has none left out and told."""
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from vitdeblur_jax.errors import known
+from vitdeblur_jax.interop.metric_weights import READERS, MissingWeightsError, default_folder
+from vitdeblur_jax.metrics import DEFAULT, METRICS, measure
+
+_Image = Float[np.ndarray, "height width 3"]
+Measure = Callable[[_Image, _Image], dict[str, float]]
+
+
+def measuring(
+    names: Sequence[str] = DEFAULT, weights_folder: Path | None = None
+) -> tuple[Measure, list[str], list[str]]:
+    """Returns a function that measures an image against its reference, and what it leaves out.
+
+    The function takes float arrays in [0, 1] and returns the figures by name, in the order of
+    `names`. Metrics without weights are computed in float64 on the CPU, the others in float32 on
+    the default device. It may be called from several threads.
+
+    Args:
+      names: of `METRICS`.
+      weights_folder: where the user's weights are; None: `metric_weights.default_folder()`.
+
+    Returns:
+      The function, the names that it measures, and a line for each metric that is left out for its
+      weights are not there.
+
+    Raises:
+      UserError: an unknown name, or a file of weights that cannot be read.
+    """
+    folder = default_folder() if weights_folder is None else weights_folder
+    weights, left_out = {}, {}
+    for name in names:
+        if known("metric", name, METRICS) in READERS:
+            try:
+                weights[name] = jax.device_put(READERS[name](folder))
+            except MissingWeightsError as error:
+                left_out[name] = f"{name} is left out: it {error}"
+    kept = [name for name in names if name not in left_out]
+    plain = tuple(name for name in kept if name not in weights)
+
+    def measure_one(image: _Image, reference: _Image) -> dict[str, float]:
+        figures = measure(image, reference, plain)
+        for name, params in weights.items():
+            single = (array.astype(np.float32) for array in (image, reference))
+            figures[name] = float(_compiled(name)(*single, params))
+        return {name: figures[name] for name in kept}
+
+    return measure_one, kept, list(left_out.values())
+
+
+@functools.cache
+def _compiled(name):
+    return jax.jit(METRICS[name].function)
