@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         case ["score", *rest]:
             options = _score_parser().parse_args(rest)
         case _:
-            options = _restore_parser().parse_args(arguments)
+            return _run_restoration(_restore_parser().parse_args(arguments))
     return exit_status(lambda: options.run(options))
 
 
@@ -96,7 +96,21 @@ def _restore_parser():
         "--batch-size", type=int, help="windows at once (1 a CPU, 8 another device)"
     )
     parser.add_argument("--force", action="store_true", help="overwrite results that exist")
-    parser.set_defaults(run=_restore)
+    parser.add_argument(
+        "--skip-existing",
+        action="store_true",
+        help="leave out photographs whose results exist: goes on after an interruption",
+    )
+    several = parser.add_argument_group(
+        "one of several processes",
+        "They share the photographs out. Slurm, Open MPI, Kubernetes and Cloud TPU tell each what "
+        "it is; elsewhere these three do.",
+    )
+    several.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
+    several.add_argument(
+        "--processes", type=int, metavar="COUNT", help="how many; 1: alone, whatever a cluster says"
+    )
+    several.add_argument("--process", type=int, metavar="INDEX", help="which this is, from 0")
     return parser
 
 
@@ -181,7 +195,14 @@ def _score_parser():
     return parser
 
 
+def _run_restoration(options) -> int:
+    from vitdeblur_jax.processes import end_with_others
+
+    return end_with_others(lambda: exit_status(lambda: _restore(options)))
+
+
 def _restore(options) -> int:
+    from vitdeblur_jax.processes import join_others
     from vitdeblur_jax.restore_files import Options, restore_files
 
     if options.uncertainty is not None and not options.self_ensemble:
@@ -194,7 +215,9 @@ def _restore(options) -> int:
         stride=options.stride,
         batch_size=options.batch_size,
         overwrite=options.force,
+        skip_existing=options.skip_existing,
     )
+    join_others(options.coordinator, options.processes, options.process)
     failed = restore_files(options.photograph, options.output, options.checkpoint, how)
     return CANNOT if failed else 0
 

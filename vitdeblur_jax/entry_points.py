@@ -15,6 +15,9 @@ usage: {program} --config=FILE[:ARGUMENT] --workdir=FOLDER [--config.KEY=VALUE .
   --config=FILE[:ARGUMENT]  the config file; its head tells its arguments, its body its keys
   --config.KEY=VALUE        another value for one of its keys
   --workdir=FOLDER          takes the results
+  --coordinator=HOST:PORT --processes=COUNT --process=INDEX
+                            one of several processes, where no cluster (Slurm, Open MPI, Kubernetes,
+                            Cloud TPU) tells so; --processes=1: alone, whatever a cluster tells
   --helpfull                lists the flags of all libraries too
 """
 
@@ -36,8 +39,13 @@ def run_with_config(work: Callable) -> None:
     from absl import app, flags
     from ml_collections import config_flags
 
+    from vitdeblur_jax.processes import end_with_others, join_others
+
     config = config_flags.DEFINE_config_file("config", help_string="Path of the config file.")
     workdir = flags.DEFINE_string("workdir", None, "Folder that takes the results.")
+    coordinator = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0.")
+    count = flags.DEFINE_integer("processes", None, "How many processes there are.")
+    index = flags.DEFINE_integer("process", None, "Which of them this is, from 0.")
 
     def parse(arguments):
         if {"-h", "-help", "--help"} & set(arguments):
@@ -49,8 +57,12 @@ def run_with_config(work: Callable) -> None:
             sys.exit(status)
         return arguments[:1]
 
+    def joined_work():
+        join_others(coordinator.value, count.value, index.value)
+        return work(config.value, workdir.value)
+
     def main(_):
-        return exit_status(lambda: work(config.value, workdir.value))
+        return end_with_others(lambda: exit_status(joined_work))
 
     app.run(main, flags_parser=parse)
 

@@ -24,6 +24,7 @@ from vitdeblur_jax.data.images import (
 )
 from vitdeblur_jax.deblurring import blend, check_strength, deblur, restored_ensemble
 from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.processes import gather, is_first, share, together
 from vitdeblur_jax.progress import Progress
 from vitdeblur_jax.restoration import as_dtype, as_float, check_options, count_windows
 from vitdeblur_jax.self_ensemble import symmetries
@@ -46,6 +47,7 @@ class Options(NamedTuple):
       stride: step between windows, pixels; None: the model's.
       batch_size: windows computed at once; None: 1 a CPU, 8 another device.
       overwrite: replace files that exist; otherwise they are refused before any work.
+      skip_existing: leave out photographs whose results exist, as those of an interrupted run.
     """
 
     strength: float = 1.0
@@ -55,6 +57,7 @@ class Options(NamedTuple):
     stride: int | None = None
     batch_size: int | None = None
     overwrite: bool = False
+    skip_existing: bool = False
 
 
 class Task(NamedTuple):
@@ -69,6 +72,8 @@ def restore_files(
 ) -> int:
     """Restores files; says on standard error what was done, and what a file could not keep.
 
+    Several processes share them out; the results have to go to a disk that they share.
+
     Args:
       sources: files, folders (their photographs, not those of folders in them), or "-".
       output: a file for one photograph, a folder for any number, "-", or None: beside each
@@ -82,24 +87,32 @@ def restore_files(
     Raises:
       UserError: nothing could be begun.
     """
-    check_strength(options.strength)
-    tasks = plan(sources, output, options.overwrite)
-    _check_maps(options, tasks)
-    pretrained = on_local_devices(load_pretrained(checkpoint))
-    if checkpoint is None:
+    with together():  # all have planned before the first result is there
+        check_strength(options.strength)
+        tasks = plan(sources, output, options.overwrite or options.skip_existing)
+        _check_maps(options, tasks)
+        waiting = [task for task in tasks if not (options.skip_existing and _is_done(task))]
+        pretrained = on_local_devices(load_pretrained(checkpoint))
+        _check_model(pretrained)
+        check_options(pretrained.model, options.stride, options.batch_size)
+    if is_first() and len(waiting) < len(tasks):
+        print(f"{len(tasks) - len(waiting)} of {len(tasks)} are done already", file=sys.stderr)
+    if is_first() and checkpoint is None:
         print(f"checkpoint: {BUNDLED_NOTE}", file=sys.stderr)
-    _check_model(pretrained)
-    check_options(pretrained.model, options.stride, options.batch_size)
     failed = 0
-    for number, task in enumerate(tasks, 1):
+    for task in share(waiting):
         name = "standard input" if task.source == STANDARD else task.source
-        print(f"{name} ({number} of {len(tasks)})", file=sys.stderr)
+        print(f"{name} ({tasks.index(task) + 1} of {len(tasks)})", file=sys.stderr)
         try:
             _restore_file(task, pretrained, options)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             failed += 1
-    return failed
+    return sum(gather(failed))
+
+
+def _is_done(task: Task) -> bool:
+    return task.destination != STANDARD and os.path.exists(task.destination)
 
 
 def plan(sources: Sequence[str], output: str | None, overwrite: bool) -> list[Task]:

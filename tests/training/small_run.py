@@ -125,18 +125,22 @@ def train_py(workdir: Path, argument: str, *flags: str, **environment: str):
       flags: `key=value` of the config.
       environment: more variables.
     """
-    settings = (*_QUICK, "jax_compilation_cache_dir")
-    quick = {key.upper(): str(jax.config.values[key]) for key in settings}
     config = [f"--config={__file__}:{argument}", *(f"--config.{flag}" for flag in flags)]
     return subprocess.run(
         [sys.executable, "train.py", *config, f"--workdir={workdir}"],
         cwd=ROOT,
-        env={**os.environ, **quick, **environment},
+        env={**os.environ, **compilation_settings(), **environment},
         capture_output=True,
         text=True,
         timeout=600,
         start_new_session=True,
     )
+
+
+def compilation_settings() -> dict[str, str]:
+    """Returns variables with which a program compiles as this process does now."""
+    settings = (*_QUICK, "jax_compilation_cache_dir")
+    return {key.upper(): str(jax.config.values[key]) for key in settings}
 
 
 @contextlib.contextmanager

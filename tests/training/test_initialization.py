@@ -20,6 +20,7 @@ from vitdeblur_jax.training.initialization import (
     as_identity,
     as_transparent,
     frequency_kernel,
+    given_variables,
     starting_variables,
 )
 from vitdeblur_jax.training.preparation import first_state
@@ -113,7 +114,7 @@ def test_the_decoder_of_the_identity_learns(tmp_path):
 def test_a_run_starts_from_a_checkpoint(tmp_path, another):
     save_pretrained(another, tmp_path / "checkpoint")
     config = small_config(initial__checkpoint=str(tmp_path / "checkpoint"))
-    started = starting_variables(config)
+    started = starting_variables(config, given_variables(config))
     jax.tree.map(np.testing.assert_array_equal, started, another.variables)
 
 
@@ -121,7 +122,7 @@ def test_a_checkpoint_that_does_not_fit_is_told(tmp_path, another):
     save_pretrained(another, tmp_path / "small.safetensors")
     changes = {"initial__checkpoint": str(tmp_path / "small.safetensors")}
     with pytest.raises(UserError, match="its primary_depth is 1, should be 2"):
-        starting_variables(small_config(**changes, model__primary_depth=2))
+        given_variables(small_config(**changes, model__primary_depth=2))
 
 
 def test_a_run_starts_from_a_pretrained_encoder(tmp_path, another, capsys):
@@ -133,7 +134,7 @@ def test_a_run_starts_from_a_pretrained_encoder(tmp_path, another, capsys):
     }
     write_safetensors(tmp_path / "mae.safetensors", {**encoder, "mask_token": np.zeros(3)}, {})
     config = small_config(initial__encoder=str(tmp_path / "mae.safetensors"), seed=3)
-    started = traverse_util.flatten_dict(starting_variables(config))
+    started = traverse_util.flatten_dict(starting_variables(config, given_variables(config)))
     random = traverse_util.flatten_dict(initial_variables(ViTDeblur(**config.model), 3))
     given = traverse_util.flatten_dict(another.variables)
     assert started.keys() == random.keys()

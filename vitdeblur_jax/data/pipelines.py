@@ -15,7 +15,7 @@ import signal
 import threading
 import weakref
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -31,6 +31,7 @@ Batch = dict[str, Any]
 _OPEN: "weakref.WeakSet[TrainBatches]" = weakref.WeakSet()
 _MOST_THREADS = 16
 _MOST_RECORDS = 2**31 - 1  # as an int32, on devices too
+_ENDLESS = 2**40  # batches; Grain counts in 64 bits
 _PROFILING_FLAG = "grain_enable_multiprocess_worker_profiling"
 
 
@@ -49,27 +50,24 @@ def make_train_dataset(
     batch_size: int,
     crop: int,
     first_record: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | None = None,
     vertical_flip: bool = False,
     quarter_turns: bool = False,
     workers: int = 0,
 ) -> "TrainBatches":
-    """Returns the endless, checkpointable iterator over a process's part of each training batch.
+    """Returns the endless, checkpointable iterator over training batches, or some rows of each.
 
     Every epoch has its own order and takes each record once; a batch may hold the end of one epoch
-    and the beginning of the next. At a step, the processes' parts together are the same examples
-    for any number of processes.
+    and the beginning of the next.
 
     Args:
       source: the examples; pickled once a worker.
       seed: 0 or more; decides on order and augmentation.
-      batch_size: of all processes together.
+      batch_size: of the whole batch.
       crop: side of the crops, pixels.
       first_record: where in the endless row of records the first batch begins, so that one dataset
         can go on where another, of another batch size or crop, ended.
-      process_index: of this process, from 0.
-      process_count: how many share a batch.
+      rows: which rows of each batch to read, of several processes each its own; None: all.
       vertical_flip: see `random_crop_and_flips`.
       quarter_turns: see `random_crop_and_flips`.
       workers: processes that read and augment; with 0, threads of this process do, which is enough
@@ -82,25 +80,35 @@ def make_train_dataset(
       int32), the numbers of the examples in the source.
 
     Raises:
-      UserError: an empty source, or one of more than 2^31 - 1 examples; a negative seed; a batch
-        that cannot be split among the processes. Later, from reading: a crop that is larger than an
+      UserError: an empty source, or one of more than 2^31 - 1 examples; a negative seed; an
+        empty batch. Later, from reading: a crop that is larger than an
         image, and whatever the source raises.
     """
-    _check(source, seed, batch_size, process_index, process_count)
+    _check(source, seed, batch_size)
+    rows = list(range(batch_size) if rows is None else rows)
     flips = {"vertical_flip": vertical_flip, "quarter_turns": quarter_turns}
     # Grain adds the epoch to the seed: unless hashed, seeds 0 and 1 would share their orders.
     shuffle_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
-    batches = (
+    examples = (
         grain.MapDataset.range(len(source))
         .map_with_index(partial(_augmented_example, source, seed, crop, flips))
         .shuffle(seed=shuffle_seed)
-        .repeat()[first_record + process_index :: process_count]
-        .batch(batch_size // process_count, drop_remainder=True)
+        .repeat()[first_record:]
+    )
+    batches = (
+        grain.MapDataset.range(_ENDLESS * len(rows))
+        .map(partial(_example_of_row, examples, batch_size, rows))
+        .batch(len(rows), drop_remainder=True)
     )
     return TrainBatches(batches, workers)
 
 
-def _check(source, seed, batch_size, process_index, process_count):
+def _example_of_row(examples, batch_size: int, rows: list[int], number: int) -> Example:
+    step, place = divmod(number, len(rows))
+    return examples[step * batch_size + rows[place]]
+
+
+def _check(source, seed, batch_size):
     if not len(source):
         raise UserError("there is nothing to train on: the source holds no example")
     if len(source) > _MOST_RECORDS:
@@ -110,15 +118,8 @@ def _check(source, seed, batch_size, process_index, process_count):
         )
     if seed < 0:
         raise UserError(f"the seed is {seed}; it must be 0 or more")
-    if batch_size < 1 or batch_size % process_count:
-        raise UserError(
-            f"a batch of {batch_size} cannot be split among {process_count} processes; "
-            f"make it a multiple of {process_count}"
-        )
-    if not 0 <= process_index < process_count:
-        raise UserError(
-            f"there is no process {process_index} of {process_count}; they count from 0"
-        )
+    if batch_size < 1:
+        raise UserError(f"the batch size is {batch_size}; it must be 1 or more")
 
 
 def _augmented_example(
@@ -218,7 +219,7 @@ def prefetch_to_device(
     """Returns the same batches as JAX arrays, whose transfer begins before they are asked for.
 
     Args:
-      batches: this process's part of each batch.
+      batches: this process's rows of each batch.
       sharding: of the whole batch over the devices of all processes.
       depth: batches on the devices or on their way, the one just handed out among them.
       leave: names of arrays that the devices do not need.

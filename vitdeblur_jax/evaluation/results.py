@@ -5,10 +5,14 @@ float "output", and the PNG as "saved". Beside them it holds:
 
     config, checkpoint_sha256   of the run
     restored                    by image: source, target, width, height, seconds
+
+Of several processes the first writes it. Each other one keeps what it adds in a file of its own,
+`metrics.part-INDEX.json`, until the first takes it up: at the end, or when a new run begins.
 """
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import ml_collections
@@ -25,6 +29,7 @@ from vitdeblur_jax.evaluation.scores import (
     write_scores,
 )
 from vitdeblur_jax.evaluation.tables import terminal
+from vitdeblur_jax.files import write_text
 from vitdeblur_jax.table import format_table
 
 COMPARED = {
@@ -40,10 +45,10 @@ _NUMBERS_DEPEND_ON = (
 
 
 class Results:
-    """What lies in the folder of an evaluation; metrics.json is saved after each image."""
+    """What lies in the folder of an evaluation; it is saved after each image."""
 
-    def __init__(self, folder: Path, contents: dict):
-        self._folder, self._contents = folder, contents
+    def __init__(self, folder: Path, contents: dict, part: int):
+        self._folder, self._contents, self._part = folder, contents, part
 
     @classmethod
     def open(
@@ -53,8 +58,17 @@ class Results:
         checkpoint_digest: str,
         names: Sequence[str],
         metrics: Sequence[str],
+        part: int = 0,
     ):
         """Takes up the results in `folder`, those of images in `names`, or begins new ones.
+
+        Args:
+          folder: of the evaluation.
+          config: of this run.
+          checkpoint_digest: of its weights.
+          names: of all images.
+          metrics: that are computed.
+          part: of several processes, which. The others may open it when the first has.
 
         Raises:
           UserError: results of another config or checkpoint lie there, or it cannot be written.
@@ -65,17 +79,13 @@ class Results:
             **new_scores(config.layout, config.split, str(config.data_dir), names, metrics),
             "restored": {},
         }
-        results = cls(folder, fresh)
-        try:
+        results = cls(folder, fresh, part)
+        with results._told_as_unusable():
             (folder / "restored").mkdir(parents=True, exist_ok=True)
             if (folder / "metrics.json").exists():
                 results._take_up(json.loads((folder / "metrics.json").read_text()))
-        except UserError:
-            raise
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            said = one_line(error)
-            raise UserError(f"the results folder {folder} cannot be used: {said}") from error
-        write_json(folder, fresh)
+        if part == 0:
+            results._take_up_parts()
         return results
 
     def image_path(self, name: str) -> Path:
@@ -104,14 +114,17 @@ class Results:
             "height": image.shape[0],
             "seconds": round(seconds, 3),
         }
-        write_json(self._folder, self._contents)
+        self._save()
 
     def finish(self, subsets: Mapping[str, Sequence[str]], notes: Sequence[str]) -> Path:
         """Fills in means, and writes the tables and the report if anything was measured.
 
+        Of several processes the first does it, after all others have ended their work.
+
         Returns:
           The path of what is to be looked at first.
         """
+        self._take_up_parts()
         seconds = np.mean([record["seconds"] for record in self._contents["restored"].values()])
         self._contents["notes"] = [*notes, f"seconds an image, for restoring alone: {seconds:.1f}"]
         summarize(self._contents, subsets)
@@ -136,15 +149,44 @@ class Results:
             self._contents["methods"].append(methods[name])
         return methods[name]
 
+    def _save(self) -> None:
+        if self._part == 0:
+            write_json(self._folder, self._contents)
+        else:
+            path = self._folder / f"metrics.part-{self._part}.json"
+            write_text(path, json.dumps(self._contents))
+
+    def _take_up_parts(self) -> None:
+        parts = sorted(self._folder.glob("metrics.part-*.json"))
+        for path in parts:
+            with self._told_as_unusable():
+                self._take_up(json.loads(path.read_text()))
+        self._save()
+        for path in parts:
+            path.unlink()
+
     def _take_up(self, earlier: dict) -> None:
-        kept = set(self._contents["images"])
+        """Adds the images of earlier contents; all are then in the order of their names."""
         if earlier["restored"]:
             _check_same_run(earlier, self._contents, self._folder)
         for method in earlier["methods"]:
-            images = {n: record for n, record in method["images"].items() if n in kept}
-            self._method(method["name"])["images"] = images
-        restored = {n: record for n, record in earlier["restored"].items() if n in kept}
-        self._contents["restored"] = restored
+            ours = self._method(method["name"])
+            ours["images"] = self._in_order(ours["images"] | method["images"])
+        restored = self._contents["restored"] | earlier["restored"]
+        self._contents["restored"] = self._in_order(restored)
+
+    def _in_order(self, records: dict) -> dict:
+        return {name: records[name] for name in self._contents["images"] if name in records}
+
+    @contextlib.contextmanager
+    def _told_as_unusable(self) -> Iterator[None]:
+        try:
+            yield
+        except UserError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            said = one_line(error)
+            raise UserError(f"the results folder {self._folder} cannot be used: {said}") from error
 
 
 def _check_same_run(earlier, fresh, folder):

@@ -34,6 +34,7 @@ from vitdeblur_jax.evaluation.scoring import load_metrics, parse_metrics, target
 from vitdeblur_jax.evaluation.subsets import find_subsets
 from vitdeblur_jax.models.configuration import named_configuration
 from vitdeblur_jax.models.vitdeblur import mean_of_views
+from vitdeblur_jax.processes import first_before_others, gather, is_first, place, share, together
 from vitdeblur_jax.progress import Progress
 from vitdeblur_jax.restoration import as_dtype, as_float, check_options, count_windows
 
@@ -41,7 +42,8 @@ from vitdeblur_jax.restoration import as_dtype, as_float, check_options, count_w
 def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     """Restores every image of a data set into `workdir` and measures what can be measured.
 
-    Started again after an interruption, it goes on with the images that are not done.
+    Started again after an interruption, it goes on with the images that are not done. Several
+    processes share the images out; `workdir` has to be on a disk that they share.
 
     Args:
       config: as `configs/evaluate.py` describes it.
@@ -51,22 +53,26 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     Raises:
       UserError: the config, the checkpoint, the data or the folder is not as it should be.
     """
-    _check(config)
-    pairs = find_pairs(config.data_dir, config.layout, config.split)
-    pretrained = _load(config)
-    check_options(pretrained.model, config.stride or None, config.batch_size or None)
-    measure, metrics, notes = load_metrics(
-        parse_metrics(config.metrics),
-        Path(config.metric_weights) if config.metric_weights else None,
-    )
-    subsets = find_subsets(pairs) if config.layout.startswith("dpdd") else {}
+    with together():
+        _check(config)
+        pairs = find_pairs(config.data_dir, config.layout, config.split)
+        pretrained = _load(config)
+        check_options(pretrained.model, config.stride or None, config.batch_size or None)
+        measure, metrics, notes = load_metrics(
+            parse_metrics(config.metrics),
+            Path(config.metric_weights) if config.metric_weights else None,
+        )
+        subsets = find_subsets(pairs) if config.layout.startswith("dpdd") else {}
     names, folder = [pair.name for pair in pairs], Path(workdir)
-    results = Results.open(folder, config, digest(pretrained.variables), names, metrics)
+    checkpoint = digest(pretrained.variables)
+    results = first_before_others(
+        lambda: Results.open(folder, config, checkpoint, names, metrics, place()[0])
+    )
     waiting = [pair for pair in pairs if not results.has(pair.name)]
-    if len(waiting) < len(pairs):
+    if len(waiting) < len(pairs) and is_first():
         print(f"{len(pairs) - len(waiting)} of {len(pairs)} images are done already")
-    for number, pair in enumerate(waiting, len(pairs) - len(waiting) + 1):
-        print(f"{number} of {len(pairs)}: {pair.name}", flush=True)
+    for pair in share(waiting):
+        print(f"{names.index(pair.name) + 1} of {len(pairs)}: {pair.name}", flush=True)
         image, target = (_at_depth(pixels, config.bit_depth) for pixels in read_pair(pair))
         restored, seconds = _restore(pretrained, image, config)
         saved = as_dtype(restored, image.dtype)
@@ -79,9 +85,11 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
             figures = {name: measure(x, as_float(target)) for name, x in compared.items()}
             _add_pictures(folder, names.index(pair.name), compared, target)
         results.add(pair, image, seconds, figures)
-    written = results.finish(subsets, notes)
-    print(results.table(sys.stdout.isatty()))
-    print(f"written: {written}")
+    gather(None)  # all have ended their work
+    if is_first():
+        written = results.finish(subsets, notes)
+        print(results.table(sys.stdout.isatty()))
+        print(f"written: {written}")
 
 
 def _check(config):
@@ -96,7 +104,7 @@ def _check(config):
 def _load(config) -> Pretrained:
     architecture = named_configuration(config.model) if config.model else None
     pretrained = on_local_devices(load_pretrained(config.checkpoint or None, architecture))
-    if not config.checkpoint:
+    if not config.checkpoint and is_first():
         print(f"checkpoint: {BUNDLED_NOTE}")
     model = dataclasses.replace(pretrained.model, dtype=config.dtype, precision=config.precision)
     return dataclasses.replace(pretrained, model=model)

@@ -143,26 +143,31 @@ class ViTDeblur(nn.Module):
     ) -> TrainingOutputs:
         """Restores the blurred images and returns all that the losses compare.
 
-        Both go through the encoders as one batch; a sharp image has one view, whatever the model's.
+        Both go through the encoders as one batch, in turns, so that of a batch that lies on many
+        devices no image moves; a sharp image has one view, whatever the model's.
         The projector sees the blurred ones first, then the sharp ones. With `train` its batch norm
         uses and updates the batch's statistics: the collection "batch_stats" must be mutable then.
         """
-        primary = self.encode(jnp.concatenate([mean_of_views(blurred), sharp]))
+        primary = self.encode(_in_turns(mean_of_views(blurred), jnp.asarray(sharp)))
         context = self.contextual_encoder
         normalized = context.normalized_tokens(primary[-1])
-        blurred_tokens, sharp_tokens = jnp.split(normalized, 2)
+        blurred_tokens, sharp_tokens = normalized[::2], normalized[1::2]
         contextual = context.scale(blurred_tokens)
-        features = self.decoder([jnp.split(tokens, 2)[0] for tokens in primary], contextual)
-        blurred_logit, sharp_logit = jnp.split(context.sharpness_logit(normalized), 2)
+        features = self.decoder([tokens[::2] for tokens in primary], contextual)
+        logits = context.sharpness_logit(normalized)
         return TrainingOutputs(
             restored=self.image_head(blurred, features),
             contextual_tokens=contextual,
             sharp_tokens=sharp_tokens,
-            blurred_logit=blurred_logit,
-            sharp_logit=sharp_logit,
+            blurred_logit=logits[::2],
+            sharp_logit=logits[1::2],
             blurred_projection=context.project(contextual, train),
             sharp_projection=context.project(sharp_tokens, train),
         )
+
+
+def _in_turns(first, second):
+    return jnp.stack([first, second], axis=1).reshape(-1, *first.shape[1:])
 
 
 def mean_of_views(

@@ -28,6 +28,7 @@ from vitdeblur_jax.interop.orbax_folders import (
     step_folders,
     write_psnr,
 )
+from vitdeblur_jax.processes import gather, is_first
 from vitdeblur_jax.shapes import shape_differences
 from vitdeblur_jax.training.state import TrainState
 
@@ -134,7 +135,9 @@ class TrainingCheckpoints:
         """
         self.wait()
         with self._orbax_told(f"the PSNR of step {step} cannot be written"):
-            write_psnr(self._folder / str(step), psnr)
+            if is_first():
+                write_psnr(self._folder / str(step), psnr)
+            gather(None)  # the others read only what is written
             self._manager.reload()
 
     def restore(self, step: int, abstract_state: TrainState) -> tuple[TrainState, dict]:

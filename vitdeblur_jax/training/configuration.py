@@ -8,6 +8,7 @@
 | crop | side of the training crops, pixels; need not be the model's training_window |
 | progressive | ((first_step, crop, batch_size), ...): from that step on, these instead |
 | accumulation | parts that a batch is cut into and taken one after the other, to save memory |
+| mesh.data, .fsdp | the grid of devices, see `vitdeblur_jax.sharding`; -1: the other's rest |
 | model | the model's attributes, see `vitdeblur_jax.models.configuration` |
 | initial.checkpoint | a checkpoint to start from, of the same architecture; empty: none |
 | initial.encoder | weights of MAE or TinyMIM for tokenizer and primary encoder; empty: none |
@@ -56,7 +57,7 @@ from vitdeblur_jax.training.optimizer import check_optimizer
 
 # What a run in progress may change: what is learned does not depend on it, but for rounding.
 FREE_KEYS = (
-    *("data.workers", "model.rematerialize", "skip_not_finite", "log_every", "save_every"),
+    *("mesh", "data.workers", "model.rematerialize", "skip_not_finite", "log_every", "save_every"),
     *("keep_checkpoints", "validation", "profile", "afterwards"),
 )
 
@@ -72,6 +73,7 @@ def default_config() -> ml_collections.ConfigDict:
             "progressive": (),
             "accumulation": 1,
             "model": base(),
+            "mesh": {"data": -1, "fsdp": 1},
             "initial": {"checkpoint": "", "encoder": "", "identity": False, "transparent": False},
             "data": {
                 "kind": "pairs",

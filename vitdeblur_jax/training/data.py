@@ -20,6 +20,7 @@ from vitdeblur_jax.data.pipelines import (
 from vitdeblur_jax.data.sources import FolderSource, PreparedSource, SyntheticSource
 from vitdeblur_jax.data.synthesis import SynthesisSettings
 from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.sharding import rows_of_this_process
 
 KINDS = ("pairs", "prepared", "synthetic")
 _MOST_SIZES_READ = 1000
@@ -77,11 +78,11 @@ class TrainingData:
             self._dataset(stage)  # checks what is left
 
     def batches(self, step: int, stage: Stage, sharding: jax.sharding.Sharding) -> DeviceBatches:
-        """Returns the batches of a stage from a step on, on the devices.
+        """Returns the batches of a stage from a step on, each process's rows on its devices.
 
         Close the iterator when it is no longer wanted.
         """
-        dataset = self._dataset(stage)
+        dataset = self._dataset(stage, rows_of_this_process(sharding, stage.batch_size))
         dataset.set_state({"next_index": step - stage.first_step})
         return prefetch_to_device(dataset, sharding, leave=("radius",))
 
@@ -101,7 +102,7 @@ class TrainingData:
         records = self._dataset(stage).batches[step - stage.first_step]["record"]
         return [f"{source[int(record)]['name']} (record {record})" for record in records]
 
-    def _dataset(self, stage: Stage) -> TrainBatches:
+    def _dataset(self, stage: Stage, rows: Sequence[int] | None = None) -> TrainBatches:
         data = self._config.data
         return make_train_dataset(
             self._source(stage),
@@ -109,6 +110,7 @@ class TrainingData:
             batch_size=stage.batch_size,
             crop=stage.crop,
             first_record=stage.first_record,
+            rows=rows,
             vertical_flip=data.vertical_flip,
             quarter_turns=data.quarter_turns,
             workers=data.workers,

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from jaxtyping import Float
+from flax import traverse_util
+from jaxtyping import Array, Float
 from scipy import fft
 
 from vitdeblur_jax.checkpoints import initialize_encoder, load_pretrained
@@ -20,30 +21,44 @@ _BRANCH_GAIN = 0.2
 _ENDS_OF_BRANCHES = (["output", "kernel"], ["contract", "kernel"])  # of attention and MLP
 
 
-def starting_variables(config: ml_collections.ConfigDict) -> dict:
-    """Returns the variables that the training config asks to begin with.
+def given_variables(config: ml_collections.ConfigDict) -> dict[tuple[str, ...], Array]:
+    """Returns those of the first variables that the training config takes from files, by path.
 
     Raises:
       UserError: a checkpoint or pretrained weights cannot be read or do not fit the model.
     """
     initial = config.initial
     if initial.checkpoint:
-        return load_pretrained(initial.checkpoint, config.model).variables
-    model = ViTDeblur(**config.model)
-    given = abstract_variables(model)
-    if initial.encoder:  # what is wrong with it shows before anything is compiled
-        given, unused = initialize_encoder(given, config.model, initial.encoder)
+        variables = load_pretrained(initial.checkpoint, config.model).variables
+    else:
+        variables = abstract_variables(ViTDeblur(**config.model))
+    if initial.encoder:
+        variables, unused = initialize_encoder(variables, config.model, initial.encoder)
         print(f"{initial.encoder}: {len(unused)} of its entries have no place in the model")
-    variables = jax.tree.map(_given_or_random, given, initial_variables(model, config.seed))
+    return {
+        path: leaf
+        for path, leaf in traverse_util.flatten_dict(variables).items()
+        if not isinstance(leaf, jax.ShapeDtypeStruct)
+    }
+
+
+def starting_variables(
+    config: ml_collections.ConfigDict, given: dict[tuple[str, ...], Array]
+) -> dict:
+    """Returns the variables that the training config asks to begin with; can be jitted.
+
+    Args:
+      config: the training config.
+      given: what `given_variables` returned. All else is random.
+    """
+    initial = config.initial
+    random = initial_variables(ViTDeblur(**config.model), config.seed)
+    variables = traverse_util.unflatten_dict(traverse_util.flatten_dict(random) | given)
     if initial.transparent:
         variables = {**variables, "params": as_transparent(variables["params"])}
     if initial.identity:
         variables = {**variables, "params": as_identity(variables["params"])}
     return variables
-
-
-def _given_or_random(given, random):
-    return random if isinstance(given, jax.ShapeDtypeStruct) else given
 
 
 def as_identity(params: dict) -> dict:

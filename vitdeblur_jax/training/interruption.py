@@ -6,6 +6,8 @@ import signal
 import threading
 from types import FrameType
 
+from jax.experimental import multihost_utils
+
 _SIGNALLED = 128  # what shells add to a signal's number; `errors.INTERRUPTED` is that of Ctrl-C
 _STANDARD_ERROR = 2
 
@@ -55,6 +57,10 @@ class Interruption:
         if self.signal is not None:
             raise Interrupted(self.signal)
 
+    def check_alone(self) -> None:
+        """Does the same, where other processes could not do it as often."""
+        self.check()
+
     def _note(self, number: int, _: FrameType | None) -> None:
         if self.signal is None:
             self.signal = number
@@ -62,6 +68,33 @@ class Interruption:
             _tell(f"\n{name}: the run saves after this step and ends; Ctrl-C now ends it unsaved\n")
         elif number == signal.SIGINT:
             raise KeyboardInterrupt
+
+
+class AgreedInterruption(Interruption):
+    """The same for several processes: a signal to any of them ends all after the same step.
+
+    It is JAX's agreement on a preemption, which looks out for SIGTERM by itself. SIGINT is passed
+    on as SIGTERM.
+    """
+
+    def __enter__(self):
+        self._before, self._checks = {}, 0
+        if threading.current_thread() is threading.main_thread():
+            self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def check(self) -> None:
+        """Raises `Interrupted` in all processes at the same call, which each makes as often."""
+        self._checks += 1
+        if multihost_utils.reached_preemption_sync_point(self._checks):
+            raise Interrupted(signal.SIGTERM)
+
+    def check_alone(self) -> None:
+        """Does nothing: one process cannot end by itself."""
+
+    def _note(self, number, frame):
+        super()._note(number, frame)
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _tell(line):

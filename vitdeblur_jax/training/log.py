@@ -166,6 +166,32 @@ class TrainingLog:
         return (self._total_steps - step) * (now - steady_time) / (step - steady_step)
 
 
+class SilentLog:
+    """A `TrainingLog` for a process beside the one that writes it."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def advance(self, step, *, images, seconds_waiting) -> None: ...
+
+    def not_training(self):
+        return contextlib.nullcontext()
+
+    def train(self, step, values) -> None: ...
+
+    def validation(self, step, values, pictures) -> None: ...
+
+    def say(self, line) -> None: ...
+
+    def last(self, kind) -> None: ...
+
+
 class _EventFile:
     """An event file of TensorBoard, written in the calling thread.
 

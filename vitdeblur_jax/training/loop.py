@@ -1,7 +1,7 @@
 """The training loop, the same from a laptop core to many devices."""
 
+import contextlib
 import time
-from contextlib import closing
 from pathlib import Path
 
 import jax
@@ -11,12 +11,14 @@ from vitdeblur_jax.checkpoints import Pretrained
 from vitdeblur_jax.data.image_writing import write_photograph
 from vitdeblur_jax.data.images import Photograph
 from vitdeblur_jax.errors import UserError
-from vitdeblur_jax.sharding import batch_sharded, local_mesh
+from vitdeblur_jax.files import write_text
+from vitdeblur_jax.processes import gather, is_first, several, together
+from vitdeblur_jax.sharding import batch_sharded, make_mesh, whole_on_local_devices
 from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
 from vitdeblur_jax.training.configuration import FREE_KEYS, check_config
 from vitdeblur_jax.training.data import TrainingData, validation_records
-from vitdeblur_jax.training.interruption import Interrupted, Interruption
-from vitdeblur_jax.training.log import TrainingLog
+from vitdeblur_jax.training.interruption import AgreedInterruption, Interrupted, Interruption
+from vitdeblur_jax.training.log import SilentLog, TrainingLog
 from vitdeblur_jax.training.metrics_window import MetricsWindow, NotFiniteError
 from vitdeblur_jax.training.preparation import Run, describe, first_state, prepare
 from vitdeblur_jax.training.profiling import Profile
@@ -34,24 +36,48 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> int:
       UserError: whatever is wrong with the config, the data or the folder, before anything is
         compiled; or, later, a step that is not finite.
     """
-    check_config(config)
-    if jax.process_count() > 1:
-        raise UserError("training goes on in one process so far; start it without the others")
-    run = prepare(config, local_mesh())
-    data = TrainingData(config)
-    with (
-        run_folder(workdir, config, FREE_KEYS) as folder,
-        Interruption() as interruption,
-        TrainingCheckpoints(folder / "checkpoints", config.keep_checkpoints) as checkpoints,
-    ):
-        state, position = first_state(config, run, checkpoints)
-        print(describe(run, folder), flush=True)
-        with TrainingLog(folder, int(state.step), config.steps) as log:
-            loop = _Loop(config, run, data, checkpoints, log, interruption, state, position)
-            try:
-                return loop.run()
-            except NotFiniteError as error:
-                raise UserError(_what_was_not_finite(error, data, checkpoints)) from error
+    with contextlib.ExitStack() as stack:
+        with together():
+            check_config(config)
+            run = prepare(config, make_mesh(config.mesh.data, config.mesh.fsdp))
+            data = TrainingData(config)
+            folder = stack.enter_context(_shared_run_folder(workdir, config))
+        interruption = stack.enter_context(AgreedInterruption() if several() else Interruption())
+        with together():
+            _check_is_shared(folder)
+            checkpoints = stack.enter_context(
+                TrainingCheckpoints(folder / "checkpoints", config.keep_checkpoints)
+            )
+        with together():
+            state, position = first_state(config, run, checkpoints)
+            log = stack.enter_context(_begin_log(folder, int(state.step), config, describe(run)))
+        loop = _Loop(config, run, data, checkpoints, log, interruption, state, position)
+        try:
+            return loop.run()
+        except NotFiniteError as error:
+            raise UserError(_what_was_not_finite(error, data, checkpoints)) from error
+
+
+def _shared_run_folder(workdir, config):
+    if is_first():
+        return run_folder(workdir, config, FREE_KEYS)
+    return contextlib.nullcontext(Path(workdir))
+
+
+def _check_is_shared(folder):
+    if not (folder / "config.json").exists():
+        raise UserError(
+            f"the workdir {folder} lacks what process 0 has written there; it must be on a disk "
+            "that all machines share"
+        )
+
+
+def _begin_log(folder, step, config, table):
+    if not is_first():
+        return SilentLog(folder)
+    write_text(folder / "parameters.txt", table)
+    print(table.splitlines()[-1], flush=True)
+    return TrainingLog(folder, step, config.steps)
 
 
 class _Loop:
@@ -64,12 +90,12 @@ class _Loop:
         self.saved_step = self.step if position else None
         self.window = MetricsWindow(position.get("window"), config.skip_not_finite)
         self.pictures = []  # of the last validation
-        self.profile = Profile(log.folder / "profile", config.profile)
+        self.profile = Profile(log.folder / "profile", config.profile if is_first() else ())
 
     def run(self) -> int:
         """Returns the exit status."""
         try:
-            if self.is_due(self.config.validation.every) and not self.was_validated():
+            if self.is_due(self.config.validation.every) and not gather(self.was_validated())[0]:
                 self.checkpoints.add_psnr(self.step, self.validate())  # it was interrupted
             while self.step < self.config.steps:
                 self.run_stage()
@@ -86,7 +112,7 @@ class _Loop:
     def run_stage(self):
         """Trains to the end of the stage that the next step belongs to."""
         stage, sharding = self.data.stage(self.step), batch_sharded(self.fixed.mesh)
-        with closing(self.data.batches(self.step, stage, sharding)) as batches:
+        with contextlib.closing(self.data.batches(self.step, stage, sharding)) as batches:
             while self.step < self.data.end_of(stage):
                 started = time.monotonic()
                 batch = self.next_batch(batches)
@@ -104,7 +130,8 @@ class _Loop:
         try:
             return next(batches)
         except Exception:
-            self.interruption.check()  # the signal has ended a worker that was just starting, too
+            # The signal has ended a worker that was just starting, too.
+            self.interruption.check_alone()
             raise
 
     def report(self):
@@ -133,22 +160,27 @@ class _Loop:
     def validate(self) -> float:
         """Logs the quality of whole photographs and returns their mean PSNR."""
         settings, source = self.config.validation, self.data.validation
+        variables = whole_on_local_devices(self.fixed.mesh, self.state.averaged_variables)
         figures, pictures = validate(
-            Pretrained(self.fixed.model, self.state.averaged_variables, "training"),
+            Pretrained(self.fixed.model, variables, "training"),
             source,
             validation_records(source, settings.photographs),
             settings.pictures,
             stride=settings.stride or None,
             batch_size=settings.batch_size or None,
-            on_windows=lambda done: self.interruption.check(),
+            on_windows=lambda done: self.interruption.check_alone(),
         )
+        if is_first():
+            self.write_validation(figures, pictures)
+        return figures["psnr"]
+
+    def write_validation(self, figures: dict, pictures: dict):
         self.log.validation(self.step, figures, pictures)
         folder = self.log.folder / "pictures"
         folder.mkdir(exist_ok=True)
         self.pictures = [folder / f"{name.replace('/', '_')}.png" for name in pictures]
         for path, picture in zip(self.pictures, pictures.values(), strict=True):
             write_photograph(Photograph(picture), path)
-        return figures["psnr"]
 
     def say_what_came_out(self):
         """Names what a complete run has written, and what its config wants said."""

@@ -3,23 +3,22 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
+import numpy as np
 import optax
 from flax import traverse_util
 from jax.sharding import Mesh
 
 from vitdeblur_jax.errors import UserError
-from vitdeblur_jax.files import write_text
 from vitdeblur_jax.models import ViTDeblur, abstract_variables
-from vitdeblur_jax.sharding import replicated
+from vitdeblur_jax.sharding import FSDP, spec_of, state_sharding
 from vitdeblur_jax.table import format_table
 from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
 from vitdeblur_jax.training.data import stages
-from vitdeblur_jax.training.initialization import starting_variables
+from vitdeblur_jax.training.initialization import given_variables, starting_variables
 from vitdeblur_jax.training.objective import deblurring_objective, heads_without_gradient
 from vitdeblur_jax.training.optimizer import (
     frozen_parts,
@@ -98,9 +97,24 @@ def first_state(
     """
     latest = checkpoints.latest_step()
     if latest is None:
-        variables = jax.device_put(starting_variables(config), replicated(run.mesh))
-        return jax.jit(run.create, out_shardings=replicated(run.mesh))(variables), {}
-    return checkpoints.restore(latest, _placed(abstract_state(run), run.mesh))
+        return _new_state(config, run), {}
+    return checkpoints.restore(latest, placed(abstract_state(run), run.mesh))
+
+
+def _new_state(config, run: Run) -> TrainState:
+    """Makes each part of the state where it is to be: it is never whole on one device."""
+
+    def create(given):
+        state = run.create(starting_variables(config, given))
+        return jax.lax.with_sharding_constraint(state, state_sharding(run.mesh, state))
+
+    given = {path: np.asarray(leaf) for path, leaf in given_variables(config).items()}
+    shardings = state_sharding(run.mesh, given)
+    parts = {
+        path: jax.make_array_from_callback(leaf.shape, shardings[path], leaf.__getitem__)
+        for path, leaf in given.items()
+    }
+    return jax.jit(create)(parts)
 
 
 def abstract_state(run: Run) -> TrainState:
@@ -108,29 +122,51 @@ def abstract_state(run: Run) -> TrainState:
     return jax.eval_shape(run.create, abstract_variables(run.model))
 
 
-def describe(run: Run, folder: Path) -> str:
-    """Writes the table of parameters to `parameters.txt` and returns a line that sums it up."""
+def describe(run: Run) -> str:
+    """Returns the table of parameters, and in its last line what they come to.
+
+    Of each parameter the table has the axis that is spread over the mesh axis "fsdp", if any.
+    """
     state = abstract_state(run)
     params = traverse_util.flatten_dict(state.params, sep="/")
     trained = traverse_util.flatten_dict(trained_part(state.params, run.frozen), sep="/")
     rows = [
-        (name, " x ".join(map(str, leaf.shape)), f"{leaf.size:,}", "yes" if name in trained else "")
+        (
+            *(name, " x ".join(map(str, leaf.shape)), f"{leaf.size:,}"),
+            *(_axis_on_fsdp(leaf, run.mesh), f"{bytes_a_device(leaf, run.mesh):,}"),
+            "yes" if name in trained else "",
+        )
         for name, leaf in params.items()
     ]
     total = sum(leaf.size for leaf in params.values())
     learned = sum(leaf.size for leaf in trained.values())
-    size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    size = bytes_a_device(state, run.mesh)
     line = (
         f"{total / 1e6:.2f} M parameters, {learned / 1e6:.2f} M of them trained; the state takes "
         f"{size / 1e6:.0f} MB on each device"
     )
-    table = format_table(("parameter", "shape", "values", "trained"), rows)
-    write_text(folder / "parameters.txt", f"{table}\n{line}\n")
-    return line
+    header = ("parameter", "shape", "values", "axis on fsdp", "bytes a device", "trained")
+    return f"{format_table(header, rows)}\n{line}\n"
 
 
-def _placed(abstract, mesh):
-    sharding = replicated(mesh)
+def bytes_a_device(tree: Any, mesh: Mesh) -> int:
+    """Returns how many bytes of a tree of arrays, or of their shapes, lie on each device."""
+    leaves = zip(jax.tree.leaves(tree), jax.tree.leaves(state_sharding(mesh, tree)), strict=True)
+    return sum(
+        math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf, sharding in leaves
+    )
+
+
+def _axis_on_fsdp(leaf, mesh):
+    spec = spec_of(leaf.shape, mesh.shape[FSDP])
+    return str(len(spec) - 1) if spec else "-"
+
+
+def placed(abstract: Any, mesh: Mesh) -> Any:
+    """Returns shapes and dtypes with the sharding they are to have; allocates nothing."""
     return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        abstract,
+        state_sharding(mesh, abstract),
     )

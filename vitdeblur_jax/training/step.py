@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
 from vitdeblur_jax.data.transforms import unit_range
-from vitdeblur_jax.sharding import replicated
+from vitdeblur_jax.sharding import gathered, replicated, state_sharding
 from vitdeblur_jax.training.objective import Objective
 from vitdeblur_jax.training.optimizer import merge, trained_part
 from vitdeblur_jax.training.state import TrainState
@@ -74,15 +74,27 @@ def train_step(
     return new, {**metrics, "finite": finite, "images_finite": jnp.isfinite(result.per_image)}
 
 
-def compile_train_step(mesh: Mesh, **settings) -> Callable:
-    """Returns `train_step`, jitted; `settings` are its keyword arguments.
+def compile_train_step(
+    mesh: Mesh, *, objective: Callable[[dict, Array, Array], Objective], **settings
+) -> Callable:
+    """Returns `train_step`, jitted; `objective` and `settings` are its keyword arguments.
 
-    The state is on every device and its memory is used again; the batch is spread over the devices.
+    The state lies on the devices as `state_sharding` says, and its memory is used again. The batch
+    is spread over all devices.
     """
+
+    def objective_of_whole(variables, blurred, sharp):
+        whole = {**variables, "params": gathered(mesh, variables["params"])}
+        return objective(whole, blurred, sharp)
+
+    def step(state, batch):
+        new, metrics = train_step(state, batch, objective=objective_of_whole, **settings)
+        shardings = state_sharding(mesh, new), replicated(mesh)
+        return jax.lax.with_sharding_constraint((new, metrics), shardings)
+
     return jax.jit(
-        partial(train_step, **settings),
+        step,
         donate_argnums=0,
-        out_shardings=(replicated(mesh), replicated(mesh)),
         compiler_options=SAVE_MEMORY_ON_CPU if mesh.devices.flat[0].platform == "cpu" else None,
     )
 

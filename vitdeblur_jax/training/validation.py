@@ -10,6 +10,7 @@ from vitdeblur_jax.deblurring import deblur
 from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.metrics import measure
 from vitdeblur_jax.models.vitdeblur import mean_of_views
+from vitdeblur_jax.processes import gather, share
 from vitdeblur_jax.restoration import as_float
 from vitdeblur_jax.training.pictures import comparison
 
@@ -24,13 +25,14 @@ def validate(
     batch_size: int | None = None,
     on_windows: Callable[[int], None] = lambda done: None,
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Restores photographs and compares them with the sharp ones.
+    """Restores photographs and compares them with the sharp ones; several processes share them out.
 
     Args:
       pretrained: the model and its variables.
       source: of the photographs.
       records: which of them.
-      pictures: how many of these to draw, the first ones.
+      pictures: how many of these to draw, the first ones; those that are another process's are
+        not.
       stride: see `deblur`.
       batch_size: see `deblur`.
       on_windows: called after each window; what it raises ends the validation.
@@ -44,7 +46,7 @@ def validate(
       UserError: a photograph that cannot be read, or without a sharp one.
     """
     figures, drawn = [], {}
-    for record in records:
+    for record in share(records):
         example = source[record]
         if "sharp" not in example:
             raise UserError(f"{example['name']}: no sharp photograph to validate with")
@@ -57,5 +59,6 @@ def validate(
         figures.append({**measure(restored, sharp), **of_input})
         if len(drawn) < pictures:
             drawn[example["name"]] = comparison(seen, restored, sharp)
+    figures = [figure for part in gather(figures) for figure in part]
     means = {name: float(np.mean([f[name] for f in figures])) for name in figures[0]}
     return {"psnr_gain": means["psnr"] - means["input_psnr"], **means}, drawn

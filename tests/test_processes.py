@@ -1,0 +1,60 @@
+"""One process alone, and what is wrong with the flags; several are in tests/training."""
+
+import pytest
+
+from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.processes import (
+    end_with_others,
+    first_before_others,
+    gather,
+    is_first,
+    join_others,
+    share,
+    together,
+)
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        (("host:1", None, None), "--processes and --process missing: "),
+        ((None, 2, None), "--coordinator and --process missing"),
+        (("host:1", None, 0), "--processes missing"),
+        (("host", 2, 0), "--coordinator is 'host'; it is HOST:PORT"),
+        (("host:http", 2, 0), "it is HOST:PORT"),
+        (("host:1", 2, 2), "there is no process 2 of 2"),
+        (("host:1", 0, 0), "there is no process 0 of 0"),
+    ],
+)
+def test_flags_that_do_not_fit_together_are_told(place, message):
+    with pytest.raises(UserError, match=message):
+        join_others(*place)
+
+
+def test_one_process_is_alone_whatever_the_cluster_says(monkeypatch):
+    slurm = ("JOB_ID", "STEP_NODELIST", "NTASKS", "PROCID", "LOCALID", "STEP_NUM_NODES")
+    for name in slurm:
+        monkeypatch.setenv(f"SLURM_{name}", "1")
+    join_others(count=1)
+    assert is_first()
+
+
+def test_alone_nothing_waits_for_anyone():
+    assert gather({"psnr": 0.1}) == [{"psnr": 0.1}]
+    assert share(range(5)) == range(5)
+    assert first_before_others(lambda: 3) == 3
+    with pytest.raises(UserError, match="mine"), together():
+        raise UserError("mine")
+    assert end_with_others(lambda: 2) == 2
+    with pytest.raises(ZeroDivisionError):
+        end_with_others(lambda: 1 // 0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_shares_are_a_partition_in_order(monkeypatch, count):
+    shares = []
+    for index in range(count):
+        monkeypatch.setattr("vitdeblur_jax.processes.place", lambda index=index: (index, count))
+        shares.append(share(list(range(5))))
+    assert [item for items in shares for item in items] == list(range(5))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1

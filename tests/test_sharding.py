@@ -1,0 +1,74 @@
+"""The rules of placement, on devices that only have names."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.sharding import make_mesh, spec_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """What a mesh asks of a device."""
+
+    id: int
+    process_index: int = 0
+    slice_index: int | None = None
+    platform: str = "cpu"
+    device_kind: str = "cpu"
+
+
+@pytest.mark.parametrize(
+    ("shape", "fsdp", "spec"),
+    [
+        ((768, 2304), 8, PartitionSpec(None, "fsdp")),
+        ((16, 16, 3, 768), 8, PartitionSpec(None, None, None, "fsdp")),
+        ((13, 13, 64, 3), 8, PartitionSpec(None, None, "fsdp")),  # 3 output channels do not divide
+        ((768, 2304), 1, PartitionSpec()),
+        ((768,), 8, PartitionSpec()),  # small
+        ((8192,), 8, PartitionSpec("fsdp")),
+        ((145, 333), 8, PartitionSpec()),
+        ((), 8, PartitionSpec()),
+    ],
+)
+def test_the_last_axis_that_divides_is_spread(shape, fsdp, spec):
+    assert spec_of(shape, fsdp) == spec
+
+
+@pytest.mark.parametrize(
+    ("data", "fsdp", "shape"), [(-1, 1, (8, 1)), (-1, 4, (2, 4)), (2, -1, (2, 4)), (1, 8, (1, 8))]
+)
+def test_minus_one_takes_what_the_other_leaves(data, fsdp, shape):
+    assert make_mesh(data, fsdp, [Device(i) for i in range(8)]).devices.shape == shape
+
+
+@pytest.mark.parametrize(
+    ("data", "fsdp", "message"),
+    [
+        (3, 2, r"mesh\.data 3 and mesh\.fsdp 2 do not fit 8 devices"),
+        (-1, 3, r"mesh\.data -1 and mesh\.fsdp 3 do not fit 8 devices"),
+        (-1, -1, "both -1"),
+        (0, 1, r"mesh\.data is 0"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_is_told_with_the_numbers(data, fsdp, message):
+    with pytest.raises(UserError, match=message):
+        make_mesh(data, fsdp, [Device(i) for i in range(8)])
+
+
+def test_parameters_are_not_gathered_across_slices():
+    devices = [Device(i, process_index=i // 2, slice_index=i // 4) for i in range(8)]
+    mesh = make_mesh(-1, 4, np.random.default_rng(0).permutation(devices).tolist())
+    for row in mesh.devices:
+        assert len({device.slice_index for device in row}) == 1
+    with pytest.raises(UserError, match=r"mesh\.fsdp 8 must divide .* 4, 4: parameters are not"):
+        make_mesh(1, 8, devices)
+
+
+def test_parameters_are_not_gathered_across_machines_with_gpus():
+    devices = [Device(i, process_index=i % 2, platform="gpu") for i in range(8)]
+    for row in make_mesh(-1, 2, devices).devices:
+        assert len({device.process_index for device in row}) == 1

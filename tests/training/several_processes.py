@@ -1,0 +1,111 @@
+"""Programs in several real processes on this machine; and what a checkpoint gives on devices.
+
+As a program, `WORKDIR STEP OUT`, it restores a checkpoint on whatever devices it is started with
+and writes it into a file of NumPy's.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+
+from vitdeblur_jax.processes import is_first, join_others
+from vitdeblur_jax.sharding import make_mesh, whole_on_local_devices
+from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
+from vitdeblur_jax.training.preparation import abstract_state, placed, prepare
+
+ROOT = Path(__file__).parents[2]
+
+
+class Ended(NamedTuple):
+    """What has become of a process."""
+
+    status: int
+    output: str
+
+
+def start(
+    count: int, program: Sequence[str], folder: Path, devices: int = 1, **environment: str
+) -> list[subprocess.Popen]:
+    """Starts a program `count` times; each writes its output into `folder/INDEX.txt`.
+
+    Args:
+      count: of processes; one is started without flags.
+      program: its file and arguments.
+      folder: for the output.
+      devices: virtual ones of each.
+      environment: more variables.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    virtual = f"--xla_force_host_platform_device_count={devices}"
+    variables = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": virtual, **environment}
+    coordinator = f"127.0.0.1:{free_port()}"
+    started = []
+    for index in range(count):
+        flags = [f"--coordinator={coordinator}", f"--processes={count}", f"--process={index}"]
+        with open(folder / f"{index}.txt", "w") as output:
+            process = subprocess.Popen(
+                [sys.executable, *program, *(flags if count > 1 else [])],
+                cwd=ROOT,
+                env=variables,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        started.append(process)
+    return started
+
+
+def end(started: list[subprocess.Popen], folder: Path, seconds: float = 300) -> list[Ended]:
+    """Waits for all and returns what has become of them; kills those that hang."""
+    try:
+        statuses = [process.wait(seconds) for process in started]
+    finally:
+        for process in started:
+            with contextlib.suppress(OSError):
+                process.kill()
+    return [
+        Ended(status, (folder / f"{index}.txt").read_text(errors="replace"))
+        for index, status in enumerate(statuses)
+    ]
+
+
+def restored(workdir: Path, step: int) -> dict[str, np.ndarray]:
+    """Returns all arrays of a checkpoint by path, restored onto all devices of all processes."""
+    config = ml_collections.ConfigDict(json.loads((workdir / "config.json").read_text()))
+    run = prepare(config, make_mesh(1, -1))
+    state = placed(abstract_state(run), run.mesh)
+    with TrainingCheckpoints(workdir / "checkpoints", 2) as checkpoints:
+        state, _ = checkpoints.restore(step, state)
+    whole = whole_on_local_devices(run.mesh, state)
+    leaves = jax.tree_util.tree_leaves_with_path(whole)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def main():
+    flags = [argument for argument in sys.argv[1:] if argument.startswith("--")]
+    place = {flag.split("=")[0]: flag.split("=")[1] for flag in flags}
+    if place:
+        join_others(place["--coordinator"], int(place["--processes"]), int(place["--process"]))
+    workdir, step, out = (argument for argument in sys.argv[1:] if argument not in flags)
+    arrays = restored(Path(workdir), int(step))
+    if is_first():
+        np.savez(out, **arrays)
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
+
+
+if __name__ == "__main__":
+    main()
