@@ -2,20 +2,24 @@
 
 The result is a data set of TensorFlow Datasets, `OUT/NAME/CONFIG/VERSION`, with the records that
 the builder of that name would write, in that order. Until it is whole its folder is called
-`VERSION.unfinished`, and `preparation.json` in it tells which files of records are done, from what.
+`VERSION.unfinished`, and `preparation/` in it tells which files of records are done, from what;
+`preparation.json` does so ever after.
 """
 
 import contextlib
 import hashlib
 import json
 import os
+import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from vitdeblur_jax.data import beam
 from vitdeblur_jax.data.recognition import recognize
 from vitdeblur_jax.data.sources import FolderSource, SyntheticSource
 from vitdeblur_jax.errors import UserError, known, one_line
@@ -23,6 +27,7 @@ from vitdeblur_jax.files import replaced_when_whole, write_text
 from vitdeblur_jax.progress import Progress
 
 _JOURNAL = "preparation.json"
+_ENTRIES = "preparation"
 _PHOTOGRAPHS_A_SHARD = 8  # as many, or more, so that there are no more shards than the next line
 _MOST_SHARDS = 128  # a reader keeps them all open
 _UNCOMPRESSED = "group_size:1,uncompressed"  # random access; the default compression takes longer
@@ -54,7 +59,14 @@ class _Shard:
 
 @dataclass(frozen=True)
 class _Done:
-    """What has become of a shard."""
+    """What has become of a shard.
+
+    Attributes:
+        fingerprint: Of the shard.
+        examples: How many records there are.
+        bytes: The sum of their sizes.
+        left_out: What was wrong with each photograph that was skipped.
+    """
 
     fingerprint: str
     examples: int
@@ -69,6 +81,7 @@ def prepare(
     *,
     config: str | None = None,
     skip_broken: bool = False,
+    beam_options: Sequence[str] | None = None,
 ) -> Path:
     """Write a data set as records that `sources.PreparedSource` and TensorFlow Datasets read.
 
@@ -84,21 +97,33 @@ def prepare(
         config: A config of the builder, such as "dual_pixel_16bit"; None takes its first.
         skip_broken: Leave out photographs that cannot be read, or do not fit their partner, instead
             of giving up at the first.
+        beam_options: Write the files of records on the workers of Apache Beam, all of which have to
+            see root and out under these paths. These are the options of its pipeline, such as
+            ["--runner=FlinkRunner"]; none take the DirectRunner. None does without Beam. What is
+            written is the same.
 
     Returns:
         The folder of the whole data set. One that is there already, from the same files, is kept.
 
     Raises:
         UserError: An unknown dataset or config; the data set is not in the root, or not whole; a
-            broken photograph; a folder that cannot be written, or holds another data set.
+            broken photograph; a folder that cannot be written, or holds another data set; an
+            address such as gs://BUCKET for a folder; no Beam, a wrong option of it, or its failure.
     """
+    for folder in (root, out):
+        _check_is_mounted(folder)
+    pipeline = None if beam_options is None else beam.make_pipeline(beam_options)
     builder = _builder(dataset or _BUILDER_OF[recognize(root).dataset], config, out)
     folder = Path(builder.data_dir)
-    shards = _plan(builder, Path(root))
+    root = Path(root).absolute()  # a worker may run in another folder
+    shards = _plan(builder, root)
     if folder.exists():
         _check_is_of(folder, shards)
         return folder
     unfinished = folder.with_name(f"{folder.name}.unfinished")
+    _make_folders(unfinished)
+    if pipeline is not None:
+        _write_on_beam(pipeline, builder, shards, root, unfinished, skip_broken)
     done = _write_shards(builder, shards, unfinished, skip_broken)
     try:
         _finish(builder, shards, done, unfinished)
@@ -106,6 +131,14 @@ def prepare(
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({one_line(error)})") from error
     return folder
+
+
+def _check_is_mounted(folder: str | os.PathLike[str]) -> None:
+    if "://" in os.fspath(folder):
+        raise UserError(
+            f"{folder} is no folder: data sets are read from and written to file systems; mount "
+            "the bucket (as gcsfuse does) and give the folder where it lies"
+        )
 
 
 def _builder(dataset: str, config: str | None, out: str | os.PathLike[str]):
@@ -147,49 +180,78 @@ def _fingerprint(builder, root: Path, source, records: range) -> str:
 
 
 def _check_is_of(folder: Path, shards: Sequence[_Shard]) -> None:
-    journal = _read_journal(folder)
+    journal = _read_json(folder / _JOURNAL)
     for shard in shards:
-        if shard.file not in journal or journal[shard.file].fingerprint != shard.fingerprint:
+        if journal.get(shard.file, {}).get("fingerprint") != shard.fingerprint:
             raise UserError(
                 f"{folder} was prepared from other files (see {shard.file}); delete it, or choose "
                 "another folder"
             )
 
 
-def _write_shards(
-    builder, shards: Sequence[_Shard], folder: Path, skip_broken: bool
-) -> dict[str, _Done]:
-    """Write those files of records that are not there yet, and tell what is in all of them."""
+def _make_folders(folder: Path) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _ENTRIES).mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(".*.tmp"):  # of a run that was killed
             leftover.unlink()
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({one_line(error)})") from error
-    journal = _read_journal(folder)
-    done = {
-        shard.file: journal[shard.file]
-        for shard in shards
-        if _is_done(shard, journal.get(shard.file), folder, skip_broken)
-    }
+
+
+def _write_shards(
+    builder, shards: Sequence[_Shard], folder: Path, skip_broken: bool
+) -> dict[str, _Done]:
+    """Write those files of records that are not there yet, and tell what is in all of them."""
+    done = {}
     with (
         Progress(sum(len(shard.records) for shard in shards), "photographs") as progress,
         ThreadPoolExecutor(_THREADS) as executor,
     ):
         for shard in shards:
-            if shard.file in done:
+            entry = _done(shard, folder, skip_broken)
+            if entry is None:
+                advance = progress.advance
+                entry = _write_shard(builder, shard, folder, skip_broken, executor, advance)
+            else:
                 progress.advance(len(shard.records))
-                continue
-            done[shard.file] = _write_shard(builder, shard, folder, skip_broken, executor, progress)
-            entries = {file: asdict(entry) for file, entry in done.items()}
-            write_text(folder / _JOURNAL, json.dumps(entries, indent=1))
+            for problem in entry.left_out:
+                progress.say(f"left out: {problem}")
+            done[shard.file] = entry
     return done
 
 
-def _is_done(shard: _Shard, known: _Done | None, folder: Path, skip_broken: bool) -> bool:
-    if known is None or known.fingerprint != shard.fingerprint:
-        return False
-    return (folder / shard.file).is_file() and (skip_broken or not known.left_out)
+def _write_on_beam(
+    pipeline, builder, shards: Sequence[_Shard], root: Path, folder: Path, skip_broken: bool
+) -> None:
+    """Write those files of records that are not there yet and have no broken photograph."""
+    missing = [shard for shard in shards if _done(shard, folder, skip_broken) is None]
+    work = partial(_write_on_worker, builder, missing, root, folder, skip_broken)
+    beam.run_for_each(pipeline, work, len(missing))
+
+
+def _write_on_worker(
+    builder, shards: Sequence[_Shard], root: Path, folder: Path, skip_broken: bool, number: int
+) -> None:
+    for needed in (root, folder):
+        if not needed.is_dir():
+            raise UserError(f"a worker does not see {needed}, which all of them have to share")
+    # What is wrong with a photograph will be told by `_write_shards`, which tries again.
+    with contextlib.suppress(UserError), ThreadPoolExecutor(1) as executor:
+        _write_shard(builder, shards[number], folder, skip_broken, executor, lambda: None)
+
+
+def _done(shard: _Shard, folder: Path, skip_broken: bool) -> _Done | None:
+    """Return what was written of a shard, if it need not be written again."""
+    try:
+        done = _Done(**_read_json(_entry(folder, shard)))
+    except TypeError:  # none, or not ours
+        return None
+    whole = done.fingerprint == shard.fingerprint and (folder / shard.file).is_file()
+    return done if whole and (skip_broken or not done.left_out) else None
+
+
+def _entry(folder: Path, shard: _Shard) -> Path:
+    return folder / _ENTRIES / f"{shard.file}.json"
 
 
 def _write_shard(
@@ -198,24 +260,25 @@ def _write_shard(
     folder: Path,
     skip_broken: bool,
     executor: ThreadPoolExecutor,
-    progress: Progress,
+    advance: Callable[[], None],
 ) -> _Done:
     examples, size, left_out = 0, 0, []
     results = _in_order(executor, partial(_serialized, builder, shard), shard.records)
     with replaced_when_whole(folder / shard.file) as temporary, _records_at(temporary) as write:
-        for record, result in zip(shard.records, results, strict=True):
+        for result in results:
             if isinstance(result, UserError):
                 if not skip_broken:
                     message = f"{result}; mend it, or leave such photographs out by --skip-broken"
                     raise UserError(message) from result
-                progress.say(f"left out: {result}")
-                left_out.append(shard.source.files(record)[0].stem)
+                left_out.append(str(result))
                 result = []
             for serialized in result:
                 write(serialized)
             examples, size = examples + len(result), size + sum(map(len, result))
-            progress.advance()
-    return _Done(shard.fingerprint, examples, size, left_out)
+            advance()
+    done = _Done(shard.fingerprint, examples, size, left_out)
+    write_text(_entry(folder, shard), json.dumps(asdict(done)))
+    return done
 
 
 @contextlib.contextmanager
@@ -266,8 +329,10 @@ def _finish(builder, shards: Sequence[_Shard], done: dict[str, _Done], folder: P
     """Remove what an earlier plan has left and write what makes it a data set."""
     import tensorflow_datasets as tfds
 
+    entries = {file: asdict(entry) for file, entry in done.items()}
+    write_text(folder / _JOURNAL, json.dumps(entries, indent=1))
     for path in folder.iterdir():
-        if path.name not in done and path.name != _JOURNAL:
+        if path.name not in (*done, _JOURNAL, _ENTRIES):
             path.unlink()
     splits = []
     for split in dict.fromkeys(shard.split for shard in shards):
@@ -278,11 +343,12 @@ def _finish(builder, shards: Sequence[_Shard], done: dict[str, _Done], folder: P
         splits.append(tfds.core.SplitInfo(split, lengths, sum(sizes)))
     builder.info.set_splits(tfds.core.splits.SplitDict(splits))
     builder.info.write_to_directory(folder)
+    shutil.rmtree(folder / _ENTRIES)  # last: until then a next start finds what is done
 
 
-def _read_journal(folder: Path) -> dict[str, _Done]:
+def _read_json(path: Path) -> dict[str, Any]:
+    """Return what a file holds, which is nothing if it is not there or is damaged."""
     try:
-        entries = json.loads((folder / _JOURNAL).read_text(encoding="utf-8"))
-        return {file: _Done(**entry) for file, entry in entries.items()}
-    except (OSError, ValueError, TypeError):  # none, or not ours: nothing is done
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}
