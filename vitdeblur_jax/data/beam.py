@@ -1,12 +1,14 @@
 """Apache Beam as the map of a function over many workers: of this machine, or of many."""
 
+import logging
 from collections.abc import Callable, Sequence
 
 from vitdeblur_jax.errors import UserError, nearest, one_line
 
-_LOCAL = (None, "DirectRunner")
-_LOCAL_RUNNER = "FnApiRunner"  # what DirectRunner ends in if it cannot fetch Prism from the net
-_QUIET = "--default_sdk_harness_log_level=WARNING"
+_DEFAULTS = (
+    "--default_sdk_harness_log_level=ERROR",
+    "--allow_unsafe_triggers",  # there are none; else DirectRunner would fetch Prism from the net
+)
 
 
 def make_pipeline(flags: Sequence[str]):
@@ -19,18 +21,14 @@ def make_pipeline(flags: Sequence[str]):
     Raises:
         UserError: Beam is not installed; an unknown, wrong or missing option.
     """
-    try:
-        import apache_beam
-        from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
-        from apache_beam.runners.portability.portable_runner import PortableRunner
-    except ImportError as error:
-        message = "--beam needs Apache Beam: pip install 'vitdeblur_jax[beam]'"
-        raise UserError(message) from error
+    _import_quietly()
+    from apache_beam import Pipeline
+    from apache_beam.options.pipeline_options import PipelineOptions
+    from apache_beam.runners.portability.portable_runner import PortableRunner
+
     unknown, names = _unknown(flags, PipelineOptions)
-    options = PipelineOptions([_QUIET, *flags])
-    runner = options.view_as(StandardOptions).runner
     try:
-        pipeline = apache_beam.Pipeline(_LOCAL_RUNNER if runner in _LOCAL else runner, options)
+        pipeline = Pipeline(options=PipelineOptions([*_DEFAULTS, *flags]))
     except (ValueError, ImportError, AttributeError) as error:
         raise UserError(f"--beam: {one_line(error)}") from error
     # What Beam does not know may be an option of the job server that such a runner speaks to.
@@ -61,6 +59,18 @@ def run_for_each(pipeline, work: Callable[[int], None], count: int) -> None:
             pipeline | apache_beam.Create(range(count)) | apache_beam.Map(work)
     except Exception as error:  # of any kind: each runner has its own
         raise UserError(f"Apache Beam failed: {_last_line(error)}") from error
+
+
+def _import_quietly() -> None:
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # it warns that it lacks packages of Google's, always
+    try:
+        import apache_beam  # noqa: F401
+    except ImportError as error:
+        message = "--beam needs Apache Beam: pip install 'vitdeblur_jax[beam]'"
+        raise UserError(message) from error
+    finally:
+        logging.disable(disabled)
 
 
 def _unknown(flags: Sequence[str], pipeline_options) -> tuple[list[str], list[str]]:
