@@ -22,7 +22,7 @@ from vitdeblur_jax.data.sources import FolderSource, SyntheticSource
 from vitdeblur_jax.data.synthesis import SynthesisSettings
 from vitdeblur_jax.deblurring import deblur
 from vitdeblur_jax.metrics import measure
-from vitdeblur_jax.restoration import as_float
+from vitdeblur_jax.photograph import as_float
 from vitdeblur_jax.table import format_table
 from vitdeblur_jax.training.data import validation_records
 from vitdeblur_jax.training.validation import validate

@@ -47,7 +47,7 @@ def measure(name: str, width: int, height: int) -> tuple[str, ...]:
     from vitdeblur_jax.deblurring import deblur
     from vitdeblur_jax.models import ViTDeblur, initial_variables
     from vitdeblur_jax.models.configuration import named_configuration
-    from vitdeblur_jax.restoration import count_windows
+    from vitdeblur_jax.photograph import count_windows
 
     config = named_configuration(name)
     model = ViTDeblur(**config)

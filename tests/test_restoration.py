@@ -11,15 +11,14 @@ from scipy.signal import correlate
 
 from vitdeblur_jax import restoration
 from vitdeblur_jax.errors import UserError
-from vitdeblur_jax.restoration import (
+from vitdeblur_jax.photograph import (
     as_dtype,
     as_float,
     count_windows,
     extend_by_reflection,
-    restore,
-    window_features,
     window_starts,
 )
+from vitdeblur_jax.restoration import restore, window_features
 
 SIZES = [(1, 1), (1, 60), (7, 5), (42, 42), (43, 50), (100, 61), (131, 42), (90, 160)]
 

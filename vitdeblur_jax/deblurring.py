@@ -10,7 +10,8 @@ from jaxtyping import Float, Num
 from vitdeblur_jax.checkpoints import Pretrained
 from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.models.vitdeblur import mean_of_views
-from vitdeblur_jax.restoration import as_dtype, as_float, check_image, restore
+from vitdeblur_jax.photograph import as_dtype, as_float
+from vitdeblur_jax.restoration import check_image, restore
 from vitdeblur_jax.self_ensemble import Ensemble, self_ensemble
 
 

@@ -4,26 +4,22 @@ The photograph is cut into overlapping windows. Their feature maps are averaged 
 the image head then turns the whole map into the image. Both go from top to bottom: a row of
 windows is added up, the map's rows that no later window touches are finished, the head makes
 pixels of them in square tiles, and the rows leave. Every tile has one fixed size, so two functions
-are compiled, whatever the size of the photograph.
-
-Coordinates: row y of the map is row y + (input_kernel - 1) / 2 of the image.
+are compiled, whatever the size of the photograph. `photograph.py` has the arithmetic around them.
 """
 
 import functools
-import itertools
-from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
-from numpy.typing import DTypeLike
 
 from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.models import ViTDeblur
 from vitdeblur_jax.models.configuration import check_stride
+from vitdeblur_jax.photograph import image_fault, restored_rows
 from vitdeblur_jax.sharding import batch_sharded, local_mesh, replicated
 
 
@@ -91,163 +87,33 @@ def restore(
     """
     check_image(model, image)
     check_options(model, stride, batch_size)
-    stride = model.stride if stride is None else stride
     mesh = local_mesh()
-    batch_size = _whole_batch(batch_size, mesh)
-    padded = extend_by_reflection(_with_margin(image, model.margin), model.window)
-    layout = _layout(model, padded.shape[0], padded.shape[1], stride)
     placed = jax.device_put(variables, replicated(mesh))
-    windows = _window_maps(model, placed, padded, layout, mesh, batch_size, on_windows)
+    # The tiles of one photograph are few: one device makes them all.
     head = {"params": {"image_head": variables["params"]["image_head"]}}
-    rows = _image_rows(model, head, padded, layout, _blend(layout, windows))
-    return _cropped(rows, model.margin, *image.shape[:2])
+    head = jax.device_put(head, jax.local_devices()[0])
+    rows = restored_rows(
+        model,
+        image,
+        lambda windows: window_features(
+            model, placed, jax.device_put(windows, batch_sharded(mesh))
+        ),
+        functools.partial(head_tile, model, head),
+        stride=model.stride if stride is None else stride,
+        batch_size=_whole_batch(batch_size, mesh),
+        on_windows=on_windows,
+    )
+    return _finite(rows)
 
 
-def _with_margin(image, margin):
-    if not margin:
-        return image
-    return np.pad(image, ((margin, margin), (margin, margin), (0, 0)), mode="reflect")
-
-
-def _cropped(image_rows, margin, height, width):
-    done = -margin
+def _finite(image_rows):
     for rows in image_rows:
-        inside = slice(max(0, -done), max(0, height - done))
-        wanted = rows[inside, margin : margin + width]
-        done += len(rows)
-        if not np.isfinite(wanted).all():
+        if not np.isfinite(rows).all():
             raise UserError(
                 "the network's output is not finite: the checkpoint may be damaged, or may need "
                 "float32"
             )
-        if len(wanted):
-            yield wanted
-
-
-def count_windows(model: ViTDeblur, height: int, width: int, stride: int | None = None) -> int:
-    """Returns how many windows a photograph of that size is cut into; see `restore`."""
-    side, stride = model.window, stride or model.stride
-    rows, columns = (
-        window_starts(max(length + 2 * model.margin, side), side, stride)
-        for length in (height, width)
-    )
-    return len(rows) * len(columns)
-
-
-def window_starts(length: int, window: int, stride: int) -> list[int]:
-    """Returns where windows begin along a side; the last one is moved back to the edge."""
-    return [*range(0, length - window, stride), length - window]
-
-
-def extend_by_reflection(image: np.ndarray, side: int) -> np.ndarray:
-    """Extends bottom and right to at least `side` pixels; larger images stay as they are."""
-    missing = [max(0, side - length) for length in image.shape[:2]]
-    if not any(missing):
-        return image
-    return np.pad(image, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="reflect")
-
-
-def as_float(image: np.ndarray) -> Float[np.ndarray, "..."]:
-    """Returns float32 with integers' whole range mapped to [0, 1]."""
-    if image.dtype.kind == "u":
-        return image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
-    return image.astype(np.float32)
-
-
-def as_dtype(image: Float[np.ndarray, "..."], dtype: DTypeLike) -> np.ndarray:
-    """Returns floats as `dtype`: clipped and rounded to its whole range where it is an integer."""
-    if np.dtype(dtype).kind != "u":
-        return image.astype(dtype)
-    whole = np.iinfo(dtype).max
-    return np.round(image.clip(0, 1) * np.float32(whole)).astype(dtype)
-
-
-def check_image(model: ViTDeblur, image: np.ndarray) -> None:
-    """Raises `UserError` unless `restore` takes the image."""
-    channels = 3 * model.views
-    if image.ndim != 3 or image.shape[-1] != channels or 0 in image.shape:
-        views = "1 view" if model.views == 1 else "2 views, left and right"
-        raise UserError(
-            f"the model takes height x width x {channels} ({views}); the image is "
-            f"{' x '.join(map(str, image.shape)) or 'a single number'}"
-        )
-    if image.dtype not in (np.uint8, np.uint16) and not jnp.issubdtype(image.dtype, jnp.floating):
-        raise UserError(f"an image is uint8, uint16 or float in [0, 1]; this one is {image.dtype}")
-    if image.dtype.kind != "u":
-        smallest, largest = float(image.min()), float(image.max())
-        if not np.isfinite([smallest, largest]).all():
-            raise UserError("the image has values that are not finite (NaN or infinity)")
-        if smallest < -1 or largest > 2:
-            raise UserError(
-                "floats stand for light in [0, 1]; this image goes from "
-                f"{smallest:.4g} to {largest:.4g}"
-            )
-
-
-def check_options(model: ViTDeblur, stride: int | None, batch_size: int | None) -> None:
-    """Raises `UserError` unless `restore` takes them; None stands for the default."""
-    if stride is not None:
-        check_stride(model, stride)
-    if batch_size is not None and batch_size < 1:
-        raise UserError(f"the batch size is {batch_size}; it must be 1 or more")
-
-
-class _Layout(NamedTuple):
-    """Where windows and tiles lie in a photograph; lengths in pixels."""
-
-    height: int
-    width: int
-    window: int
-    side: int  # of a window's feature map, and of the part of the whole map that a tile reads
-    tile: int  # side of the square of pixels that the image head makes at once
-    padding: int  # of the image head's reflection
-    rows: list[int]
-    columns: list[int]
-
-    @property
-    def map_height(self) -> int:
-        return self.height - self.window + self.side
-
-    @property
-    def map_width(self) -> int:
-        return self.width - self.window + self.side
-
-
-def _layout(model, height, width, stride) -> _Layout:
-    side = model.window - model.input_kernel + 1
-    return _Layout(
-        height=height,
-        width=width,
-        window=model.window,
-        side=side,
-        tile=side - model.output_kernel + 1,
-        padding=(model.input_kernel + model.output_kernel) // 2 - 1,
-        rows=window_starts(height, model.window, stride),
-        columns=window_starts(width, model.window, stride),
-    )
-
-
-def _window_maps(model, variables, image, layout, mesh, batch_size, on_windows):
-    """Yields the windows' feature maps, row by row of windows.
-
-    The next batch is under way while a batch is handed out.
-    """
-    corners = itertools.product(layout.rows, layout.columns)
-    under_way = None
-    while batch := list(itertools.islice(corners, batch_size)):
-        repeated = batch + batch[-1:] * (batch_size - len(batch))
-        windows = np.stack([as_float(_square(image, y, x, layout.window)) for y, x in repeated])
-        maps = window_features(model, variables, jax.device_put(windows, batch_sharded(mesh)))
-        if under_way is not None:
-            yield from _hand_out(*under_way, on_windows)
-        under_way = maps, len(batch)
-    yield from _hand_out(*under_way, on_windows)
-
-
-def _hand_out(maps, count, on_windows):
-    arrived = np.asarray(maps)[:count]
-    on_windows(count)
-    yield from arrived
+        yield rows
 
 
 def _whole_batch(batch_size, mesh):
@@ -257,62 +123,16 @@ def _whole_batch(batch_size, mesh):
     return -(-batch_size // len(devices)) * len(devices)
 
 
-def _square(image, top, left, side):
-    return image[top : top + side, left : left + side]
+def check_image(model: ViTDeblur, image: np.ndarray) -> None:
+    """Raises `UserError` unless `restore` takes the image."""
+    fault = image_fault(model, image)
+    if fault is not None:
+        raise UserError(fault)
 
 
-def _blend(layout: _Layout, window_maps: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """Yields the rows of the averaged map, `(rows, map_width, features)`, as they are finished."""
-    row_counts = _coverage(layout.rows, layout.side, layout.map_height)
-    column_counts = _coverage(layout.columns, layout.side, layout.map_width)
-    total = None
-    for top, following in zip(layout.rows, [*layout.rows[1:], layout.map_height], strict=True):
-        for left in layout.columns:
-            window_map = next(window_maps)
-            if total is None:
-                total = np.zeros((layout.side, layout.map_width, window_map.shape[-1]), np.float32)
-            total[:, left : left + layout.side] += window_map
-        finished = following - top
-        counts = row_counts[top:following, None] * column_counts
-        yield total[:finished] / counts[:, :, None]
-        total[:-finished] = total[finished:]
-        total[-finished:] = 0
-
-
-def _coverage(starts, side, length) -> Float[np.ndarray, " length"]:
-    counts = np.zeros(length, np.float32)
-    for start in starts:
-        counts[start : start + side] += 1
-    return counts
-
-
-def _image_rows(model, head, image, layout: _Layout, map_rows: Iterable[np.ndarray]):
-    """Yields the restored rows, a row of tiles at a time, as soon as the map reaches far enough."""
-    # The tiles of one photograph are few: one device makes them all.
-    head = jax.device_put(head, jax.local_devices()[0])
-    map_rows = iter(map_rows)
-    held, held_from, done = next(map_rows), 0, 0
-    for top in window_starts(layout.height, layout.tile, layout.tile):
-        rows, map_top = _tile_rows(layout, top, layout.map_height)
-        held, held_from = held[map_top - held_from :], map_top
-        while len(held) < layout.side:
-            held = np.concatenate([held, next(map_rows)])
-        strip = np.empty((layout.tile, layout.width, 3), np.float32)
-        tiles = []
-        for left in window_starts(layout.width, layout.tile, layout.tile):
-            columns, map_left = _tile_rows(layout, left, layout.map_width)
-            square = as_float(_square(image, map_top, map_left, layout.window))
-            features = _square(held, 0, map_left, layout.side)
-            tiles.append((left, head_tile(model, head, square, features, rows, columns)))
-        for left, tile in tiles:
-            strip[:, left : left + layout.tile] = tile
-        yield strip[done - top :]
-        done = top + layout.tile
-
-
-def _tile_rows(layout, start, map_length):
-    """Returns which rows of its part of the map a tile reads, and where that part begins."""
-    part = min(max(start - layout.padding, 0), map_length - layout.side)
-    rows = np.abs(np.arange(layout.side) + start - layout.padding)
-    rows = np.where(rows < map_length, rows, 2 * (map_length - 1) - rows)
-    return (rows - part).astype(np.int32), part
+def check_options(model: ViTDeblur, stride: int | None, batch_size: int | None) -> None:
+    """Raises `UserError` unless `restore` takes them; None stands for the default."""
+    if stride is not None:
+        check_stride(model, stride)
+    if batch_size is not None and batch_size < 1:
+        raise UserError(f"the batch size is {batch_size}; it must be 1 or more")

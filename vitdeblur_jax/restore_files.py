@@ -24,9 +24,10 @@ from vitdeblur_jax.data.images import (
 )
 from vitdeblur_jax.deblurring import blend, check_strength, deblur, restored_ensemble
 from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.photograph import as_dtype, as_float, count_windows
 from vitdeblur_jax.processes import gather, is_first, share, together
 from vitdeblur_jax.progress import Progress
-from vitdeblur_jax.restoration import as_dtype, as_float, check_options, count_windows
+from vitdeblur_jax.restoration import check_options
 from vitdeblur_jax.self_ensemble import symmetries
 
 STANDARD = "-"

@@ -34,9 +34,10 @@ from vitdeblur_jax.evaluation.scoring import load_metrics, parse_metrics, target
 from vitdeblur_jax.evaluation.subsets import find_subsets
 from vitdeblur_jax.models.configuration import named_configuration
 from vitdeblur_jax.models.vitdeblur import mean_of_views
+from vitdeblur_jax.photograph import as_dtype, as_float, count_windows
 from vitdeblur_jax.processes import first_before_others, gather, is_first, place, share, together
 from vitdeblur_jax.progress import Progress
-from vitdeblur_jax.restoration import as_dtype, as_float, check_options, count_windows
+from vitdeblur_jax.restoration import check_options
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> None:

@@ -24,8 +24,8 @@ from vitdeblur_jax.evaluation.scores import image_record, new_method, new_scores
 from vitdeblur_jax.evaluation.subsets import find_subsets
 from vitdeblur_jax.evaluation.tables import printable
 from vitdeblur_jax.metrics import DEFAULT, METRICS
+from vitdeblur_jax.photograph import as_float
 from vitdeblur_jax.progress import Progress
-from vitdeblur_jax.restoration import as_float
 
 SETS = ("dpdd", "dpdd_dual_pixel", "realdof", "lfdof", "pairs")
 _MOST_WORKERS = 8  # each holds a photograph in float64 several times over

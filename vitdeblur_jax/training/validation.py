@@ -10,8 +10,8 @@ from vitdeblur_jax.deblurring import deblur
 from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.metrics import measure
 from vitdeblur_jax.models.vitdeblur import mean_of_views
+from vitdeblur_jax.photograph import as_float
 from vitdeblur_jax.processes import gather, share
-from vitdeblur_jax.restoration import as_float
 from vitdeblur_jax.training.pictures import comparison
 
 
