@@ -32,9 +32,17 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["vitdeblur_jax*"]),
-    package_data={"vitdeblur_jax": ["weights/*", "evaluation/*.csv", "evaluation/*.html"]},
+    package_data={
+        "vitdeblur_jax": [
+            "weights/*",
+            "evaluation/*.csv",
+            "evaluation/*.html",
+            "interop/exported/*",
+        ]
+    },
     install_requires=[
         "absl-py>=2.1",
+        "flatbuffers>=25.2.10",  # jax.export asks for it and does not bring it
         "flax>=0.12",
         "imagecodecs>=2025.3.30",
         "jax>=0.8",

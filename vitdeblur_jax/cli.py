@@ -1,4 +1,4 @@
-"""The command `vitdeblur`: restore photographs, convert checkpoints, data sets, scores."""
+"""The command `vitdeblur`: restore photographs, convert and export models, data sets, scores."""
 
 import argparse
 import sys
@@ -10,13 +10,19 @@ from vitdeblur_jax.errors import CANNOT, UserError
 
 _RESTORE = """\
 Restores photographs that are out of focus. Size, EXIF (orientation applied and reset), ICC profile,
-alpha, gray and 16 bits stay. Other commands: `vitdeblur convert` (checkpoints), `vitdeblur data`
-(data sets) and `vitdeblur score` (saved images); each has its own --help.
+alpha, gray and 16 bits stay. Other commands: `vitdeblur convert` (checkpoints), `vitdeblur export`
+(StableHLO), `vitdeblur data` (data sets) and `vitdeblur score` (saved images); each has its own
+--help.
 """
 _CONVERT = """\
 Converts a checkpoint. IN is a PyTorch checkpoint of the released code (.pth, .pt, .tar), a
 .safetensors file or a checkpoint folder. OUT's ending says what is written: .pth, .safetensors, or
 a folder if it has none.
+"""
+_EXPORT = """\
+Writes a model as StableHLO, with a loader that restores whole photographs and needs JAX and NumPy
+alone. CHECKPOINT is what `vitdeblur convert` reads, or `demo`, the small model that comes with the
+package; OUT is a folder that is not there yet.
 """
 
 _DATA = "Looks after data sets of blurred and sharp photographs."
@@ -50,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     match arguments:
         case ["convert", *rest]:
             options = _convert_parser().parse_args(rest)
+        case ["export", *rest]:
+            options = _export_parser().parse_args(rest)
         case ["data", *rest]:
             options = _data_parser().parse_args(rest)
         case ["score", *rest]:
@@ -126,6 +134,22 @@ def _convert_parser():
     parser.add_argument("--half", action="store_true", help="float16; for .safetensors alone")
     parser.add_argument("--force", action="store_true", help="overwrite OUT if it exists")
     parser.set_defaults(run=_convert)
+    return parser
+
+
+def _export_parser():
+    parser = argparse.ArgumentParser("vitdeblur export", description=_EXPORT)
+    parser.add_argument("source", metavar="CHECKPOINT")
+    parser.add_argument("destination", metavar="OUT")
+    parser.add_argument(
+        "--platforms",
+        default="cpu,cuda,tpu",
+        help="where it is to run, names between commas (cpu,cuda,tpu)",
+    )
+    parser.add_argument(
+        "--batch-size", type=int, help="windows at once, for good; by default any number"
+    )
+    parser.set_defaults(run=_export)
     return parser
 
 
@@ -249,6 +273,18 @@ def _convert(options) -> None:
         fate = "kept" if Path(options.destination).suffix else "left out of the folder"
         names = ", ".join(unused)
         print(f"{fate}: {len(unused)} entries the network never uses: {names}", file=sys.stderr)
+
+
+def _export(options) -> None:
+    from vitdeblur_jax.interop.export import export
+
+    export(
+        options.source,
+        options.destination,
+        options.platforms.split(","),
+        options.batch_size,
+    )
+    print(f"written: {options.destination}", file=sys.stderr)
 
 
 def _check_data(options) -> int:

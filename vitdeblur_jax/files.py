@@ -1,7 +1,8 @@
-"""Files that are whole or not there."""
+"""Files and folders that are whole or not there."""
 
 import contextlib
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,3 +46,33 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Writes a UTF-8 text file by `replaced_when_whole`."""
     with replaced_when_whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def new_folder_when_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Gives a temporary folder beside `path`, which becomes it if the block succeeds.
+
+    After any failure, Ctrl-C included, the temporary is gone.
+
+    Raises:
+      UserError: there is something at `path`, before or after the block, or the block or the
+        renaming failed with an `OSError` (a full disk, no permission).
+    """
+    target = Path(path)
+    check_absent(target)
+    temporary = target.absolute().with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.mkdir()
+        yield temporary
+        check_absent(target)
+        temporary.rename(target)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({one_line(error)})") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_absent(path: Path) -> None:
+    """Raises `UserError` if there is something at `path`, a dead link included."""
+    if os.path.lexists(path):
+        raise UserError(f"{path} exists; give another name, or delete it first")

@@ -1,0 +1,198 @@
+"""Exported models: what restores from them is another process, which cannot import this package."""
+
+import json
+import subprocess
+import sys
+import venv
+from importlib.metadata import version
+from pathlib import Path
+
+import jax.export
+import numpy as np
+import pytest
+import skimage.data
+
+from vitdeblur_jax import checkpoints, deblur, load_pretrained, save_pretrained
+from vitdeblur_jax.cli import main
+from vitdeblur_jax.interop.export import exported_functions
+
+RESTORE = """
+import sys
+sys.modules["vitdeblur_jax"] = sys.modules["flax"] = None  # to import them is an error
+folder, given, result, *batch_sizes = sys.argv[1:]
+sys.path.insert(0, folder)
+import numpy as np
+from restore import load
+import flatbuffers
+assert flatbuffers.__file__.startswith(folder)
+restore = load()
+options = {"batch_size": int(size) for size in batch_sizes}
+restored = {name: restore(image, **options) for name, image in np.load(given).items()}
+np.savez(result, **restored)
+try:
+    restore(np.zeros((5, 5, 4), np.uint8))
+except ValueError as error:
+    print(error)
+"""
+
+
+def restored_elsewhere(folder, images, scratch, *batch_sizes, python=sys.executable):
+    """Returns what the loader in `folder` makes of the images, and of one with four channels."""
+    np.savez(scratch / "given.npz", **images)
+    files = [str(scratch / name) for name in ("given.npz", "result.npz")]
+    command = [python, "-c", RESTORE, str(folder), *files, *map(str, batch_sizes)]
+    ended = subprocess.run(command, cwd=scratch, capture_output=True, text=True, timeout=600)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.startswith("the model takes height x width x 3 (1 view); the image is 5 x")
+    return dict(np.load(scratch / "result.npz"))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(small, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("checkpoint") / "small.safetensors"
+    save_pretrained(small, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint) -> Path:
+    folder = checkpoint.parent / "exported"
+    assert main(["export", str(checkpoint), str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def export(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str]:
+        return main(["export", *map(str, arguments)]), capsys.readouterr().err
+
+    return run
+
+
+@pytest.mark.parametrize("batch_sizes", [(), (4,)])
+def test_photographs_are_restored_without_this_package(checkpoint, exported, tmp_path, batch_sizes):
+    photo = skimage.data.astronaut()
+    images = {
+        "photograph": photo[100:181, 200:271],
+        "small": photo[:7, :60],
+        "deep": photo[:50, :44].astype(np.uint16) * 257,
+        "floats": photo[:44, :50].astype(np.float32) / 255,
+    }
+    restored = restored_elsewhere(exported, images, tmp_path, *batch_sizes)
+    pretrained = load_pretrained(checkpoint)
+    for name, image in images.items():
+        expected = deblur(image, pretrained)
+        assert (restored[name].dtype, restored[name].shape) == (image.dtype, expected.shape)
+        # Integers may be rounded the other way.
+        atol = {"u1": 1, "u2": 2, "f4": 1e-5}[image.dtype.str[1:]]
+        np.testing.assert_allclose(restored[name].astype(float), expected.astype(float), atol=atol)
+
+
+def test_the_metadata_tells_what_it_is(checkpoint, exported):
+    metadata = json.loads((exported / "metadata.json").read_text())
+    pretrained = load_pretrained(checkpoint)
+    assert metadata["configuration"] == json.loads(
+        checkpoints.configuration_to_json(pretrained.config)
+    )
+    with np.load(exported / "variables.npz") as file:
+        assert metadata["digest"] == checkpoints.digest(dict(file))
+    assert metadata["digest"] == checkpoints.digest(pretrained.variables)
+    assert metadata["source"] == "small.safetensors"
+    assert metadata["platforms"] == ["cpu", "cuda", "tpu"]
+    assert metadata["batch_size"] is None
+    assert "Apache License" in (exported / "LICENSE").read_text()
+
+
+def test_one_file_is_for_all_platforms_and_any_batch(exported):
+    for name in ("window_features", "head_tile"):
+        function = jax.export.deserialize(bytearray((exported / f"{name}.exported").read_bytes()))
+        assert function.platforms == ("cpu", "cuda", "tpu")
+        assert "_platform_index" in function.mlir_module()
+        batch = function.in_avals[-1].shape[0]
+        assert str(batch) == ("batch" if name == "window_features" else "36")
+
+
+@pytest.mark.parametrize(
+    ("platforms", "is_by_fourier"), [(("cpu",), True), (("cuda", "tpu"), False)]
+)
+def test_each_platform_gets_its_own_way_of_computing(small, platforms, is_by_fourier):
+    functions = exported_functions(small, platforms, None)
+    assert ("stablehlo.fft" in functions["head_tile"].mlir_module()) == is_by_fourier
+
+
+def test_a_batch_size_is_for_good(checkpoint, export, tmp_path):
+    status, said = export(checkpoint, "out", "--platforms", "cpu", "--batch-size", "3")
+    assert (status, said) == (0, "written: out\n")
+    image = skimage.data.astronaut()[:60, :50]
+    (restored,) = restored_elsewhere(tmp_path / "out", {"image": image}, tmp_path).values()
+    expected = deblur(image, load_pretrained(checkpoint)).astype(int)
+    np.testing.assert_allclose(restored.astype(int), expected, atol=1)
+    serialized = bytearray(Path("out/window_features.exported").read_bytes())
+    function = jax.export.deserialize(serialized)
+    assert function.platforms == ("cpu",)
+    assert function.in_avals[-1].shape == (3, 42, 42, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["{}", "out", "--platforms", "cpu,cuad"], "unknown platform 'cuad': did you mean 'cuda'?"),
+        (["{}", "out", "--platforms", ""], "unknown platform ''"),
+        (["{}", "out", "--batch-size", "0"], "the batch size is 0; it must be 1 or more"),
+        (["{}", "there"], "there exists; give another name, or delete it first"),
+        (["{}", "missing/out"], "missing/out: cannot be written (No such file or directory)"),
+        (["nothing.pth", "out"], "there is no checkpoint 'nothing.pth'"),
+    ],
+)
+def test_what_cannot_be_exported_is_told_in_one_line(export, checkpoint, arguments, expected):
+    Path("there").mkdir()
+    status, said = export(*(argument.format(checkpoint) for argument in arguments))
+    assert status == 2
+    assert said.startswith("error: ")
+    assert expected in said
+    assert said.count("\n") == 1
+    assert [str(path) for path in Path().iterdir()] == ["there"]
+
+
+def test_a_failed_export_leaves_nothing(export, checkpoint, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", fail)
+    assert export(checkpoint, "out") == (
+        2,
+        "error: out: cannot be written (No space left on device)\n",
+    )
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.slow
+def test_jax_and_numpy_are_all_that_is_needed(export, tmp_path):
+    """In an environment that has nothing else, the bundled weights restore what they do here."""
+    venv.create("fresh", with_pip=True)
+    python = tmp_path / "fresh" / "bin" / "python"
+    needed = [f"{name}=={version(name)}" for name in ("jax", "jaxlib", "numpy")]
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *needed], check=True, timeout=600)
+    assert export("demo", "out")[0] == 0
+    image = skimage.data.astronaut()[100:220, 180:310]
+    (restored,) = restored_elsewhere(
+        tmp_path / "out", {"image": image}, tmp_path, python=python
+    ).values()
+    np.testing.assert_allclose(
+        restored.astype(int), deblur(image, load_pretrained("demo")).astype(int), atol=1
+    )
+
+
+@pytest.mark.slow
+def test_the_exported_base_model_gives_what_the_reference_gives(
+    base_model, golden, export, tmp_path
+):
+    save_pretrained(base_model, tmp_path / "base.safetensors")
+    assert export("base.safetensors", "out")[0] == 0
+    image = golden["image_rgb"].astype(np.float32) / 255
+    (restored,) = restored_elsewhere(tmp_path / "out", {"image": image}, tmp_path).values()
+    difference = np.abs(restored - golden["restored_rgb"])
+    assert difference.max() < 1e-3
+    assert difference.mean() < 5e-5
