@@ -405,12 +405,25 @@ def test_help_mentions_everything(capsys):
         main(["--help"])
     assert caught.value.code == 0
     said = capsys.readouterr().out
-    for word in ("--output", "--checkpoint", "--stride", "--batch-size", "--force", "convert"):
+    for word in (
+        "--output",
+        "--checkpoint",
+        "--stride",
+        "--batch-size",
+        "--force",
+        "convert",
+        "export",
+    ):
         assert word in said
     with pytest.raises(SystemExit):
         main(["convert", "--help"])
     said = capsys.readouterr().out
     for word in ("IN", "OUT", "--force", ".pth", ".safetensors", "folder"):
+        assert word in said
+    with pytest.raises(SystemExit):
+        main(["export", "--help"])
+    said = capsys.readouterr().out
+    for word in ("CHECKPOINT", "OUT", "--platforms", "cpu,cuda,tpu", "--batch-size", "demo"):
         assert word in said
 
 
