@@ -41,7 +41,7 @@ def restored_elsewhere(folder, images, scratch, *batch_sizes, python=sys.executa
     np.savez(scratch / "given.npz", **images)
     files = [str(scratch / name) for name in ("given.npz", "result.npz")]
     command = [python, "-c", RESTORE, str(folder), *files, *map(str, batch_sizes)]
-    ended = subprocess.run(command, cwd=scratch, capture_output=True, text=True, timeout=600)
+    ended = subprocess.run(command, cwd=scratch, capture_output=True, text=True, timeout=1800)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.startswith("the model takes height x width x 3 (1 view); the image is 5 x")
     return dict(np.load(scratch / "result.npz"))
