@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 CHECKED_AND_WRONG = 1
 CANNOT = 2
+LOST_OTHERS = 75  # as in sysexits.h: not a mistake, and may go well when tried again
 INTERRUPTED = 130
 
 

@@ -17,7 +17,14 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from vitdeblur_jax.errors import CANNOT, INTERRUPTED, UserError, one_line
+from vitdeblur_jax.errors import (
+    CANNOT,
+    CHECKED_AND_WRONG,
+    INTERRUPTED,
+    LOST_OTHERS,
+    UserError,
+    one_line,
+)
 
 SECONDS_TO_GATHER = 120
 _SECONDS_WITHOUT_HEARTBEAT = 20  # until a process counts as dead
@@ -42,7 +49,7 @@ def join_others(
 
     Raises:
       UserError: the arguments do not fit together, or the cluster that was found cannot be joined.
-        If after two minutes not all are there, the program ends with a line and status 2.
+        If after two minutes not all are there, the program ends with a line and status 75.
     """
     if count == 1 and coordinator is None and index in (None, 0):
         return
@@ -101,10 +108,10 @@ def _nobody_came(coordinator, processes, process):
 
 
 @contextlib.contextmanager
-def _ends_after(seconds: float, message: str) -> Iterator[None]:
+def _ends_after(seconds: int, message: str) -> Iterator[None]:
     def end():
         print(f"error: {message}", file=sys.stderr)
-        leave(CANNOT)
+        leave(LOST_OTHERS)
 
     timer = threading.Timer(seconds, end)
     timer.daemon = True
@@ -190,21 +197,21 @@ def end_with_others(work: Callable[[], int]) -> int:
     """Returns the exit status of `work`; of several processes a failure ends the others soon.
 
     The others wait for this process in the next thing that they do together. When it has gone
-    without a word to them, they notice at once, or after 20 seconds without a sign of life.
+    without a word to them, they notice at once, or after 20 seconds without a sign of life, and end
+    with status 75.
     """
     try:
         status = work()
     except Exception as error:
         if not several():
             raise
-        _tell(error)
-        status = CANNOT
+        leave(_told(error))
     if status in (CANNOT, INTERRUPTED) and several():
         leave(status)
     return status
 
 
-def _tell(error):
+def _told(error) -> int:
     said = f"{type(error).__name__}: {error}".lower()
     if any(sign in said for sign in _SIGNS_OF_LOSS):
         print(
@@ -212,8 +219,9 @@ def _tell(error):
             f"({one_line(error)}); started again, the same command goes on",
             file=sys.stderr,
         )
-    else:
-        traceback.print_exception(error)
+        return LOST_OTHERS
+    traceback.print_exception(error)
+    return CHECKED_AND_WRONG
 
 
 def leave(status: int) -> None:

@@ -80,7 +80,9 @@ def end(started: list[subprocess.Popen], folder: Path, seconds: float = 300) -> 
 
 def restored(workdir: Path, step: int) -> dict[str, np.ndarray]:
     """Returns all arrays of a checkpoint by path, restored onto all devices of all processes."""
-    config = ml_collections.ConfigDict(json.loads((workdir / "config.json").read_text()))
+    contents = json.loads((workdir / "config.json").read_text())
+    contents["model"]["projector_widths"] = tuple(contents["model"]["projector_widths"])
+    config = ml_collections.ConfigDict({**contents, "batch_size": 8})  # for any of these meshes
     run = prepare(config, make_mesh(1, -1))
     state = placed(abstract_state(run), run.mesh)
     with TrainingCheckpoints(workdir / "checkpoints", 2) as checkpoints:

@@ -491,7 +491,7 @@ def test_nothing_goes_to_the_device_unasked(pairs, tmp_path, monkeypatch, stand_
 def _steps_in_profile(workdir):
     (trace,) = (workdir / "profile").rglob("*.trace.json.gz")
     events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
-    calls = [event for event in events if event.get("name") == "PjitFunction(train_step)"]
+    calls = [event for event in events if event.get("name") == "PjitFunction(sharded_train_step)"]
     steps, end = 0, -1.0
     for call in sorted(calls, key=lambda event: event["ts"]):
         if call["ts"] > end:  # else it lies inside of the one before

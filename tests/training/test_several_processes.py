@@ -48,6 +48,7 @@ def train(pairs: Path, workdir: Path, kind: str) -> list[str]:
         "validation.every": 10,
         "validation.root": pairs / "val",
         "log_every": 1,
+        "optimizer.epsilon": 1e-5,  # Adam would blow up gradients that are but rounding
     }
     flags = [f"--config.{key}={value}" for key, value in values.items()]
     return ["train.py", f"--config={CONFIG}:{kind}", *flags, f"--workdir={workdir}"]
@@ -145,7 +146,7 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(pairs, undisturbed
     assert time.monotonic() - killed < BETWEEN
     assert ended[victim].status == -signal.SIGKILL
     survivor = ended[1 - victim]
-    assert survivor.status not in (0, -signal.SIGKILL)
+    assert survivor.status in (75, -signal.SIGABRT)
     told = f"process {1 - victim} of 2 has lost another|another task died"
     assert re.search(told, survivor.output)
     assert_all(run(2, pairs, tmp_path / "run"))
@@ -157,7 +158,8 @@ def test_sigterm_to_one_saves_and_ends_all(pairs, undisturbed, tmp_path):
     started = start(2, train(pairs, tmp_path / "run", "quick"), output, **compilation_settings())
     _kill(started[1], signal.SIGTERM, tmp_path / "run", 2)
     assert_all(end(started, output), 128 + signal.SIGTERM)
-    (step,) = step_folders(tmp_path / "run/checkpoints")
+    step = max(step_folders(tmp_path / "run/checkpoints"))
+    assert 2 <= step < 10  # one that both agreed upon
     assert f"saved at step {step}" in (output / "0.txt").read_text()
     assert_all(run(2, pairs, tmp_path / "run"))
     assert_equal(restored(tmp_path / "run", 10), undisturbed)
@@ -178,7 +180,7 @@ def test_a_cluster_that_does_not_come_together_is_told(tmp_path):
     begun = time.monotonic()
     (alone,) = end(start(1, ["-c", program.format(place)], tmp_path), tmp_path)
     assert time.monotonic() - begun < 60
-    assert alone.status == 2
+    assert alone.status == 75
     assert re.search(r"error: process 1 of 2: not all came together .* within 5 s", alone.output)
 
 
@@ -244,8 +246,9 @@ def _written(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
 
 
-def _evaluated(folder: Path) -> tuple[dict, dict[str, bytes]]:
+def _evaluated(folder: Path) -> tuple[str, dict[str, bytes]]:
     contents = json.loads((folder / "metrics.json").read_text())
+    del contents["versions"]["devices"]  # of all processes
     text = json.dumps(contents).replace(str(folder), "")
     text = re.sub(r'"seconds": [\d.]+|seconds an image, for restoring alone: [\d.]+', "", text)
     pictures = {path.name: path.read_bytes() for path in (folder / "restored").iterdir()}

@@ -87,13 +87,13 @@ def compile_train_step(
         whole = {**variables, "params": gathered(mesh, variables["params"])}
         return objective(whole, blurred, sharp)
 
-    def step(state, batch):
+    def sharded_train_step(state, batch):
         new, metrics = train_step(state, batch, objective=objective_of_whole, **settings)
         shardings = state_sharding(mesh, new), replicated(mesh)
         return jax.lax.with_sharding_constraint((new, metrics), shardings)
 
     return jax.jit(
-        step,
+        sharded_train_step,
         donate_argnums=0,
         compiler_options=SAVE_MEMORY_ON_CPU if mesh.devices.flat[0].platform == "cpu" else None,
     )
