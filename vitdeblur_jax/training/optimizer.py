@@ -14,8 +14,9 @@
 | decay_norms_and_biases | False: only leaves called "kernel" decay |
 | b1, b2, epsilon | Adam's |
 | clip_norm | largest global norm of the gradient; 0: not clipped |
-| learning_rate_factors | by part of the model; a part with 0 is frozen; "prediction" is the
-decoder's last layer, and its factor multiplies the decoder's |
+| learning_rate_factors | by part of the model; a part with 0 is frozen |
+
+The part "prediction" is the decoder's last layer; its factor multiplies the decoder's.
 """
 
 import math
