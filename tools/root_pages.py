@@ -1,0 +1,28 @@
+"""A hook of MkDocs: pages that lie beside README.md are pages of the site, too.
+
+Links between them and docs/ are written as they are right on disk, and so on GitHub.
+"""
+
+from pathlib import Path
+
+from mkdocs.structure.files import File
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("CHANGELOG.md", "CONTRIBUTING.md", "MODEL_CARD.md")
+FILES = ("vitdeblur_jax/weights/CREDITS.csv",)
+
+
+def on_files(files, config):
+    """Adds the pages, and the files that they link to, to those of docs/."""
+    for name in (*PAGES, *FILES):
+        files.append(File.generated(config, name, abs_src_path=str(ROOT / name)))
+    return files
+
+
+def on_page_markdown(markdown, page, config, files):
+    """Turns links that cross the border of docs/ into those of the site."""
+    if page.file.src_uri in PAGES:
+        return markdown.replace("](docs/", "](")
+    for name in PAGES:
+        markdown = markdown.replace(f"](../{name}", f"]({name}")
+    return markdown
