@@ -62,6 +62,10 @@ class Block(NamedTuple):
     def place(self) -> str:
         return f"{self.page.relative_to(ROOT)}:{self.line}"
 
+    @property
+    def to_run(self) -> str:
+        return INSTALL.sub("", self.text).rstrip()
+
 
 def blocks_of(page: Path) -> Iterator[Block]:
     mark = ""
@@ -73,7 +77,7 @@ def blocks_of(page: Path) -> Iterator[Block]:
 
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
-RUN = [block for block in BLOCKS if not NOT_RUN.fullmatch(block.mark)]
+RUN = [block for block in BLOCKS if block.to_run and not NOT_RUN.fullmatch(block.mark)]
 LEFT_OUT = [block for block in BLOCKS if NOT_RUN.fullmatch(block.mark)]
 FAST = [block for block in RUN if not block.mark]
 
@@ -110,11 +114,10 @@ def test_all_blocks_of_a_page_run(page, workplace):
 
 def run(block: Block, folder: Path) -> None:
     if block.language == PYTHON:
-        command = [sys.executable, "-c", GIVEN + block.text]
+        command = [sys.executable, "-c", GIVEN + block.to_run]
     else:
         arguments = SLOW.fullmatch(block.mark or "slow")[1] or ""
-        script = f"{INSTALL.sub('', block.text).rstrip()} {arguments}"
-        command = ["bash", "-euo", "pipefail", "-c", script]
+        command = ["bash", "-euo", "pipefail", "-c", f"{block.to_run} {arguments}"]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path}
     done = subprocess.run(

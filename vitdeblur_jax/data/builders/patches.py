@@ -41,7 +41,7 @@ def sharpest(sharp: _Photograph, corners: list[_Corner]) -> list[_Corner]:
     return [corner for number, corner in enumerate(corners) if number not in left_out]
 
 
-def sharpness_energy(sharp: _Photograph, corners: list[_Corner]) -> Float[np.ndarray, "patches"]:
+def sharpness_energy(sharp: _Photograph, corners: list[_Corner]) -> Float[np.ndarray, " patches"]:
     """Return the sharpness energy of patches, in [0, 1], to be compared within a photograph.
 
     It is the sum of the gradients' magnitudes by the Sobel operator of sizes 3, 7, 11 and 15, each
@@ -77,7 +77,7 @@ def _gradient_magnitude(
 
 def _patch_sums(
     values: Float[np.ndarray, "height width"], corners: list[_Corner]
-) -> Float[np.ndarray, "patches"]:
+) -> Float[np.ndarray, " patches"]:
     table = np.pad(values, ((1, 0), (1, 0))).cumsum(0, dtype=np.float64).cumsum(1)
     top, left = np.array(corners).T
     bottom, right = top + PATCH, left + PATCH
