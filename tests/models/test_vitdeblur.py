@@ -1,13 +1,15 @@
 import dataclasses
 import functools
+import math
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests.small_model import small_pretrained
-from vitdeblur_jax.models import abstract_variables, initial_variables
+from vitdeblur_jax.models import ViTDeblur, abstract_variables, initial_variables
 
 
 def _assert_near(actual, expected, std):
@@ -87,6 +89,33 @@ def test_shapes(small):
     assert outputs.contextual_tokens.shape == outputs.sharp_tokens.shape == (2, 82, 32)
     assert outputs.blurred_logit.shape == (2,)
     assert outputs.sharp_projection.shape == (2, 8)
+
+
+class _MeanOfTokens(nn.Module):
+    """Stands in for a decoder: the mean of all it is given, at each pixel, in 5 channels."""
+
+    def __call__(self, primary, contextual):
+        mean = sum(tokens.mean(axis=(1, 2)) for tokens in (*primary, contextual))
+        side = 4 * math.isqrt(contextual.shape[1])
+        return jnp.broadcast_to(mean[:, None, None, None], (len(mean), side, side, 5))
+
+
+class _OtherDecoder(ViTDeblur):
+    def make_decoder(self):
+        return _MeanOfTokens()
+
+
+def test_a_subclass_can_bring_its_own_decoder(small):
+    model = _OtherDecoder(**small.config)
+    assert "decoder" not in abstract_variables(model)["params"]
+    image = _image(small)
+    params = {name: leaf for name, leaf in small.variables["params"].items() if name != "decoder"}
+    features = _apply(model, {**small.variables, "params": params}, image, method="features")
+    primary = _apply(small.model, small.variables, image, method="encode")
+    bound = small.model.bind(small.variables)
+    given = (*primary, bound.contextual_encoder(primary[-1]))
+    expected = sum(np.mean(tokens, axis=(1, 2)) for tokens in given)
+    np.testing.assert_allclose(features[:, 7, 9, 3], expected, rtol=1e-4)
 
 
 def test_encoders_and_decoder_can_be_applied_alone(small):

@@ -102,16 +102,23 @@ class ViTDeblur(nn.Module):
             projector_widths=tuple(self.projector_widths),
             **transformer,
         )
-        self.decoder = Decoder(
+        self.decoder = self.make_decoder()
+        self.image_head = ImageHead(
+            self.feature_channels, self.input_kernel, self.output_kernel, self.views, **numerics
+        )
+
+    def make_decoder(self) -> nn.Module:
+        """Returns the decoder; a subclass may return another, which is called as `Decoder` is."""
+        return Decoder(
             self.decoder_width,
             self.decoder_depth,
             self.decoder_heads,
             self.patch_stride,
             self.feature_channels,
-            **transformer,
-        )
-        self.image_head = ImageHead(
-            self.feature_channels, self.input_kernel, self.output_kernel, self.views, **numerics
+            mlp_ratio=self.mlp_ratio,
+            rematerialize=self.rematerialize,
+            dtype=self.dtype,
+            precision=self.precision,
         )
 
     def __call__(
