@@ -164,13 +164,15 @@ def _configure(settings):
     reset_cache()
 
 
-def prepare_once(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> preparation.Run:
+def prepare_once(
+    config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh, objective: Callable | None = None
+) -> preparation.Run:
     """Returns what `prepare` does, for equal settings the very same."""
     settings = ("model", "loss", "optimizer", "steps", "averaging", "accumulation")
     values = json.dumps([config.to_dict()[key] for key in settings])
-    key = preparation.deblurring_objective, values
+    key = preparation.deblurring_objective, objective, values
     if key not in _PREPARED:
-        _PREPARED[key] = preparation.prepare(config, mesh)
+        _PREPARED[key] = preparation.prepare(config, mesh, objective)
     return _PREPARED[key]
 
 

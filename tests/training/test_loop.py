@@ -137,6 +137,19 @@ def test_a_complete_run_says_what_can_be_done_with_it(pairs, tmp_path, capfd, st
     assert [first, second] == ["now: go out", "and play"]
 
 
+def test_another_objective_can_be_trained_with(pairs, tmp_path, stand_in):
+    def doubled(model, variables, blurred, sharp):
+        usual = stand_in_objective(model, {}, variables, blurred, sharp, border=0)
+        return usual._replace(loss=2 * usual.loss, terms={"twice": 2 * usual.loss})
+
+    config = quick_config(pairs, steps=1, log_every=1, optimizer__warmup_steps=0)
+    assert train(config, tmp_path / "usual") == 0
+    assert train(config, tmp_path / "other", doubled) == 0
+    (usual,), (other,) = (lines(tmp_path / name, "train") for name in ("usual", "other"))
+    assert other["loss"] == other["twice"] == pytest.approx(2 * usual["loss"])
+    assert "charbonnier" not in other
+
+
 def test_stopped_and_gone_on_with_it_is_the_same_run(small, finished, tmp_path, monkeypatch, capfd):
     with monkeypatch.context() as patch:
         # Between two lines of the log: what the steps since the last one measured is saved, too.

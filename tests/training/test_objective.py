@@ -8,7 +8,11 @@ from flax import traverse_util
 
 from vitdeblur_jax.interop.reference import variables_to_reference
 from vitdeblur_jax.training.configuration import default_config
-from vitdeblur_jax.training.objective import deblurring_objective, heads_without_gradient
+from vitdeblur_jax.training.objective import (
+    deblurring_objective,
+    heads_without_gradient,
+    restoration_objective,
+)
 from vitdeblur_jax.training.optimizer import trained_part
 
 PUBLISHED = {k: v for k, v in default_config().loss.items() if k != "border"}
@@ -167,3 +171,19 @@ def _with_far_projections(params):
     flat = traverse_util.flatten_dict(params)
     path = ("contextual_encoder", "projector", "output", "kernel")
     return traverse_util.unflatten_dict(flat | {path: 1e25 * flat[path]})
+
+
+def test_one_loss_of_the_restoration_can_be_the_objective(small):
+    blurred, sharp = map(jnp.asarray, _images(46))
+
+    def squares(restored, sharp):
+        return ((restored - sharp) ** 2).mean(axis=(1, 2, 3))
+
+    found = restoration_objective(small.model, small.variables, blurred, sharp, loss=squares)
+    restored = small.model.apply(small.variables, blurred)
+    expected = [
+        np.mean((np.asarray(one) - other) ** 2) for one, other in zip(restored, sharp, strict=True)
+    ]
+    np.testing.assert_allclose(found.per_image, expected, rtol=1e-5)
+    np.testing.assert_allclose(found.loss, np.mean(expected), rtol=1e-5)
+    assert found.batch_stats is small.variables["batch_stats"]

@@ -11,12 +11,13 @@ import optax
 import pytest
 
 from tests.small_model import small_pretrained
+from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.sharding import batch_sharded, local_mesh, replicated
 from vitdeblur_jax.training.configuration import default_config
 from vitdeblur_jax.training.objective import Objective, deblurring_objective, heads_without_gradient
 from vitdeblur_jax.training.optimizer import trained_part
 from vitdeblur_jax.training.state import create_state
-from vitdeblur_jax.training.step import compile_train_step, train_step
+from vitdeblur_jax.training.step import compile_train_step, fit, train_step
 
 WEIGHTS = {name: w for name, w in default_config().loss.items() if name != "border"}
 FROZEN = heads_without_gradient(WEIGHTS)
@@ -225,3 +226,40 @@ def test_bfloat16_trains_as_float32_does():
 def _darkened(count, seed):
     sharp = batch_of(count, seed)["sharp"] // 4 + 120
     return {"blurred": sharp - 60, "sharp": sharp}
+
+
+def _sum_to_brightness(variables, blurred, sharp):
+    """Wants x + y to be the sharp images' brightness."""
+    total = sum(jax.tree.leaves(variables["params"]))
+    each = (total - sharp.mean(axis=(1, 2, 3))) ** 2
+    return Objective(each.mean(), {}, each, variables["batch_stats"])
+
+
+def _fit(rate, start=3.0):
+    variables = {
+        "params": {"moved": {"x": jnp.float32(start)}, "still": {"y": jnp.float32(0.5)}},
+        "batch_stats": {},
+        "position_embedding": {},
+    }
+    white = {key: np.full((2, 4, 4, 3), 255, np.uint8) for key in ("blurred", "sharp")}
+    fitted = fit(
+        variables,
+        3 * [white],
+        objective=_sum_to_brightness,
+        optimizer=optax.sgd(rate),
+        frozen=[("still",)],
+    )
+    return variables["params"], fitted["params"]
+
+
+def test_a_short_training_takes_a_step_a_batch():
+    before, after = _fit(0.1)
+    # Each step takes a fifth of the distance to 1.
+    np.testing.assert_allclose(after["moved"]["x"] + 0.5, 1 + 2.5 * 0.8**3, rtol=1e-6)
+    assert after["still"]["y"] == 0.5
+    assert before["moved"]["x"] == 3  # what was given is still there
+
+
+def test_a_short_training_that_is_not_finite_is_refused():
+    with pytest.raises(UserError, match="3 of 3 steps were not finite; a lower learning rate"):
+        _fit(0.1, start=np.inf)

@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -20,14 +21,26 @@ from vitdeblur_jax.training.data import TrainingData, validation_records
 from vitdeblur_jax.training.interruption import AgreedInterruption, Interrupted, Interruption
 from vitdeblur_jax.training.log import SilentLog, TrainingLog
 from vitdeblur_jax.training.metrics_window import MetricsWindow, NotFiniteError
+from vitdeblur_jax.training.objective import Objective
 from vitdeblur_jax.training.preparation import Run, describe, first_state, prepare
 from vitdeblur_jax.training.profiling import Profile
 from vitdeblur_jax.training.run_folder import run_folder
 from vitdeblur_jax.training.validation import validate
 
 
-def train(config: ml_collections.ConfigDict, workdir: str | Path) -> int:
+def train(
+    config: ml_collections.ConfigDict,
+    workdir: str | Path,
+    objective: Callable[..., Objective] | None = None,
+) -> int:
     """Trains, or goes on with, the run of `config` in `workdir`; see docs/train.md.
+
+    Args:
+      config: of `default_config`, its keys changed.
+      workdir: takes the results.
+      objective: of model, variables, blurred and sharp images, in place of what `config.loss`
+        describes; from `config.loss` then only follows which heads are trained. Whether a run is
+        gone on with by the same one is not checked.
 
     Returns:
       The exit status: 0 when the run is complete, 128 + n when signal n has interrupted it.
@@ -39,7 +52,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> int:
     with contextlib.ExitStack() as stack:
         with together():
             check_config(config)
-            run = prepare(config, make_mesh(config.mesh.data, config.mesh.fsdp))
+            run = prepare(config, make_mesh(config.mesh.data, config.mesh.fsdp), objective)
             data = TrainingData(config)
             folder = stack.enter_context(_shared_run_folder(workdir, config))
         interruption = stack.enter_context(AgreedInterruption() if several() else Interruption())

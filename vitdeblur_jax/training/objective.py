@@ -1,6 +1,6 @@
 """What training minimises: the losses, weighted, of a model's outputs for a batch of pairs."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -73,6 +73,27 @@ def deblurring_objective(
         "vicreg_covariance": losses.vicreg_covariance(*projections),
     }
     return _weighted(weights, per_image, per_batch, updated["batch_stats"])
+
+
+def restoration_objective(
+    model: ViTDeblur,
+    variables: dict,
+    blurred: Float[Array, "batch height width channels"],
+    sharp: Float[Array, "batch height width 3"],
+    *,
+    loss: Callable[[Array, Array], Array],
+) -> Objective:
+    """Returns one loss of the restored images, whatever it is; the sharp ones are not encoded.
+
+    Args:
+      model: the model.
+      variables: of the model.
+      blurred: in [0, 1], one view or two.
+      sharp: in [0, 1].
+      loss: of restored and sharp images; a number for each image, as in `vitdeblur_jax.losses`.
+    """
+    per_image = loss(model.apply(variables, blurred), sharp)
+    return Objective(per_image.mean(), {}, per_image, variables["batch_stats"])
 
 
 def needs_the_sharp_encoding(weights: Mapping[str, float]) -> bool:

@@ -19,7 +19,11 @@ from vitdeblur_jax.table import format_table
 from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
 from vitdeblur_jax.training.data import stages
 from vitdeblur_jax.training.initialization import given_variables, starting_variables
-from vitdeblur_jax.training.objective import deblurring_objective, heads_without_gradient
+from vitdeblur_jax.training.objective import (
+    Objective,
+    deblurring_objective,
+    heads_without_gradient,
+)
 from vitdeblur_jax.training.optimizer import (
     frozen_parts,
     make_optimizer,
@@ -50,8 +54,17 @@ class Run(NamedTuple):
     mesh: Mesh
 
 
-def prepare(config: ml_collections.ConfigDict, mesh: Mesh) -> Run:
+def prepare(
+    config: ml_collections.ConfigDict,
+    mesh: Mesh,
+    objective: Callable[..., Objective] | None = None,
+) -> Run:
     """Returns the parts of a run; compiles and allocates nothing.
+
+    Args:
+      config: of the run.
+      mesh: the devices.
+      objective: see `train`.
 
     Raises:
       UserError: a batch cannot be spread over the devices of the mesh.
@@ -74,9 +87,10 @@ def prepare(config: ml_collections.ConfigDict, mesh: Mesh) -> Run:
         trained = trained_part(variables["params"], frozen)
         return create_state(variables, trained, optimizer, averages=config.averaging > 0)
 
+    usual = partial(deblurring_objective, model, weights, border=border)
     train_step = compile_train_step(
         mesh,
-        objective=partial(deblurring_objective, model, weights, border=border),
+        objective=usual if objective is None else partial(objective, model),
         optimizer=optimizer,
         frozen=frozen,
         averaging=config.averaging,

@@ -1,19 +1,21 @@
 """One training step: a pure function of state and batch, jitted once, its state donated."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
 from vitdeblur_jax.data.transforms import unit_range
-from vitdeblur_jax.sharding import gathered, replicated, state_sharding
+from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.sharding import gathered, local_mesh, replicated, state_sharding
 from vitdeblur_jax.training.objective import Objective
 from vitdeblur_jax.training.optimizer import merge, trained_part
-from vitdeblur_jax.training.state import TrainState
+from vitdeblur_jax.training.state import TrainState, create_state
 
 # XLA's scheduler for CPUs would begin whatever it can as soon as it can, so that what is recomputed
 # in the backward pass lies in memory all at once.
@@ -97,6 +99,39 @@ def compile_train_step(
         donate_argnums=0,
         compiler_options=SAVE_MEMORY_ON_CPU if mesh.devices.flat[0].platform == "cpu" else None,
     )
+
+
+def fit(
+    variables: dict,
+    batches: Iterable[dict[str, Array | np.ndarray]],
+    *,
+    objective: Callable[[dict, Array, Array], Objective],
+    optimizer: optax.GradientTransformation,
+    frozen: Collection[tuple[str, ...]] = (),
+) -> dict:
+    """Returns the variables after a step a batch: a short training in memory, on local devices.
+
+    Args:
+      variables: to begin with; they are left as they are.
+      batches: see `train_step`, and so for the rest.
+      objective: of variables, blurred and sharp images in [0, 1].
+      optimizer: of the parameters that are trained.
+      frozen: the paths of those that are not.
+
+    Raises:
+      UserError: steps were left out, because loss or gradient were not finite.
+    """
+    variables = jax.tree.map(jnp.array, variables)  # a step gives its state's memory away
+    trained = trained_part(variables["params"], frozen)
+    state = create_state(variables, trained, optimizer, averages=False)
+    step = compile_train_step(local_mesh(), objective=objective, optimizer=optimizer, frozen=frozen)
+    for batch in batches:
+        state, _ = step(state, batch)
+    if state.skipped:
+        raise UserError(
+            f"{state.skipped} of {state.step} steps were not finite; a lower learning rate may help"
+        )
+    return state.variables
 
 
 def _accumulated(objective, state, trained, images, parts) -> tuple[Objective, dict]:
