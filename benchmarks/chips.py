@@ -1,0 +1,65 @@
+"""Published figures of accelerators: the ceilings that no program gets past.
+
+Cloud TPU: the tables on docs.cloud.google.com/tpu/docs/v4, v5e, v5p and v6e. NVIDIA: the data
+sheets of H100 SXM, H200 SXM and A100 80GB SXM, products without sparsity. Rates of links are those
+of one direction, half of what is published for both. Between machines with GPUs an adapter of
+InfiniBand NDR for each GPU is assumed, 400 Gbit/s.
+"""
+
+from typing import NamedTuple
+
+from vitdeblur_jax.errors import known
+
+GIB = 2**30
+GPUS_A_MACHINE = 8
+
+
+class Chip(NamedTuple):
+    """What a chip can do at most.
+
+    Attributes:
+      peak: FLOP/s of each kind of product that `benchmarks.flops` tells apart.
+      memory: bytes of HBM.
+      memory_rate: bytes a second between the chip and its HBM.
+      link_rate: bytes a second that all its links can send to the chips beside it.
+      network_rate: bytes a second that it can send to another machine; None where machines are
+        joined by the links.
+    """
+
+    peak: dict[str, float]
+    memory: int
+    memory_rate: float
+    link_rate: float
+    network_rate: float | None = None
+
+
+def _tpu(bfloat16: float) -> dict[str, float]:
+    """A float32 product is one, three or six in bfloat16, as XLA makes it on a TPU."""
+    return {
+        "bfloat16": bfloat16,
+        "default": bfloat16,
+        "high": bfloat16 / 3,
+        "highest": bfloat16 / 6,
+    }
+
+
+def _gpu(bfloat16: float, tf32: float, float32: float) -> dict[str, float]:
+    return {"bfloat16": bfloat16, "default": tf32, "high": tf32, "highest": float32}
+
+
+_NDR = 50e9
+
+CHIPS = {
+    "v4": Chip(_tpu(275e12), 32 * GIB, 1200e9, 300e9),
+    "v5e": Chip(_tpu(197e12), 16 * GIB, 819e9, 200e9),
+    "v5p": Chip(_tpu(459e12), 95 * GIB, 2765e9, 600e9),
+    "v6e": Chip(_tpu(918e12), 32 * GIB, 1600e9, 400e9),
+    "A100": Chip(_gpu(312e12, 156e12, 19.5e12), 80 * 10**9, 2039e9, 300e9, _NDR),
+    "H100": Chip(_gpu(989e12, 494e12, 67e12), 80 * 10**9, 3350e9, 450e9, _NDR),
+    "H200": Chip(_gpu(989e12, 494e12, 67e12), 141 * 10**9, 4800e9, 450e9, _NDR),
+}
+
+
+def chip(name: str) -> Chip:
+    """Returns the figures of a chip; an unknown name is a `UserError` that lists them."""
+    return CHIPS[known("chip", name, CHIPS)]

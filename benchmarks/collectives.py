@@ -1,0 +1,101 @@
+"""What the devices send each other in a compiled program, read from its text.
+
+A collective is taken to go round a ring of the n devices of a group: to gather or to scatter, each
+sends (n - 1) / n of the whole; to sum up, that twice; a permutation sends all that a device holds.
+Other ways of doing it do not send less. What lies in a loop counts as often as the loop turns, once
+where the compiler has not written how often that is.
+"""
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import NamedTuple
+
+KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) (?:\(.*\) -> .*)?\{$")
+_COLLECTIVE = re.compile(rf" = (.*?) ({'|'.join(KINDS)})(-start)?\(")
+_CALLED = re.compile(r"\b(calls|to_apply|body|branch_computations)=\{?([^,}]*(?:, %[^,}]*)*)")
+_TURNS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
+
+
+class Traffic(NamedTuple):
+    """What one kind of collective, in groups of one size, does in a run of the program.
+
+    Attributes:
+      times: how often a device takes part in one.
+      sent: bytes that a device sends in all of them.
+    """
+
+    times: int
+    sent: float
+
+
+def collectives(module: str) -> dict[tuple[str, int], Traffic]:
+    """Returns the traffic by kind and size of the groups, of `compiled.as_text()`."""
+    computations, entry = _computations(module)
+    devices = int((re.search(r"num_partitions=(\d+)", module) or ["", "1"])[1])
+    found = defaultdict(lambda: Traffic(0, 0.0))
+    for line, times in _executed(computations, entry, 1):
+        match = _COLLECTIVE.search(line)
+        if match:
+            kind = "reduce-scatter" if "all-reduce-scatter" in line[: match.start()] else match[2]
+            group = _group_size(line, devices)
+            sent = _sent(kind, _bytes(match[1], is_start=bool(match[3])), group)
+            before = found[kind, group]
+            found[kind, group] = Traffic(before.times + times, before.sent + times * sent)
+    return dict(found)
+
+
+def _computations(module: str) -> tuple[dict[str, list[str]], str]:
+    """Returns the lines of each computation by its name, and the name of the first to run."""
+    computations, lines, entry = {}, [], ""
+    for line in module.splitlines():
+        match = _COMPUTATION.match(line)
+        if match:
+            lines = computations[match[2]] = []
+            entry = match[2] if match[1] else entry
+        else:
+            lines.append(line)
+    return computations, entry
+
+
+def _executed(computations, name: str, times: int) -> Iterator[tuple[str, int]]:
+    """Yields each line that runs from a computation on, and how often it does."""
+    for line in computations.get(name, ()):
+        yield line, times
+        if re.search(r"-(done|update)\(", line):
+            continue  # names again what its start has called
+        turns = _TURNS.search(line)
+        for attribute, names in _CALLED.findall(line):
+            inside = times * int(turns[1]) if turns and attribute == "body" else times
+            for called in names.split(","):
+                yield from _executed(computations, called.strip().lstrip("%"), inside)
+
+
+def _group_size(line: str, devices: int) -> int:
+    listed = re.search(r"replica_groups=\{\{([\d,]+)\}", line)
+    if listed:
+        return len(listed[1].split(","))
+    counted = re.search(r"replica_groups=\[(\d+),(\d+)\]<=", line)
+    return int(counted[2]) if counted else devices
+
+
+def _bytes(result: str, is_start: bool) -> int:
+    """Returns the bytes of what a collective gives; a start also names its operands before."""
+    arrays = [
+        math.prod(int(length) for length in shape.split(",") if length) * int(bits or 8) // 8
+        for _, bits, shape in _ARRAY.findall(result)
+        if shape or not is_start  # the scalars of a start are flags
+    ]
+    return sum(arrays[len(arrays) // 2 :] if is_start and len(arrays) > 1 else arrays)
+
+
+def _sent(kind: str, given: int, group: int) -> float:
+    if kind == "collective-permute":
+        return given
+    whole = given * group if kind == "reduce-scatter" else given
+    passes = 2 if kind == "all-reduce" else 1
+    return passes * whole * (group - 1) / group

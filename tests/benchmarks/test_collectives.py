@@ -1,0 +1,105 @@
+"""The traffic of a module written by hand, and of one compiled for eight devices."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.collectives import Traffic, collectives
+
+MODULE = """\
+HloModule jit_step, is_scheduled=true, num_partitions=8
+
+%add (x: f32[], y: f32[]) -> f32[] {
+  %x = f32[] parameter(0)
+  %y = f32[] parameter(1)
+  ROOT %sum = f32[] add(%x, %y)
+}
+
+%body (carry: (s32[], f32[64])) -> (s32[], f32[64]) {
+  %carry = (s32[], f32[64]{0}) parameter(0)
+  %value = f32[64]{0} get-tuple-element(%carry), index=1
+  %total = f32[64]{0} all-reduce(%value), replica_groups=[2,4]<=[8], to_apply=%add
+  ROOT %next = (s32[], f32[64]{0}) tuple(%value, %total)
+}
+
+%condition (carry: (s32[], f32[64])) -> pred[] {
+  ROOT %go = pred[] constant(true)
+}
+
+%wrapped (operand: bf16[32]) -> bf16[8] {
+  %operand = bf16[32]{0} parameter(0)
+  ROOT %part = bf16[8]{0} reduce-scatter(%operand), replica_groups={{0,1,2,3},{4,5,6,7}}, \
+dimensions={0}, to_apply=%add
+}
+
+ENTRY %main (p: f32[16,10], q: bf16[32], r: f32[64]) -> f32[64] {
+  %p = f32[16,10]{1,0} parameter(0)
+  %q = bf16[32]{0} parameter(1)
+  %r = f32[64]{0} parameter(2)
+  %start = (f32[16,10]{1,0}, f32[128,10]{1,0}) all-gather-start(%p), replica_groups={}, \
+dimensions={0}, use_global_device_ids=true
+  %done = f32[128,10]{1,0} all-gather-done(%start)
+  %async = ((bf16[32]{0}), bf16[8]{0}, u32[]) async-start(%q), calls=%wrapped
+  %async_done = bf16[8]{0} async-done(%async), calls=%wrapped
+  %both = (f32[6]{0}, s32[2]{0}) all-reduce(%a, %b), replica_groups={{0,1},{2,3},{4,5},{6,7}}, \
+to_apply=%add
+  %begun = (f32[5]{0}, f32[5]{0}, u32[], u32[]) collective-permute-start(%c), \
+source_target_pairs={{0,1},{1,0}}
+  %ended = f32[5]{0} collective-permute-done(%begun)
+  %turned = f32[64]{0} all-to-all(%r), replica_groups=[1,8]<=[8], dimensions={0}
+  %loop = (s32[], f32[64]{0}) while(%init), condition=%condition, body=%body, \
+backend_config={"known_trip_count":{"n":"7"}}
+  ROOT %out = f32[64]{0} get-tuple-element(%loop), index=1
+}
+"""
+
+
+def test_a_module_written_by_hand():
+    assert collectives(MODULE) == {
+        ("all-gather", 8): Traffic(1, 4 * 1280 * 7 / 8),
+        ("reduce-scatter", 4): Traffic(1, 2 * 32 * 3 / 4),
+        ("all-reduce", 2): Traffic(1, 2 * (4 * 6 + 4 * 2) / 2),
+        ("collective-permute", 8): Traffic(1, 4 * 5),
+        ("all-to-all", 8): Traffic(1, 4 * 64 * 7 / 8),
+        ("all-reduce", 4): Traffic(7, 7 * 2 * 4 * 64 * 3 / 4),
+    }
+
+
+PROGRAM = """
+import jax, jax.numpy as jnp
+from jax import lax
+from jax.sharding import PartitionSpec as P
+from vitdeblur_jax.sharding import make_mesh
+
+def send(x):  # a device holds 6 x 32
+    whole = lax.all_gather(x, "fsdp", tiled=True)
+    total = lax.psum(whole.sum(axis=0), ("data", "fsdp"))
+    part = lax.psum_scatter(x.T @ x, "fsdp", scatter_dimension=0, tiled=True)
+    beside = lax.ppermute(x, "fsdp", [(0, 1), (1, 2), (2, 3), (3, 0)])
+    turn = lambda carry, _: (lax.pmax(carry * 1.5, "data"), None)
+    turned, _ = lax.scan(turn, beside, length=5)
+    return total.sum() + part.sum() + turned
+
+places = P(("data", "fsdp"))
+sent = jax.shard_map(send, mesh=make_mesh(2, 4), in_specs=places, out_specs=places, check_vma=False)
+print(jax.jit(sent).lower(jnp.zeros((48, 32))).compile().as_text())
+"""
+
+
+def test_a_module_compiled_for_eight_devices():
+    flags = {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    command = [sys.executable, "-c", PROGRAM]
+    done = subprocess.run(command, env=os.environ | flags, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert collectives(done.stdout) == {
+        ("all-gather", 4): Traffic(1, 4 * (4 * 6 * 32) * 3 / 4),
+        ("all-reduce", 8): Traffic(1, 2 * 4 * 32 * 7 / 8),
+        ("reduce-scatter", 4): Traffic(1, 4 * (32 * 32) * 3 / 4),
+        ("collective-permute", 8): Traffic(1, 4 * 6 * 32),
+        ("all-reduce", 2): Traffic(5, 5 * 2 * 4 * (6 * 32) / 2),
+    }
