@@ -34,8 +34,13 @@ def exit_status(work: Callable[[], int | None]) -> int:
         return INTERRUPTED
 
 
-def run_with_config(work: Callable) -> None:
-    """Runs `work(config, workdir)` with the absl flags --config and --workdir, then exits."""
+def run_with_config(work: Callable, required: Sequence[str] = ("config", "workdir")) -> None:
+    """Runs `work(config, workdir)` with the absl flags --config and --workdir, then exits.
+
+    Args:
+      work: returns the exit status, or None for 0.
+      required: the flags that may not be missing.
+    """
     from absl import app, flags
     from ml_collections import config_flags
 
@@ -52,7 +57,7 @@ def run_with_config(work: Callable) -> None:
             purpose = (sys.modules["__main__"].__doc__ or "").strip()
             print(_HELP.format(program=Path(arguments[0]).name, purpose=purpose), end="")
             sys.exit(0)
-        status = exit_status(lambda: _parse_flags(arguments, config, workdir))
+        status = exit_status(lambda: _parse_flags(arguments, config, workdir, required))
         if status:
             sys.exit(status)
         return arguments[:1]
@@ -67,7 +72,7 @@ def run_with_config(work: Callable) -> None:
     app.run(main, flags_parser=parse)
 
 
-def _parse_flags(arguments: Sequence[str], config, workdir) -> None:
+def _parse_flags(arguments: Sequence[str], config, workdir, required: Sequence[str]) -> None:
     from absl import flags
 
     try:
@@ -87,7 +92,7 @@ def _parse_flags(arguments: Sequence[str], config, workdir) -> None:
     if len(rest) > 1:
         raise UserError(f"{rest[1]!r} is no flag; every setting is --config.KEY=VALUE")
     for flag in (config, workdir):
-        if not flag.value:
+        if flag.name in required and not flag.value:
             raise UserError(_MISSING.format(flag.name))
     if flags.FLAGS["verbosity"].using_default_value:
         flags.FLAGS.verbosity = -1  # warnings; absl would show what JAX and Orbax merely mention
