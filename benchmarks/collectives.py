@@ -76,11 +76,20 @@ def _executed(computations, name: str, times: int) -> Iterator[tuple[str, int]]:
 
 
 def _group_size(line: str, devices: int) -> int:
-    listed = re.search(r"replica_groups=\{\{([\d,]+)\}", line)
-    if listed:
+    """Returns how many devices a group has, in each of the ways that XLA lists groups."""
+    written = re.search(r"replica_groups=(.*?)(?=, [a-z_]+=(?!\()|$)", line)
+    groups = written[1] if written else "{}"
+    if groups == "{}":
+        return devices
+    if listed := re.match(r"\{\{([\d,]+)\}", groups):
         return len(listed[1].split(","))
-    counted = re.search(r"replica_groups=\[(\d+),(\d+)\]<=", line)
-    return int(counted[2]) if counted else devices
+    if counted := re.match(r"\[\d+,(\d+)\]<=", groups):
+        return int(counted[1])
+    if mesh := re.match(r"mesh\[(.*?)\].*\{(.*)\}", groups):
+        sizes = dict(re.findall(r"('\w+')=(\d+)", mesh[1]))
+        axes = re.findall(r"('\w+')(?::\(\d+\)(\d+))?", mesh[2])  # a part of an axis has a size
+        return math.prod(int(part or sizes[axis]) for axis, part in axes)
+    raise ValueError(f"unknown way to list groups: {groups}")
 
 
 def _bytes(result: str, is_start: bool) -> int:

@@ -81,8 +81,8 @@ def main() -> None:
     parser.add_argument("--parameters", action="store_true", help="list where each one lies")
     options, rest = parser.parse_known_args()
     sys.argv[1:] = rest
-    # Otherwise libtpu looks for the cloud that it is in, and lets one process alone load it. The type
-    # is any: what is compiled for is the topology.
+    # Otherwise libtpu asks what cloud it is in, and lets one process alone load it. The type may be
+    # any: what is compiled for is the topology.
     os.environ |= {
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_WORKER_HOSTNAMES": "localhost",

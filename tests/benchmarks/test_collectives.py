@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from benchmarks.collectives import Traffic, collectives
 
 MODULE = """\
@@ -47,6 +49,9 @@ to_apply=%add
   %begun = (f32[5]{0}, f32[5]{0}, u32[], u32[]) collective-permute-start(%c), \
 source_target_pairs={{0,1},{1,0}}
   %ended = f32[5]{0} collective-permute-done(%begun)
+  %some = f32[8]{0} all-reduce(%d), replica_groups=mesh['a'=4,'b'=2], \
+device_ids=([2,4]T(1,0)) {'b'}, use_global_device_ids=true, to_apply=%add
+  %half = f32[3]{0} all-gather(%e), replica_groups=mesh['a'=8] {'a':(2)4}, dimensions={0}
   %turned = f32[64]{0} all-to-all(%r), replica_groups=[1,8]<=[8], dimensions={0}
   %loop = (s32[], f32[64]{0}) while(%init), condition=%condition, body=%body, \
 backend_config={"known_trip_count":{"n":"7"}}
@@ -59,7 +64,8 @@ def test_a_module_written_by_hand():
     assert collectives(MODULE) == {
         ("all-gather", 8): Traffic(1, 4 * 1280 * 7 / 8),
         ("reduce-scatter", 4): Traffic(1, 2 * 32 * 3 / 4),
-        ("all-reduce", 2): Traffic(1, 2 * (4 * 6 + 4 * 2) / 2),
+        ("all-reduce", 2): Traffic(2, 2 * (4 * 6 + 4 * 2 + 4 * 8) / 2),
+        ("all-gather", 4): Traffic(1, 4 * 3 * 3 / 4),
         ("collective-permute", 8): Traffic(1, 4 * 5),
         ("all-to-all", 8): Traffic(1, 4 * 64 * 7 / 8),
         ("all-reduce", 4): Traffic(7, 7 * 2 * 4 * 64 * 3 / 4),
@@ -85,6 +91,12 @@ places = P(("data", "fsdp"))
 sent = jax.shard_map(send, mesh=make_mesh(2, 4), in_specs=places, out_specs=places, check_vma=False)
 print(jax.jit(sent).lower(jnp.zeros((48, 32))).compile().as_text())
 """
+
+
+def test_an_unknown_way_to_list_groups_is_no_guess():
+    module = "ENTRY %main () -> f32[4] {\n  %x = f32[4] all-gather(%y), replica_groups=<new>"
+    with pytest.raises(ValueError, match="<new>"):
+        collectives(module)
 
 
 def test_a_module_compiled_for_eight_devices():
