@@ -150,31 +150,42 @@ class ViTDeblur(nn.Module):
     ) -> TrainingOutputs:
         """Restores the blurred images and returns all that the losses compare.
 
-        Both go through the encoders as one batch, in turns, so that of a batch that lies on many
+        Both go through the encoders as one batch, in pairs, so that of a batch that lies on many
         devices no image moves; a sharp image has one view, whatever the model's.
         The projector sees the blurred ones first, then the sharp ones. With `train` its batch norm
         uses and updates the batch's statistics: the collection "batch_stats" must be mutable then.
         """
-        primary = self.encode(_in_turns(mean_of_views(blurred), jnp.asarray(sharp)))
+        primary = self.encode(_interleaved(mean_of_views(blurred), jnp.asarray(sharp)))
         context = self.contextual_encoder
         normalized = context.normalized_tokens(primary[-1])
-        blurred_tokens, sharp_tokens = normalized[::2], normalized[1::2]
+        blurred_tokens, sharp_tokens = _parted(normalized)
         contextual = context.scale(blurred_tokens)
-        features = self.decoder([tokens[::2] for tokens in primary], contextual)
-        logits = context.sharpness_logit(normalized)
+        features = self.decoder([_parted(tokens)[0] for tokens in primary], contextual)
+        blurred_logit, sharp_logit = _parted(context.sharpness_logit(normalized))
         return TrainingOutputs(
             restored=self.image_head(blurred, features),
             contextual_tokens=contextual,
             sharp_tokens=sharp_tokens,
-            blurred_logit=logits[::2],
-            sharp_logit=logits[1::2],
+            blurred_logit=blurred_logit,
+            sharp_logit=sharp_logit,
             blurred_projection=context.project(contextual, train),
             sharp_projection=context.project(sharp_tokens, train),
         )
 
 
-def _in_turns(first, second):
-    return jnp.stack([first, second], axis=1).reshape(-1, *first.shape[1:])
+def _interleaved(first, second):
+    """Joins two batches in pairs, so that a device that holds a part of both has nothing to send.
+
+    Laid one behind the other, both halves of the batch, and of what becomes of it, would have to be
+    gathered whole on every device.
+    """
+    pairs = jnp.stack([first, second], axis=1)
+    return pairs.reshape(-1, *first.shape[1:])
+
+
+def _parted(joined):
+    pairs = joined.reshape(-1, 2, *joined.shape[1:])
+    return pairs[:, 0], pairs[:, 1]
 
 
 def mean_of_views(
