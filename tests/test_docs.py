@@ -129,14 +129,18 @@ def run(block: Block, folder: Path) -> None:
 @pytest.fixture
 def workplace(tmp_path):
     """A folder that holds what the pages speak of, all of it small."""
-    for name in ("configs", "examples", "evaluate.py", "train.py"):
+    for name in ("configs", "evaluate.py", "train.py"):
         (tmp_path / name).symlink_to(ROOT / name)
     save_pretrained(load_pretrained(), tmp_path / "vitdeblur.pth")
-    Image.fromarray(made_up_data.photograph(0, (50, 60))).save(tmp_path / "photo.jpg")
+    defocused = tmp_path / "examples/photographs/defocused"
+    defocused.mkdir(parents=True)
+    for file in (tmp_path / "photo.jpg", defocused / "building.jpg"):
+        Image.fromarray(made_up_data.photograph(0, (50, 60))).save(file)
     for i in range(2):
         made_up_data.write(tmp_path / f"photographs/photo{i}.png", i, (50, 60))
         made_up_data.write(tmp_path / f"SHARP_FOLDER/photo{i}.png", i, (50, 60))
-        made_up_data.write(tmp_path / f"PHOTOGRAPHS/photo{i}.png", i, (120, 130))
+        for sharp in ("PHOTOGRAPHS", "examples/photographs/sharp"):
+            made_up_data.write(tmp_path / f"{sharp}/photo{i}.png", i, (120, 130))
         for split, size in (("train", (370, 380)), ("test", (50, 60))):
             for side in ("input", "ground_truth"):
                 made_up_data.write(tmp_path / f"LFDOF/{split}_data/{side}/{i:03}.png", i, size)
