@@ -33,6 +33,9 @@ _SECONDS_TO_END = 30
 # Parts of what JAX's collectives and its coordination say when another process is gone.
 _SIGNS_OF_LOSS = ("gloo", "nccl", "connection", "coordination", "heartbeat", "unavailable", "peer")
 
+# What JAX says without a cluster, and where it has computed already: then nothing has started us.
+_SIGNS_OF_BEING_ALONE = ("coordinator_address should be defined", "must be called before")
+
 
 def join_others(
     coordinator: str | None = None, count: int | None = None, index: int | None = None
@@ -73,11 +76,9 @@ def join_others(
                 heartbeat_timeout_seconds=_SECONDS_WITHOUT_HEARTBEAT,
                 shutdown_timeout_seconds=_SECONDS_TO_END,
             )
-        except ValueError as error:
-            if "coordinator_address should be defined" not in str(error):
+        except (ValueError, RuntimeError, OSError, KeyError) as error:
+            if not (missing and any(sign in str(error) for sign in _SIGNS_OF_BEING_ALONE)):
                 raise _cannot_join(error) from error
-        except (RuntimeError, OSError, KeyError) as error:
-            raise _cannot_join(error) from error
 
 
 def _check_place(coordinator, count, index):
