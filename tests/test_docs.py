@@ -46,6 +46,8 @@ OTHERS = {
     *("--sdk_container_image", "--setup_file"),
     *("--constraint", "--strict", "--photographs"),  # pip's, MkDocs', a benchmark's
     *("--config", "--workdir"),  # read by entry_points.py
+    *("--nodes", "--requeue", "--build-arg"),  # Slurm's, Docker's
+    *("--topology", "--fsdp", "--search"),  # of benchmarks/pod_plan.py
 }
 
 

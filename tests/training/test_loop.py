@@ -465,8 +465,8 @@ def test_stages_follow_each_other_and_each_is_traced_once(pairs, tmp_path, monke
         traced.append(blurred.shape[:2])
         return stand_in_objective(model, weights, variables, blurred, sharp, **settings)
 
-    def spying(config, mesh):
-        run = prepare_once(config, mesh)
+    def spying(config, mesh, objective):
+        run = prepare_once(config, mesh, objective)
 
         def train_step(state, batch):
             seen.append((*batch["blurred"].shape[:2], jax.device_get(batch["record"]).tolist()))
