@@ -4,6 +4,10 @@ A collective is taken to go round a ring of the n devices of a group: to gather 
 sends (n - 1) / n of the whole; to sum up, that twice; a permutation sends all that a device holds.
 Other ways of doing it do not send less. What lies in a loop counts as often as the loop turns, once
 where the compiler has not written how often that is.
+
+A program for TPUs has two ways of its own. To sum up and scatter is a fusion of an all-reduce with
+the slice that a device keeps of it. And an asynchronous collective is written again in each fusion
+that carries it on; it counts where it starts.
 """
 
 import math
@@ -38,14 +42,18 @@ def collectives(module: str) -> dict[tuple[str, int], Traffic]:
     computations, entry = _computations(module)
     devices = int((re.search(r"num_partitions=(\d+)", module) or ["", "1"])[1])
     found = defaultdict(lambda: Traffic(0, 0.0))
-    for line, times in _executed(computations, entry, 1):
+    for name, line, times in _executed(computations, entry, 1):
         match = _COLLECTIVE.search(line)
-        if match:
-            kind = "reduce-scatter" if "all-reduce-scatter" in line[: match.start()] else match[2]
+        if match and not _carries_on(name, computations[name]):
+            kind, whole = match[2], _bytes(match[1], is_start=bool(match[3]))
             group = _group_size(line, devices)
-            sent = _sent(kind, _bytes(match[1], is_start=bool(match[3])), group)
+            if name.startswith("all-reduce-scatter"):
+                kind = "reduce-scatter"
+            elif kind == "reduce-scatter":
+                whole *= group
             before = found[kind, group]
-            found[kind, group] = Traffic(before.times + times, before.sent + times * sent)
+            sent = before.sent + times * _sent(kind, whole, group)
+            found[kind, group] = Traffic(before.times + times, sent)
     return dict(found)
 
 
@@ -62,10 +70,10 @@ def _computations(module: str) -> tuple[dict[str, list[str]], str]:
     return computations, entry
 
 
-def _executed(computations, name: str, times: int) -> Iterator[tuple[str, int]]:
-    """Yields each line that runs from a computation on, and how often it does."""
+def _executed(computations, name: str, times: int) -> Iterator[tuple[str, str, int]]:
+    """Yields each line that runs from a computation on: where it stands, and how often it runs."""
     for line in computations.get(name, ()):
-        yield line, times
+        yield name, line, times
         if re.search(r"-(done|update)\(", line):
             continue  # names again what its start has called
         turns = _TURNS.search(line)
@@ -73,6 +81,12 @@ def _executed(computations, name: str, times: int) -> Iterator[tuple[str, int]]:
             inside = times * int(turns[1]) if turns and attribute == "body" else times
             for called in names.split(","):
                 yield from _executed(computations, called.strip().lstrip("%"), inside)
+
+
+def _carries_on(name: str, lines: list[str]) -> bool:
+    """Returns whether a computation goes on with an asynchronous collective of another one."""
+    ends = any('custom_call_target="AsyncCollectiveDone"' in line for line in lines)
+    return ends or name.startswith("async_collective_fusion")
 
 
 def _group_size(line: str, devices: int) -> int:
@@ -102,9 +116,7 @@ def _bytes(result: str, is_start: bool) -> int:
     return sum(arrays[len(arrays) // 2 :] if is_start and len(arrays) > 1 else arrays)
 
 
-def _sent(kind: str, given: int, group: int) -> float:
+def _sent(kind: str, whole: int, group: int) -> float:
     if kind == "collective-permute":
-        return given
-    whole = given * group if kind == "reduce-scatter" else given
-    passes = 2 if kind == "all-reduce" else 1
-    return passes * whole * (group - 1) / group
+        return whole
+    return (2 if kind == "all-reduce" else 1) * whole * (group - 1) / group

@@ -360,11 +360,13 @@ def _bound(plan, limits, chips):
     seconds = least_seconds(plan, limits, chips)
     rows = [(name, f"{1000 * value:.1f}") for name, value in seconds.items()]
     slowest = max(seconds, key=seconds.get)
-    batch = (
+    said = (
         f"a step takes {1000 * seconds[slowest]:.1f} ms at least if all overlap, limited by "
         f"{slowest}; {1000 * sum(seconds.values()):.1f} ms if nothing does"
     )
-    return f"{format_table(('least time at the published rates', 'ms'), rows)}\n{batch}"
+    known = "of the memory's time only that of the state, read and written once, is known\n"
+    table = format_table(("least time at the published rates", "ms"), rows)
+    return f"{table}\n{known if plan.moved else ''}{said}"
 
 
 if __name__ == "__main__":

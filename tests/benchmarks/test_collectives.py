@@ -72,6 +72,46 @@ def test_a_module_written_by_hand():
     }
 
 
+MODULE_FOR_TPUS = """\
+HloModule jit_step, num_partitions=8
+
+%begins (a: bf16[8]) -> (bf16[8], bf16[32]) {
+  %a = bf16[8]{0:T(256)} parameter(0)
+  %whole = bf16[32]{0:T(256)S(1)} all-gather(%a), channel_id=5, replica_groups={{0,1,2,3},{4,5,6,7}}
+  ROOT %s = (bf16[8], bf16[32]) custom-call(%a, %whole), custom_call_target="AsyncCollectiveStart"
+}
+
+%async_collective_fusion.1 (a: bf16[8], b: f32[2]) -> (f32[2], bf16[32]) {
+  %again = bf16[32]{0:T(256)} all-gather(%a), channel_id=5, replica_groups={{0,1,2,3},{4,5,6,7}}
+}
+
+%ends (a: bf16[8]) -> bf16[32] {
+  %last = bf16[32]{0:T(256)} all-gather(%a), channel_id=5, replica_groups={{0,1,2,3},{4,5,6,7}}
+  ROOT %done = bf16[32]{0} custom-call(%last), custom_call_target="AsyncCollectiveDone"
+}
+
+%all-reduce-scatter.3 (g: bf16[64], h: bf16[16]) -> (bf16[16], bf16[4]) {
+  %sums = (bf16[64]{0:T(256)}, bf16[16]{0:T(256)}) all-reduce(%g, %h), channel_id=1, \
+replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%add
+  %part = bf16[16]{0} dynamic-slice(%first, %place), dynamic_slice_sizes={16}
+}
+
+ENTRY %main (a: bf16[8]) -> bf16[32] {
+  %start = (bf16[8], bf16[32]) fusion(%a), kind=kCustom, calls=%begins
+  %middle = (f32[2], bf16[32]) fusion(%start), kind=kOutput, calls=%async_collective_fusion.1
+  %parts = (bf16[16], bf16[4]) fusion(%g, %h), kind=kCustom, calls=%all-reduce-scatter.3
+  ROOT %end = bf16[32] fusion(%middle), kind=kCustom, calls=%ends
+}
+"""
+
+
+def test_the_ways_of_a_module_for_tpus():
+    assert collectives(MODULE_FOR_TPUS) == {
+        ("all-gather", 4): Traffic(1, 2 * 32 * 3 / 4),
+        ("reduce-scatter", 4): Traffic(1, 2 * (64 + 16) * 3 / 4),
+    }
+
+
 PROGRAM = """
 import jax, jax.numpy as jnp
 from jax import lax
