@@ -3,19 +3,23 @@
 Links between them and docs/ are written as they are right on disk, and so on GitHub.
 """
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("CHANGELOG.md", "CONTRIBUTING.md", "MODEL_CARD.md")
+# The package lies elsewhere where the site is built beside an installed wheel.
+PACKAGE = Path(find_spec("vitdeblur_jax").origin).parent
 FILES = ("vitdeblur_jax/weights/CREDITS.csv",)
 
 
 def on_files(files, config):
     """Adds the pages, and the files that they link to, to those of docs/."""
-    for name in (*PAGES, *FILES):
-        files.append(File.generated(config, name, abs_src_path=str(ROOT / name)))
+    places = {name: ROOT for name in PAGES} | {name: PACKAGE.parent for name in FILES}
+    for name, folder in places.items():
+        files.append(File.generated(config, name, abs_src_path=str(folder / name)))
     return files
 
 
