@@ -47,7 +47,7 @@ setup(
             "weights/*",
             "evaluation/*.csv",
             "evaluation/*.html",
-            "interop/exported/*",
+            "exported/*",
         ]
     },
     install_requires=[

@@ -17,7 +17,7 @@ with install_import_hook("vitdeblur_jax", "beartype.beartype"):
     import vitdeblur_jax.data.preparation
     import vitdeblur_jax.data.synthesis_files
     import vitdeblur_jax.evaluation
-    import vitdeblur_jax.interop.export
+    import vitdeblur_jax.export
     import vitdeblur_jax.restore_files
     import vitdeblur_jax.training  # noqa: F401
 

@@ -221,7 +221,7 @@ def test_every_module_has_its_place_in_the_api():
     named = re.findall(r"^::: (\S+)$", "".join(p.read_text() for p in PAGES), re.MULTILINE)
     files = [path.relative_to(PACKAGE.parent) for path in PACKAGE.rglob("*.py")]
     modules = {".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in files}
-    beside_an_export = {"vitdeblur_jax.interop.exported.restore"}
+    beside_an_export = {"vitdeblur_jax.exported.restore"}
     assert sorted(named) == sorted(modules - beside_an_export)
 
 

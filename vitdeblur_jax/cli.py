@@ -276,7 +276,7 @@ def _convert(options) -> None:
 
 
 def _export(options) -> None:
-    from vitdeblur_jax.interop.export import export
+    from vitdeblur_jax.export import export
 
     export(
         options.source,

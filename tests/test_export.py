@@ -14,7 +14,7 @@ import skimage.data
 
 from vitdeblur_jax import checkpoints, deblur, load_pretrained, save_pretrained
 from vitdeblur_jax.cli import main
-from vitdeblur_jax.interop.export import exported_functions
+from vitdeblur_jax.export import exported_functions
 
 RESTORE = """
 import sys
