@@ -92,7 +92,11 @@ def restore_files(
         check_strength(options.strength)
         tasks = plan(sources, output, options.overwrite or options.skip_existing)
         _check_maps(options, tasks)
-        waiting = [task for task in tasks if not (options.skip_existing and _is_done(task))]
+        waiting = [
+            (number, task)
+            for number, task in enumerate(tasks, 1)
+            if not (options.skip_existing and _is_done(task))
+        ]
         pretrained = on_local_devices(load_pretrained(checkpoint))
         _check_model(pretrained)
         check_options(pretrained.model, options.stride, options.batch_size)
@@ -101,9 +105,9 @@ def restore_files(
     if is_first() and checkpoint is None:
         print(f"checkpoint: {BUNDLED_NOTE}", file=sys.stderr)
     failed = 0
-    for task in share(waiting):
+    for number, task in share(waiting):
         name = "standard input" if task.source == STANDARD else task.source
-        print(f"{name} ({tasks.index(task) + 1} of {len(tasks)})", file=sys.stderr)
+        print(f"{name} ({number} of {len(tasks)})", file=sys.stderr)
         try:
             _restore_file(task, pretrained, options)
         except UserError as error:

@@ -69,11 +69,11 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     results = first_before_others(
         lambda: Results.open(folder, config, checkpoint, names, metrics, place()[0])
     )
-    waiting = [pair for pair in pairs if not results.has(pair.name)]
+    waiting = [(number, pair) for number, pair in enumerate(pairs) if not results.has(pair.name)]
     if len(waiting) < len(pairs) and is_first():
         print(f"{len(pairs) - len(waiting)} of {len(pairs)} images are done already")
-    for pair in share(waiting):
-        print(f"{names.index(pair.name) + 1} of {len(pairs)}: {pair.name}", flush=True)
+    for number, pair in share(waiting):
+        print(f"{number + 1} of {len(pairs)}: {pair.name}", flush=True)
         image, target = (_at_depth(pixels, config.bit_depth) for pixels in read_pair(pair))
         restored, seconds = _restore(pretrained, image, config)
         saved = as_dtype(restored, image.dtype)
@@ -84,7 +84,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
             blurred = mean_of_views(as_float(image))
             compared = {"input": blurred, "output": restored, "saved": as_float(saved)}
             figures = {name: measure(x, as_float(target)) for name, x in compared.items()}
-            _add_pictures(folder, names.index(pair.name), compared, target)
+            _add_pictures(folder, number, compared, target)
         results.add(pair, image, seconds, figures)
     gather(None)  # all have ended their work
     if is_first():

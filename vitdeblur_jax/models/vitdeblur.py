@@ -79,11 +79,6 @@ class ViTDeblur(nn.Module):
 
     def setup(self):
         numerics = {"dtype": self.dtype, "precision": self.precision}
-        transformer = {
-            "mlp_ratio": self.mlp_ratio,
-            "rematerialize": self.rematerialize,
-            **numerics,
-        }
         self.tokenizer = Tokenizer(
             self.primary_width,
             self.patch_size,
@@ -93,14 +88,14 @@ class ViTDeblur(nn.Module):
             **numerics,
         )
         self.primary_encoder = PrimaryEncoder(
-            self.primary_width, self.primary_depth, self.primary_heads, **transformer
+            self.primary_width, self.primary_depth, self.primary_heads, **self._transformer
         )
         self.contextual_encoder = ContextualEncoder(
             self.primary_width,
             self.contextual_depth,
             self.contextual_heads,
             projector_widths=tuple(self.projector_widths),
-            **transformer,
+            **self._transformer,
         )
         self.decoder = self.make_decoder()
         self.image_head = ImageHead(
@@ -115,11 +110,18 @@ class ViTDeblur(nn.Module):
             self.decoder_heads,
             self.patch_stride,
             self.feature_channels,
-            mlp_ratio=self.mlp_ratio,
-            rematerialize=self.rematerialize,
-            dtype=self.dtype,
-            precision=self.precision,
+            **self._transformer,
         )
+
+    @property
+    def _transformer(self) -> dict:
+        """What the blocks of all transformers have in common."""
+        return {
+            "mlp_ratio": self.mlp_ratio,
+            "rematerialize": self.rematerialize,
+            "dtype": self.dtype,
+            "precision": self.precision,
+        }
 
     def __call__(
         self, image: Float[ArrayLike, "batch height width channels"]

@@ -38,12 +38,13 @@ class Interruption:
       signal: the number of the first that came, or None.
     """
 
+    _noted = (signal.SIGTERM, signal.SIGINT)
     signal: int | None = None
 
     def __enter__(self):
         self._before = {}
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in self._noted:
                 self._before[number] = signal.signal(number, self._note)
         return self
 
@@ -77,11 +78,8 @@ class AgreedInterruption(Interruption):
     on as SIGTERM.
     """
 
-    def __enter__(self):
-        self._before, self._checks = {}, 0
-        if threading.current_thread() is threading.main_thread():
-            self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._note)
-        return self
+    _noted = (signal.SIGINT,)
+    _checks = 0
 
     def check(self) -> None:
         """Raises `Interrupted` in all processes at the same call, which each makes as often."""
