@@ -78,6 +78,13 @@ def end(started: list[subprocess.Popen], folder: Path, seconds: float = 300) -> 
     ]
 
 
+def on_devices(count: int, program: Sequence[str], folder: Path) -> str:
+    """Returns the output of a program that ran on so many virtual devices, and succeeded."""
+    (ended,) = end(start(1, program, folder, devices=count), folder, seconds=600)
+    assert ended.status == 0, ended.output
+    return ended.output
+
+
 def restored(workdir: Path, step: int) -> dict[str, np.ndarray]:
     """Returns all arrays of a checkpoint by path, restored onto all devices of all processes."""
     contents = json.loads((workdir / "config.json").read_text())
@@ -87,8 +94,12 @@ def restored(workdir: Path, step: int) -> dict[str, np.ndarray]:
     state = placed(abstract_state(run), run.mesh)
     with TrainingCheckpoints(workdir / "checkpoints", 2) as checkpoints:
         state, _ = checkpoints.restore(step, state)
-    whole = whole_on_local_devices(run.mesh, state)
-    leaves = jax.tree_util.tree_leaves_with_path(whole)
+    return by_path(whole_on_local_devices(run.mesh, state))
+
+
+def by_path(tree) -> dict[str, np.ndarray]:
+    """Returns the leaves of a tree by their paths, on the host."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 

@@ -8,7 +8,7 @@ from flax import traverse_util
 from scipy import fft
 
 from tests.small_model import small_pretrained
-from tests.training.small_run import prepare_once, quick_compilation, small_config
+from tests.training.small_run import prepare_once, small_config
 from vitdeblur_jax import save_pretrained
 from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.interop.reference import variables_to_reference
@@ -27,11 +27,7 @@ from vitdeblur_jax.training.preparation import first_state
 
 DEPTHS = {"primary_depth": 1, "decoder_depth": 1}
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick(tmp_path_factory):
-    with quick_compilation(tmp_path_factory.getbasetemp() / "compiled"):
-        yield
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,6 @@ from tests.training.small_run import (
     after_step,
     photographs,
     prepare_once,
-    quick_compilation,
     quick_config,
     small_config,
     stand_in_objective,
@@ -40,19 +39,7 @@ from vitdeblur_jax.training.preparation import first_state
 RATES = ("steps_per_second", "images_per_second", "waiting_share")
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick(tmp_path_factory):
-    with quick_compilation(tmp_path_factory.getbasetemp() / "compiled"):
-        yield
-
-
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory):
-    """Six pairs to train on, and two in `val`."""
-    root = photographs(tmp_path_factory.mktemp("pairs"))
-    photographs(root / "val", count=2, first=6)
-    return root
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 @pytest.fixture(scope="module")

@@ -14,29 +14,13 @@ import pytest
 from tests.training.several_processes import Ended, end, free_port, restored, start
 from tests.training.small_run import (
     compilation_settings,
-    photographs,
-    quick_compilation,
 )
 from vitdeblur_jax.interop.orbax_folders import step_folders
 
 CONFIG = "tests/training/small_run.py"
 BETWEEN = 60  # seconds, within which the death of one process ends the others
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick(tmp_path_factory):
-    with quick_compilation(tmp_path_factory.getbasetemp() / "compiled"):
-        yield
-
-
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory):
-    """Six pairs to train on, and three in `val`."""
-    root = photographs(tmp_path_factory.mktemp("pairs"))
-    photographs(root / "val", count=3, first=6)
-    return root
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick")]
 
 
 def train(pairs: Path, workdir: Path, kind: str) -> list[str]:

@@ -5,25 +5,23 @@ takes the file of results and the names of the meshes.
 """
 
 import functools
-import os
 import re
-import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import optax
 import pytest
 
+from benchmarks.collectives import KINDS
 from tests.small_model import small_pretrained
+from tests.training.several_processes import by_path, on_devices
 from vitdeblur_jax.sharding import batch_sharded, make_mesh, state_sharding
 from vitdeblur_jax.training.objective import deblurring_objective
 from vitdeblur_jax.training.preparation import bytes_a_device
 from vitdeblur_jax.training.state import create_state
 from vitdeblur_jax.training.step import compile_train_step
 
-ROOT = Path(__file__).parents[2]
 MESHES = ("1x1", "8x1", "1x8", "4x2", "2x4")
 STEPS = 5
 WEIGHTS = {
@@ -65,17 +63,10 @@ def run(mesh: jax.sharding.Mesh):
     return state, metrics, compiled
 
 
-def as_arrays(state, metrics) -> dict[str, np.ndarray]:
-    """Returns parameters, statistics, averages and metrics by path."""
-    tree = {"state": jax.device_get(state), "metrics": metrics}
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
-
-
 def collectives(compiled: str) -> dict[str, list[str]]:
     """Returns the collectives of a compiled module, by kind: what each computes, and for what."""
     found = re.findall(
-        r"= (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
+        rf"= (.*?) ({'|'.join(KINDS)})(?:-start)?\("
         r'(?:.*op_name="([^"]*)")?',
         compiled,
     )
@@ -92,7 +83,8 @@ def main(path: str, *meshes: str):
         data, fsdp = map(int, name.split("x"))
         mesh = make_mesh(data, fsdp, jax.devices()[: data * fsdp])
         state, metrics, compiled = run(mesh)
-        results |= {f"{name}{path}": leaf for path, leaf in as_arrays(state, metrics).items()}
+        arrays = by_path({"state": jax.device_get(state), "metrics": metrics})
+        results |= {f"{name}{path}": leaf for path, leaf in arrays.items()}
         check_shards(state, mesh)
         if mesh.size > 1:  # no device has the images of all, blurred and sharp
             assert "[16,46,46,3]" not in compiled.as_text()
@@ -139,15 +131,7 @@ def _shape(name):
 
 
 def _results(path, *meshes):
-    flags = {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": str(ROOT),
-    }
-    command = [sys.executable, "-m", __name__, str(path), *meshes]
-    done = subprocess.run(command, env=os.environ | flags, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    print(done.stdout)
+    print(on_devices(8, ["-m", __name__, str(path), *meshes], path.parent))
     return np.load(path)
 
 

@@ -1,8 +1,4 @@
 import functools
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +7,7 @@ import optax
 import pytest
 
 from tests.small_model import small_pretrained
+from tests.training.several_processes import on_devices
 from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.sharding import batch_sharded, local_mesh, replicated
 from vitdeblur_jax.training.configuration import default_config
@@ -199,10 +196,7 @@ def test_two_devices_take_parts_as_one_does(tmp_path):
 
 
 def _on_two_devices(path, accumulation):
-    root = Path(__file__).parents[2]
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "PYTHONPATH": str(root)}
-    command = [sys.executable, "-c", _ON_TWO_DEVICES, str(path), str(accumulation)]
-    subprocess.run(command, env=os.environ | flags, check=True, cwd=root)
+    on_devices(2, ["-c", _ON_TWO_DEVICES, str(path), str(accumulation)], path.parent)
     found = np.load(path)
     return [found[f"arr_{number}"] for number in range(len(found.files))]
 
