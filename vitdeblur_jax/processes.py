@@ -31,7 +31,10 @@ _SECONDS_WITHOUT_HEARTBEAT = 20  # until a process counts as dead
 _SECONDS_TO_END = 30
 
 # Parts of what JAX's collectives and its coordination say when another process is gone.
-_SIGNS_OF_LOSS = ("gloo", "nccl", "connection", "coordination", "heartbeat", "unavailable", "peer")
+_SIGNS_OF_LOSS = (
+    *("gloo", "nccl", "connection", "coordination"),
+    *("heartbeat", "unavailable", "peer", "barrier"),
+)
 
 # What JAX says without a cluster, and where it has computed already: then nothing has started us.
 _SIGNS_OF_BEING_ALONE = ("coordinator_address should be defined", "must be called before")
@@ -212,9 +215,14 @@ def end_with_others(work: Callable[[], int]) -> int:
     return status
 
 
-def _told(error) -> int:
+def tells_of_a_loss(error: BaseException) -> bool:
+    """Returns whether an error is what JAX says in one process when another has gone."""
     said = f"{type(error).__name__}: {error}".lower()
-    if any(sign in said for sign in _SIGNS_OF_LOSS):
+    return several() and any(sign in said for sign in _SIGNS_OF_LOSS)
+
+
+def _told(error) -> int:
+    if tells_of_a_loss(error):
         print(
             f"error: process {place()[0]} of {place()[1]} has lost another "
             f"({one_line(error)}); started again, the same command goes on",

@@ -4,7 +4,7 @@ It is a config file too: `train.py --config=tests/training/small_run.py:small` t
 `small_config` says, `:quick` as `quick_config` with `stand_in_objective`. With `:quick,SIGTERM,7`
 the process sends that signal to itself and its workers when step 7 is done. `:quick,SIGKILL,13`
 waits for the checkpoint of step 10 first; so does `:quick,full,13`, which forbids to write files of
-more than 64 KB from then on.
+more than 64 KB from then on. With `:quick,pause,0.5` each step takes so many seconds more.
 """
 
 import contextlib
@@ -96,9 +96,22 @@ def after_step(step: int, act: Callable[[Path], None]) -> Callable:
     return advance_and_act
 
 
+def with_pauses(seconds: float) -> Callable:
+    """Returns a `TrainingLog.advance` that takes so much longer."""
+    advance = TrainingLog.advance
+
+    def advance_and_pause(log, done, **figures):
+        advance(log, done, **figures)
+        time.sleep(seconds)
+
+    return advance_and_pause
+
+
 def get_config(argument: str = "small") -> ml_collections.ConfigDict:
     kind, *event = argument.split(",")
-    if event:
+    if event and event[0] == "pause":
+        TrainingLog.advance = with_pauses(float(event[1]))
+    elif event:
         TrainingLog.advance = after_step(int(event[1]), functools.partial(_happen, event[0]))
     if kind == "quick":
         preparation.deblurring_objective = stand_in_objective

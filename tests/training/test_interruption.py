@@ -53,12 +53,13 @@ def test_the_handlers_from_before_are_put_back():
             assert signal.getsignal(signal.SIGTERM) is not handler
             raise ZeroDivisionError
 
+    of_ctrl_c = signal.getsignal(signal.SIGINT)
     earlier = signal.signal(signal.SIGTERM, handler)
     try:
         with pytest.raises(ZeroDivisionError):
             fail_inside()
         assert signal.getsignal(signal.SIGTERM) is handler
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert signal.getsignal(signal.SIGINT) is of_ctrl_c
     finally:
         signal.signal(signal.SIGTERM, earlier)
 

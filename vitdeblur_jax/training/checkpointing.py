@@ -28,7 +28,7 @@ from vitdeblur_jax.interop.orbax_folders import (
     step_folders,
     write_psnr,
 )
-from vitdeblur_jax.processes import gather, is_first
+from vitdeblur_jax.processes import gather, is_first, tells_of_a_loss
 from vitdeblur_jax.shapes import shape_differences
 from vitdeblur_jax.training.state import TrainState
 
@@ -181,12 +181,17 @@ class TrainingCheckpoints:
 
     @contextlib.contextmanager
     def _orbax_told(self, what: str) -> Iterator[None]:
-        """Turns whatever Orbax, its threads and TensorStore raise into a `UserError`."""
+        """Turns whatever Orbax, its threads and TensorStore raise into a `UserError`.
+
+        But not the loss of another process: nothing is wrong with the checkpoints then.
+        """
         try:
             yield
         except UserError:
             raise
         except Exception as error:
+            if tells_of_a_loss(error):
+                raise
             reason = orbax_reason(error)
             raise UserError(f"checkpoints in {self._folder}: {what} ({reason})") from error
 
