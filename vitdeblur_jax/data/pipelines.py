@@ -17,6 +17,7 @@ import weakref
 from collections import deque
 from collections.abc import Collection, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import grain
@@ -24,6 +25,8 @@ import jax
 import numpy as np
 from absl import flags
 
+from vitdeblur_jax.data.sources import SyntheticSource
+from vitdeblur_jax.data.synthesis import SynthesisSettings
 from vitdeblur_jax.data.transforms import Example, random_crop_and_flips
 from vitdeblur_jax.errors import UserError
 
@@ -32,6 +35,7 @@ _OPEN: "weakref.WeakSet[TrainBatches]" = weakref.WeakSet()
 _MOST_THREADS = 16
 _MOST_RECORDS = 2**31 - 1  # as an int32, on devices too
 _ENDLESS = 2**40  # batches; Grain counts in 64 bits
+_CROPS_OF_A_PHOTOGRAPH = 100_000
 _PROFILING_FLAG = "grain_enable_multiprocess_worker_profiling"
 
 
@@ -101,6 +105,31 @@ def make_train_dataset(
         .batch(len(rows), drop_remainder=True)
     )
     return TrainBatches(batches, workers)
+
+
+def synthetic_batches(
+    photographs: Sequence[Path],
+    *,
+    seed: int,
+    batch_size: int,
+    crop: int,
+    settings: SynthesisSettings | None = None,
+) -> "TrainBatches":
+    """Returns endless training batches of crops of sharp photographs, put out of focus.
+
+    Args:
+      photographs: their files.
+      seed: 0 or more; decides on everything that is drawn.
+      batch_size: see `make_train_dataset`, as for the rest.
+      crop: side of the crops, pixels.
+      settings: how scenes and lenses are drawn; by default as `SynthesisSettings` has it.
+
+    Raises:
+      UserError: see `make_train_dataset`.
+    """
+    settings = settings or SynthesisSettings()
+    source = SyntheticSource(photographs, settings, seed, crop=crop, repeats=_CROPS_OF_A_PHOTOGRAPH)
+    return make_train_dataset(source, seed=seed, batch_size=batch_size, crop=crop)
 
 
 def _example_of_row(examples, batch_size: int, rows: list[int], number: int) -> Example:

@@ -1,0 +1,92 @@
+"""What does the contextual encoder see? Its tokens as colours, and whether they tell sharp.
+
+    python examples/contextual_tokens.py contextual_tokens.png
+
+The bundled model was never told which image is sharp. A linear layer on its contextual tokens
+learns it in 100 steps: of 88 % of unseen pairs it says which one is sharp, of a single crop in
+74 %, and it is wrong where there is nothing to see, in the sky. Picture, the three main directions
+of the tokens as colours, and that logit for each window, of a photograph out of focus and a sharp
+one: sharp tokens differ from their neighbours.
+"""
+
+import functools
+import itertools
+import sys
+from pathlib import Path
+
+import jax
+import matplotlib.pyplot as plt
+import numpy as np
+import optax
+from flax import traverse_util
+from numpy.lib.stride_tricks import sliding_window_view
+from PIL import Image
+
+import vitdeblur_jax as vd
+from vitdeblur_jax.data.pipelines import synthetic_batches
+from vitdeblur_jax.data.transforms import unit_range
+from vitdeblur_jax.training.objective import deblurring_objective
+from vitdeblur_jax.training.step import fit
+
+FOLDER = Path(__file__).parent / "photographs"
+PHOTOGRAPHS = sorted((FOLDER / "sharp").glob("*.jpg"))
+
+pretrained = vd.load_pretrained()
+model = pretrained.model
+side = model.training_window
+
+
+@jax.jit
+def see(variables, images):
+    """Returns the contextual encoder's tokens and its logit of "this is sharp", for each image."""
+
+    def look(module):
+        normalized = module.contextual_encoder.normalized_tokens(module.encode(images)[-1])
+        return normalized[:, 1:], module.contextual_encoder.sharpness_logit(normalized)
+
+    return model.apply(variables, method=look)
+
+
+def map_of(variables, picture):
+    """Returns the tokens of a picture, and a logit for each of its windows."""
+    step = side - model.patch_size + model.patch_stride  # so that the tokens go on evenly
+    rows, columns = ((length - side) // step + 1 for length in picture.shape[:2])
+    windows = sliding_window_view(picture, (side, side), axis=(0, 1))[::step, ::step]
+    windows = windows.transpose(0, 1, 3, 4, 2).reshape(-1, side, side, 3)
+    tokens, logits = jax.lax.map(lambda window: see(variables, window[None]), windows)
+    grid = step // model.patch_stride
+    tokens = tokens.reshape(rows, columns, grid, grid, -1).swapaxes(1, 2)
+    return np.asarray(tokens.reshape(rows * grid, columns * grid, -1)), logits.reshape(rows, -1)
+
+
+paths = traverse_util.flatten_dict(pretrained.variables["params"])
+batches = synthetic_batches(PHOTOGRAPHS[:3], seed=0, batch_size=8, crop=side)
+variables = fit(
+    pretrained.variables,
+    itertools.islice(batches, 100),
+    objective=functools.partial(deblurring_objective, model, {"sharpness": 1.0}),
+    optimizer=optax.adam(1e-2),
+    frozen=[path for path in paths if path[1] != "sharpness"],
+)
+batch = next(synthetic_batches(PHOTOGRAPHS[3:], seed=1, batch_size=64, crop=side))
+blurred, sharp = (see(variables, unit_range(batch[key]))[1] for key in ("blurred", "sharp"))
+print(f"{np.mean(sharp > blurred):.0%} of unseen pairs: the sharp one is told to be the sharper")
+print(f"{(np.mean(blurred < 0) + np.mean(sharp > 0)) / 2:.0%} of unseen crops are told right alone")
+
+pictures = [Image.open(FOLDER / kind / "building.jpg") for kind in ("defocused", "sharp")]
+pictures = [
+    np.asarray(picture.convert("RGB"))[:778, :1258] / np.float32(255) for picture in pictures
+]
+maps, logits = zip(*(map_of(variables, picture) for picture in pictures), strict=True)
+together = np.concatenate([tokens.reshape(-1, model.primary_width) for tokens in maps])
+centre = together.mean(axis=0)
+_, _, directions = np.linalg.svd(together - centre, full_matrices=False)
+low, high = np.quantile((together - centre) @ directions[:3].T, (0.02, 0.98), axis=0)
+
+figure, axes = plt.subplots(2, 3, figsize=(10, 4.4), layout="constrained")
+for row, picture, tokens, logit in zip(axes, pictures, maps, logits, strict=True):
+    colours = ((tokens - centre) @ directions[:3].T - low) / (high - low)
+    for axis, shown in zip(row, (picture, np.clip(colours, 0, 1), logit), strict=True):
+        axis.imshow(shown, vmin=-2, vmax=2, cmap="coolwarm")
+        axis.axis("off")
+figure.savefig(sys.argv[1], dpi=80)

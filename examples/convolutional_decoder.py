@@ -1,0 +1,86 @@
+"""Does the decoder have to be a transformer? A convolutional one, plugged in beside the usual one.
+
+    python examples/convolutional_decoder.py
+
+A subclass overrides `make_decoder`; nothing else changes. 200 steps each from the same start give
+both the same, about +0.1 dB: so short a training cannot tell them apart.
+"""
+
+import functools
+import itertools
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from vitdeblur_jax import ViTDeblur
+from vitdeblur_jax.data.pipelines import synthetic_batches
+from vitdeblur_jax.data.transforms import unit_range
+from vitdeblur_jax.losses import charbonnier_loss
+from vitdeblur_jax.metrics import peak_signal_noise_ratio
+from vitdeblur_jax.models import initial_variables
+from vitdeblur_jax.models.configuration import tiny
+from vitdeblur_jax.models.decoder import tokens_to_map
+from vitdeblur_jax.training.configuration import default_config
+from vitdeblur_jax.training.initialization import as_identity, as_transparent
+from vitdeblur_jax.training.objective import restoration_objective
+from vitdeblur_jax.training.optimizer import make_optimizer, make_schedule
+from vitdeblur_jax.training.step import fit
+
+PHOTOGRAPHS = sorted((Path(__file__).parent / "photographs/sharp").glob("*.jpg"))
+STEPS, BATCH, BORDER = 200, 4, 11
+
+
+class ConvolutionalDecoder(nn.Module):
+    """Lays all tokens out as one map of pixels, which convolutions of 3 x 3 then go over."""
+
+    patch_stride: int
+    feature_channels: int
+    width: int = 16
+
+    @nn.compact
+    def __call__(self, primary, contextual):
+        tokens = jnp.concatenate([*primary, contextual], axis=-1)[:, 1:]
+        tokens = nn.Dense(self.patch_stride**2 * self.width)(nn.LayerNorm()(tokens))
+        x = tokens_to_map(tokens, self.patch_stride)
+        for _ in range(2):
+            x = x + nn.Conv(self.width, (3, 3))(nn.gelu(x))
+        return nn.Conv(self.feature_channels, (3, 3), name="prediction")(x)
+
+
+class WithConvolutionalDecoder(ViTDeblur):
+    def make_decoder(self):
+        return ConvolutionalDecoder(self.patch_stride, self.feature_channels)
+
+
+settings = default_config().optimizer
+settings.update(name="muon", learning_rate=6e-3, warmup_steps=20, clip_norm=1.0)
+settings.learning_rate_factors.update(prediction=0.03, image_head=0.0017)
+loss = functools.partial(charbonnier_loss, border=BORDER)
+batches = synthetic_batches(PHOTOGRAPHS[:3], seed=0, batch_size=BATCH, crop=106)
+pairs = list(itertools.islice(batches, STEPS))
+held_out = next(synthetic_batches(PHOTOGRAPHS[3:], seed=1, batch_size=32, crop=106))
+blurred, sharp = unit_range(held_out["blurred"]), unit_range(held_out["sharp"])
+
+
+def psnr(images):
+    kept = slice(BORDER, -BORDER)
+    return jax.vmap(peak_signal_noise_ratio)(images[:, kept, kept], sharp[:, kept, kept]).mean()
+
+
+print(f"input: {psnr(blurred):.2f} dB")
+for kind in (ViTDeblur, WithConvolutionalDecoder):
+    model = kind(**tiny())
+    variables = initial_variables(model, seed=0)
+    variables = {**variables, "params": as_identity(as_transparent(variables["params"]))}
+    decoder = optax.tree.size(variables["params"]["decoder"])
+    trained = fit(
+        variables,
+        pairs,
+        objective=functools.partial(restoration_objective, model, loss=loss),
+        optimizer=make_optimizer(settings, make_schedule(settings, STEPS)),
+    )
+    restored = jax.jit(model.apply)(trained, blurred)
+    print(f"{kind.__name__}: {psnr(restored):.2f} dB, {decoder:,} parameters in the decoder")

@@ -1,0 +1,97 @@
+"""How far out of focus is a photograph? The gradient of a loss with respect to the blur itself.
+
+    python examples/defocus_radius.py
+
+Two losses, both differentiated through a lens. One knows that the spectrum of a sharp photograph
+falls as a power of frequency, and asks which radius makes of that the spectrum seen: it is right to
+4 % for 2 to 8 pixels on three photographs. The other trusts the bundled network and asks which
+radius makes of its restoration the photograph: off by 2 to 67 %, for what it restores is still
+blurred, or too sharp.
+"""
+
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from PIL import Image
+
+import vitdeblur_jax as vd
+from vitdeblur_jax.data.apertures import disk
+from vitdeblur_jax.data.defocus import defocus
+from vitdeblur_jax.data.synthesis import linear_to_srgb, srgb_to_linear
+
+PHOTOGRAPHS = sorted((Path(__file__).parent / "photographs/sharp").glob("*.jpg"))[:3]
+SIDE, TILE, REACH = 256, 128, 12
+FREQUENCY = np.hypot(np.fft.fftfreq(TILE)[:, None], np.fft.rfftfreq(TILE)[None])
+IS_USED = (FREQUENCY > 0.02) & (FREQUENCY < 0.45)
+
+
+def lens(radius):
+    """Returns the image of a point: a disk whose edge is as soft as a pixel is wide."""
+    y, x = jnp.mgrid[-REACH : REACH + 1, -REACH : REACH + 1]
+    kernel = jnp.clip(0.5 + radius - jnp.hypot(x, y), 0, 1)
+    return kernel / kernel.sum()
+
+
+def power_spectrum(gray):
+    """Returns the mean power of overlapping tiles (Welch's method)."""
+    window = np.outer(np.hanning(TILE), np.hanning(TILE))
+    tiles = np.lib.stride_tricks.sliding_window_view(gray, (TILE, TILE))[:: TILE // 4, :: TILE // 4]
+    tiles = tiles - tiles.mean(axis=(2, 3), keepdims=True)
+    return (np.abs(np.fft.rfft2(tiles * window)) ** 2).mean(axis=(0, 1))
+
+
+def spectral_loss(guess, power):
+    """Returns how unlikely a spectrum is (Whittle), given its level, slope, noise and the lens."""
+    transfer = jnp.abs(jnp.fft.rfft2(lens(guess["radius"]), (TILE, TILE)))
+    sharp = jnp.exp(guess["level"] - 2 * guess["slope"] * jnp.log(FREQUENCY + ~IS_USED))
+    expected = sharp * transfer**2 + jnp.exp(guess["noise"])
+    unlikely = jnp.where(IS_USED, jnp.log(expected) + power / expected, 0).sum() / IS_USED.sum()
+    return unlikely + jax.nn.relu(guess["slope"] - 2) ** 2  # no photograph is that smooth
+
+
+def network_loss(guess, restored, gray):
+    """Returns how far a restored photograph, put out of focus again, is from the blurred one."""
+    again = jax.scipy.signal.convolve2d(restored, lens(guess["radius"]), mode="valid")
+    return jnp.abs(again - gray[REACH:-REACH, REACH:-REACH]).mean()
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def descend(loss, guess, *data):
+    """Returns the loss and the radius after a descent along the gradient."""
+    optimizer = optax.adam(0.1)
+
+    def step(carry, _):
+        guess, state = carry
+        updates, state = optimizer.update(jax.grad(loss)(guess, *data), state)
+        return (optax.apply_updates(guess, updates), state), None
+
+    (guess, _), _ = jax.lax.scan(step, (guess, optimizer.init(guess)), length=150)
+    return loss(guess, *data), guess["radius"]
+
+
+def radius_by_spectrum(power):
+    """Returns the radius that fits best of descents from several ones: there are local minima."""
+    starts = np.arange(1.0, 11.0, dtype=np.float32)
+    parts = {"level": np.log(power.max()) - 9, "slope": 1.2, "noise": np.log(power[IS_USED].min())}
+    guess = {name: np.full_like(starts, value) for name, value in parts.items()}
+    many = jax.vmap(functools.partial(descend, spectral_loss), in_axes=(0, None))
+    losses, radii = many({**guess, "radius": starts}, power)
+    return radii[jnp.nanargmin(losses)]
+
+
+pretrained = vd.load_pretrained()
+for path in PHOTOGRAPHS:
+    image = np.asarray(Image.open(path).convert("RGB"))[:SIDE, :SIDE] / np.float32(255)
+    light = srgb_to_linear(image)
+    for true in (2, 4, 6, 8):
+        blurred = defocus(light, np.full((SIDE, SIDE), true, np.float32), disk())
+        blurred = np.rint(255 * linear_to_srgb(np.clip(blurred, 0, 1))).astype(np.uint8)
+        restored = vd.deblur(blurred, pretrained)
+        gray, sharper = (srgb_to_linear(x / 255).mean(axis=-1) for x in (blurred, restored))
+        spectrum = radius_by_spectrum(power_spectrum(gray))
+        _, network = descend(network_loss, {"radius": np.float32(4)}, sharper, gray)
+        print(f"{path.stem} true {true:.2f} spectrum {spectrum:.2f} network {network:.2f}")

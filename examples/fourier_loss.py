@@ -1,0 +1,49 @@
+"""Another loss in a config of one's own: differences of the restored picture's spectrum.
+
+    python examples/fourier_loss.py examples/photographs/sharp RUN
+
+A file like this may lie anywhere; it needs the package and nothing else of the repository. In 100
+steps it gains 0.23 dB on a photograph held out, and 0.22 without the spectrum's part.
+"""
+
+import functools
+import sys
+
+import jax.numpy as jnp
+import ml_collections
+
+from vitdeblur_jax.losses import charbonnier_loss
+from vitdeblur_jax.models.configuration import tiny
+from vitdeblur_jax.training import train
+from vitdeblur_jax.training.configuration import default_config
+from vitdeblur_jax.training.objective import restoration_objective
+
+
+def fourier_loss(restored, sharp):
+    """Returns the mean absolute difference of both spectra, a number for each image."""
+    difference = jnp.fft.rfft2((restored - sharp)[:, 6:-6, 6:-6], axes=(1, 2), norm="ortho")
+    return jnp.abs(difference).mean(axis=(1, 2, 3))
+
+
+def loss(restored, sharp):
+    return charbonnier_loss(restored, sharp, border=6) + 0.1 * fourier_loss(restored, sharp)
+
+
+def get_config(photographs: str) -> ml_collections.ConfigDict:
+    config = default_config()
+    config.model = tiny()
+    config.initial.update(identity=True, transparent=True)
+    config.data.update(kind="synthetic", root=photographs, hold_out=1, repeats=1000)
+    config.update(steps=100, batch_size=8, crop=106, averaging=0.95)
+    config.update(log_every=10, save_every=50)
+    config.loss.update(contextual_cosine=0.0, sharpness=0.0)  # so their heads are not trained
+    config.optimizer.update(name="muon", learning_rate=6e-3, warmup_steps=20, clip_norm=1.0)
+    config.optimizer.learning_rate_factors.update(prediction=0.03, image_head=0.0017)
+    config.validation.update(every=50, photographs=1, stride=90)
+    return config
+
+
+if __name__ == "__main__":
+    photographs, workdir = sys.argv[1:]
+    objective = functools.partial(restoration_objective, loss=loss)
+    sys.exit(train(get_config(photographs), workdir, objective))

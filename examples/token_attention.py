@@ -1,0 +1,69 @@
+"""Where does a token look? The attention of one token over a photograph, block by block.
+
+    python examples/token_attention.py token_attention.png
+
+In the bundled model a handful of tokens takes half of the attention in each block, and they lie
+anywhere. Only the decoder's last block looks at all of the surface that the token belongs to.
+"""
+
+import sys
+from pathlib import Path
+
+import jax
+import matplotlib.pyplot as plt
+import numpy as np
+from PIL import Image
+
+import vitdeblur_jax as vd
+
+PHOTOGRAPH = Path(__file__).parent / "photographs/defocused/building.jpg"
+TOP, LEFT, SIDE, TOKEN = 60, 480, 202, (11, 13)
+
+pretrained = vd.load_pretrained()
+model = pretrained.model
+image = np.asarray(Image.open(PHOTOGRAPH).convert("RGB"))
+image = image[TOP : TOP + SIDE, LEFT : LEFT + SIDE] / np.float32(255)
+
+
+@jax.jit
+def projections(variables, images):
+    """Returns queries, keys and values of each attention layer by its path: one forward."""
+    _, kept = model.apply(
+        variables,
+        images,
+        mutable="intermediates",
+        capture_intermediates=lambda module, method: module.name == "query_key_value",
+    )
+    return kept["intermediates"]
+
+
+def attention(query_key_value, heads):
+    """Returns heads x tokens x tokens, class token first if there is one; each row adds up to 1."""
+    tokens, width = query_key_value.shape
+    query, key, _ = query_key_value.reshape(tokens, 3, heads, -1).transpose(1, 2, 0, 3)
+    return jax.nn.softmax(query @ key.swapaxes(1, 2) * (width // 3 // heads) ** -0.5)
+
+
+grid = 1 + (SIDE - model.patch_size) // model.patch_stride
+token = TOKEN[0] * grid + TOKEN[1]
+kept = projections(pretrained.variables, image[None])
+maps = {}
+for part in ("primary_encoder", "contextual_encoder", "decoder"):
+    heads = getattr(model, f"{part.removesuffix('_encoder')}_heads")
+    for block, captured in sorted(kept[part].items()):
+        (query_key_value,) = captured["attention"]["query_key_value"]["__call__"]
+        of_tokens = attention(query_key_value[0], heads).mean(axis=0)[-(grid**2) :, -(grid**2) :]
+        maps[f"{part} {block[-1]}"] = np.asarray(of_tokens[token]).reshape(grid, grid)
+for name, weights in maps.items():
+    most = np.sort(weights.ravel())[::-1].cumsum()
+    print(f"{name}: half of its attention goes to {(most < most[-1] / 2).sum() + 1} of {grid**2}")
+
+figure, axes = plt.subplots(2, 5, figsize=(10, 4.4), layout="constrained")
+axes.flat[0].imshow(image)
+axes.flat[0].plot(*[8 + 8 * place for place in TOKEN[::-1]], "r+", markersize=12)
+for axis, (name, weights) in zip(axes.flat[1:], maps.items(), strict=True):
+    axis.imshow(weights, vmax=np.quantile(weights, 0.99))
+    axis.set_title(name, fontsize=8)
+for axis in axes.flat:
+    axis.axis("off")
+figure.savefig(sys.argv[1], dpi=80)

@@ -1,0 +1,141 @@
+"""The examples run by the command in their heads, and what they claim came out comes out."""
+
+import json
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vitdeblur_jax.models.attention import dot_product_attention
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+pytest.importorskip("matplotlib")
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_is_short_and_tells_its_command(path):
+    assert len(path.read_text().splitlines()) <= 100
+    assert f"python examples/{path.name}" in command_of(path)
+
+
+def command_of(path: Path) -> str:
+    return re.search(r"^    (python .+)$", path.read_text(), re.MULTILINE)[1]
+
+
+@pytest.fixture
+def run(tmp_path, compiled):
+    """Runs an example by its command in an empty folder; returns what it prints."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+
+    def run(name: str) -> str:
+        _, *arguments = command_of(ROOT / "examples" / f"{name}.py").split()
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=tmp_path,
+            env={**os.environ, **compiled},
+            capture_output=True,
+            text=True,
+            timeout=900,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        for picture in tmp_path.glob("*.png"):
+            with Image.open(picture) as image:
+                assert image.width > 300
+        print(done.stdout)
+        return done.stdout
+
+    return run
+
+
+def number(pattern: str, text: str) -> float:
+    """Returns the number that stands where the pattern has N."""
+    return float(re.search(pattern.replace("N", r"([+-]?[\d.]+(?:e[+-]?\d+)?)"), text)[1])
+
+
+@pytest.mark.slow
+def test_teaching_pairs(run):
+    printed = run("teaching_pairs")
+    assert number("expected against real fall: rank correlation N", printed) > 0.98
+    assert number("what the blur took against teaching: rank correlation N", printed) < -0.4
+
+
+@pytest.mark.slow
+def test_ensemble(run):
+    assert number("spread against error: rank correlation N", run("ensemble")) > 0.6
+
+
+@pytest.mark.slow
+def test_defocus_radius(run):
+    lines = re.findall(r"true (\S+) spectrum (\S+) network (\S+)", run("defocus_radius"))
+    true, spectrum, _ = np.array(lines, float).T
+    assert len(true) == 12
+    np.testing.assert_allclose(spectrum, true, rtol=0.1)
+
+
+@pytest.mark.slow
+def test_contextual_tokens(run):
+    printed = run("contextual_tokens")
+    assert number("N% of unseen pairs", printed) > 75
+    assert number("N% of unseen crops", printed) > 60
+
+
+@pytest.mark.slow
+def test_token_attention(run, monkeypatch, tmp_path):
+    printed = run("token_attention")
+    assert number("contextual_encoder 1: half of its attention goes to N of", printed) < 20
+    assert number("decoder 2: half of its attention goes to N of", printed) > 50
+    monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "again.png")])
+    found = runpy.run_path(str(ROOT / "examples/token_attention.py"))
+    (captured,) = found["kept"]["decoder"]["blocks_2"]["attention"]["query_key_value"]["__call__"]
+    heads = found["model"].decoder_heads
+    query, key, value = np.moveaxis(captured.reshape(1, captured.shape[1], 3, heads, -1), 2, 0)
+    mixed = dot_product_attention(query, key, value)[0]
+    weights = found["attention"](captured[0], heads)
+    np.testing.assert_allclose(np.einsum("hts,shw->thw", weights, value[0]), mixed, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_convolutional_decoder(run):
+    printed = run("convolutional_decoder")
+    before = number("input: N dB", printed)
+    assert number(r"\nViTDeblur: N dB", printed) > before
+    assert number("WithConvolutionalDecoder: N dB", printed) > before
+
+
+@pytest.mark.slow
+def test_fourier_loss(run, tmp_path):
+    run("fourier_loss")
+    lines = map(json.loads, (tmp_path / "RUN/log.jsonl").read_text().splitlines())
+    *_, last = (line for line in lines if line["kind"] == "validation")
+    assert last["psnr_gain"] > 0.1
+
+
+@pytest.mark.slow
+def test_fine_tune(run):
+    printed = run("fine_tune")
+    assert number("N% as many values", printed) <= 5
+    gains = re.findall(r"(\w+) lens: .* before (\S+), after (\S+)", printed)
+    gain = {which: float(after) - float(before) for which, before, after in gains}
+    assert gain["this"] > 0.15
+    assert gain["any"] > -0.05
+
+
+@pytest.mark.slow
+def test_learning_rates(run):
+    printed = run("learning_rates")
+    losses = [float(loss) for loss in re.findall(r"learning rate \S+: loss (\S+)", printed)]
+    assert 0 < np.argmin(losses) < 5
+    assert number("alone: within N of the same", printed) < 1e-5
+
+
+@pytest.mark.slow
+def test_exported_model(run):
+    assert number("differs by N at most", run("exported_model")) < 1e-5
