@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from vitdeblur_jax.checkpoints import digest, load_pretrained
 from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.training import train
 from vitdeblur_jax.training.configuration import check_config
@@ -45,3 +46,17 @@ def test_the_first_run_goes_through_from_any_folder(tmp_path, monkeypatch, capfd
     assert restore.startswith("vitdeblur PHOTOGRAPH --checkpoint run")
     assert "configs/tiny.py" in photographs
     assert "configs/dpdd.py" in dpdd
+
+
+@pytest.mark.slow
+def test_the_recipe_of_the_bundled_model_gives_the_same_weights_twice(tmp_path):
+    config = importlib.import_module("configs.demo").get_config()
+    config.update(steps=20, batch_size=2)
+    config.data.update(root=str(CONFIGS.parent / "examples/photographs/sharp"), hold_out=1)
+    config.optimizer.warmup_steps = 5
+    config.validation.every = 0
+    digests = []
+    for name in ("one", "other"):
+        assert train(config, tmp_path / name) == 0
+        digests.append(digest(load_pretrained(tmp_path / name).variables))
+    assert digests[0] == digests[1]
