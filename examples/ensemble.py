@@ -76,6 +76,5 @@ groups = np.array_split(np.argsort(spread), 10)
 means = [(spread[group].mean(), error[group].mean()) for group in groups]
 figure, axis = plt.subplots(figsize=(4, 3.4), layout="constrained")
 axis.loglog(*zip(*means, strict=True), "o-")
-axis.set_xlabel("spread of the members")
-axis.set_ylabel("error of their mean")
+axis.set(xlabel="spread of the members", ylabel="error of their mean")
 figure.savefig(sys.argv[1], dpi=80)

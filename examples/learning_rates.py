@@ -35,9 +35,8 @@ model = ViTDeblur(**tiny())
 variables = initial_variables(model, seed=0)
 params = as_identity(as_transparent(variables["params"]))
 variables = {**variables, "params": params}
-objective = functools.partial(
-    restoration_objective, model, loss=functools.partial(charbonnier_loss, border=6)
-)
+loss = functools.partial(charbonnier_loss, border=6)
+objective = functools.partial(restoration_objective, model, loss=loss)
 
 
 def of_rate(rate):
@@ -77,6 +76,5 @@ print(f"{RATES[best]:.1e} alone: within {np.abs(alone - losses[:, best]).max():.
 
 figure, axis = plt.subplots(figsize=(5, 3), layout="constrained")
 axis.semilogx(RATES, late, "o-")
-axis.set_xlabel("learning rate")
-axis.set_ylabel(f"loss of the last 20 of {STEPS} steps")
+axis.set(xlabel="learning rate", ylabel=f"loss of the last 20 of {STEPS} steps")
 figure.savefig(sys.argv[1], dpi=80)
