@@ -1,19 +1,22 @@
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vitdeblur_jax.models.rematerialization import rematerialized
+from vitdeblur_jax.models.rematerialization import gradient_computed_once, rematerialized
 from vitdeblur_jax.models.transformer_block import transformer_blocks
 from vitdeblur_jax.training.step import SAVE_MEMORY_ON_CPU
 
 
 class _Blocks(nn.Module):
     rematerialize: bool
+    depth: int = 6
 
     def setup(self):
-        self.blocks = transformer_blocks(6, self.rematerialize, width=32, heads=2)
+        self.blocks = transformer_blocks(self.depth, self.rematerialize, width=32, heads=2)
 
     def __call__(self, x):
         for block in self.blocks:
@@ -21,8 +24,8 @@ class _Blocks(nn.Module):
         return x
 
 
-def _compiled_gradient(rematerialize, x):
-    model = _Blocks(rematerialize)
+def _compiled_gradient(rematerialize, x, depth=6):
+    model = _Blocks(rematerialize, depth)
     variables = model.init(jax.random.key(0), x)
     gradient = jax.jit(jax.grad(lambda v, x: (model.apply(v, x) ** 2).sum(), argnums=(0, 1)))
     options = SAVE_MEMORY_ON_CPU if jax.default_backend() == "cpu" else None
@@ -52,3 +55,30 @@ def test_gradients_of_both_arguments_match_without_it(dtype):
     ]
     for one, other in zip(*gradients, strict=True):
         np.testing.assert_array_equal(np.float32(one), np.float32(other))
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="how XLA fuses on a CPU")
+def test_no_block_adds_up_the_gradients_of_those_behind_it():
+    """A fusion that did would take in what each of them adds: more, the more blocks there are."""
+    x = jnp.array(np.random.default_rng(0).standard_normal((2, 50, 32)), jnp.float32)
+    most = []
+    for depth in (3, 9):
+        compiled, _ = _compiled_gradient(False, x, depth)
+        operands = re.findall(r" fusion\((.*?)\), kind=", compiled.as_text())
+        assert operands
+        most.append(max(found.count("%") for found in operands))
+    assert most[1] <= most[0] + 2
+
+
+def test_a_gradient_computed_once_is_the_same_forwards_and_backwards():
+    x, direction = jnp.array(np.random.default_rng(0).standard_normal((2, 3, 4, 5)), jnp.float32)
+
+    def function(x):
+        return (jnp.sin(gradient_computed_once(x)) ** 2).sum()
+
+    expected = np.sin(2 * np.float64(x))
+    np.testing.assert_allclose(jax.grad(function)(x), expected, atol=1e-6)
+    forwards = jax.jvp(function, (x,), (direction,))[1]
+    np.testing.assert_allclose(forwards, (expected * np.float64(direction)).sum(), rtol=1e-5)
+    each = jax.vmap(jax.grad(function))(x)
+    np.testing.assert_allclose(each, expected, atol=1e-6)

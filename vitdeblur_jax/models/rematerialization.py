@@ -1,4 +1,4 @@
-"""Rematerialisation that holds on every platform, the CPU among them."""
+"""What the backward pass computes again, and what it does not, on every platform."""
 
 from collections.abc import Callable
 from typing import Any
@@ -30,3 +30,28 @@ def rematerialized(
 
     computed.defvjp(forward, backward)
     return computed
+
+
+@jax.custom_jvp
+def gradient_computed_once(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Returns `x`; on a CPU, XLA computes its gradient once, however often that is used.
+
+    The gradient along residual blocks is a sum that grows by each block. XLA's fusion for CPUs
+    deems sums and products so cheap that each user may compute them again, and thus adds up the
+    whole chain anew, several times in each block. A division it deems dear and does not repeat; so
+    the gradient is divided by a 1 that only the data can tell.
+    """
+    return x
+
+
+@gradient_computed_once.defjvp
+def _divided_on_cpu(primals, tangents):
+    (x,), (tangent,) = primals, tangents
+
+    def divided(tangent, x):
+        return tangent / (1 + 0 * x)  # not one for all: its inverse would be taken and multiplied
+
+    def as_it_is(tangent, _):
+        return tangent
+
+    return x, jax.lax.platform_dependent(tangent, x, cpu=divided, default=as_it_is)

@@ -5,7 +5,7 @@ import jax
 from jaxtyping import Array, Float
 
 from vitdeblur_jax.models.attention import dot_product_attention
-from vitdeblur_jax.models.rematerialization import rematerialized
+from vitdeblur_jax.models.rematerialization import gradient_computed_once, rematerialized
 
 
 def dense(features: int, dtype: str, precision: str | None, use_bias: bool = True) -> nn.Dense:
@@ -96,6 +96,7 @@ class TransformerBlock(nn.Module):
     def __call__(
         self, x: Float[Array, "batch tokens embedding"]
     ) -> Float[Array, "batch tokens embedding"]:
+        x = gradient_computed_once(x)
         x = x + self.attention(self.attention_norm(x))
         return x + self.mlp(self.mlp_norm(x))
 
