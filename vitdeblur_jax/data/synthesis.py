@@ -24,6 +24,7 @@ _MIDDLE_GRAY = 0.2140  # in linear light; 0.5 in sRGB, where that rises by 1.08 
 _SLOPE_AT_MIDDLE_GRAY = 1.08
 _READ_VARIANCE = 0.01  # of the noise's variance at middle gray; the rest is shot noise
 _CLIPPED = 250  # of 255: channels above it have probably lost light
+_COARSE = 4  # pixels a side of each value of a scene's smooth fields
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,8 @@ def draw_radius_map(
     """Draw a scene: the signed blur radius of each pixel, as in `synthesize`."""
     if rng.random() < settings.smooth_share:
         first, last = _draw_radius(settings, rng), _draw_radius(settings, rng)
-        return (first + (last - first) * _smooth_field(sharp.shape[:2], rng)).astype(np.float32)
+        field = _enlarged(_smooth_field(sharp.shape[:2], rng), sharp.shape[:2])
+        return (first + (last - first) * field).astype(np.float32)
     count = int(rng.integers(1, settings.most_layers, endpoint=True))
     if segmentation is None:
         layers = _draw_layers(sharp, count, rng)
@@ -240,23 +242,37 @@ def _draw_layers(
 ) -> Integer[np.ndarray, "height width"]:
     """Draw a layer for each pixel, whose outlines follow those of the photograph in part."""
     layers = np.zeros(sharp.shape[:2], np.int64)
+    coarse = np.asarray(Image.fromarray(sharp).reduce(_COARSE), np.float32)
     for layer in range(1, count):
-        colours = sharp @ rng.standard_normal(3).astype(np.float32)
-        colours = ndimage.gaussian_filter(colours, 4)
+        colours = coarse @ rng.standard_normal(3).astype(np.float32)
+        colours = ndimage.gaussian_filter(colours, 4 / _COARSE)
         field = 0.1 * (colours - colours.mean()) / (colours.std() + 1e-3)
         field += _smooth_field(layers.shape, rng)
-        layers[field > np.quantile(field, rng.uniform(0.4, 0.85))] = layer
+        threshold = np.quantile(field, rng.uniform(0.4, 0.85))
+        layers[_enlarged(field, layers.shape) > threshold] = layer
     return layers
 
 
-def _smooth_field(shape: tuple[int, int], rng: np.random.Generator) -> _Map:
-    """Draw a field from 0 to 1 of waves not shorter than a few hundred pixels."""
+def _smooth_field(
+    shape: tuple[int, int], rng: np.random.Generator
+) -> Float[np.ndarray, "coarse_height coarse_width"]:
+    """Draw a coarse field from 0 to 1 of waves not shorter than a few hundred pixels."""
     half_wave = rng.uniform(80, 320)
-    coefficients = np.zeros(shape, np.float32)
+    coefficients = np.zeros([-(-side // _COARSE) for side in shape], np.float32)
     lowest = tuple(slice(int(side / half_wave) + 2) for side in shape)
     coefficients[lowest] = rng.standard_normal(coefficients[lowest].shape)
     field = fft.idctn(coefficients)
     return (field - field.min()) / np.maximum(np.ptp(field), 1e-6)
+
+
+def _enlarged(
+    field: Float[np.ndarray, "coarse_height coarse_width"], shape: tuple[int, int]
+) -> _Map:
+    """Interpolate a coarse field bilinearly: each of its values stands amid `_COARSE` pixels."""
+    height, width = shape
+    box = (0, 0, width / _COARSE, height / _COARSE)
+    coarse = Image.fromarray(field.astype(np.float32))
+    return np.asarray(coarse.resize((width, height), Image.Resampling.BILINEAR, box=box))
 
 
 def _through_jpeg(image: _Photograph, quality: int) -> _Photograph:
