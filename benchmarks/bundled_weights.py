@@ -27,6 +27,8 @@ from vitdeblur_jax.table import format_table
 from vitdeblur_jax.training.data import validation_records
 from vitdeblur_jax.training.validation import validate
 
+_IN_FOCUS = 40  # dB of a synthetic photograph that is out of focus by a trace only
+
 
 class Figures(NamedTuple):
     """Of one photograph: PSNR and SSIM of the input and of the output."""
@@ -86,9 +88,18 @@ def compare(pretrained: Pretrained, source: Source, record: int, name: str) -> F
     return Figures(name, *(means[key] for key in Figures._fields[1:]))
 
 
+def mean_of(figures: list[Figures], name: str) -> Figures:
+    """Returns the means of the figures."""
+    return Figures(name, *np.mean([f[1:] for f in figures], axis=0))
+
+
 def show(title: str, figures: list[Figures], each: bool) -> None:
-    """Prints a table: each photograph, or the mean alone."""
-    mean = Figures(f"mean of {len(figures)}", *np.mean([f[1:] for f in figures], axis=0))
+    """Prints a table: each photograph, if wanted; the mean; that of those clearly out of focus."""
+    defocused = [f for f in figures if f.input_psnr < _IN_FOCUS]
+    means = [mean_of(figures, f"mean of {len(figures)}")]
+    if 0 < len(defocused) < len(figures):
+        name = f"mean of {len(defocused)} with an input below {_IN_FOCUS} dB"
+        means.append(mean_of(defocused, name))
     rows = [
         (
             f.name,
@@ -96,7 +107,7 @@ def show(title: str, figures: list[Figures], each: bool) -> None:
             f"{f.psnr - f.input_psnr:+.2f}",
             *(f"{value:.4f}" for value in (f.input_ssim, f.ssim)),
         )
-        for f in ([*figures, mean] if each else [mean])
+        for f in ([*figures, *means] if each else means)
     ]
     gains = np.array([f.psnr - f.input_psnr for f in figures])
     print(f"{title}: the least gain {gains.min():+.2f} dB, {np.mean(gains < 0):.0%} lose")

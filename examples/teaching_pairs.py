@@ -3,9 +3,9 @@
     python examples/teaching_pairs.py teaching_pairs.png
 
 A pair teaches what a small step against its gradient takes from the loss of other pairs; to first
-order that is the inner product of both gradients, and real steps rank the pairs alike (0.999).
+order that is the inner product of both gradients, and real steps rank the pairs alike (0.998).
 Plain walls teach the bundled model most: they agree about the colour of what is smooth. Where blur
-has taken much, each pair wants something else, and a third of all pairs teach the wrong thing.
+has taken much, each pair wants something else, and a quarter of all pairs teach the wrong thing.
 """
 
 import sys

@@ -2,8 +2,9 @@
 
     python examples/token_attention.py token_attention.png
 
-In the bundled model a handful of tokens takes half of the attention in each block, and they lie
-anywhere. Only the decoder's last block looks at all of the surface that the token belongs to.
+In all blocks of the bundled model but the first and the last a handful of tokens takes half of the
+attention, and they lie anywhere. Only the decoder's last block looks at all of the surface that the
+token belongs to.
 """
 
 import sys

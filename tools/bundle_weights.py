@@ -2,12 +2,14 @@
 
     python tools/bundle_weights.py RUN
 
-Writes `vitdeblur_jax/weights/demo.safetensors` in half precision, with the step, the digest of the
-run's config and the licence beside the model's configuration. What it says must still be true of
-MODEL_CARD.md: `python -m benchmarks.bundled_weights` prints its figures.
+RUN is the work folder of the run that came last. Writes `vitdeblur_jax/weights/demo.safetensors` in
+half precision, with the step, the digest of the run's config and the licence beside the model's
+configuration. What it says must still be true of MODEL_CARD.md: `python -m
+benchmarks.bundled_weights` prints its figures.
 """
 
 import hashlib
+import json
 import sys
 from pathlib import Path
 
@@ -19,10 +21,11 @@ LICENCE = "Apache-2.0; trained on the photographs that MODEL_CARD.md credits"
 def main(run: str) -> None:
     """Writes the file and prints where."""
     pretrained = load_pretrained(run)
-    recipe = hashlib.sha256((Path(run) / "config.json").read_bytes()).hexdigest()
+    config = (Path(run) / "config.json").read_bytes()
+    goes_on = json.loads(config)["initial"]["checkpoint"]
     metadata = {
-        "recipe": "configs/demo.py",
-        "recipe_sha256": recipe,
+        "recipe": "configs/demo.py:FIRST" if goes_on else "configs/demo.py",
+        "recipe_sha256": hashlib.sha256(config).hexdigest(),
         "step": Path(pretrained.source).name,
         "licence": LICENCE,
     }
