@@ -32,7 +32,7 @@ from vitdeblur_jax.training.state import create_state
 from vitdeblur_jax.training.step import train_step
 
 PHOTOGRAPHS = sorted((Path(__file__).parent / "photographs/sharp").glob("*.jpg"))
-MEMBERS, STEPS, BORDER, BLOCK = 4, 60, 9, 8
+MEMBERS, STEPS, BORDER, BLOCK = 4, 60, 9, 8  # 106 - 2 * 9 is 11 blocks
 
 settings = default_config().optimizer
 settings.update(name="muon", learning_rate=6e-3, warmup_steps=10, clip_norm=1.0)

@@ -2,8 +2,8 @@
 
     python examples/teaching_pairs.py teaching_pairs.png
 
-A pair teaches what a small step against its gradient takes from the loss of other pairs; to first
-order that is the inner product of both gradients, and real steps rank the pairs alike (0.998).
+How much a pair teaches is how far a small step against its gradient lowers the loss of other pairs;
+to first order that is the inner product of both gradients. Real steps give nearly the same order.
 Plain walls teach the bundled model most: they agree about the colour of what is smooth. Where blur
 has taken much, each pair wants something else, and a quarter of all pairs teach the wrong thing.
 """

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vitdeblur_jax import load_pretrained
 from vitdeblur_jax.models.attention import dot_product_attention
 
 ROOT = Path(__file__).parents[1]
@@ -100,6 +101,15 @@ def test_token_attention(run, monkeypatch, tmp_path):
     mixed = dot_product_attention(query, key, value)[0]
     weights = found["attention"](captured[0], heads)
     np.testing.assert_allclose(np.einsum("hts,shw->thw", weights, value[0]), mixed, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_receptive_field(run):
+    printed = run("receptive_field")
+    assert 50 < number("N% within 0 pixels", printed) < 95
+    model = load_pretrained().model
+    blind = (model.window - model.patch_size) % model.patch_stride
+    assert f"\n{blind} rows and {blind} columns are not seen" in printed
 
 
 @pytest.mark.slow

@@ -14,7 +14,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from vitdeblur_jax.models.configuration import check_configuration, token_grid
+from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.models.configuration import check_configuration, check_window, token_grid
 from vitdeblur_jax.models.contextual_encoder import ContextualEncoder
 from vitdeblur_jax.models.decoder import Decoder
 from vitdeblur_jax.models.image_head import ImageHead
@@ -45,7 +46,8 @@ class ViTDeblur(nn.Module):
     statistics) and "position_embedding" (a fixed table).
 
     Raises:
-      UserError: attributes that do not fit together, with the two numbers that disagree.
+      UserError: attributes that do not fit together, with the two numbers that disagree; images
+        that are not square, not of floats, or of a side that the patches do not suit.
     """
 
     window: int
@@ -135,6 +137,7 @@ class ViTDeblur(nn.Module):
         self, image: Float[ArrayLike, "batch height width channels"]
     ) -> list[Float[Array, "batch tokens embedding"]]:
         """Returns the primary encoder's outputs, one after each of its blocks."""
+        _check_images(image, self)
         return self.primary_encoder(self.tokenizer(mean_of_views(image)))
 
     def features(
@@ -172,6 +175,20 @@ class ViTDeblur(nn.Module):
             sharp_logit=sharp_logit,
             blurred_projection=context.project(contextual, train),
             sharp_projection=context.project(sharp_tokens, train),
+        )
+
+
+def _check_images(images, model):
+    *_, height, width, _ = images.shape
+    if height != width:
+        raise UserError(
+            f"images of {height} x {width} pixels: the model takes squares, `deblur` any photograph"
+        )
+    check_window("image side", height, model)
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise UserError(
+            f"images of {images.dtype}: the model takes floats in [0, 1]; `unit_range` of "
+            "vitdeblur_jax.data.transforms makes them"
         )
 
 

@@ -1,0 +1,56 @@
+"""How far does the model see? The gradient of a few pixels of its output, spread over the input.
+
+    python examples/receptive_field.py receptive_field.png
+
+Of the gradient of 8 x 8 pixels amid a window 78 % lies in these pixels themselves, which the image
+head carries over, a tenth within 8 pixels around, and the rest over all of the window: attention
+reaches everywhere, and similar surfaces more. The last two rows and columns are part of no patch,
+so that what lies amid the window does not depend on them.
+"""
+
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+from PIL import Image
+
+import vitdeblur_jax as vd
+from vitdeblur_jax.data.transforms import unit_range
+
+PHOTOGRAPH = Path(__file__).parent / "photographs/defocused/building.jpg"
+TOP, LEFT, DIRECTIONS = 90, 600, 16
+
+pretrained = vd.load_pretrained()
+side = pretrained.model.window
+window = unit_range(np.asarray(Image.open(PHOTOGRAPH))[TOP : TOP + side, LEFT : LEFT + side])
+middle = slice(side // 2 - 4, side // 2 + 4)
+
+
+@jax.jit
+def sensitivity(variables, window, direction):
+    """Returns how much each pixel of the input moves the middle of the output in a direction."""
+
+    def seen(window):
+        return pretrained.model.apply(variables, window[None])[0, middle, middle]
+
+    _, pull_back = jax.vjp(seen, window)
+    return jnp.abs(pull_back(direction)[0]).mean(axis=-1)
+
+
+directions = jax.random.normal(jax.random.key(0), (DIRECTIONS, 8, 8, 3))
+maps = [sensitivity(pretrained.variables, window, direction) for direction in directions]
+seen = np.mean(maps, axis=0)
+distance = np.abs(np.mgrid[:side, :side] - (side - 1) / 2).max(axis=0) - 3.5
+for reach in (0, 8, 16, 32):
+    print(f"{seen[distance <= reach].sum() / seen.sum():.0%} within {reach} pixels of them")
+is_blind = seen < 1e-6 * seen.max()  # Fourier transforms leave traces
+print(f"{is_blind.all(axis=1).sum()} rows and {is_blind.all(axis=0).sum()} columns are not seen")
+
+figure, axes = plt.subplots(1, 2, figsize=(6, 3), layout="constrained")
+for axis, shown in zip(axes, (window, np.log10(seen + 1e-7)), strict=True):
+    axis.imshow(shown)
+    axis.axis("off")
+figure.savefig(sys.argv[1], dpi=80)
