@@ -3,10 +3,10 @@
     python examples/contextual_tokens.py contextual_tokens.png
 
 The bundled model was never told which image is sharp. A linear layer on its contextual tokens
-learns it in 100 steps: of 81 % of unseen pairs it says which one is sharp, of a single crop in
-69 %, and it is wrong where there is nothing to see, in the sky. Picture, the three main directions
-of the tokens as colours, and that logit for each window, of a photograph out of focus and a sharp
-one: sharp tokens differ from their neighbours.
+learns it in 100 steps from three photographs: of the fourth it tells which of two crops is sharp in
+95 % of pairs, whether a single one is in 85 %, and nothing where there is nothing to see, in the
+sky. That photograph, the three main directions of its tokens as colours, and that logit for each
+window, out of focus and sharp: sharp tokens differ from their neighbours.
 """
 
 import functools
@@ -29,7 +29,9 @@ from vitdeblur_jax.training.objective import deblurring_objective
 from vitdeblur_jax.training.step import fit
 
 FOLDER = Path(__file__).parent / "photographs"
+# The first one, of a building, is kept back.
 PHOTOGRAPHS = sorted((FOLDER / "sharp").glob("*.jpg"))
+(FIGURE,) = sys.argv[1:] or ["contextual_tokens.png"]
 
 pretrained = vd.load_pretrained()
 model = pretrained.model
@@ -49,18 +51,18 @@ def see(variables, images):
 
 def map_of(variables, picture):
     """Returns the tokens of a picture, and a logit for each of its windows."""
-    step = side - model.patch_size + model.patch_stride  # so that the tokens go on evenly
+    grid = 1 + (side - model.patch_size) // model.patch_stride
+    step = grid * model.patch_stride  # so that the tokens go on evenly
     rows, columns = ((length - side) // step + 1 for length in picture.shape[:2])
     windows = sliding_window_view(picture, (side, side), axis=(0, 1))[::step, ::step]
     windows = windows.transpose(0, 1, 3, 4, 2).reshape(-1, side, side, 3)
     tokens, logits = jax.lax.map(lambda window: see(variables, window[None]), windows)
-    grid = step // model.patch_stride
     tokens = tokens.reshape(rows, columns, grid, grid, -1).swapaxes(1, 2)
     return np.asarray(tokens.reshape(rows * grid, columns * grid, -1)), logits.reshape(rows, -1)
 
 
 paths = traverse_util.flatten_dict(pretrained.variables["params"])
-batches = synthetic_batches(PHOTOGRAPHS[:3], seed=0, batch_size=8, crop=side)
+batches = synthetic_batches(PHOTOGRAPHS[1:], seed=0, batch_size=8, crop=side)
 variables = fit(
     pretrained.variables,
     itertools.islice(batches, 100),
@@ -68,7 +70,7 @@ variables = fit(
     optimizer=optax.adam(1e-2),
     frozen=[path for path in paths if path[1] != "sharpness"],
 )
-batch = next(synthetic_batches(PHOTOGRAPHS[3:], seed=1, batch_size=64, crop=side))
+batch = next(synthetic_batches(PHOTOGRAPHS[:1], seed=1, batch_size=64, crop=side))
 blurred, sharp = (see(variables, unit_range(batch[key]))[1] for key in ("blurred", "sharp"))
 print(f"{np.mean(sharp > blurred):.0%} of unseen pairs: the sharp one is told to be the sharper")
 print(f"{(np.mean(blurred < 0) + np.mean(sharp > 0)) / 2:.0%} of unseen crops are told right alone")
@@ -87,4 +89,4 @@ for row, picture, tokens, logit in zip(axes, pictures, maps, logits, strict=True
     for axis, shown in zip(row, (picture, np.clip(colours, 0, 1), logit), strict=True):
         axis.imshow(shown, vmin=-2, vmax=2, cmap="coolwarm")
         axis.axis("off")
-figure.savefig(sys.argv[1], dpi=80)
+figure.savefig(FIGURE, dpi=80)

@@ -2,8 +2,8 @@
 
     python examples/exported_model.py EXPORTED
 
-It does: two functions of 0.2 MB, which give the same photograph, bit for bit on the machine that
-exported them.
+where EXPORTED is a new folder. It does: two functions of 0.2 MB, which give the same photograph,
+bit for bit on the machine that exported them.
 """
 
 import subprocess
@@ -28,7 +28,10 @@ assert not {"vitdeblur_jax", "flax", "PIL"} & set(sys.modules)
 """
 
 folder = Path(sys.argv[1])
-export("demo", folder)
+try:
+    export("demo", folder)
+except vd.UserError as error:
+    sys.exit(f"error: {error}")
 photograph = np.asarray(Image.open(PHOTOGRAPH).convert("RGB"))[90:290, 480:780] / np.float32(255)
 np.save(folder / "photograph.npy", photograph)
 subprocess.run([sys.executable, "-c", ALONE, folder], check=True)

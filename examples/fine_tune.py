@@ -4,8 +4,8 @@
 
 The model's parameters stay as they are; what is trained are two thin matrices beside each of its
 matrices (Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022). With 4 % of
-its size and 100 steps the gain for this lens rises by a tenth, from 1.63 to 1.79 dB, and nothing is
-lost on any other.
+its size and 100 steps the gain for this lens rises by a tenth, from 1.63 to 1.79 dB, and 32 crops
+of other lenses come out as well as before. All unseen crops are of one photograph.
 """
 
 import functools

@@ -44,6 +44,8 @@ def get_config(photographs: str) -> ml_collections.ConfigDict:
 
 
 if __name__ == "__main__":
-    photographs, workdir = sys.argv[1:]
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    _, photographs, workdir = sys.argv
     objective = functools.partial(restoration_objective, loss=loss)
     sys.exit(train(get_config(photographs), workdir, objective))

@@ -21,6 +21,7 @@ import vitdeblur_jax as vd
 from vitdeblur_jax.data.transforms import unit_range
 
 PHOTOGRAPH = Path(__file__).parent / "photographs/defocused/building.jpg"
+(FIGURE,) = sys.argv[1:] or ["receptive_field.png"]
 TOP, LEFT, DIRECTIONS = 90, 600, 16
 
 pretrained = vd.load_pretrained()
@@ -53,4 +54,4 @@ figure, axes = plt.subplots(1, 2, figsize=(6, 3), layout="constrained")
 for axis, shown in zip(axes, (window, np.log10(seen + 1e-7)), strict=True):
     axis.imshow(shown)
     axis.axis("off")
-figure.savefig(sys.argv[1], dpi=80)
+figure.savefig(FIGURE, dpi=80)

@@ -23,6 +23,7 @@ from vitdeblur_jax.data.transforms import unit_range
 from vitdeblur_jax.losses import charbonnier_loss
 
 PHOTOGRAPHS = sorted((Path(__file__).parent / "photographs/sharp").glob("*.jpg"))
+(FIGURE,) = sys.argv[1:] or ["teaching_pairs.png"]
 RATE = 1e-6
 
 pretrained = vd.load_pretrained()
@@ -78,4 +79,4 @@ for axis, pair in zip(axes.flat, [*order[:8], *order[-8:]], strict=True):
     axis.set_title(f"{expected[pair] / np.abs(expected).mean():+.1f}", fontsize=9)
     axis.axis("off")
 figure.suptitle("Pairs that teach most and least; 1 is the mean size", fontsize=10)
-figure.savefig(sys.argv[1], dpi=80)
+figure.savefig(FIGURE, dpi=80)

@@ -2,9 +2,9 @@
 
     python examples/token_attention.py token_attention.png
 
-In all blocks of the bundled model but the first and the last a handful of tokens takes half of the
-attention, and they lie anywhere. Only the decoder's last block looks at all of the surface that the
-token belongs to.
+In all blocks of the bundled model but the first and the last a handful of tokens, which lie
+anywhere, takes half of the attention that does not go to the class token. Only the decoder's last
+block looks at all of the surface that the token belongs to.
 """
 
 import sys
@@ -18,6 +18,7 @@ from PIL import Image
 import vitdeblur_jax as vd
 
 PHOTOGRAPH = Path(__file__).parent / "photographs/defocused/building.jpg"
+(FIGURE,) = sys.argv[1:] or ["token_attention.png"]
 TOP, LEFT, SIDE, TOKEN = 60, 480, 202, (11, 13)
 
 pretrained = vd.load_pretrained()
@@ -67,4 +68,4 @@ for axis, (name, weights) in zip(axes.flat[1:], maps.items(), strict=True):
     axis.set_title(name, fontsize=8)
 for axis in axes.flat:
     axis.axis("off")
-figure.savefig(sys.argv[1], dpi=80)
+figure.savefig(FIGURE, dpi=80)

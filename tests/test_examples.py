@@ -47,8 +47,8 @@ def run(tmp_path, compiled):
             timeout=900,
         )
         assert done.returncode == 0, done.stderr[-3000:]
-        for picture in tmp_path.glob("*.png"):
-            with Image.open(picture) as image:
+        for picture in (argument for argument in arguments if argument.endswith(".png")):
+            with Image.open(tmp_path / picture) as image:
                 assert image.width > 300
         print(done.stdout)
         return done.stdout
@@ -70,22 +70,27 @@ def test_teaching_pairs(run):
 
 @pytest.mark.slow
 def test_ensemble(run):
-    assert number("spread against error: rank correlation N", run("ensemble")) > 0.6
+    printed = run("ensemble")
+    assert number("spread against error: rank correlation N", printed) > 0.6
+    assert number("contrast against error: rank correlation N", printed) > 0.7
+    assert number("error over spread: N to", printed) > 1.5
+    assert number("to N by groups of spread", printed) > 10
 
 
 @pytest.mark.slow
 def test_defocus_radius(run):
     lines = re.findall(r"true (\S+) spectrum (\S+) network (\S+)", run("defocus_radius"))
-    true, spectrum, _ = np.array(lines, float).T
+    true, spectrum, network = np.array(lines, float).T
     assert len(true) == 12
-    np.testing.assert_allclose(spectrum, true, rtol=0.1)
+    np.testing.assert_allclose(spectrum, true, rtol=0.06)
+    assert 0.1 < np.abs(network / true - 1).max() < 0.7
 
 
 @pytest.mark.slow
 def test_contextual_tokens(run):
     printed = run("contextual_tokens")
-    assert number("N% of unseen pairs", printed) > 75
-    assert number("N% of unseen crops", printed) > 60
+    assert number("N% of unseen pairs", printed) > 85
+    assert number("N% of unseen crops", printed) > 75
 
 
 @pytest.mark.slow
@@ -116,8 +121,10 @@ def test_receptive_field(run):
 def test_convolutional_decoder(run):
     printed = run("convolutional_decoder")
     before = number("input: N dB", printed)
-    assert number(r"\nViTDeblur: N dB", printed) > before
-    assert number("WithConvolutionalDecoder: N dB", printed) > before
+    usual = number(r"\nViTDeblur: N dB", printed)
+    convolutional = number("WithConvolutionalDecoder: N dB", printed)
+    assert min(usual, convolutional) > before + 0.03
+    assert abs(usual - convolutional) < 0.06
 
 
 @pytest.mark.slow
@@ -142,10 +149,12 @@ def test_fine_tune(run):
 def test_learning_rates(run):
     printed = run("learning_rates")
     losses = [float(loss) for loss in re.findall(r"learning rate \S+: loss (\S+)", printed)]
-    assert 0 < np.argmin(losses) < 5
-    assert number("alone: within N of the same", printed) < 1e-5
+    assert np.argmin(losses) < 4
+    assert max(losses[:4]) < 1.015 * min(losses)
+    assert min(losses[5:]) > 1.05 * min(losses)
+    assert number("alone: within N of the same", printed) < 1e-6
 
 
 @pytest.mark.slow
 def test_exported_model(run):
-    assert number("differs by N at most", run("exported_model")) < 1e-5
+    assert number("differs by N at most", run("exported_model")) == 0

@@ -10,6 +10,7 @@ from vitdeblur_jax.processes import (
     is_first,
     join_others,
     share,
+    tells_of_a_loss,
     together,
 )
 
@@ -48,6 +49,21 @@ def test_alone_nothing_waits_for_anyone():
     assert end_with_others(lambda: 2) == 2
     with pytest.raises(ZeroDivisionError):
         end_with_others(lambda: 1 // 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_loss"),
+    [
+        (RuntimeError("[external/gloo/transport/tcp/pair.cc:547] Connection closed by peer"), True),
+        (RuntimeError("UNAVAILABLE: /job:jax_worker/task:1 went away"), True),
+        (RuntimeError("/home/me/peer_review/run/7: a shape is wrong"), False),
+        (FileNotFoundError(2, "No such file", "peer_review"), False),
+        (UserError("peer_review: no such folder"), False),
+    ],
+)
+def test_a_lost_process_is_told_from_a_folder_of_that_name(monkeypatch, error, is_loss):
+    monkeypatch.setattr("vitdeblur_jax.processes.several", lambda: True)
+    assert tells_of_a_loss(error) == is_loss
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])

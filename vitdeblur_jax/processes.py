@@ -6,6 +6,7 @@ A program that was started alone is a program of one process; nothing below then
 import contextlib
 import json
 import os
+import re
 import sys
 import threading
 import traceback
@@ -217,7 +218,10 @@ def end_with_others(work: Callable[[], int]) -> int:
 
 def tells_of_a_loss(error: BaseException) -> bool:
     """Returns whether an error is what JAX says in one process when another has gone."""
+    if isinstance(error, (UserError, OSError)):
+        return False
     said = f"{type(error).__name__}: {error}".lower()
+    said = re.sub(r"\S*/\S*", "", said)  # a path, which may be called anything
     return several() and any(sign in said for sign in _SIGNS_OF_LOSS)
 
 

@@ -120,15 +120,22 @@ def synthetic_batches(
     Args:
       photographs: their files.
       seed: 0 or more; decides on everything that is drawn.
-      batch_size: see `make_train_dataset`, as for the rest.
+      batch_size: 1 or more.
       crop: side of the crops, pixels.
       settings: how scenes and lenses are drawn; by default as `SynthesisSettings` has it.
 
+    Returns:
+      An iterator over dicts: `blurred` and `sharp` (B x crop x crop x 3, uint8), `radius` (B x crop
+      x crop, float32, pixels; below 0 in front of the plane of focus), and `record` (B, int32):
+      modulo the number of photographs, which one each crop is of.
+
     Raises:
-      UserError: see `make_train_dataset`.
+      UserError: no photographs, a negative seed, an empty batch. Later, from reading: a crop that
+        is larger than a photograph, a file that cannot be read.
     """
     settings = settings or SynthesisSettings()
-    source = SyntheticSource(photographs, settings, seed, crop=crop, repeats=_CROPS_OF_A_PHOTOGRAPH)
+    repeats = min(_CROPS_OF_A_PHOTOGRAPH, _MOST_RECORDS // max(1, len(photographs)))
+    source = SyntheticSource(photographs, settings, seed, crop=crop, repeats=repeats)
     return make_train_dataset(source, seed=seed, batch_size=batch_size, crop=crop)
 
 

@@ -1,4 +1,4 @@
-"""What the backward pass computes again, and what it does not, on every platform."""
+"""What the backward pass computes again, and what only once."""
 
 from collections.abc import Callable
 from typing import Any
@@ -39,7 +39,8 @@ def gradient_computed_once(x: Float[Array, "..."]) -> Float[Array, "..."]:
     The gradient along residual blocks is a sum that grows by each block. XLA's fusion for CPUs
     deems sums and products so cheap that each user may compute them again, and thus adds up the
     whole chain anew, several times in each block. A division it deems dear and does not repeat; so
-    the gradient is divided by a 1 that only the data can tell.
+    the gradient is divided by a 1 that only the data can tell; where `x` is infinite or NaN, the
+    gradient is NaN.
     """
     return x
 
@@ -49,7 +50,7 @@ def _divided_on_cpu(primals, tangents):
     (x,), (tangent,) = primals, tangents
 
     def divided(tangent, x):
-        return tangent / (1 + 0 * x)  # not one for all: its inverse would be taken and multiplied
+        return tangent / (1 + 0 * x)  # an array: XLA would multiply by the inverse of a scalar
 
     def as_it_is(tangent, _):
         return tangent
