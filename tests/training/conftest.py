@@ -16,7 +16,7 @@ def quick(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory) -> Path:
-    """Six pairs to train on, and two in `val`."""
+    """Six pairs to train on, and three in `val`: two processes get unequal shares, four too few."""
     root = photographs(tmp_path_factory.mktemp("pairs"))
-    photographs(root / "val", count=2, first=6)
+    photographs(root / "val", count=3, first=6)
     return root
