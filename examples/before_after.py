@@ -28,4 +28,5 @@ def draw() -> np.ndarray:
 
 
 if __name__ == "__main__":
-    Image.fromarray(draw()).save(sys.argv[1], optimize=True)
+    (figure,) = sys.argv[1:] or ["before_after.png"]
+    Image.fromarray(draw()).save(figure, optimize=True)

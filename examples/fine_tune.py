@@ -4,8 +4,8 @@
 
 The model's parameters stay as they are; what is trained are two thin matrices beside each of its
 matrices (Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022). With 4 % of
-its size and 100 steps the gain for this lens rises by a tenth, from 1.63 to 1.79 dB, and 32 crops
-of other lenses come out as well as before. All unseen crops are of one photograph.
+its size and 200 steps the gain for this lens rises from 1.69 to 1.83 dB; 32 crops of other lenses
+lose 0.03 of 0.47. All unseen crops are of one photograph.
 """
 
 import functools
@@ -27,7 +27,7 @@ from vitdeblur_jax.training.objective import restoration_objective
 from vitdeblur_jax.training.step import fit
 
 PHOTOGRAPHS = sorted((Path(__file__).parent / "photographs/sharp").glob("*.jpg"))
-STEPS, RANK, BORDER = 100, 4, 11
+STEPS, RANK, BORDER = 200, 4, 11
 # A lens with a round aperture that is out of focus by 5 to 6 pixels, and a camera without noise.
 LENS = SynthesisSettings(
     **{"usual_radius": (5, 6), "focused_share": 0, "large_share": 0, "smooth_share": 0},

