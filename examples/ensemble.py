@@ -71,7 +71,8 @@ restored = jax.jit(jax.vmap(model.apply, in_axes=(0, None)))(states.variables, b
 error = in_blocks(jnp.abs(restored.mean(axis=0) - sharp))
 spread = in_blocks(restored.std(axis=0))
 contrast = in_blocks(np.abs(np.gradient(blurred, axis=2)))
-print(f"spread against error: rank correlation {spearmanr(spread, error).statistic:.2f}")
+rank_correlation = spearmanr(spread, error).statistic
+print(f"spread against error: rank correlation {rank_correlation:.2f}")
 print(f"contrast against error: rank correlation {spearmanr(contrast, error).statistic:.2f}")
 
 groups = np.array_split(np.argsort(spread), 10)
@@ -81,4 +82,5 @@ print(f"error over spread: {too_small.min():.1f} to {too_small.max():.0f} by gro
 figure, axis = plt.subplots(figsize=(4, 3.4), layout="constrained")
 axis.loglog(*means.T, "o-")
 axis.set(xlabel="spread of the members", ylabel="error of their mean")
+axis.set_title(f"rank correlation {rank_correlation:.2f}", fontsize=10)
 figure.savefig(FIGURE, dpi=80)
