@@ -3,8 +3,8 @@
     python examples/contextual_tokens.py contextual_tokens.png
 
 The bundled model was never told which image is sharp. A linear layer on its contextual tokens
-learns it in 100 steps from three photographs: of the fourth it tells which of two crops is sharp in
-97 % of pairs, whether a single one is in 84 %, and nothing where there is nothing to see, in the
+learns it in 100 steps from three photographs; of one kept back it tells which of two crops is sharp
+in 97 % of pairs, whether a single one is in 84 %, and nothing where there is nothing to see, in the
 sky. That photograph, the three main directions of its tokens as colours, and that logit for each
 window, out of focus and sharp: sharp tokens differ from their neighbours.
 """

@@ -27,6 +27,8 @@ np.save(f"{sys.argv[1]}/restored.npy", load()(np.load(f"{sys.argv[1]}/photograph
 assert not {"vitdeblur_jax", "flax", "PIL"} & set(sys.modules)
 """
 
+if len(sys.argv) != 2:
+    sys.exit(__doc__)
 folder = Path(sys.argv[1])
 try:
     export("demo", folder)

@@ -26,6 +26,13 @@ def test_a_config_can_be_used_and_tells_how(name):
     assert bool(config.data.root) == (name == "first_run")
 
 
+def test_the_second_run_of_the_bundled_model_goes_on_from_the_first():
+    config = importlib.import_module("configs.demo").get_config("FIRST")
+    check_config(config)
+    assert config.initial.checkpoint == "FIRST"
+    assert not config.initial.identity
+
+
 @pytest.mark.parametrize("name", ["dpdd", "dpdd_dual_pixel", "lfdof"])
 def test_a_frozen_encoder_must_be_given(name):
     config = importlib.import_module(f"configs.{name}").get_config()

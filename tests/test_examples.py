@@ -66,6 +66,7 @@ def test_teaching_pairs(run):
     printed = run("teaching_pairs")
     assert number("expected against real fall: rank correlation N", printed) > 0.98
     assert number("what the blur took against teaching: rank correlation N", printed) < -0.4
+    assert 20 < number("N% of the pairs teach the wrong thing", printed) < 40
 
 
 @pytest.mark.slow
@@ -82,8 +83,9 @@ def test_defocus_radius(run):
     lines = re.findall(r"true (\S+) spectrum (\S+) network (\S+)", run("defocus_radius"))
     true, spectrum, network = np.array(lines, float).T
     assert len(true) == 12
-    np.testing.assert_allclose(spectrum, true, rtol=0.06)
-    assert np.abs(network / true - 1).max() > 0.1  # it is told not to be reliable
+    np.testing.assert_allclose(spectrum, true, rtol=0.05)
+    circuit_and_mural = [4 * i + j for i in (1, 2) for j in (1, 2, 3)]  # from 4 pixels on
+    np.testing.assert_allclose(network[circuit_and_mural], true[circuit_and_mural], rtol=0.1)
 
 
 @pytest.mark.slow
@@ -96,8 +98,10 @@ def test_contextual_tokens(run):
 @pytest.mark.slow
 def test_token_attention(run, monkeypatch, tmp_path):
     printed = run("token_attention")
-    assert number("contextual_encoder 1: half of its attention goes to N of", printed) < 20
-    assert number("decoder 2: half of its attention goes to N of", printed) > 50
+    first, *others, last = map(int, re.findall(r"half of its attention goes to (\d+) of", printed))
+    assert min(first, last) > 50
+    assert len(others) == 7
+    assert max(others) < 10
     monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "again.png")])
     found = runpy.run_path(str(ROOT / "examples/token_attention.py"))
     (captured,) = found["kept"]["decoder"]["blocks_2"]["attention"]["query_key_value"]["__call__"]
@@ -151,7 +155,7 @@ def test_learning_rates(run):
     losses = [float(loss) for loss in re.findall(r"learning rate \S+: loss (\S+)", printed)]
     assert np.argmin(losses) < 4
     assert max(losses[:4]) < 1.015 * min(losses)
-    assert min(losses[5:]) > 1.05 * min(losses)
+    assert min(losses[5:]) > 1.2 * min(losses)
     assert number("alone: within N of the same", printed) < 1e-6
 
 

@@ -31,7 +31,7 @@ SECONDS_TO_GATHER = 120
 _SECONDS_WITHOUT_HEARTBEAT = 20  # until a process counts as dead
 _SECONDS_TO_END = 30
 
-# Parts of what JAX's collectives and its coordination say when another process is gone.
+# Beginnings of words that JAX's collectives and its coordination say when another process is gone.
 _SIGNS_OF_LOSS = (
     *("gloo", "nccl", "connection", "coordination"),
     *("heartbeat", "unavailable", "peer", "barrier"),
@@ -218,11 +218,12 @@ def end_with_others(work: Callable[[], int]) -> int:
 
 def tells_of_a_loss(error: BaseException) -> bool:
     """Returns whether an error is what JAX says in one process when another has gone."""
-    if isinstance(error, (UserError, OSError)):
+    if isinstance(error, UserError) or getattr(error, "filename", None) is not None:
         return False
     said = f"{type(error).__name__}: {error}".lower()
-    said = re.sub(r"\S*/\S*", "", said)  # a path, which may be called anything
-    return several() and any(sign in said for sign in _SIGNS_OF_LOSS)
+    said = re.sub(r"(?<!\S)['\"]?[/~.]\S*", "", said)  # a path, which may be called anything
+    signs = rf"(?<!\w)({'|'.join(_SIGNS_OF_LOSS)})[a-z]*(?!\w)"
+    return several() and re.search(signs, said) is not None
 
 
 def _told(error) -> int:

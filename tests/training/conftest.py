@@ -16,7 +16,7 @@ def quick(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory) -> Path:
-    """Six pairs to train on, and three in `val`: two processes get unequal shares, four too few."""
+    """Six pairs to train on, three in `val`: of two processes one gets two, of four one none."""
     root = photographs(tmp_path_factory.mktemp("pairs"))
     photographs(root / "val", count=3, first=6)
     return root

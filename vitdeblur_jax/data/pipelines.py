@@ -125,15 +125,17 @@ def synthetic_batches(
       settings: how scenes and lenses are drawn; by default as `SynthesisSettings` has it.
 
     Returns:
-      An iterator over dicts: `blurred` and `sharp` (B x crop x crop x 3, uint8), `radius` (B x crop
-      x crop, float32, pixels; below 0 in front of the plane of focus), and `record` (B, int32):
-      modulo the number of photographs, which one each crop is of.
+      An iterator over dicts: `blurred` (B x crop x crop x 3, or 6 where `settings.dual_pixel`) and
+      `sharp` (B x crop x crop x 3), uint8; `radius` (B x crop x crop, float32, pixels; below 0 in
+      front of the plane of focus); and `record` (B, int32), modulo the number of photographs which
+      one each crop is of.
 
     Raises:
-      UserError: no photographs, a negative seed, an empty batch. Later, from reading: a crop that
-        is larger than a photograph, a file that cannot be read.
+      UserError: no photographs, a negative seed, an empty batch. Later, from reading: a crop below
+        1 or larger than a photograph, a file that cannot be read.
     """
     settings = settings or SynthesisSettings()
+    # Of very many photographs fewer crops each: the records are counted by 31 bits.
     repeats = min(_CROPS_OF_A_PHOTOGRAPH, _MOST_RECORDS // max(1, len(photographs)))
     source = SyntheticSource(photographs, settings, seed, crop=crop, repeats=repeats)
     return make_train_dataset(source, seed=seed, batch_size=batch_size, crop=crop)

@@ -39,8 +39,8 @@ def gradient_computed_once(x: Float[Array, "..."]) -> Float[Array, "..."]:
     The gradient along residual blocks is a sum that grows by each block. XLA's fusion for CPUs
     deems sums and products so cheap that each user may compute them again, and thus adds up the
     whole chain anew, several times in each block. A division it deems dear and does not repeat; so
-    the gradient is divided by a 1 that only the data can tell; where `x` is infinite or NaN, the
-    gradient is NaN.
+    the gradient is divided by a 1 that only the data can tell. Where `x` is infinite or NaN, the
+    gradient on a CPU is therefore NaN.
     """
     return x
 
