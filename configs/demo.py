@@ -10,7 +10,7 @@ r"""The small model that comes with the package, from sharp photographs alone.
 PHOTOGRAPHS is any folder of sharp photographs; whoever has more does better. The bundled weights
 saw 247 photographs, 128 megapixels with the twelve held out, that MODEL_CARD.md credits.
 
-The recipe is that of `configs/tiny.py` for half as long again, on other photographs, with more
+The recipe is that of `configs/tiny.py` for a third as long again, on other photographs, with more
 defocus beyond 8 pixels and less below half a pixel. Then once more, from the weights that it came
 to, for 9000 steps, with a seed of 1 and a learning rate of 6e-3; and again for 8000, with 15 % of
 the blur radii below half a pixel instead of 5 %, so that it learns to leave alone what is sharp.
