@@ -145,15 +145,15 @@ def test_fine_tune(run):
     assert number("N% as many values", printed) <= 5
     gains = re.findall(r"(\w+) lens: .* before (\S+), after (\S+)", printed)
     gain = {which: float(after) - float(before) for which, before, after in gains}
-    assert gain["this"] > 0.08
-    assert gain["any"] > -0.07
+    assert gain["this"] > 0.1
+    assert gain["any"] > -0.05
 
 
 @pytest.mark.slow
 def test_learning_rates(run):
     printed = run("learning_rates")
     losses = [float(loss) for loss in re.findall(r"learning rate \S+: loss (\S+)", printed)]
-    assert np.argmin(losses) < 4
+    assert 0 < np.argmin(losses) < 4
     assert max(losses[:4]) < 1.015 * min(losses)
     assert min(losses[5:]) > 1.2 * min(losses)
     assert number("alone: within N of the same", printed) < 1e-6
