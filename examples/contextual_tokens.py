@@ -25,6 +25,7 @@ from PIL import Image
 import vitdeblur_jax as vd
 from vitdeblur_jax.data.pipelines import synthetic_batches
 from vitdeblur_jax.data.transforms import unit_range
+from vitdeblur_jax.models.configuration import token_grid
 from vitdeblur_jax.training.objective import deblurring_objective
 from vitdeblur_jax.training.step import fit
 
@@ -51,7 +52,7 @@ def see(variables, images):
 
 def map_of(variables, picture):
     """Returns the tokens of a picture, and a logit for each of its windows."""
-    grid = 1 + (side - model.patch_size) // model.patch_stride
+    grid = token_grid(side, model.patch_size, model.patch_stride)
     step = grid * model.patch_stride  # so that the tokens go on evenly
     rows, columns = ((length - side) // step + 1 for length in picture.shape[:2])
     windows = sliding_window_view(picture, (side, side), axis=(0, 1))[::step, ::step]

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 import vitdeblur_jax as vd
+from vitdeblur_jax.models.configuration import token_grid
 
 PHOTOGRAPH = Path(__file__).parent / "photographs/defocused/building.jpg"
 (FIGURE,) = sys.argv[1:] or ["token_attention.png"]
@@ -46,7 +47,7 @@ def attention(query_key_value, heads):
     return jax.nn.softmax(query @ key.swapaxes(1, 2) * (width // 3 // heads) ** -0.5)
 
 
-grid = 1 + (SIDE - model.patch_size) // model.patch_stride
+grid = token_grid(SIDE, model.patch_size, model.patch_stride)
 token = TOKEN[0] * grid + TOKEN[1]
 kept = projections(pretrained.variables, image[None])
 maps = {}
