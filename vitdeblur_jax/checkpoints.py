@@ -46,7 +46,7 @@ BUNDLED_NOTE = "the small model that comes with the package, not the authors'; s
 _DEFAULT = BUNDLED_WEIGHTS / "demo.safetensors"
 
 # What may differ from the run that made a checkpoint.
-FREE_MODEL_KEYS = ("window", "views", "dtype", "precision", "rematerialize", "stride", "margin")
+_FREE_KEYS = ("window", "views", "dtype", "precision", "rematerialize", "stride", "margin")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,7 +278,7 @@ def _agreed(wanted, saved, path):
     wrong = [
         f"{key} is {saved[key]}, should be {wanted[key]}"
         for key in saved
-        if key not in FREE_MODEL_KEYS and saved[key] != wanted[key]
+        if key not in _FREE_KEYS and saved[key] != wanted[key]
     ]
     if wrong:
         raise UserError(f"{path} does not fit the model: its {'; '.join(wrong)}")

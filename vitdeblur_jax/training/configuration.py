@@ -11,7 +11,6 @@
 | mesh.data, .fsdp | the grid of devices, see `vitdeblur_jax.sharding`; -1: the other's rest |
 | model | the model's attributes, see `vitdeblur_jax.models.configuration` |
 | initial.checkpoint | a checkpoint to start from, of the same architecture; empty: none |
-| initial.widen | the checkpoint's model is narrower, and otherwise the same |
 | initial.encoder | weights of MAE or TinyMIM for tokenizer and primary encoder; empty: none |
 | initial.identity | the image head starts as the identity, the decoder at zero |
 | initial.transparent | what a patch shows, its frequencies, passes unmixed to the decoder's end |
@@ -75,13 +74,7 @@ def default_config() -> ml_collections.ConfigDict:
             "accumulation": 1,
             "model": base(),
             "mesh": {"data": -1, "fsdp": 1},
-            "initial": {
-                "checkpoint": "",
-                "widen": False,
-                "encoder": "",
-                "identity": False,
-                "transparent": False,
-            },
+            "initial": {"checkpoint": "", "encoder": "", "identity": False, "transparent": False},
             "data": {
                 "kind": "pairs",
                 "root": "",
@@ -203,11 +196,6 @@ def _check_initial(config):
         raise UserError(
             "initial.checkpoint gives all values: leave initial.encoder, initial.identity and "
             "initial.transparent out"
-        )
-    if initial.widen and not initial.checkpoint:
-        raise UserError(
-            "initial.widen needs the narrower model's checkpoint: name it with "
-            "--config.initial.checkpoint"
         )
     if initial.encoder and initial.transparent:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Where training starts: random, as the identity, from pretrained encoders, from a checkpoint."""
+"""Where training starts: random, identical to the input, from pretrained encoders, a checkpoint."""
 
 import functools
 
@@ -12,7 +12,6 @@ from scipy import fft
 
 from vitdeblur_jax.checkpoints import initialize_encoder, load_pretrained
 from vitdeblur_jax.models import ViTDeblur, abstract_variables, initial_variables
-from vitdeblur_jax.training.widening import check_can_be_widened, widened
 
 # Photographs have amplitudes that fall about like 1 / frequency, and blur takes more of the high
 # ones; chroma has less than luma.
@@ -30,7 +29,7 @@ def given_variables(config: ml_collections.ConfigDict) -> dict[tuple[str, ...], 
     """
     initial = config.initial
     if initial.checkpoint:
-        variables = _of_checkpoint(config)
+        variables = load_pretrained(initial.checkpoint, config.model).variables
     else:
         variables = abstract_variables(ViTDeblur(**config.model))
     if initial.encoder:
@@ -41,16 +40,6 @@ def given_variables(config: ml_collections.ConfigDict) -> dict[tuple[str, ...], 
         for path, leaf in traverse_util.flatten_dict(variables).items()
         if not isinstance(leaf, jax.ShapeDtypeStruct)
     }
-
-
-def _of_checkpoint(config):
-    if not config.initial.widen:
-        return load_pretrained(config.initial.checkpoint, config.model).variables
-    narrow = load_pretrained(config.initial.checkpoint)
-    check_can_be_widened(narrow, config.model)
-    random = initial_variables(ViTDeblur(**config.model), config.seed)
-    flat = traverse_util.flatten_dict(narrow.variables), traverse_util.flatten_dict(random)
-    return jax.tree.map(jnp.asarray, traverse_util.unflatten_dict(widened(*flat)))
 
 
 def starting_variables(
