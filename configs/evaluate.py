@@ -10,7 +10,8 @@ LAYOUT says how the data lies on disk:
 - realdof: `{source,target}`
 - lfdof: `test_data/input/SCENE/*.png` with `ground_truth/SCENE.png`, or both flat
 - pixeldp, pixeldp_dual_pixel: `test_c`, or `test_l` and `test_r`; no targets
-- pairs: any two folders `source` or `input`, with `target` or `ground_truth`
+- pairs: a folder `source`, `input`, `blurred` or `blur`, and a folder `target`, `ground_truth`,
+  `sharp` or `gt`
 - photographs: a folder of photographs without targets
 
 The published protocol is the default: 8 bits, stride 94, float32. On an accelerator

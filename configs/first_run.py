@@ -23,8 +23,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.steps = 120
     config.data.root = str(_PHOTOGRAPHS)
     config.data.hold_out = 1
-    config.optimizer.update(learning_rate=6e-3, warmup_steps=20)
-    config.optimizer.learning_rate_factors.update(prediction=0.03, image_head=0.0017)
+    config.optimizer.warmup_steps = 20
     config.averaging = 0.95
     config.log_every = 10
     config.save_every = 60

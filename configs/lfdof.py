@@ -5,7 +5,8 @@ r"""Train the published model on LFDOF, light-field photographs with several foc
 
 The published parts and our choices are those of configs/dpdd.py. LFDOF has no validation part: 20
 of its 790 training scenes are held out, whole, so that no photograph of them is trained on, and 40
-photographs of these are measured. 200 000 steps of 16 are 290 epochs of its 11,261 photographs.
+photographs of these are measured. 200 000 steps of 16 are some 290 epochs of what is left of
+its 11,261 photographs.
 
 For a GPU of 80 GB, or several smaller ones. Not run to its end yet: there is no figure to state.
 """

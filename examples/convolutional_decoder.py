@@ -73,8 +73,7 @@ def psnr(images):
 print(f"input: {psnr(blurred):.2f} dB")
 for kind in (ViTDeblur, WithConvolutionalDecoder):
     model = kind(**tiny())
-    variables = initial_variables(model, seed=0)
-    variables = {**variables, "params": as_identity(as_transparent(variables["params"]))}
+    variables = as_identity(as_transparent(initial_variables(model, seed=0)))
     decoder = optax.tree.size(variables["params"]["decoder"])
     trained = fit(
         variables,

@@ -46,9 +46,8 @@ objective = functools.partial(restoration_objective, model, loss=loss)
 
 
 def first_state(seed):
-    variables = initial_variables(model, seed)
-    params = as_identity(as_transparent(variables["params"]))
-    return create_state({**variables, "params": params}, params, optimizer, averages=False)
+    variables = as_identity(as_transparent(initial_variables(model, seed)))
+    return create_state(variables, variables["params"], optimizer, averages=False)
 
 
 def in_blocks(images):

@@ -34,9 +34,8 @@ RATES = np.float32(10) ** np.linspace(-5, -1.5, 8, dtype=np.float32)
 STEPS, FROZEN = 60, [("image_head",)]
 
 model = ViTDeblur(**tiny())
-variables = initial_variables(model, seed=0)
-params = as_identity(as_transparent(variables["params"]))
-variables = {**variables, "params": params}
+variables = as_identity(as_transparent(initial_variables(model, seed=0)))
+trained = trained_part(variables["params"], FROZEN)
 loss = functools.partial(charbonnier_loss, border=6)
 objective = functools.partial(restoration_objective, model, loss=loss)
 
@@ -47,7 +46,7 @@ def of_rate(rate):
 
 
 def first_state(rate):
-    return create_state(variables, trained_part(params, FROZEN), of_rate(rate), averages=False)
+    return create_state(variables, trained, of_rate(rate), averages=False)
 
 
 @jax.jit

@@ -221,6 +221,12 @@ def test_a_photograph_can_replace_itself(vitdeblur, photo, sharp):
     np.testing.assert_array_equal(pixels("photo.png"), sharp)
 
 
+def test_what_is_restored_in_its_place_cannot_be_skipped_as_done(vitdeblur, photo):
+    said = refused(vitdeblur("photo.png", "-o", "photo.png", "--skip-existing"))
+    assert "photo.png is to be restored in its place" in said
+    np.testing.assert_array_equal(pixels("photo.png"), PHOTO)
+
+
 def test_a_photograph_cannot_replace_one_that_is_to_be_restored(vitdeblur, photo):
     Image.fromarray(PHOTO).save("photo_restored.png")
     said = refused(vitdeblur("photo.png", "./photo_restored.png", "--force"))

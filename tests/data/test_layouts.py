@@ -72,6 +72,12 @@ def test_dpdd_repacked(tmp_path, root):
     assert find_pairs(tmp_path / root, "dpdd")[1].source == (base / "inputC/b.png",)
 
 
+@pytest.mark.parametrize("root", ["test", "test/DPDD"])
+def test_dpdd_repacked_is_not_taken_for_another_split(tmp_path, root):
+    make(tmp_path / "test" / "DPDD", "inputC/a.png", "target/a.png")
+    assert "is of the split 'test', not of 'train'" in refusal(tmp_path / root, "dpdd", "train")
+
+
 def test_dpdd_split_is_chosen(tmp_path):
     make(tmp_path, "val_c/source/v.png", "val_c/target/w.png")
     assert found(tmp_path, "dpdd", "val") == [("v", "val_c/source/v.png", "val_c/target/w.png")]

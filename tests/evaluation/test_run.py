@@ -231,6 +231,16 @@ def test_other_metrics(tmp_path, settings):
     )
 
 
+def test_metrics_whose_weights_have_come_meanwhile(tmp_path, settings, monkeypatch):
+    make_pairs(tmp_path)
+    config = settings(metrics="mae,lpips_squeeze", metric_weights=str(tmp_path))
+    evaluate(config, tmp_path / "results")
+    loaded = lambda *_: (None, ["mae", "lpips_squeeze"], [])  # noqa: E731
+    monkeypatch.setattr(run, "load_metrics", loaded)
+    said = refusal(config, tmp_path / "results")
+    assert "measured: mae there, mae, lpips_squeeze here" in said
+
+
 @pytest.mark.parametrize("bits", [8, 16])
 def test_16_bit_data(tmp_path, settings, models, bits):
     images = make_data(tmp_path / "data", FILES["pairs"], np.uint16)

@@ -189,6 +189,15 @@ def test_indoor_and_outdoor(dpdd):
     assert method["subsets"]["outdoor"]["psnr"] == pytest.approx(np.mean(psnr[1::2]))
 
 
+def test_labels_of_the_test_split_say_nothing_of_another(tmp_path):
+    made_up_data.dpdd(tmp_path, counts={"test": 4, "train": 5})
+    np.save(tmp_path / "indoor_labels.npy", np.array([1, 3]))
+    methods = [Method("input", tmp_path / "train_c/source")]
+    (method,) = score(tmp_path, "dpdd", methods, split="train")["methods"]
+    assert len(method["images"]) == 5
+    assert not method["subsets"]
+
+
 @pytest.mark.parametrize("labels", [[0, 1], [5], [1.5], [np.nan], ["a"]])
 def test_labels_that_mean_nothing(dpdd, labels):
     np.save(dpdd / "indoor_labels.npy", np.array(labels))

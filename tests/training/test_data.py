@@ -10,6 +10,7 @@ from PIL import Image
 
 from tests import made_up_data
 from tests.training.small_run import quick_config
+from vitdeblur_jax.data import pipelines
 from vitdeblur_jax.data.preparation import prepare
 from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.sharding import batch_sharded, local_mesh
@@ -80,6 +81,14 @@ def test_synthetic_data_hold_photographs_out_for_every_repeat(tmp_path):
     names = [name for step in range(5) for name in data.names(step)]
     assert {name.split("_")[0].split(" ")[0] for name in names} == {"photo1", "photo2"}
     assert len(set(names)) == 20
+
+
+def test_very_many_photographs_give_fewer_crops_each(tmp_path, monkeypatch):
+    made_up_data.sharp_photographs(tmp_path)
+    count = len(list(tmp_path.iterdir()))
+    monkeypatch.setattr(pipelines, "_MOST_RECORDS", 10 * count + 1)
+    data = TrainingData(settings(tmp_path, data__kind="synthetic", data__repeats=1000))
+    assert len(data._source(data.stage(0))) == 10 * count
 
 
 def test_prepared_data_have_their_own_parts(tmp_path):

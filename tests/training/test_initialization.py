@@ -39,9 +39,9 @@ def another():
 @pytest.mark.parametrize("views", [1, 2])
 def test_as_identity_gives_back_the_mean_of_the_views_inside_of_the_border(views):
     pretrained = small_pretrained(views=views, **DEPTHS)
-    params = as_identity(pretrained.variables["params"])
+    variables = as_identity(pretrained.variables)
     image = np.random.default_rng(0).random((2, 46, 46, 3 * views), np.float32)
-    restored = jax.jit(pretrained.model.apply)({**pretrained.variables, "params": params}, image)
+    restored = jax.jit(pretrained.model.apply)(variables, image)
     expected = np.mean(np.split(image, views, axis=-1), axis=0)
     error = np.abs(restored - expected).max(axis=(0, 3))
     border = pretrained.config.input_kernel // 2
@@ -69,13 +69,13 @@ def test_a_patch_becomes_its_lowest_frequencies():
 
 def test_a_transparent_decoder_sees_the_frequencies_of_each_patch():
     pretrained = small_pretrained(decoder_width=32)
-    model, variables = pretrained.model, pretrained.variables
-    zero_table = jax.tree.map(jax.numpy.zeros_like, variables["position_embedding"])
+    model, table = pretrained.model, pretrained.variables["position_embedding"]
+    zero_table = jax.tree.map(jax.numpy.zeros_like, table)
     image = np.random.default_rng(0).random((1, 42, 42, 3), np.float32)
 
-    def agreement(params):
+    def agreement(variables):
         """Mean over tokens of the correlation between patch embedding and the decoder's end."""
-        state = {**variables, "params": params, "position_embedding": zero_table}
+        state = {**variables, "position_embedding": zero_table}
         _, seen = model.apply(
             state, image, method="features", mutable="intermediates", capture_intermediates=True
         )
@@ -85,7 +85,7 @@ def test_a_transparent_decoder_sees_the_frequencies_of_each_patch():
         pairs = zip(embedding.reshape(-1, 32), end[0], strict=True)
         return np.mean([np.corrcoef(*pair)[0, 1] for pair in pairs])
 
-    random = initial_variables(model, 0)["params"]
+    random = initial_variables(model, 0)
     assert abs(agreement(random)) < 0.5
     assert agreement(as_transparent(random)) > 0.9
 

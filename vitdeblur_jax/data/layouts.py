@@ -111,7 +111,8 @@ def dpdd_folders(root: Path, split: str) -> tuple[Path, Path, Path, Path]:
     """Return DPDD's folders of the combined, left and right views and of the sharp photographs.
 
     Raises:
-        UserError: The split is not there, in none of the layouts.
+        UserError: The split is not there, in none of the layouts; or the folder's name tells that
+            it is another one.
     """
     for base in (root / name for name in _DPDD_ROOTS):
         if (base / f"{split}_c").is_dir():
@@ -119,6 +120,9 @@ def dpdd_folders(root: Path, split: str) -> tuple[Path, Path, Path, Path]:
             return combined, left, right, base / f"{split}_c" / "target"
     for base in (root / split / "DPDD", root / "DPDD", root):  # as repacked by other projects
         if any((base / view).is_dir() for view in ("inputC", "inputL", "inputR")):
+            named = {base.name, base.parent.name} & {"train", "val", "test"}
+            if named and split not in named:
+                raise UserError(f"{base} is of the split {named.pop()!r}, not of {split!r}")
             return base / "inputC", base / "inputL", base / "inputR", base / "target"
     raise UserError(
         f"no {split}_c/source nor {split}/DPDD/inputC in {root}, which holds {contents(root)}"

@@ -135,10 +135,14 @@ def synthetic_batches(
         1 or larger than a photograph, a file that cannot be read.
     """
     settings = settings or SynthesisSettings()
-    # Of very many photographs fewer crops each: the records are counted by 31 bits.
-    repeats = min(_CROPS_OF_A_PHOTOGRAPH, _MOST_RECORDS // max(1, len(photographs)))
+    repeats = countable_repeats(_CROPS_OF_A_PHOTOGRAPH, len(photographs))
     source = SyntheticSource(photographs, settings, seed, crop=crop, repeats=repeats)
     return make_train_dataset(source, seed=seed, batch_size=batch_size, crop=crop)
+
+
+def countable_repeats(repeats: int, photographs: int) -> int:
+    """Returns `repeats`, or fewer of very many photographs: records are counted by 31 bits."""
+    return min(repeats, max(1, _MOST_RECORDS // max(1, photographs)))
 
 
 def _example_of_row(examples, batch_size: int, rows: list[int], number: int) -> Example:

@@ -196,6 +196,9 @@ def _check_same_run(earlier, fresh, folder):
         for key in _NUMBERS_DEPEND_ON
         if before.get(key) != now.get(key)
     ]
+    measured, wanted = (", ".join(contents["definitions"]) for contents in (earlier, fresh))
+    if measured != wanted:  # "all" is what has its weights there, which may change
+        differences.append(f"measured: {measured} there, {wanted} here")
     if earlier["checkpoint_sha256"] != fresh["checkpoint_sha256"]:
         differences.append("other weights")
     if differences:

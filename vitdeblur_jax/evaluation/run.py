@@ -63,7 +63,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
             parse_metrics(config.metrics),
             Path(config.metric_weights) if config.metric_weights else None,
         )
-        subsets = find_subsets(pairs) if config.layout.startswith("dpdd") else {}
+        subsets = find_subsets(pairs, config.layout, config.split)
     names, folder = [pair.name for pair in pairs], Path(workdir)
     checkpoint = digest(pretrained.variables)
     results = first_before_others(

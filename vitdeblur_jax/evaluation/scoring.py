@@ -104,7 +104,7 @@ def score(
     pairs = find_pairs(root, known("set", layout, SETS), split)
     _refuse_twice("method", [method.name for method in methods])
     paper = published_figures(layout, split) if published else None
-    subsets = find_subsets(pairs) if layout.startswith("dpdd") else {}
+    subsets = find_subsets(pairs, layout, split)
     matches = [_match(method, pairs, partial) for method in methods]
     measure, kept, left_out = load_metrics(metrics, weights_folder)
     if out is not None:

@@ -11,8 +11,10 @@ from vitdeblur_jax.errors import UserError, one_line
 _SUBSETS = ("indoor", "outdoor")
 
 
-def find_subsets(pairs: Sequence[Pair]) -> dict[str, list[str]]:
+def find_subsets(pairs: Sequence[Pair], layout: str, split: str) -> dict[str, list[str]]:
     """Returns the names of the pairs in each subset, of those that have a file of labels.
+
+    None but of DPDD's test split: the labels are known for no other.
 
     Such a file is `indoor_labels.npy` or `outdoor_labels.npy` beside the folder of the blurred
     photographs, as in Restormer's repack, or one folder above: whole numbers that count the pairs,
@@ -21,6 +23,8 @@ def find_subsets(pairs: Sequence[Pair]) -> dict[str, list[str]]:
     Raises:
       UserError: a file cannot be read or holds anything else.
     """
+    if not layout.startswith("dpdd") or split != "test":
+        return {}
     folder = pairs[0].source[0].parent.parent
     paths = {
         subset: path

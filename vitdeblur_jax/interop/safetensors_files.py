@@ -33,7 +33,7 @@ def write_safetensors(
     Raises:
       UserError: it cannot be written there.
     """
-    whole = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    whole = {name: np.asarray(value, order="C") for name, value in tensors.items()}
     with replaced_when_whole(path) as temporary:
         try:
             save_file(whole, temporary, dict(metadata))

@@ -2,7 +2,7 @@
 
 | key | meaning |
 |---|---|
-| seed | of initial values, order and augmentation; 0 or more |
+| seed | of initial values, order, augmentation, synthetic defocus (held out, too); 0 or more |
 | steps | batches to train on |
 | batch_size | photographs a batch, of all devices together |
 | crop | side of the training crops, pixels; need not be the model's training_window |
@@ -19,7 +19,7 @@
 | data.layout, .split | of pairs: how they lie on disk; of pairs and prepared: which part |
 | data.bit_depth | of pairs: 8, or 16 |
 | data.hold_out | sharp photographs set aside for validation, spread evenly over the names |
-| data.repeats | of synthetic: how many different crops a photograph gives |
+| data.repeats | of synthetic: how many different crops a photograph gives, at most |
 | data.synthesis | of synthetic: `vitdeblur_jax.data.synthesis.SynthesisSettings` |
 | data.vertical_flip, .quarter_turns | augmentation beyond the published horizontal flip |
 | data.workers | processes that read ahead; 0: threads. Changes nothing in what is learned |

@@ -55,14 +55,14 @@ def starting_variables(
     random = initial_variables(ViTDeblur(**config.model), config.seed)
     variables = traverse_util.unflatten_dict(traverse_util.flatten_dict(random) | given)
     if initial.transparent:
-        variables = {**variables, "params": as_transparent(variables["params"])}
+        variables = as_transparent(variables)
     if initial.identity:
-        variables = {**variables, "params": as_identity(variables["params"])}
+        variables = as_identity(variables)
     return variables
 
 
-def as_identity(params: dict) -> dict:
-    """Returns parameters of an untrained model that gives back its input, inside of its borders.
+def as_identity(variables: dict) -> dict:
+    """Returns variables of an untrained model that gives back its input, inside of its borders.
 
     The image head's first convolution carries the image over in its first three channels (of two
     views their mean) and leaves the others empty; the second passes these three on. What it makes
@@ -70,6 +70,7 @@ def as_identity(params: dict) -> dict:
     has a gradient. Exact but for a border of half the first kernel, which the head trims and fills
     by reflection.
     """
+    params = variables["params"]
     head = params["image_head"]
     first, second = (head[f"{name}_convolution"] for name in ("input", "output"))
     row, column = (side // 2 for side in first["kernel"].shape[:2])
@@ -81,15 +82,16 @@ def as_identity(params: dict) -> dict:
     kernel = second["kernel"].at[:, :, :3].set(0).at[row, column, :3].set(jnp.eye(3))
     second = {"kernel": kernel, "bias": jnp.zeros_like(second["bias"])}
     prediction = jax.tree.map(jnp.zeros_like, params["decoder"]["prediction"])
-    return {
+    params = {
         **params,
         "image_head": {"input_convolution": first, "output_convolution": second},
         "decoder": {**params["decoder"], "prediction": prediction},
     }
+    return {**variables, "params": params}
 
 
-def as_transparent(params: dict) -> dict:
-    """Returns parameters of an untrained model whose tokens keep what their patches show.
+def as_transparent(variables: dict) -> dict:
+    """Returns variables of an untrained model whose tokens keep what their patches show.
 
     A random start hides what is wanted, faint high frequencies, under brightness and position, and
     each layer mixes it further. Here the patch embedding is a cosine transform of luma and chroma,
@@ -98,6 +100,7 @@ def as_transparent(params: dict) -> dict:
     first ones, where widths differ). What the decoder predicts is then at first nearly linear in
     the frequencies around each pixel.
     """
+    params = variables["params"]
     embedding = params["tokenizer"]["patch_embedding"]
     size, _, _, width = embedding["kernel"].shape
     kernel = jnp.asarray(frequency_kernel(size, width), embedding["kernel"].dtype)
@@ -108,7 +111,8 @@ def as_transparent(params: dict) -> dict:
         name: fused(layer) if name.startswith("fusions") else layer
         for name, layer in params["decoder"].items()
     }
-    return jax.tree_util.tree_map_with_path(_small_branch, {**params, "decoder": decoder})
+    params = jax.tree_util.tree_map_with_path(_small_branch, {**params, "decoder": decoder})
+    return {**variables, "params": params}
 
 
 def frequency_kernel(size: int, width: int) -> Float[np.ndarray, "size size 3 width"]:
