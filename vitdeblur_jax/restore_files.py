@@ -92,7 +92,8 @@ def restore_files(
         check_strength(options.strength)
         tasks = plan(sources, output, options.overwrite or options.skip_existing)
         _check_maps(options, tasks)
-        _check_done_can_be_told(options, tasks)
+        if options.skip_existing:
+            _check_done_can_be_told(tasks)
         waiting = [
             (number, task)
             for number, task in enumerate(tasks, 1)
@@ -201,10 +202,10 @@ def _check_maps(options: Options, tasks: list[Task]) -> None:
         _check_file(Path(name), endings, options.overwrite)
 
 
-def _check_done_can_be_told(options: Options, tasks: list[Task]) -> None:
+def _check_done_can_be_told(tasks: list[Task]) -> None:
     for source, destination in tasks:
         is_in_place = os.path.realpath(source) == os.path.realpath(destination)
-        if options.skip_existing and STANDARD not in (source, destination) and is_in_place:
+        if is_in_place and destination != STANDARD:
             raise UserError(
                 f"{destination} is to be restored in its place, so that none could tell whether it "
                 "is done; name another folder with -o, or leave --skip-existing out"
