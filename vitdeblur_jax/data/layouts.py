@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from vitdeblur_jax.data.images import list_photographs, read_rgb
 from vitdeblur_jax.errors import UserError, known
 
+SPLITS = ("train", "val", "test")
+ALL = "all"
 _DPDD_ROOTS = ("", "dd_dp_dataset_canon", "dd_dp_dataset_png", "DPDD")
 _PIXELDP_ROOTS = ("", "dd_dp_dataset_pixel", "PixelDP")
 SOURCE_FOLDERS = ("source", "input", "blurred", "blur")
@@ -120,13 +122,21 @@ def dpdd_folders(root: Path, split: str) -> tuple[Path, Path, Path, Path]:
             return combined, left, right, base / f"{split}_c" / "target"
     for base in (root / split / "DPDD", root / "DPDD", root):  # as repacked by other projects
         if any((base / view).is_dir() for view in ("inputC", "inputL", "inputR")):
-            named = {base.name, base.parent.name} & {"train", "val", "test"}
-            if named and split not in named:
-                raise UserError(f"{base} is of the split {named.pop()!r}, not of {split!r}")
+            named = split_named_in(base)
+            if named not in (ALL, split):
+                raise UserError(f"{base} is of the split {named!r}, not of {split!r}")
             return base / "inputC", base / "inputL", base / "inputR", base / "target"
     raise UserError(
         f"no {split}_c/source nor {split}/DPDD/inputC in {root}, which holds {contents(root)}"
     )
+
+
+def split_named_in(root: Path) -> str:
+    """Tell the split that a root which is one part stands for: "…/test/DPDD", "…/train_data"."""
+    for name in (root.name, root.parent.name):
+        if name.removesuffix("_data") in SPLITS:
+            return name.removesuffix("_data")
+    return ALL
 
 
 def _pixeldp(root: Path, split: str) -> list[Pair]:

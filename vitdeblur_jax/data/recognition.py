@@ -9,16 +9,17 @@ from pathlib import Path
 
 from vitdeblur_jax.data.images import list_photographs
 from vitdeblur_jax.data.layouts import (
+    ALL,
     SOURCE_FOLDERS,
+    SPLITS,
     TARGET_FOLDERS,
     contents,
     dpdd_folders,
     pixeldp_folders,
+    split_named_in,
 )
 from vitdeblur_jax.errors import UserError, one_line
 
-SPLITS = ("train", "val", "test")
-ALL = "all"
 _REALDOF_NAMES = {f"{number:02}" for number in range(1, 51)}
 _LOOKED_FOR = (
     "{train,val,test}_c (DPDD, PixelDP), {train,val,test}/DPDD/inputC (DPDD, Restormer's repack), "
@@ -113,8 +114,8 @@ def _dpdd(root: Path) -> Recognized | None:
             found[split] = dpdd_folders(root, split)
     if not found:
         return None
-    if len(found) == len(SPLITS) and len(set(found.values())) == 1:  # the root is one part
-        found = {_split_named_in(root): found["test"]}
+    if len(found) == len(SPLITS) and len(set(found.values())) == 1:  # one part, of no known split
+        found = {ALL: found["test"]}
     parts = []
     for split, folders in found.items():
         sides = {
@@ -139,7 +140,7 @@ def _lfdof(root: Path) -> Recognized | None:
     bases = {split: root / f"{split}_data" for split in SPLITS}
     bases = {split: base for split, base in bases.items() if base.is_dir()}
     if not bases and all((root / name).is_dir() for name in ("input", "ground_truth")):
-        bases = {_split_named_in(root): root}
+        bases = {split_named_in(root): root}
     parts = [_lfdof_part(split, base) for split, base in bases.items()]
     if any(len(part.folders["blurred"]) > 1 for part in parts):
         return Recognized("LFDOF", tuple(parts))
@@ -179,11 +180,3 @@ def _photographs(root: Path) -> Recognized | None:
     if "cuhk" in root.name.lower() or all(p.name.startswith("out_of_focus") for p in paths):
         return Recognized("CUHK", (Part("test", ("photographs",), {"blurred": (root,)}),))
     return Recognized("photographs", (Part(ALL, ("photographs",), {"photographs": (root,)}),))
-
-
-def _split_named_in(root: Path) -> str:
-    """Tell the split that a root which is one part stands for: "…/test/DPDD", "…/train_data"."""
-    for name in (root.name, root.parent.name):
-        if name.removesuffix("_data") in SPLITS:
-            return name.removesuffix("_data")
-    return ALL

@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from vitdeblur_jax.data.builders.patches import PATCH, patch_corners, sharpest
-from vitdeblur_jax.data.layouts import find_pairs
-from vitdeblur_jax.data.recognition import ALL, recognize
+from vitdeblur_jax.data.layouts import ALL, find_pairs
+from vitdeblur_jax.data.recognition import recognize
 from vitdeblur_jax.data.sources import Example, FolderSource, SyntheticSource
 from vitdeblur_jax.errors import UserError
 
