@@ -2,11 +2,14 @@
 
     python -m benchmarks.speed [--photograph]
 
-Both run in this one process, float32, on the CPU, with the same random weights; the outputs are
-compared too. Needs PyTorch beside the package's own requirements. Prints seconds and their ratio.
+Both run in this one process, on the CPU, with the same random weights; a window in float32 and in
+bfloat16 (PyTorch's automatic mixed precision), the outputs compared too. Needs PyTorch beside the
+package's own requirements. Prints seconds and their ratio.
 """
 
 import argparse
+import dataclasses
+import functools
 import time
 
 import jax
@@ -49,17 +52,22 @@ def main() -> None:
     image = np.random.default_rng(0).random((688, 1008, 3), np.float32)
     bgr = torch.tensor(image[..., ::-1].transpose(2, 0, 1).copy())
 
-    def ours():
-        window = image[None, :320, :320]
-        maps = window_features(pretrained.model, pretrained.variables, window)
+    def ours(dtype):
+        model = dataclasses.replace(pretrained.model, dtype=dtype)
+        maps = window_features(model, pretrained.variables, image[None, :320, :320])
         return np.asarray(jax.block_until_ready(maps))[0].transpose(2, 0, 1)
 
-    def theirs():
-        return pytorch_rendering.features(weights, bgr[None, :, :320, :320])[0].numpy()
+    def theirs(dtype):
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+            maps = pytorch_rendering.features(weights, bgr[None, :, :320, :320])
+        return maps[0].float().numpy()
 
-    print(f"largest difference of the feature maps: {np.abs(ours() - theirs()).max():.1e}")
-    # The first of the runs compiles or warms up.
-    compare("a window", ours, theirs, runs=4)
+    for dtype in "float32", "bfloat16":
+        of_window = [functools.partial(side, dtype) for side in (ours, theirs)]
+        difference = np.abs(of_window[0]() - of_window[1]()).max()
+        print(f"{dtype}: largest difference of the feature maps: {difference:.1e}")
+        # The first of the runs compiles or warms up.
+        compare(f"a window in {dtype}", *of_window, runs=4)
     if options.photograph:
         compare(
             "a photograph of 1008 x 688",

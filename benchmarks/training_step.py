@@ -2,11 +2,13 @@ r"""Seconds and peak memory of one training step of the base model: ours against
 
     python -m benchmarks.training_step [--keep-activations]
 
-Batch 2, crop 360, the published objective, AdamW, float32, on the CPU. Each side runs in a process
-of its own, with the same weights and images; the first losses are compared too. A step's time is
-the shorter of two after the first; memory is the whole process's high-water mark. Ours
-recomputes each block in the backward pass (`rematerialize`) unless activations are to be kept.
-Needs PyTorch beside the package's own requirements, and Linux for the memory.
+Batch 2, crop 360, the published objective, AdamW, on the CPU, computed in float32 and in bfloat16
+(PyTorch's automatic mixed precision; parameters are float32 throughout). Each runs in a process of
+its own, with the same weights and images; the first losses are compared too. A step's time is the
+shorter of two after the first two, in which ours is compiled; memory is the whole process's
+high-water mark. Ours recomputes each block in the backward pass (`rematerialize`) unless
+activations are to be kept. Needs PyTorch beside the package's own requirements, and Linux for the
+memory.
 """
 
 import argparse
@@ -17,26 +19,32 @@ import numpy as np
 
 from benchmarks.process_memory import begin_high_water_mark, memory
 
-STEPS = 3
+STEPS = 4
 
 
 def main() -> None:
-    """Prints a line a side and the ratios."""
+    """Prints a line for each."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--keep-activations", action="store_true", help="no rematerialisation")
     options = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     results = {}
-    for name, side in {"ours": ours, "PyTorch": theirs}.items():
-        with context.Pool(1) as pool:
-            results[name] = pool.apply(side, (not options.keep_activations,))
-        loss, seconds, peak = results[name]
-        print(f"{name}: {seconds:.1f} s a step, {peak:.2f} GB, first loss {loss:.6f}", flush=True)
-    (_, ours_seconds, ours_peak), (_, seconds, peak) = results.values()
-    print(f"{seconds / ours_seconds:.2f} times as fast, {ours_peak / peak:.2f} of the memory")
+    for name, side in {"PyTorch": theirs, "ours": ours}.items():
+        for dtype in "float32", "bfloat16":
+            with context.Pool(1) as pool:
+                result = pool.apply(side, (dtype, not options.keep_activations))
+            results[name, dtype] = result
+            loss, seconds, peak = result
+            _, reference_seconds, reference_peak = results["PyTorch", "float32"]
+            print(
+                f"{name}, {dtype}: {seconds:.1f} s a step, {peak:.2f} GB, first loss {loss:.6f}; "
+                f"{reference_seconds / seconds:.2f} times as fast as PyTorch in float32, "
+                f"{peak / reference_peak:.2f} of the memory",
+                flush=True,
+            )
 
 
-def ours(rematerialize: bool) -> tuple[float, float, float]:
+def ours(dtype: str, rematerialize: bool) -> tuple[float, float, float]:
     """Returns the first loss, seconds a step and peak memory in GB of the JAX step."""
     import jax
 
@@ -46,7 +54,8 @@ def ours(rematerialize: bool) -> tuple[float, float, float]:
     from vitdeblur_jax.training.preparation import prepare
 
     config = default_config()
-    config.batch_size, config.model.rematerialize = 2, rematerialize
+    config.batch_size = 2
+    config.model.update(dtype=dtype, rematerialize=rematerialize)
     run = prepare(config, local_mesh())
     state = jax.jit(run.create)(random_base_model().variables)
     batch = {key: jax.numpy.asarray(pixels) for key, pixels in _batch().items()}
@@ -59,7 +68,7 @@ def ours(rematerialize: bool) -> tuple[float, float, float]:
     return _measure(step)
 
 
-def theirs(_: bool) -> tuple[float, float, float]:
+def theirs(dtype: str, _: bool) -> tuple[float, float, float]:
     """Returns the same of the PyTorch step."""
     import torch
 
@@ -81,7 +90,8 @@ def theirs(_: bool) -> tuple[float, float, float]:
 
     def step():
         optimizer.zero_grad()
-        loss = pytorch_rendering.training_loss(weights, *images)
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+            loss = pytorch_rendering.training_loss(weights, *images)
         loss.backward()
         optimizer.step()
         return loss.item()
@@ -96,7 +106,7 @@ def _measure(step):
         started = time.perf_counter()
         losses.append(step())
         times.append(time.perf_counter() - started)
-    return losses[0], min(times[1:]), memory("VmHWM") / 1e9
+    return losses[0], min(times[2:]), memory("VmHWM") / 1e9
 
 
 def _batch():

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vitdeblur_jax.models.matrix_product import product_on_cpu
+
 
 def dot_product_attention(
     query: Float[Array, "batch tokens heads width"],
@@ -52,18 +54,10 @@ def _head_by_head(query, key, value, precision):
 
     def one_head(head):
         q, k, v = head
-        scores = jnp.einsum(
-            "btw,bsw->bts", q * scale, k, precision=precision, preferred_element_type=jnp.float32
-        )
+        scores = product_on_cpu(q * scale, k, True, precision)
         weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
         total = weights.sum(axis=-1, keepdims=True)
-        mixed = jnp.einsum(
-            "bts,bsw->btw",
-            weights.astype(v.dtype),
-            v,
-            precision=precision,
-            preferred_element_type=jnp.float32,
-        )
+        mixed = product_on_cpu(weights.astype(v.dtype), v, False, precision)
         return (mixed / total).astype(v.dtype)
 
     # The backward pass computes a head's scores again, in the cache, rather than fetch all heads'.

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vitdeblur_jax.errors import UserError
-from vitdeblur_jax.models.transformer_block import dense, layer_norm, transformer_blocks
+from vitdeblur_jax.models.transformer_block import Dense, layer_norm, transformer_blocks
 
 
 class ContextualEncoder(nn.Module):
@@ -44,7 +44,7 @@ class ContextualEncoder(nn.Module):
         self.norm = layer_norm(1e-5, self.dtype)
         self.blur_parameter = self.param("blur_parameter", nn.initializers.zeros, (self.width,))
         self.sharpness_norm = layer_norm(1e-5)
-        self.sharpness = dense(1, "float32", self.precision)
+        self.sharpness = Dense(1, "float32", self.precision)
         self.projector = Projector(self.projector_widths, self.precision)
 
     def __call__(
@@ -98,9 +98,9 @@ class Projector(nn.Module):
 
     def setup(self):
         hidden, output = self.widths
-        self.hidden = dense(hidden, "float32", self.precision)
+        self.hidden = Dense(hidden, "float32", self.precision)
         self.batch_norm = BatchNorm()
-        self.output = dense(output, "float32", self.precision, use_bias=False)
+        self.output = Dense(output, "float32", self.precision, use_bias=False)
 
     def __call__(
         self, x: Float[Array, "batch width"], train: bool

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vitdeblur_jax.models.transformer_block import dense, layer_norm, transformer_blocks
+from vitdeblur_jax.models.matrix_product import linear
+from vitdeblur_jax.models.transformer_block import Dense, layer_norm, transformer_blocks
 
 
 class Decoder(nn.Module):
@@ -45,7 +46,7 @@ class Decoder(nn.Module):
             **numerics,
         )
         self.norm = layer_norm(1e-5, self.dtype)
-        self.prediction = dense(self.patch_stride**2 * self.feature_channels, **numerics)
+        self.prediction = Dense(self.patch_stride**2 * self.feature_channels, **numerics)
 
     def __call__(
         self,
@@ -114,7 +115,7 @@ class Fusion(nn.Module):
 
         def product(tokens, matrix):
             tokens, matrix = (tokens * inverse).astype(self.dtype), matrix.astype(self.dtype)
-            return jnp.matmul(tokens, matrix, precision=self.precision)
+            return linear(tokens, matrix, None, self.precision)
 
         fused = product(primary, primary_kernel) + product(x, scaled[repeated:])
         return fused + constant.astype(self.dtype)

@@ -5,18 +5,35 @@ import jax
 from jaxtyping import Array, Float
 
 from vitdeblur_jax.models.attention import dot_product_attention
+from vitdeblur_jax.models.matrix_product import linear
 from vitdeblur_jax.models.rematerialization import gradient_computed_once, rematerialized
 
 
-def dense(features: int, dtype: str, precision: str | None, use_bias: bool = True) -> nn.Dense:
-    """Returns a linear layer with the reference's initial values: Xavier uniform, bias zero."""
-    return nn.Dense(
-        features,
-        use_bias=use_bias,
-        dtype=dtype,
-        precision=precision,
-        kernel_init=nn.initializers.xavier_uniform(),
-    )
+class Dense(nn.Module):
+    """A linear layer with the reference's initial values: Xavier uniform, bias zero.
+
+    Linen's own would leave the product and the sum of the bias's gradients to XLA, which takes a
+    CPU's slow way for both in half precision; see `vitdeblur_jax.models.matrix_product`.
+
+    Attributes:
+      features: channels of the output.
+      dtype, precision: see `TransformerBlock`.
+      use_bias: add a bias to each channel.
+    """
+
+    features: int
+    dtype: str = "float32"
+    precision: str | None = None
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch features"]:
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.xavier_uniform(), shape)
+        bias = None
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return linear(x.astype(self.dtype), kernel.astype(self.dtype), bias, self.precision)
 
 
 def layer_norm(epsilon: float, dtype: str = "float32") -> nn.LayerNorm:
@@ -36,8 +53,8 @@ class SelfAttention(nn.Module):
     precision: str | None = None
 
     def setup(self):
-        self.query_key_value = dense(3 * self.width, self.dtype, self.precision)
-        self.output = dense(self.width, self.dtype, self.precision)
+        self.query_key_value = Dense(3 * self.width, self.dtype, self.precision)
+        self.output = Dense(self.width, self.dtype, self.precision)
 
     def __call__(
         self, x: Float[Array, "batch tokens embedding"]
@@ -58,8 +75,8 @@ class MultilayerPerceptron(nn.Module):
     precision: str | None = None
 
     def setup(self):
-        self.expand = dense(self.ratio * self.width, self.dtype, self.precision)
-        self.contract = dense(self.width, self.dtype, self.precision)
+        self.expand = Dense(self.ratio * self.width, self.dtype, self.precision)
+        self.contract = Dense(self.width, self.dtype, self.precision)
 
     def __call__(
         self, x: Float[Array, "batch tokens embedding"]

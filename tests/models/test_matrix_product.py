@@ -1,0 +1,109 @@
+import re
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from vitdeblur_jax.models.matrix_product import linear, product_on_cpu
+
+BOUNDS = {"float32": 1e-6, "bfloat16": 2.0**-7}
+
+
+def _arrays(dtype, *shapes):
+    rng = np.random.default_rng(0)
+    return [jnp.asarray(rng.standard_normal(shape), dtype) for shape in shapes]
+
+
+def _assert_near(found, expected, dtype):
+    bound = BOUNDS[dtype] * np.abs(expected).max()
+    np.testing.assert_allclose(np.float64(found), expected, rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("batch", [(), (3,)])
+@pytest.mark.parametrize(("rows", "width", "columns"), [(40, 6, 11), (40, 11, 6)])
+def test_a_product_and_its_gradients(dtype, transposed, batch, rows, width, columns):
+    """Both widths, for the narrower factor is the one that is laid out anew."""
+    shape = (columns, width) if transposed else (width, columns)
+    a, b, weights = _arrays(dtype, (*batch, rows, width), (*batch, *shape), (*batch, rows, columns))
+    weights = weights.astype(jnp.float32)
+
+    def total(a, b):
+        product = product_on_cpu(a, b, transposed, "highest")
+        assert product.dtype == jnp.float32
+        return (weights * product).sum(), product
+
+    (of_a, of_b), product = jax.grad(total, (0, 1), has_aux=True)(a, b)
+    assert of_a.dtype == of_b.dtype == a.dtype
+    exact_a, exact_b, weights = (np.asarray(x, np.float64) for x in (a, b, weights))
+    if transposed:
+        exact_b = exact_b.swapaxes(-1, -2)
+    _assert_near(product, exact_a @ exact_b, "float32")
+    _assert_near(of_a, weights @ exact_b.swapaxes(-1, -2), dtype)
+    expected = exact_a.swapaxes(-1, -2) @ weights
+    _assert_near(of_b, expected.swapaxes(-1, -2) if transposed else expected, dtype)
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_a_linear_layer_and_its_gradients(dtype, with_bias):
+    x, kernel, weights = _arrays(dtype, (2, 70, 9), (9, 5), (2, 70, 5))
+    bias = _arrays("float32", (5,))[0] if with_bias else None
+
+    def total(x, kernel, bias):
+        found = linear(x, kernel, bias, "highest")
+        assert found.dtype == x.dtype
+        return (weights.astype(jnp.float32) * found.astype(jnp.float32)).sum(), found
+
+    gradients, found = jax.grad(total, (0, 1, 2), has_aux=True)(x, kernel, bias)
+    x, kernel, weights = (np.asarray(each, np.float64) for each in (x, kernel, weights))
+    shift = 0 if bias is None else np.float64(bias.astype(dtype))
+    _assert_near(found, x @ kernel + shift, dtype)
+    _assert_near(gradients[0], weights @ kernel.T, dtype)
+    _assert_near(gradients[1], np.einsum("btw,btf->wf", x, weights), dtype)
+    if with_bias:
+        _assert_near(gradients[2], weights.sum((0, 1)), dtype)
+
+
+def test_many_rows_of_half_precision_are_added_up_in_float32():
+    """In bfloat16 the sum of ones ends at 256."""
+    rows = jnp.ones((4000, 3), jnp.bfloat16)
+    kernel = jnp.ones((3, 2), jnp.bfloat16)
+
+    def total(kernel, bias):
+        return linear(rows, kernel, bias).astype(jnp.float32).sum()
+
+    of_kernel, of_bias = jax.grad(total, (0, 1))(kernel, jnp.zeros(2))
+    assert np.all(np.float32(of_kernel) == ml_dtypes.bfloat16(4000))
+    assert np.all(of_bias == ml_dtypes.bfloat16(4000))
+
+
+def test_single_precision_has_a_forward_mode_derivative():
+    x, kernel, bias, direction = _arrays("float32", (4, 3), (3, 2), (2,), (2,))
+    _, tangent = jax.jvp(lambda bias: linear(x, kernel, bias), (bias,), (direction,))
+    np.testing.assert_allclose(tangent, np.broadcast_to(direction, (4, 2)))
+
+
+def test_all_products_of_half_precision_are_of_the_fast_kind():
+    """What XLA can compute in bfloat16 on this machine it does here, forwards and backwards."""
+    x, kernel, bias = _arrays("bfloat16", (2, 70, 64), (64, 32), (32,))
+
+    def total(x, kernel):
+        return (linear(x, kernel, bias).astype(jnp.float32) ** 2).sum()
+
+    plain = _factors(lambda x, y: product_on_cpu(x, y), x[0], kernel)
+    if jax.default_backend() != "cpu" or plain != [("bf16", "bf16")]:
+        pytest.skip("XLA computes half precision in another way here")
+    found = _factors(jax.grad(total, (0, 1)), x, kernel)
+    assert found == 3 * [("bf16", "bf16")]
+
+
+def _factors(function, *arrays):
+    """Returns the dtypes of the factors of each product of matrices in the compiled program."""
+    text = jax.jit(function).lower(*arrays).compile().as_text()
+    dtypes = dict(re.findall(r"%([\w.-]+) = (\w+)\[", text))
+    products = re.findall(r" dot\(%([\w.-]+), %([\w.-]+)\)", text)
+    return [(dtypes[one], dtypes[other]) for one, other in products]
