@@ -28,18 +28,16 @@ def main() -> None:
     parser.add_argument("--keep-activations", action="store_true", help="no rematerialisation")
     options = parser.parse_args()
     context = multiprocessing.get_context("spawn")
-    results = {}
+    reference = None
     for name, side in {"PyTorch": theirs, "ours": ours}.items():
         for dtype in "float32", "bfloat16":
             with context.Pool(1) as pool:
-                result = pool.apply(side, (dtype, not options.keep_activations))
-            results[name, dtype] = result
-            loss, seconds, peak = result
-            _, reference_seconds, reference_peak = results["PyTorch", "float32"]
+                loss, seconds, peak = pool.apply(side, (dtype, not options.keep_activations))
+            reference = reference or (seconds, peak)
             print(
                 f"{name}, {dtype}: {seconds:.1f} s a step, {peak:.2f} GB, first loss {loss:.6f}; "
-                f"{reference_seconds / seconds:.2f} times as fast as PyTorch in float32, "
-                f"{peak / reference_peak:.2f} of the memory",
+                f"{reference[0] / seconds:.2f} times as fast as PyTorch in float32, "
+                f"{peak / reference[1]:.2f} of the memory",
                 flush=True,
             )
 

@@ -54,10 +54,10 @@ def _head_by_head(query, key, value, precision):
 
     def one_head(head):
         q, k, v = head
-        scores = product_on_cpu(q * scale, k, True, precision)
+        scores = product_on_cpu(q * scale, k, transposed=True, precision=precision)
         weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
         total = weights.sum(axis=-1, keepdims=True)
-        mixed = product_on_cpu(weights.astype(v.dtype), v, False, precision)
+        mixed = product_on_cpu(weights.astype(v.dtype), v, precision=precision)
         return (mixed / total).astype(v.dtype)
 
     # The backward pass computes a head's scores again, in the cache, rather than fetch all heads'.

@@ -15,9 +15,10 @@ def linear(
 ) -> Float[Array, "*batch features"]:
     """Returns x @ kernel + bias in the dtype of `x`."""
     default = functools.partial(_linear, precision=precision)
-    if x.dtype.itemsize > 2:
-        return default(x, kernel, bias)
-    return jax.lax.platform_dependent(x, kernel, bias, cpu=_half_linear_on_cpu, default=default)
+    if x.dtype.itemsize == 2:
+        on_cpu = _half_linear_on_cpu
+        return jax.lax.platform_dependent(x, kernel, bias, cpu=on_cpu, default=default)
+    return default(x, kernel, bias)
 
 
 def _linear(x, kernel, bias, precision):
@@ -26,7 +27,7 @@ def _linear(x, kernel, bias, precision):
 
 
 def _half_linear_on_cpu(x, kernel, bias):
-    rows = product_on_cpu(x.reshape(-1, x.shape[-1]), kernel).astype(x.dtype)
+    rows = _half_product(x.reshape(-1, x.shape[-1]), kernel, False).astype(x.dtype)
     product = rows.reshape(*x.shape[:-1], -1)
     return product if bias is None else product + _repeated(bias.astype(x.dtype), product.shape)
 
