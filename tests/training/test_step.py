@@ -229,7 +229,7 @@ def _sum_to_brightness(variables, blurred, sharp):
     return Objective(each.mean(), {}, each, variables["batch_stats"])
 
 
-def _fit(rate, start=3.0):
+def _fit(rate, start=3.0, objective=_sum_to_brightness):
     variables = {
         "params": {"moved": {"x": jnp.float32(start)}, "still": {"y": jnp.float32(0.5)}},
         "batch_stats": {},
@@ -239,7 +239,7 @@ def _fit(rate, start=3.0):
     fitted = fit(
         variables,
         3 * [white],
-        objective=_sum_to_brightness,
+        objective=objective,
         optimizer=optax.sgd(rate),
         frozen=[("still",)],
     )
@@ -252,6 +252,17 @@ def test_a_short_training_takes_a_step_a_batch():
     np.testing.assert_allclose(after["moved"]["x"] + 0.5, 1 + 2.5 * 0.8**3, rtol=1e-6)
     assert after["still"]["y"] == 0.5
     assert before["moved"]["x"] == 3  # what was given is still there
+
+
+def test_a_short_training_is_compiled_once():
+    traced = []
+
+    def objective(*arguments):
+        traced.append(arguments)
+        return _sum_to_brightness(*arguments)
+
+    _fit(0.1, objective=objective)
+    assert len(traced) == 1
 
 
 def test_a_short_training_that_is_not_finite_is_refused():

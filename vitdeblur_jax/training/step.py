@@ -123,8 +123,11 @@ def fit(
     """
     variables = jax.tree.map(jnp.array, variables)  # a step gives its state's memory away
     trained = trained_part(variables["params"], frozen)
+    mesh = local_mesh()
     state = create_state(variables, trained, optimizer, averages=False)
-    step = compile_train_step(local_mesh(), objective=objective, optimizer=optimizer, frozen=frozen)
+    # Where a step leaves it: the second step would be compiled anew for another place.
+    state = jax.device_put(state, state_sharding(mesh, state))
+    step = compile_train_step(mesh, objective=objective, optimizer=optimizer, frozen=frozen)
     for batch in batches:
         state, _ = step(state, batch)
     if state.skipped:
