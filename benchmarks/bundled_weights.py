@@ -4,40 +4,54 @@ r"""What the bundled weights do, figure by figure: the table of MODEL_CARD.md.
 
 `--pairs` are real pairs of blurred and sharp photographs, in folders that `vitdeblur data check`
 knows as pairs; `--sharp` are sharp photographs, put out of focus as a whole by the thin-lens model
-with seed 0, and restored as they are, too. PSNR and SSIM are those of evaluate.py, of the output
-clipped to [0, 1]. `--photographs N` takes N of each `--sharp`, spread evenly.
+with seed 0, and restored as they are, too; and eight of them, spread evenly, with the whole
+photograph out of focus by one radius, as a lens that is wide open does it. PSNR and SSIM are those
+of evaluate.py, of the output clipped to [0, 1]. `--photographs N` takes N of each `--sharp`, spread
+evenly.
 """
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from vitdeblur_jax.checkpoints import Pretrained, load_pretrained
+from vitdeblur_jax.data.apertures import disk
+from vitdeblur_jax.data.defocus import defocus
 from vitdeblur_jax.data.images import as_8_bits, list_photographs, read_rgb
 from vitdeblur_jax.data.layouts import find_pairs
-from vitdeblur_jax.data.pipelines import Source
 from vitdeblur_jax.data.sources import FolderSource, SyntheticSource
-from vitdeblur_jax.data.synthesis import SynthesisSettings
+from vitdeblur_jax.data.synthesis import SynthesisSettings, linear_to_srgb, srgb_to_linear
 from vitdeblur_jax.deblurring import deblur
 from vitdeblur_jax.metrics import measure
+from vitdeblur_jax.models.vitdeblur import mean_of_views
 from vitdeblur_jax.photograph import as_float
 from vitdeblur_jax.table import format_table
 from vitdeblur_jax.training.data import validation_records
-from vitdeblur_jax.training.validation import validate
 
 _IN_FOCUS = 40  # dB of a synthetic photograph that is out of focus by a trace only
+_RADII = (1, 1.5, 2, 3, 4, 6, 8, 10, 12)  # pixels
+_OF_EACH_RADIUS = 8
 
 
 class Figures(NamedTuple):
-    """Of one photograph: PSNR and SSIM of the input and of the output."""
+    """Of a photograph: PSNR, SSIM and colour of the input and of the output.
+
+    Attributes:
+      name: of the photograph, or of what it is the mean of.
+      colour: how far the mean of a channel lies from the sharp photograph's, in 255ths; the mean
+        over the channels.
+    """
 
     name: str
     input_psnr: float
-    psnr: float
     input_ssim: float
+    input_colour: float
+    psnr: float
     ssim: float
+    colour: float
 
 
 def main() -> None:
@@ -51,23 +65,31 @@ def main() -> None:
     pretrained = load_pretrained(options.checkpoint)
     print(pretrained.source)
     for folder in options.pairs:
-        show(f"real pairs of {folder}", of_pairs(pretrained, folder), each=True)
+        figures = of_pairs(pretrained, folder)
+        show(f"real pairs of {folder}", [*figures, *means_of(figures)])
     for folder in options.sharp:
         synthetic, undefocused = of_sharp(pretrained, folder, options.photographs)
-        show(f"synthetic defocus of {folder}", synthetic, each=False)
+        gains = np.array([f.psnr - f.input_psnr for f in synthetic])
+        show(
+            f"synthetic defocus of {folder}: the least gain {gains.min():+.2f} dB, "
+            f"{np.mean(gains < 0):.0%} lose",
+            means_of(synthetic),
+        )
         psnr = np.array(undefocused)
         print(
             f"left as they are, {folder}: output against input {psnr.mean():.2f} dB on average, "
             f"{psnr.min():.2f} at the least, {np.mean(psnr < 36):.0%} below 36\n",
             flush=True,
         )
+        show(f"one blur radius, {folder}", of_each_radius(pretrained, folder))
 
 
 def of_pairs(pretrained: Pretrained, folder: str) -> list[Figures]:
     """Returns the figures of each real pair."""
     source = FolderSource(find_pairs(folder, "pairs"), 8)
-    names = [pair.name for pair in source.pairs]
-    return [compare(pretrained, source, record, name) for record, name in enumerate(names)]
+    return [
+        compare(pretrained, pair.name, source[record]) for record, pair in enumerate(source.pairs)
+    ]
 
 
 def of_sharp(pretrained: Pretrained, folder: str, count: int) -> tuple[list[Figures], list[float]]:
@@ -76,42 +98,76 @@ def of_sharp(pretrained: Pretrained, folder: str, count: int) -> tuple[list[Figu
     figures, undefocused = [], []
     for record in validation_records(source, count):
         path = source.photographs[record]
-        figures.append(compare(pretrained, source, record, path.stem))
+        figures.append(compare(pretrained, path.stem, source[record]))
         sharp = as_float(as_8_bits(read_rgb(path)))
         undefocused.append(measure(deblur(sharp, pretrained).clip(0, 1), sharp)["psnr"])
     return figures, undefocused
 
 
-def compare(pretrained: Pretrained, source: Source, record: int, name: str) -> Figures:
-    """Returns the figures of one example, as training's validation measures them."""
-    means, _ = validate(pretrained, source, [record], pictures=0)
-    return Figures(name, *(means[key] for key in Figures._fields[1:]))
+def of_each_radius(pretrained: Pretrained, folder: str) -> list[Figures]:
+    """Returns mean figures of a few photographs, all of each out of focus by one radius."""
+    photographs = list_photographs(Path(folder))
+    records = validation_records(photographs, min(_OF_EACH_RADIUS, len(photographs)))
+    sharp = [as_8_bits(read_rgb(photographs[record])) for record in records]
+    return [
+        mean_of(
+            [
+                compare(pretrained, "", {"sharp": one, "blurred": out_of_focus(one, radius)})
+                for one in sharp
+            ],
+            f"{radius} pixels",
+        )
+        for radius in _RADII
+    ]
 
 
-def mean_of(figures: list[Figures], name: str) -> Figures:
+def out_of_focus(sharp: np.ndarray, radius: float) -> np.ndarray:
+    """Returns a photograph (H x W x 3, uint8) through a lens that is wide open, without noise."""
+    light = srgb_to_linear(as_float(sharp))
+    blurred = defocus(light, np.full(sharp.shape[:2], radius, np.float32), disk())
+    return np.rint(255 * linear_to_srgb(blurred.clip(0, 1))).astype(np.uint8)
+
+
+def compare(pretrained: Pretrained, name: str, pair: Mapping[str, np.ndarray]) -> Figures:
+    """Returns the figures of a blurred and a sharp photograph, as integers."""
+    blurred, sharp = as_float(pair["blurred"]), as_float(pair["sharp"])
+    figures = []
+    for image in mean_of_views(blurred), deblur(blurred, pretrained).clip(0, 1):
+        colour = 255 * np.abs(image.mean((0, 1)) - sharp.mean((0, 1))).mean()
+        figures += [*measure(image, sharp, ("psnr", "ssim")).values(), colour]
+    return Figures(name, *figures)
+
+
+def mean_of(figures: Sequence[Figures], name: str) -> Figures:
     """Returns the means of the figures."""
     return Figures(name, *np.mean([f[1:] for f in figures], axis=0))
 
 
-def show(title: str, figures: list[Figures], each: bool) -> None:
-    """Prints a table: each photograph, if wanted; the mean; that of those clearly out of focus."""
+def means_of(figures: Sequence[Figures]) -> list[Figures]:
+    """Returns the mean of all, and that of those clearly out of focus where these are fewer."""
     defocused = [f for f in figures if f.input_psnr < _IN_FOCUS]
     means = [mean_of(figures, f"mean of {len(figures)}")]
     if 0 < len(defocused) < len(figures):
         name = f"mean of {len(defocused)} with an input below {_IN_FOCUS} dB"
         means.append(mean_of(defocused, name))
+    return means
+
+
+def show(title: str, figures: Sequence[Figures]) -> None:
+    """Prints a table."""
+    heads = ("", "input PSNR", "output", "gain", "input SSIM", "output", "input colour", "output")
     rows = [
         (
             f.name,
             *(f"{value:.2f}" for value in (f.input_psnr, f.psnr)),
             f"{f.psnr - f.input_psnr:+.2f}",
             *(f"{value:.4f}" for value in (f.input_ssim, f.ssim)),
+            *(f"{value:.2f}" for value in (f.input_colour, f.colour)),
         )
-        for f in ([*figures, *means] if each else means)
+        for f in figures
     ]
-    gains = np.array([f.psnr - f.input_psnr for f in figures])
-    print(f"{title}: the least gain {gains.min():+.2f} dB, {np.mean(gains < 0):.0%} lose")
-    print(format_table(("", "input PSNR", "output", "gain", "input SSIM", "output"), rows))
+    print(title)
+    print(format_table(heads, rows))
     print(flush=True)
 
 

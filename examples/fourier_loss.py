@@ -3,7 +3,7 @@
     python examples/fourier_loss.py examples/photographs/sharp RUN
 
 A file like this may lie anywhere; it needs the package and nothing else of the repository. In 100
-steps it gains 0.23 dB on a photograph held out, and 0.22 without the spectrum's part.
+steps it gains 0.22 dB on a photograph held out, as much as without the spectrum's part.
 """
 
 import functools
@@ -34,7 +34,7 @@ def get_config(photographs: str) -> ml_collections.ConfigDict:
     config.model = tiny()
     config.initial.update(identity=True, transparent=True)
     config.data.update(kind="synthetic", root=photographs, hold_out=1, repeats=1000)
-    config.update(steps=100, batch_size=8, crop=106, averaging=0.95)
+    config.update(steps=100, batch_size=4, crop=106, averaging=0.95)
     config.update(log_every=10, save_every=50)
     config.loss.update(contextual_cosine=0.0, sharpness=0.0)  # so their heads are not trained
     config.optimizer.update(name="muon", learning_rate=6e-3, warmup_steps=20, clip_norm=1.0)

@@ -72,6 +72,7 @@ def end(started: list[subprocess.Popen], folder: Path, seconds: float = 300) -> 
         for process in started:
             with contextlib.suppress(OSError):
                 process.kill()
+            process.wait()
     return [
         Ended(status, (folder / f"{index}.txt").read_text(errors="replace"))
         for index, status in enumerate(statuses)

@@ -22,7 +22,7 @@ from vitdeblur_jax.training.preparation import bytes_a_device
 from vitdeblur_jax.training.state import create_state
 from vitdeblur_jax.training.step import compile_train_step
 
-MESHES = ("1x1", "8x1", "1x8", "4x2", "2x4")
+OTHER_MESHES = ("8x1", "1x8", "4x2")  # than the one which the default run tries
 STEPS = 5
 WEIGHTS = {
     "charbonnier": 1.0,
@@ -149,9 +149,9 @@ def test_eight_devices_compute_what_one_does(tmp_path):
 
 
 @pytest.mark.slow
-def test_every_mesh_computes_what_one_device_does(tmp_path):
-    results = _results(tmp_path / "results.npz", *MESHES)
-    for mesh in MESHES[1:]:
+def test_every_other_mesh_computes_what_one_device_does(tmp_path):
+    results = _results(tmp_path / "results.npz", "1x1", *OTHER_MESHES)
+    for mesh in OTHER_MESHES:
         _assert_equal_to_one_device(results, mesh)
 
 
