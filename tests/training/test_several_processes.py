@@ -66,21 +66,20 @@ def assert_equal(one: dict, other: dict) -> None:
 def finished(pairs, tmp_path_factory):
     """Workdirs of the small model's run, by the number of processes."""
     folder = tmp_path_factory.mktemp("finished")
-    for count in (1, 2, 4):
+    for count in (1, 4):
         assert_all(run(count, pairs, folder / str(count), "small"))
-    return {count: folder / str(count) for count in (1, 2, 4)}
+    return {count: folder / str(count) for count in (1, 4)}
 
 
-@pytest.mark.parametrize("count", [2, 4])
-def test_several_processes_train_as_one_does(finished, count):
-    np.testing.assert_allclose(losses(finished[count]), losses(finished[1]), rtol=1e-5)
-    one, several = (restored(finished[n], 10) for n in (1, count))
+def test_four_processes_train_as_one_does(finished):
+    np.testing.assert_allclose(losses(finished[4]), losses(finished[1]), rtol=1e-5)
+    one, several = (restored(finished[count], 10) for count in (1, 4))
     assert one.keys() == several.keys()
     for name, value in one.items():
         np.testing.assert_allclose(several[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
     validated = [
         [line for line in (folder / "log.jsonl").read_text().splitlines() if '"validation"' in line]
-        for folder in (finished[1], finished[count])
+        for folder in (finished[1], finished[4])
     ]
     (alone,), (shared_out,) = ([json.loads(line) for line in lines] for lines in validated)
     for name in ("psnr", "ssim", "mae", "input_psnr"):
