@@ -168,6 +168,7 @@ def _gradients(loss, pretrained):
         yield tuple(entry.key for entry in path), gradient
 
 
+@pytest.mark.slow
 def test_a_directional_derivative_matches_finite_differences(small):
     image = _image(small, batch=1)
     params = small.variables["params"]

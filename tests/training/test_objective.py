@@ -159,6 +159,7 @@ def test_without_contextual_terms_the_sharp_image_is_not_encoded(small):
     np.testing.assert_allclose(result.loss, expected.mean(), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_infinite_term_of_weight_zero_is_left_out(small):
     blurred, sharp = map(jnp.array, _images(46))
     far = {**small.variables, "params": _with_far_projections(small.variables["params"])}

@@ -180,6 +180,7 @@ np.savez(sys.argv[1], *leaves)
 """
 
 
+@pytest.mark.slow
 def test_two_devices_compute_what_one_does(tmp_path, three_steps):
     two = _on_two_devices(tmp_path / "two.npz", accumulation=1)
     leaves = jax.tree.leaves(three_steps[:2])
