@@ -7,7 +7,8 @@
         "projector_widths": sequence(integer(1, 65536), length=2),
     })
 
-A value that breaks its rule is a `UserError`: "optimizer.b1 is nan; it must be a finite number >= 0 ...".
+A value that breaks its rule is a `UserError`, such as "optimizer.b1 is nan; it must be a finite
+number >= 0 and < 1".
 """
 
 import math
@@ -46,8 +47,8 @@ def integer(low: int, high: int = _LARGEST) -> Rule:
 
 
 def number(
-    low: float = -math.inf,
-    high: float = math.inf,
+    low: float | int = -math.inf,
+    high: float | int = math.inf,
     *,
     above_low: bool = False,
     below_high: bool = False,

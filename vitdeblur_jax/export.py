@@ -29,7 +29,7 @@ from flax import traverse_util
 from vitdeblur_jax import photograph
 from vitdeblur_jax.checkpoints import Pretrained, digest, load_pretrained
 from vitdeblur_jax.errors import UserError, known
-from vitdeblur_jax.files import check_absent, new_folder_when_whole
+from vitdeblur_jax.files import check_absent, folder_when_whole
 from vitdeblur_jax.restoration import head_tile, window_features
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -69,7 +69,7 @@ def export(
         raise UserError(f"the batch size is {batch_size}; it must be 1 or more")
     check_absent(Path(destination))
     pretrained = load_pretrained(source)
-    with new_folder_when_whole(destination) as folder:
+    with folder_when_whole(destination) as folder:
         for name, function in exported_functions(pretrained, platforms, batch_size).items():
             (folder / f"{name}.exported").write_bytes(function.serialize())
         np.savez(folder / "variables.npz", **_flat(pretrained.variables))
