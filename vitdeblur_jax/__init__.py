@@ -5,11 +5,40 @@
     sharp = vd.deblur(image, pretrained)
 
 Images are RGB, channels last; floats lie in [0, 1].
+
+JAX is imported with the first of these names that is used, not with the package: the commands set
+their signal handlers before.
 """
 
-from vitdeblur_jax.checkpoints import Pretrained as Pretrained
-from vitdeblur_jax.checkpoints import load_pretrained as load_pretrained
-from vitdeblur_jax.checkpoints import save_pretrained as save_pretrained
-from vitdeblur_jax.deblurring import deblur as deblur
-from vitdeblur_jax.errors import UserError as UserError
-from vitdeblur_jax.models import ViTDeblur as ViTDeblur
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vitdeblur_jax.checkpoints import Pretrained as Pretrained
+    from vitdeblur_jax.checkpoints import load_pretrained as load_pretrained
+    from vitdeblur_jax.checkpoints import save_pretrained as save_pretrained
+    from vitdeblur_jax.deblurring import deblur as deblur
+    from vitdeblur_jax.errors import UserError as UserError
+    from vitdeblur_jax.models import ViTDeblur as ViTDeblur
+
+_MODULES = {
+    "Pretrained": "checkpoints",
+    "UserError": "errors",
+    "ViTDeblur": "models",
+    "deblur": "deblurring",
+    "load_pretrained": "checkpoints",
+    "save_pretrained": "checkpoints",
+}
+__all__ = list(_MODULES)
+
+
+def __getattr__(name: str):
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vitdeblur_jax.entry_points import exit_status
 from vitdeblur_jax.errors import CANNOT, UserError
+from vitdeblur_jax.output import results_go_to_terminal, show, tell
 
 _RESTORE = """\
 Restores photographs that are out of focus. Size, EXIF (orientation applied and reset), ICC profile,
@@ -268,11 +269,11 @@ def _convert(options) -> None:
     unused = convert(
         options.source, Path(options.destination), overwrite=options.force, half=options.half
     )
-    print(f"written: {options.destination}", file=sys.stderr)
+    tell(f"written: {options.destination}")
     if unused:
         fate = "kept" if Path(options.destination).suffix else "left out of the folder"
         names = ", ".join(unused)
-        print(f"{fate}: {len(unused)} entries the network never uses: {names}", file=sys.stderr)
+        tell(f"{fate}: {len(unused)} entries the network never uses: {names}")
 
 
 def _export(options) -> None:
@@ -284,7 +285,7 @@ def _export(options) -> None:
         options.platforms.split(","),
         options.batch_size,
     )
-    print(f"written: {options.destination}", file=sys.stderr)
+    tell(f"written: {options.destination}")
 
 
 def _check_data(options) -> int:
@@ -304,7 +305,7 @@ def _prepare_data(options) -> None:
         skip_broken=options.skip_broken,
         beam_options=options.beam,
     )
-    print(f"written: {folder}", file=sys.stderr)
+    tell(f"written: {folder}")
 
 
 def _synthesize_data(options) -> None:
@@ -314,7 +315,7 @@ def _synthesize_data(options) -> None:
     count = synthesize_folder(
         options.sharp, options.out, SynthesisSettings(), options.seed, overwrite=options.force
     )
-    print(f"written: {count} pairs in {options.out}", file=sys.stderr)
+    tell(f"written: {count} pairs in {options.out}")
 
 
 def _score(options) -> None:
@@ -334,8 +335,8 @@ def _score(options) -> None:
         out=options.out,
     )
     if options.out:
-        print(f"written: {write_scores(options.out, scores)}", file=sys.stderr)
-    print(terminal(scores, styled=sys.stdout.isatty()))
+        tell(f"written: {write_scores(options.out, scores)}")
+    show(*terminal(scores, results_go_to_terminal()).splitlines(), styled=True)
 
 
 if __name__ == "__main__":

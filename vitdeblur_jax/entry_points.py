@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vitdeblur_jax.errors import CANNOT, INTERRUPTED, UserError
+from vitdeblur_jax.output import show, tell
 
 _MISSING = "--{} is missing; see --help"
 _HELP = """\
@@ -27,10 +28,10 @@ def exit_status(work: Callable[[], int | None]) -> int:
     try:
         return work() or 0
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        tell(f"error: {error}")
         return CANNOT
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        tell("interrupted")
         return INTERRUPTED
 
 
@@ -55,7 +56,7 @@ def run_with_config(work: Callable, required: Sequence[str] = ("config", "workdi
     def parse(arguments):
         if {"-h", "-help", "--help"} & set(arguments):
             purpose = (sys.modules["__main__"].__doc__ or "").strip()
-            print(_HELP.format(program=Path(arguments[0]).name, purpose=purpose), end="")
+            show(*_HELP.format(program=Path(arguments[0]).name, purpose=purpose).splitlines())
             sys.exit(0)
         status = exit_status(lambda: _parse_flags(arguments, config, workdir, required))
         if status:

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import re
-import sys
 import threading
 import traceback
 import warnings
@@ -26,6 +25,7 @@ from vitdeblur_jax.errors import (
     UserError,
     one_line,
 )
+from vitdeblur_jax.output import drop_what_cannot_be_written, tell
 
 SECONDS_TO_GATHER = 120
 _SECONDS_WITHOUT_HEARTBEAT = 20  # until a process counts as dead
@@ -115,7 +115,7 @@ def _nobody_came(coordinator, processes, process):
 @contextlib.contextmanager
 def _ends_after(seconds: int, message: str) -> Iterator[None]:
     def end():
-        print(f"error: {message}", file=sys.stderr)
+        tell(f"error: {message}")
         leave(LOST_OTHERS)
 
     timer = threading.Timer(seconds, end)
@@ -228,18 +228,17 @@ def tells_of_a_loss(error: BaseException) -> bool:
 
 def _told(error) -> int:
     if tells_of_a_loss(error):
-        print(
+        tell(
             f"error: process {place()[0]} of {place()[1]} has lost another "
-            f"({one_line(error)}); started again, the same command goes on",
-            file=sys.stderr,
+            f"({one_line(error)}); started again, the same command goes on"
         )
         return LOST_OTHERS
-    traceback.print_exception(error)
+    for line in "".join(traceback.format_exception(error)).splitlines():
+        tell(line)
     return CHECKED_AND_WRONG
 
 
 def leave(status: int) -> None:
     """Ends the process at once: what waits at a usual end would wait for the others."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    drop_what_cannot_be_written()
     os._exit(status)

@@ -1,9 +1,10 @@
 """Progress of long work: a bar on a terminal, a plain line now and then elsewhere."""
 
-import sys
 import time
 
 from tqdm import tqdm
+
+from vitdeblur_jax.output import printable, standard_error, tell
 
 _SECONDS_BETWEEN_LINES = 30
 
@@ -20,11 +21,12 @@ class Progress:
 
         Without `periodic_lines` nothing but what the caller says is printed off a terminal.
         """
-        self._on_terminal = sys.stderr.isatty()
+        self._on_terminal = standard_error.isatty()
         self._bar = tqdm(
             total=total,
             initial=done,
             unit=f" {unit}",
+            file=standard_error,
             disable=not self._on_terminal,
             dynamic_ncols=True,
         )
@@ -47,20 +49,19 @@ class Progress:
             self._last_line = now
             rate = (self._done - self._done_before) / (now - self._started)
             left = (self._total - self._done) / rate
-            print(
+            tell(
                 f"{self._done} of {self._total} {self._unit}, {rate:.3g} a second, "
-                f"{left:.0f} s left",
-                file=sys.stderr,
-                flush=True,
+                f"{left:.0f} s left"
             )
 
     def report(self, note: str, line: str) -> None:
         """Shows `note` behind the bar until the next report; off a terminal, prints `line`."""
         if self._on_terminal:
-            self._bar.set_postfix_str(note)
+            self._bar.set_postfix_str(printable(note))
         else:
-            print(line, file=sys.stderr, flush=True)
+            tell(line)
 
     def say(self, line: str) -> None:
         """Prints a line on standard error."""
-        tqdm.write(line, file=sys.stderr)
+        with tqdm.external_write_mode(standard_error):
+            tell(line)

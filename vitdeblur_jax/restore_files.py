@@ -1,8 +1,8 @@
 """Photographs in files: restore each, keep what its file tells beside the pixels."""
 
 import dataclasses
+import io
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +24,7 @@ from vitdeblur_jax.data.images import (
 )
 from vitdeblur_jax.deblurring import blend, check_strength, deblur, restored_ensemble
 from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.output import read_input, tell, write_result
 from vitdeblur_jax.photograph import as_dtype, as_float, count_windows
 from vitdeblur_jax.processes import gather, is_first, share, together
 from vitdeblur_jax.progress import Progress
@@ -103,17 +104,17 @@ def restore_files(
         _check_model(pretrained)
         check_options(pretrained.model, options.stride, options.batch_size)
     if is_first() and len(waiting) < len(tasks):
-        print(f"{len(tasks) - len(waiting)} of {len(tasks)} are done already", file=sys.stderr)
+        tell(f"{len(tasks) - len(waiting)} of {len(tasks)} are done already")
     if is_first() and checkpoint is None:
-        print(f"checkpoint: {BUNDLED_NOTE}", file=sys.stderr)
+        tell(f"checkpoint: {BUNDLED_NOTE}")
     failed = 0
     for number, task in share(waiting):
         name = "standard input" if task.source == STANDARD else task.source
-        print(f"{name} ({number} of {len(tasks)})", file=sys.stderr)
+        tell(f"{name} ({number} of {len(tasks)})")
         try:
             _restore_file(task, pretrained, options)
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            tell(f"error: {error}")
             failed += 1
     return sum(gather(failed))
 
@@ -232,13 +233,13 @@ def _check_model(pretrained: Pretrained) -> None:
 def _restore_file(task: Task, pretrained: Pretrained, options: Options) -> None:
     source, destination = task
     from_input, to_output = source == STANDARD, destination == STANDARD
-    photograph = read_photograph(sys.stdin.buffer.read() if from_input else source)
+    photograph = read_photograph(read_input() if from_input else source)
     suffix = ".png" if to_output else destination.suffix
     notes = (*photograph.notes, *what_is_lost(photograph, suffix))
     given = photograph.pixels
     restored, spread = _restored(given, pretrained, options)
     for note in notes:
-        print(f"note: {note}", file=sys.stderr)
+        tell(f"note: {note}")
     _write(dataclasses.replace(photograph, pixels=restored), destination, suffix, options.overwrite)
     if options.change is not None:
         change = np.abs(as_float(restored) - as_float(given)).mean(axis=-1)
@@ -265,10 +266,12 @@ def _restored(pixels, pretrained, options):
 
 def _write(photograph, destination, suffix, overwrite):
     if destination == STANDARD:
-        write_photograph(photograph, sys.stdout.buffer, suffix)
+        encoded = io.BytesIO()
+        write_photograph(photograph, encoded, suffix)
+        write_result(encoded.getvalue())
         return
     write_photograph(photograph, destination, overwrite=overwrite)
-    print(f"written: {destination}", file=sys.stderr)
+    tell(f"written: {destination}")
 
 
 def _write_map(shares, name, overwrite):

@@ -157,7 +157,11 @@ def test_layouts(tmp_path, settings, checkpoints, models, case, capsys):
         pixels = [images[path] for path in sources], target and images[target]
         check_image(tmp_path / "results", name, *pixels, models[views])
     said = capsys.readouterr()
-    assert said.err == ""
+    written = "report.html" if FILES[layout][0][2] else "metrics.json"
+    assert said.err.splitlines() == [
+        *(f"{i} of {len(files)}: {name}" for i, (name, *_) in enumerate(files, 1)),
+        f"written: {tmp_path / 'results' / written}",
+    ]
     found = contents(tmp_path / "results")
     assert found["images"] == list(found["restored"]) == [name for name, *_ in files]
     is_measured = FILES[layout][0][2] is not None
@@ -184,10 +188,10 @@ def test_contents_of_the_results(tmp_path, settings, capsys):
     for compared in COMPARED:
         values = [[figures(found)[compared][name][key] for name in "ab"] for key in DEFAULT]
         assert list(means(found)[compared].values()) == pytest.approx(np.mean(values, axis=1))
-    said = capsys.readouterr().out.splitlines()
-    (row,) = [line for line in said if line.startswith("saved ")]
+    said = capsys.readouterr()
+    (row,) = [line for line in said.out.splitlines() if line.startswith("saved ")]
     assert f"{means(found)['saved']['psnr']:.3f}" in row.split()
-    assert said[-1] == f"written: {tmp_path / 'results' / 'report.html'}"
+    assert said.err.splitlines()[-1] == f"written: {tmp_path / 'results' / 'report.html'}"
 
 
 @pytest.mark.parametrize("bits", [8, 16])
@@ -295,7 +299,7 @@ def test_interrupted_and_started_again(tmp_path, settings, monkeypatch, capsys):
     monkeypatch.undo()
     capsys.readouterr()
     evaluate(settings(), tmp_path / "halves")
-    assert capsys.readouterr().out.startswith("1 of 2 images are done already\n2 of 2: b\n")
+    assert capsys.readouterr().err.startswith("1 of 2 images are done already\n2 of 2: b\n")
     assert first.stat().st_mtime == 1
     for name in ("a.png", "b.png"):
         whole, halves = (tmp_path / part / "restored" / name for part in ("whole", "halves"))
@@ -310,9 +314,11 @@ def test_nothing_left_to_do_shows_the_table_again(tmp_path, settings, capsys):
     make_pairs(tmp_path)
     evaluate(settings(), tmp_path / "results")
     found = contents(tmp_path / "results")
-    table = capsys.readouterr().out.splitlines()[2:]
+    table = capsys.readouterr().out
     evaluate(settings(), tmp_path / "results")
-    assert capsys.readouterr().out.splitlines() == ["2 of 2 images are done already", *table]
+    said = capsys.readouterr()
+    assert said.out == table
+    assert said.err.splitlines()[0] == "2 of 2 images are done already"
     assert contents(tmp_path / "results") == found
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from vitdeblur_jax.data.layouts import some
+from vitdeblur_jax.output import printable
 from vitdeblur_jax.table import format_table
 
 _LINES_A_KIND = 10
@@ -102,8 +103,7 @@ def report_lines(report: DataReport) -> list[str]:
     looked = "names, counts and all pixels" if report.decoded else "names and counts only"
     verdict = f"{len(report.problems)} wrong" if report.problems else "all well"
     lines.append(f"{verdict} (looked at {looked})")
-    # A name that is not UTF-8 could not be printed.
-    return [line.encode(errors="backslashreplace").decode() for line in lines]
+    return [printable(line) for line in lines]
 
 
 def _row(split: SplitReport, sides: Iterable[str], report: DataReport) -> tuple[str, ...]:

@@ -35,6 +35,7 @@ from vitdeblur_jax.data.images import read_rgb
 from vitdeblur_jax.data.layouts import SPLITS, Pair, UnpairedError, find_pairs, some
 from vitdeblur_jax.data.recognition import Part, photographs_in, recognize
 from vitdeblur_jax.errors import CHECKED_AND_WRONG, UserError
+from vitdeblur_jax.output import show
 from vitdeblur_jax.progress import Progress
 
 
@@ -76,7 +77,7 @@ def run_check(root: str | os.PathLike[str], as_json: bool, decode: bool = True) 
         UserError: As `check_data`.
     """
     report = check_data(root, decode)
-    print(report_json(report) if as_json else "\n".join(report_lines(report)))
+    show(*(report_json(report).splitlines() if as_json else report_lines(report)))
     return CHECKED_AND_WRONG if report.problems else 0
 
 

@@ -9,7 +9,6 @@ What each figure means:
 """
 
 import dataclasses
-import sys
 import time
 from pathlib import Path
 
@@ -34,6 +33,7 @@ from vitdeblur_jax.evaluation.scoring import load_metrics, parse_metrics, target
 from vitdeblur_jax.evaluation.subsets import find_subsets
 from vitdeblur_jax.models.configuration import named_configuration
 from vitdeblur_jax.models.vitdeblur import mean_of_views
+from vitdeblur_jax.output import results_go_to_terminal, show, tell
 from vitdeblur_jax.photograph import as_dtype, as_float, count_windows
 from vitdeblur_jax.processes import first_before_others, gather, is_first, place, share, together
 from vitdeblur_jax.progress import Progress
@@ -71,9 +71,9 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     )
     waiting = [(number, pair) for number, pair in enumerate(pairs) if not results.has(pair.name)]
     if len(waiting) < len(pairs) and is_first():
-        print(f"{len(pairs) - len(waiting)} of {len(pairs)} images are done already")
+        tell(f"{len(pairs) - len(waiting)} of {len(pairs)} images are done already")
     for number, pair in share(waiting):
-        print(f"{number + 1} of {len(pairs)}: {pair.name}", flush=True)
+        tell(f"{number + 1} of {len(pairs)}: {pair.name}")
         image, target = (_at_depth(pixels, config.bit_depth) for pixels in read_pair(pair))
         restored, seconds = _restore(pretrained, image, config)
         saved = as_dtype(restored, image.dtype)
@@ -89,8 +89,8 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     gather(None)  # all have ended their work
     if is_first():
         written = results.finish(subsets, notes)
-        print(results.table(sys.stdout.isatty()))
-        print(f"written: {written}")
+        tell(f"written: {written}")
+        show(*results.table(results_go_to_terminal()).splitlines(), styled=True)
 
 
 def _check(config):
@@ -106,7 +106,7 @@ def _load(config) -> Pretrained:
     architecture = named_configuration(config.model) if config.model else None
     pretrained = on_local_devices(load_pretrained(config.checkpoint or None, architecture))
     if not config.checkpoint and is_first():
-        print(f"checkpoint: {BUNDLED_NOTE}")
+        tell(f"checkpoint: {BUNDLED_NOTE}")
     model = dataclasses.replace(pretrained.model, dtype=config.dtype, precision=config.precision)
     return dataclasses.replace(pretrained, model=model)
 

@@ -22,8 +22,8 @@ from vitdeblur_jax.evaluation.published import IMAGES, NOTES, published_figures
 from vitdeblur_jax.evaluation.report import add_picture
 from vitdeblur_jax.evaluation.scores import image_record, new_method, new_scores, summarize
 from vitdeblur_jax.evaluation.subsets import find_subsets
-from vitdeblur_jax.evaluation.tables import printable
 from vitdeblur_jax.metrics import DEFAULT, METRICS
+from vitdeblur_jax.output import printable
 from vitdeblur_jax.photograph import as_float
 from vitdeblur_jax.progress import Progress
 

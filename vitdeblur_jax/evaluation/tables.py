@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from vitdeblur_jax.output import printable
 from vitdeblur_jax.table import format_table
 
 BEST, SECOND = 1, 2
@@ -39,11 +40,6 @@ class Table(NamedTuple):
     title: str
     header: list[str]
     rows: list[list[Cell]]
-
-
-def printable(text: str) -> str:
-    """Returns the text in one line that cannot steer a terminal: control characters escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def make_tables(scores: dict[str, Any]) -> list[Table]:

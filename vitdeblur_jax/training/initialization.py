@@ -12,6 +12,7 @@ from scipy import fft
 
 from vitdeblur_jax.checkpoints import initialize_encoder, load_pretrained
 from vitdeblur_jax.models import ViTDeblur, abstract_variables, initial_variables
+from vitdeblur_jax.output import tell
 
 # Photographs have amplitudes that fall about like 1 / frequency, and blur takes more of the high
 # ones; chroma has less than luma.
@@ -34,7 +35,7 @@ def given_variables(config: ml_collections.ConfigDict) -> dict[tuple[str, ...], 
         variables = abstract_variables(ViTDeblur(**config.model))
     if initial.encoder:
         variables, unused = initialize_encoder(variables, config.model, initial.encoder)
-        print(f"{initial.encoder}: {len(unused)} of its entries have no place in the model")
+        tell(f"{initial.encoder}: {len(unused)} of its entries have no place in the model")
     return {
         path: leaf
         for path, leaf in traverse_util.flatten_dict(variables).items()

@@ -13,6 +13,7 @@ from vitdeblur_jax.data.image_writing import write_photograph
 from vitdeblur_jax.data.images import Photograph
 from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.files import write_text
+from vitdeblur_jax.output import tell
 from vitdeblur_jax.processes import gather, is_first, several, together
 from vitdeblur_jax.sharding import batch_sharded, make_mesh, whole_on_local_devices
 from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
@@ -89,7 +90,7 @@ def _begin_log(folder, step, config, table):
     if not is_first():
         return SilentLog(folder)
     write_text(folder / "parameters.txt", table)
-    print(table.splitlines()[-1], flush=True)
+    tell(table.splitlines()[-1])
     return TrainingLog(folder, step, config.steps)
 
 

@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import socket
-import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import ml_collections
 from vitdeblur_jax.errors import UserError, one_line
 from vitdeblur_jax.files import write_text
 from vitdeblur_jax.interop.orbax_folders import step_folders
+from vitdeblur_jax.output import tell
 from vitdeblur_jax.versions import versions
 
 # What a run writes into its folder, beside config.json and the lock.
@@ -77,7 +77,7 @@ def _take(lock, folder):
                 "wait for its end or stop it, or choose another --workdir"
             ) from error
         # Some network disks have no locks; that is no reason not to train.
-        print(f"warning: {folder} cannot be locked ({one_line(error)})", file=sys.stderr)
+        tell(f"warning: {folder} cannot be locked ({one_line(error)})")
     lock.truncate(0)
     lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     lock.flush()

@@ -1,0 +1,109 @@
+"""What reaches a terminal, and what streams that are closed, full or broken do to the work."""
+
+import ast
+import errno
+import io
+import sys
+from pathlib import Path
+
+import pytest
+
+import vitdeblur_jax
+from vitdeblur_jax import output
+from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.output import printable, read_input, show, tell, write_result
+
+
+class Failing(io.StringIO):
+    def __init__(self, error: Exception):
+        super().__init__()
+        self.error = error
+
+    def flush(self):
+        raise self.error
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+BROKEN = BrokenPipeError(errno.EPIPE, "Broken pipe")
+BAD_STREAMS = {"closed before the start": None, "full": Failing(FULL), "broken": Failing(BROKEN)}
+
+
+@pytest.fixture
+def closed():
+    stream = io.TextIOWrapper(io.BytesIO())
+    stream.close()
+    return stream
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("für 12 × 3.png", "für 12 × 3.png"),
+        ("a\x1b[31mb\x9b2Jc", r"a\x1b[31mb\x9b2Jc"),
+        ("a\nerror: b\r\tc\0", r"a\nerror: b\r\tc\x00"),
+        ("caf\udce9.png", r"caf\udce9.png"),  # how Python reads a name that is not UTF-8
+        ("a\u202egnp.exe\u2028", r"a\u202egnp.exe\u2028"),
+    ],
+)
+def test_no_text_can_steer_a_terminal(text, expected, capsys):
+    assert printable(text) == expected
+    tell(text)
+    show(text)
+    assert capsys.readouterr() == (f"{expected}\n", f"{expected}\n")
+
+
+def test_what_an_encoding_lacks_is_escaped(monkeypatch):
+    streams = {name: io.TextIOWrapper(io.BytesIO(), "ascii") for name in ("stdout", "stderr")}
+    for name, stream in streams.items():
+        monkeypatch.setattr(sys, name, stream)
+    tell("für")
+    show("für", styled=True)
+    for stream in streams.values():
+        assert stream.buffer.getvalue() == b"f\\xfcr\n"
+
+
+@pytest.mark.parametrize("stream", BAD_STREAMS.values(), ids=BAD_STREAMS)
+def test_a_bad_standard_error_loses_lines_and_nothing_else(stream, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", stream)
+    tell("note")
+    assert not output.standard_error.isatty()
+
+
+def test_a_closed_stream_object_is_as_a_closed_stream(closed, monkeypatch):
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, closed)
+    tell("note")
+    with pytest.raises(UserError, match="standard output is closed"):
+        write_result(b"png")
+    with pytest.raises(UserError, match="standard input is closed"):
+        read_input()
+
+
+def test_a_result_that_cannot_be_written_is_an_error_unless_nobody_reads(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", Failing(FULL))
+    with pytest.raises(UserError, match=r"standard output cannot be written \(No space left"):
+        show("table")
+    for stream in (Failing(BROKEN), None):
+        monkeypatch.setattr(sys, "stdout", stream)
+        show("table")
+
+
+def _prints(path: Path) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        is_print = isinstance(node, ast.Name) and node.id == "print"
+        is_stream = isinstance(node, ast.Attribute) and ast.unparse(node) in (
+            "sys.stdout",
+            "sys.stderr",
+            "sys.stdin",
+            "tqdm.write",
+        )
+        if is_print or is_stream:
+            found.append(f"{path.name}:{node.lineno}")
+    return found
+
+
+def test_only_one_module_prints():
+    package = Path(vitdeblur_jax.__file__).parent
+    paths = [path for path in package.rglob("*.py") if path != Path(output.__file__)]
+    assert [found for path in paths for found in _prints(path)] == []
