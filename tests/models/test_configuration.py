@@ -8,6 +8,7 @@ from vitdeblur_jax.models.configuration import (
     base,
     complete_configuration,
     named_configuration,
+    parameter_count,
 )
 
 
@@ -38,6 +39,55 @@ def test_what_does_not_fit_together_is_refused_with_the_numbers(changes, numbers
     with pytest.raises(UserError) as refusal:
         small_configuration(**changes)
     assert all(number in str(refusal.value) for number in numbers)
+
+
+TYPES = [None, "8", 1.5, True, (1, 2), 2**70, 10**5000, -1, float("nan")]
+
+
+@pytest.mark.parametrize("key", base())
+def test_each_key_is_checked_for_type_and_range(key):
+    valid = {"rematerialize": True, "projector_widths": (1, 2)}.get(key, 0.5)
+    for value in TYPES:
+        if value != valid:
+            with pytest.raises(UserError, match=f"^{key} is .*; it must be ") as refusal:
+                complete_configuration({key: value})
+            assert "\n" not in str(refusal.value)
+            assert len(str(refusal.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"contextual_depth": 3000}, "from 1 to 64"),
+        ({"primary_depth": 10**7}, "from 1 to 64"),
+        ({"pretraining_grid": 20000}, "from 1 to 256"),
+        (
+            {"pretraining_grid": 256, "primary_heads": 16, "primary_width": 1024},
+            "table of pretraining_grid",
+        ),
+        ({"primary_width": 2**70}, "from 1 to 32768"),
+        ({"primary_width": 24576, "decoder_width": 32768}, "parameters would number"),
+        ({"window": 2580}, "tokens of a window"),
+        ({"projector_widths": [-5, 3]}, "a tuple of 2"),
+        ({"projector_widths": [0, 0]}, "a tuple of 2"),
+        ({"projector_widths": [1.5, 2]}, "a tuple of 2"),
+        ({"projector_widths": "ab"}, "a tuple of 2"),
+        ({"projector_widths": {}}, "a tuple of 2"),
+    ],
+)
+def test_a_model_too_large_to_trace_is_refused_by_arithmetic(changes, told, monkeypatch):
+    monkeypatch.setattr("jax.eval_shape", None)
+    with pytest.raises(UserError, match=told):
+        complete_configuration(changes)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [base(), small_configuration(), small_configuration(views=2, primary_depth=3, decoder_depth=3)],
+)
+def test_the_number_of_values_is_that_of_the_model(config):
+    variables = abstract_variables(ViTDeblur(**config))
+    assert parameter_count(config) == sum(leaf.size for leaf in _leaves(variables))
 
 
 def test_the_module_itself_refuses_too():

@@ -74,9 +74,9 @@ BAD = [
     ({"optimizer__name": "adam"}, "optimizer.name 'adam' is unknown (did you mean 'adamw'?)"),
     ({"optimizer__schedule": "cosin"}, "optimizer.schedule 'cosin' is unknown (did you mean"),
     ({"optimizer__warmup_steps": 21}, "optimizer.warmup_steps must be 0 to 20"),
-    ({"model__views": 3}, "views must be 1 or 2: it is 3"),
+    ({"model__views": 3}, "views is 3; it must be an integer from 1 to 2"),
     ({"model__views": 2}, "data.quarter_turns would lay the left and the right view one above"),
-    ({"model__dtype": "float16"}, "dtype is 'float16'; it is one of float32, bfloat16"),
+    ({"model__dtype": "float16"}, "dtype is 'float16' (did you mean 'bfloat16'?); it must be"),
 ]
 
 

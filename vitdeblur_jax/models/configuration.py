@@ -21,17 +21,42 @@
 | rematerialize | recompute each block in the backward pass: less memory, the same numbers |
 """
 
+from collections.abc import Mapping
+from types import SimpleNamespace
+
 import ml_collections
 
+from vitdeblur_jax.config_checks import (
+    check_keys,
+    check_values,
+    choice,
+    flag,
+    integer,
+    sequence,
+)
 from vitdeblur_jax.errors import UserError, nearest
 
-_COUNTS = (
-    *("window", "training_window", "patch_size", "patch_stride", "pretraining_grid"),
-    *("primary_width", "primary_depth", "primary_heads", "contextual_depth", "contextual_heads"),
-    *("decoder_width", "decoder_depth", "decoder_heads", "mlp_ratio", "feature_channels"),
-    *("input_kernel", "output_kernel"),
-)
-_CHOICES = {"dtype": ("float32", "bfloat16"), "precision": ("highest", "high", "default")}
+_MOST_PARAMETERS = 4 * 10**9
+_MOST_TOKENS = 2**16  # of a window: attention compares all with all
+_LARGEST_TABLE = 2**24  # values of the sin-cos table
+_SIDE, _DEPTH, _WIDTH = integer(1, 8192), integer(1, 64), integer(1, 32768)
+_RULES = {
+    **dict.fromkeys(("window", "training_window"), _SIDE),
+    **dict.fromkeys(("patch_size", "patch_stride", "pretraining_grid"), integer(1, 256)),
+    **dict.fromkeys(("primary_width", "decoder_width"), _WIDTH),
+    **dict.fromkeys(("primary_depth", "contextual_depth", "decoder_depth"), _DEPTH),
+    **dict.fromkeys(("primary_heads", "contextual_heads", "decoder_heads"), _WIDTH),
+    "projector_widths": sequence(_WIDTH, length=2),
+    "mlp_ratio": integer(1, 64),
+    "feature_channels": integer(1, 4096),
+    **dict.fromkeys(("input_kernel", "output_kernel"), integer(1, 255)),
+    "views": integer(1, 2),
+    "dtype": choice("float32", "bfloat16"),
+    "precision": choice("highest", "high", "default"),
+    "rematerialize": flag(),
+    "stride": _SIDE,
+    "margin": integer(0, 8192),
+}
 
 
 def base() -> ml_collections.ConfigDict:
@@ -130,19 +155,19 @@ def named_configuration(name: str) -> ml_collections.ConfigDict:
     return CONFIGURATIONS[name]()
 
 
-def complete_configuration(values: dict) -> ml_collections.ConfigDict:
+def complete_configuration(values: Mapping) -> ml_collections.ConfigDict:
     """Returns `values` as a configuration, those it lacks taken from `base`.
 
     Raises:
       UserError: an unknown key (the nearest right one is named), or values that do not fit.
     """
-    config = base()
-    for key, value in values.items():
-        if key not in config:
-            raise UserError(f"the model has no key {key!r}{nearest(key, config)}")
-        config[key] = tuple(value) if isinstance(value, list) else value
-    check_configuration(config)
-    return config
+    complete = base().to_dict()
+    check_keys(values, complete, "the model")
+    complete.update(values)
+    if isinstance(complete["projector_widths"], list):
+        complete["projector_widths"] = tuple(complete["projector_widths"])
+    check_configuration(SimpleNamespace(**complete))
+    return ml_collections.ConfigDict(complete)
 
 
 def token_grid(side: int, patch_size: int, patch_stride: int) -> int:
@@ -152,13 +177,7 @@ def token_grid(side: int, patch_size: int, patch_stride: int) -> int:
 
 def check_configuration(config) -> None:
     """Raises `UserError` with the numbers that disagree; `config` has the keys as attributes."""
-    for key in _COUNTS:
-        if getattr(config, key) < 1:
-            raise UserError(f"{key} must be 1 or more: it is {getattr(config, key)}")
-    if len(config.projector_widths) != 2:
-        raise UserError(
-            f"projector_widths are the hidden and the output one: {tuple(config.projector_widths)}"
-        )
+    check_values(config, _RULES)
     for part in ("primary", "contextual", "decoder"):
         width = config.decoder_width if part == "decoder" else config.primary_width
         heads = getattr(config, f"{part}_heads")
@@ -179,17 +198,60 @@ def check_configuration(config) -> None:
             "the image head's kernels must be odd: "
             f"input_kernel is {config.input_kernel}, output_kernel {config.output_kernel}"
         )
-    if config.views not in (1, 2):
-        raise UserError(f"views must be 1 or 2: it is {config.views}")
-    for key, choices in _CHOICES.items():
-        if getattr(config, key) not in choices:
-            good = ", ".join(choices)
-            raise UserError(f"{key} is {getattr(config, key)!r}; it is one of {good}")
     for key in ("window", "training_window"):
         check_window(key, getattr(config, key), config)
     check_stride(config, config.stride)
-    if config.margin < 0:
-        raise UserError(f"margin must be 0 or more: it is {config.margin}")
+    _check_size(config)
+
+
+def _check_size(config):
+    """Refuses what would take hours to trace or would not fit into memory."""
+    grids = [
+        token_grid(side, config.patch_size, config.patch_stride)
+        for side in (config.window, config.training_window)
+    ]
+    for what, value, most in (
+        ("the model's parameters", parameter_count(config), _MOST_PARAMETERS),
+        ("the tokens of a window", max(grids) ** 2, _MOST_TOKENS),
+        (
+            "the values of the table of pretraining_grid",
+            config.pretraining_grid**2 * config.primary_width,
+            _LARGEST_TABLE,
+        ),
+    ):
+        if value > most:
+            raise UserError(f"{what} would number {value:,}; at most {most:,} are supported")
+
+
+def parameter_count(config) -> int:
+    """Returns the number of values in the model's variables, by arithmetic on the configuration.
+
+    All collections count: "params", "batch_stats" and "position_embedding".
+
+    Args:
+      config: has the keys as attributes.
+    """
+    width, decoder_width = config.primary_width, config.decoder_width
+    grid = token_grid(config.training_window, config.patch_size, config.patch_stride)
+    tokenizer = (3 * config.patch_size**2 + 1) * width + width + (grid**2 + 1) * width
+    encoders = (config.primary_depth + config.contextual_depth) * _block_size(config, width)
+    hidden, output = config.projector_widths
+    heads = 6 * width + 1 + (width + 5 + output) * hidden
+    fused = 2 * width + decoder_width
+    # The contextual tokens, as wide as the primary ones, come first into the decoder.
+    fusions = (3 * width * (decoder_width + 2) + decoder_width) + (config.decoder_depth - 1) * (
+        fused * (decoder_width + 2) + decoder_width
+    )
+    blocks = config.decoder_depth * _block_size(config, decoder_width)
+    predicted = config.patch_stride**2 * config.feature_channels
+    decoder = 4 * width + fusions + blocks + 2 * decoder_width + (decoder_width + 1) * predicted
+    channels = config.feature_channels
+    image_head = (6 * config.input_kernel**2 + 1 + 3 * config.output_kernel**2) * channels + 3
+    return tokenizer + encoders + heads + decoder + image_head
+
+
+def _block_size(config, width):
+    return (4 + 2 * config.mlp_ratio) * width**2 + (9 + config.mlp_ratio) * width
 
 
 def check_stride(config, stride: int) -> None:
