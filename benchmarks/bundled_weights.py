@@ -20,7 +20,7 @@ import numpy as np
 from vitdeblur_jax.checkpoints import Pretrained, load_pretrained
 from vitdeblur_jax.data.apertures import disk
 from vitdeblur_jax.data.defocus import defocus
-from vitdeblur_jax.data.images import as_8_bits, list_photographs, read_rgb
+from vitdeblur_jax.data.image_io import as_8_bits, list_photographs, read_rgb
 from vitdeblur_jax.data.layouts import find_pairs
 from vitdeblur_jax.data.sources import FolderSource, SyntheticSource
 from vitdeblur_jax.data.synthesis import SynthesisSettings, linear_to_srgb, srgb_to_linear

@@ -26,7 +26,7 @@ from PIL import Image
 from scipy import ndimage
 from torch.utils.data import DataLoader, RandomSampler
 
-from vitdeblur_jax.data.images import list_photographs
+from vitdeblur_jax.data.image_io import list_photographs
 from vitdeblur_jax.data.layouts import find_pairs
 from vitdeblur_jax.data.pipelines import make_train_dataset
 from vitdeblur_jax.data.preparation import prepare

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from vitdeblur_jax.cli import main
-from vitdeblur_jax.data.image_writing import write_photograph
-from vitdeblur_jax.data.images import Photograph, read_rgb
+from vitdeblur_jax.data.image_io import Photograph, read_rgb, write_photograph
 from vitdeblur_jax.data.layouts import find_pairs
 from vitdeblur_jax.data.sources import FolderSource, PreparedSource
 

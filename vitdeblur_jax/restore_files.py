@@ -15,12 +15,13 @@ from vitdeblur_jax.checkpoints import (
     load_pretrained,
     on_local_devices,
 )
-from vitdeblur_jax.data.image_writing import what_is_lost, write_photograph
-from vitdeblur_jax.data.images import (
+from vitdeblur_jax.data.image_io import (
     IMAGE_SUFFIXES,
     Photograph,
     list_photographs,
     read_photograph,
+    what_is_lost,
+    write_photograph,
 )
 from vitdeblur_jax.deblurring import blend, check_strength, deblur, restored_ensemble
 from vitdeblur_jax.errors import UserError

@@ -234,7 +234,7 @@ def test_names_are_known_after_importing_the_data_package(order):
 
 def test_the_rest_leaves_tensorflow_datasets_alone():
     run(
-        "import sys, vitdeblur_jax.data.images, vitdeblur_jax.data.sources, vitdeblur_jax.cli;"
+        "import sys, vitdeblur_jax.data.image_io, vitdeblur_jax.data.sources, vitdeblur_jax.cli;"
         "import vitdeblur_jax.data.preparation;"
         "assert 'tensorflow_datasets' not in sys.modules;"
         "import importlib.util as u; assert u.find_spec('tensorflow_datasets').origin;"

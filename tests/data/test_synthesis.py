@@ -8,7 +8,7 @@ from PIL import Image
 from scipy import ndimage
 
 from vitdeblur_jax.data.apertures import disk, point_image
-from vitdeblur_jax.data.images import read_rgb
+from vitdeblur_jax.data.image_io import read_rgb
 from vitdeblur_jax.data.layouts import find_pairs, read_pair
 from vitdeblur_jax.data.synthesis import (
     SynthesisSettings,

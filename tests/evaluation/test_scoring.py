@@ -9,7 +9,7 @@ import pytest
 from tests import made_up_data
 from tests.evaluation.scikit_image_figures import scikit_image_figures
 from tests.made_up_data import photograph, write_png
-from vitdeblur_jax.data.images import read_rgb
+from vitdeblur_jax.data.image_io import read_rgb
 from vitdeblur_jax.data.layouts import find_pairs
 from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.evaluation import scoring

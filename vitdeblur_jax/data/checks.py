@@ -31,7 +31,7 @@ from vitdeblur_jax.data.check_report import (
     report_json,
     report_lines,
 )
-from vitdeblur_jax.data.images import read_rgb
+from vitdeblur_jax.data.image_io import read_rgb
 from vitdeblur_jax.data.layouts import SPLITS, Pair, UnpairedError, find_pairs, some
 from vitdeblur_jax.data.recognition import Part, photographs_in, recognize
 from vitdeblur_jax.errors import CHECKED_AND_WRONG, UserError

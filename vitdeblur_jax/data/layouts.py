@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vitdeblur_jax.data.images import list_photographs, read_rgb
+from vitdeblur_jax.data.image_io import list_photographs, read_rgb
 from vitdeblur_jax.errors import UserError, known
 
 SPLITS = ("train", "val", "test")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitdeblur_jax.data.images import list_photographs
+from vitdeblur_jax.data.image_io import list_photographs
 from vitdeblur_jax.data.layouts import (
     ALL,
     SOURCE_FOLDERS,

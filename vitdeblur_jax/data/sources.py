@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vitdeblur_jax.data.images import Samples, as_8_bits, read_rgb
+from vitdeblur_jax.data.image_io import Samples, as_8_bits, read_rgb
 from vitdeblur_jax.data.layouts import Pair, contents, read_pair
 from vitdeblur_jax.data.synthesis import SynthesisSettings, synthesize
 from vitdeblur_jax.data.synthesis_files import generator_for

@@ -5,8 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from vitdeblur_jax.data.image_writing import write_photograph
-from vitdeblur_jax.data.images import Photograph, as_8_bits, list_photographs, read_rgb
+from vitdeblur_jax.data.image_io import (
+    Photograph,
+    as_8_bits,
+    list_photographs,
+    read_rgb,
+    write_photograph,
+)
 from vitdeblur_jax.data.synthesis import SynthesisSettings, synthesize
 from vitdeblur_jax.errors import UserError, one_line
 from vitdeblur_jax.progress import Progress

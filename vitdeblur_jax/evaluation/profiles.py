@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt
 
-from vitdeblur_jax.data.images import IMAGE_SUFFIXES
+from vitdeblur_jax.data.image_io import IMAGE_SUFFIXES
 from vitdeblur_jax.data.layouts import Pair, some
 from vitdeblur_jax.data.recognition import photographs_in
 from vitdeblur_jax.errors import UserError, known, one_line

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from vitdeblur_jax.data.images import size_of
+from vitdeblur_jax.data.image_io import size_of
 from vitdeblur_jax.errors import UserError, one_line
 from vitdeblur_jax.files import replaced_when_whole, write_text
 

@@ -22,8 +22,7 @@ from vitdeblur_jax.checkpoints import (
     load_pretrained,
     on_local_devices,
 )
-from vitdeblur_jax.data.image_writing import write_photograph
-from vitdeblur_jax.data.images import Photograph, as_8_bits
+from vitdeblur_jax.data.image_io import Photograph, as_8_bits, write_photograph
 from vitdeblur_jax.data.layouts import find_pairs, read_pair
 from vitdeblur_jax.deblurring import deblur
 from vitdeblur_jax.errors import UserError

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vitdeblur_jax.data.images import Samples, as_8_bits, read_rgb
+from vitdeblur_jax.data.image_io import Samples, as_8_bits, read_rgb
 from vitdeblur_jax.data.layouts import Pair, find_pairs, some
 from vitdeblur_jax.errors import UserError, known, one_line
 from vitdeblur_jax.evaluation.measuring import Measure, measuring

@@ -8,7 +8,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from vitdeblur_jax.data.images import list_photographs, size_of
+from vitdeblur_jax.data.image_io import list_photographs, size_of
 from vitdeblur_jax.data.layouts import find_pairs
 from vitdeblur_jax.data.pipelines import (
     DeviceBatches,

@@ -9,8 +9,7 @@ import jax
 import ml_collections
 
 from vitdeblur_jax.checkpoints import Pretrained
-from vitdeblur_jax.data.image_writing import write_photograph
-from vitdeblur_jax.data.images import Photograph
+from vitdeblur_jax.data.image_io import Photograph, write_photograph
 from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.files import write_text
 from vitdeblur_jax.output import tell

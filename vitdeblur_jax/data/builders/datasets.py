@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from vitdeblur_jax.data.builders.base import DefocusBuilder, DefocusConfig, array_feature
-from vitdeblur_jax.data.images import list_photographs
+from vitdeblur_jax.data.image_io import list_photographs
 from vitdeblur_jax.data.sources import SyntheticSource
 from vitdeblur_jax.data.synthesis import SynthesisSettings
 from vitdeblur_jax.errors import UserError

@@ -11,25 +11,21 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import imagecodecs
 import numpy as np
 import tifffile
-from numpy.typing import NDArray
 from PIL import Image, ImageCms, UnidentifiedImageError
 from PIL.ExifTags import IFD, Base
 
+from vitdeblur_jax.data.image_io.formats import FORMATS
+from vitdeblur_jax.data.image_io.photograph import Photograph, Samples
 from vitdeblur_jax.errors import UserError, one_line
 
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF"}
-FORMATS |= {".webp": "WEBP", ".bmp": "BMP"}
-IMAGE_SUFFIXES = tuple(FORMATS)
 PIXEL_LIMIT = 2**28
 
-Samples = NDArray[np.uint8] | NDArray[np.uint16]
 _Metadata = tuple[int, bytes | None, bytes | None, tuple[str, ...]]  # orientation, ICC, EXIF, notes
 _PILLOW_LOCK = threading.Lock()
 for _decoder in ("imagecodecs", "tifffile"):  # what they grumble, our one line says better
@@ -40,27 +36,6 @@ _ASSOCIATED, UNASSOCIATED = 1, 2  # kinds of alpha in a TIFF: premultiplied or n
 _TEXT_TAGS = {270, 271, 272, 305, 306, 315, 33432}  # description, camera, software, date, author
 _REFUSED_MODES = {"I": "32-bit samples", "F": "floating-point samples", "LAB": "CIELab colours"}
 _UNFIT = "{}; save it as gray or RGB with 8 or 16 bits a channel"
-
-
-@dataclass(frozen=True)
-class Photograph:
-    """A photograph with what its file tells beside the pixels.
-
-    Attributes:
-        pixels: H x W x 3, uint8 or uint16, RGB, upright; three equal channels when gray.
-        alpha: H x W, dtype of the pixels, not premultiplied; None without transparency.
-        is_gray: Whether the file holds gray samples, and gray is to be written.
-        icc_profile: The colour profile of the pixels.
-        exif: A block that begins with "Exif", without the orientation, which has been applied.
-        notes: Sentences on what reading has changed or left out.
-    """
-
-    pixels: Samples
-    alpha: Samples | None = None
-    is_gray: bool = False
-    icc_profile: bytes | None = None
-    exif: bytes | None = None
-    notes: tuple[str, ...] = ()
 
 
 def read_photograph(source: str | os.PathLike[str] | bytes, name: str | None = None) -> Photograph:
@@ -104,27 +79,6 @@ def size_of(path: str | os.PathLike[str]) -> tuple[int, int] | None:
             return image.size
     except (OSError, Image.DecompressionBombError):
         return None
-
-
-def as_8_bits(pixels: Samples) -> NDArray[np.uint8]:
-    """Take the upper 8 of 16 bits, as OpenCV and Pillow do; pixels of 8 bits stay."""
-    return (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
-
-
-def list_photographs(folder: str | os.PathLike[str]) -> list[Path]:
-    """List the photographs right in a folder, by `IMAGE_SUFFIXES`, sorted by name, none hidden.
-
-    Raises:
-        UserError: The folder is missing, unreadable or holds no photograph.
-    """
-    try:
-        paths = [path for path in Path(folder).iterdir() if not path.name.startswith(".")]
-        paths = [path for path in paths if path.suffix.lower() in FORMATS and path.is_file()]
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be listed as a folder ({one_line(error)})") from error
-    if not paths:
-        raise UserError(f"no images in {folder}: looked for {', '.join(IMAGE_SUFFIXES)}")
-    return sorted(paths)
 
 
 def _why_unreadable(error: Exception) -> str:

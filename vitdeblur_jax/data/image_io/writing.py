@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 from PIL.ExifTags import Base
 
-from vitdeblur_jax.data.images import FORMATS, IMAGE_SUFFIXES, UNASSOCIATED, Photograph, Samples
+from vitdeblur_jax.data.image_io.formats import FORMATS, IMAGE_SUFFIXES
+from vitdeblur_jax.data.image_io.photograph import Photograph, Samples
+from vitdeblur_jax.data.image_io.reading import UNASSOCIATED
 from vitdeblur_jax.errors import UserError, one_line
 from vitdeblur_jax.files import replaced_when_whole
 

@@ -1,7 +1,5 @@
-"""The reader and the writer of photographs, against Pillow, tifffile and hand-made bytes."""
+"""The reader of photographs, against Pillow, tifffile and hand-made bytes."""
 
-import dataclasses
-import errno
 import io
 import os
 import struct
@@ -12,63 +10,20 @@ import zlib
 import imagecodecs
 import numpy as np
 import pytest
-import tifffile
 from PIL import Image, ImageCms, ImageOps
 
-from vitdeblur_jax.data import images
-from vitdeblur_jax.data.image_writing import what_is_lost, write_photograph
-from vitdeblur_jax.data.images import (
-    IMAGE_SUFFIXES,
-    Photograph,
-    list_photographs,
-    read_photograph,
-    read_rgb,
+from tests.data.image_io.made_up_files import (
+    chunk,
+    encoded,
+    exif_block,
+    kinds_of_photographs,
+    loaded,
+    noise,
+    png,
+    tiff,
 )
+from vitdeblur_jax.data.image_io import read_photograph, read_rgb, write_photograph
 from vitdeblur_jax.errors import UserError
-
-SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-
-
-def noise(*shape: int, dtype: type = np.uint8) -> np.ndarray:
-    return np.random.default_rng(7).integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
-
-
-def encoded(picture: np.ndarray | Image.Image, kind: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def tiff(samples: np.ndarray, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    tifffile.imwrite(buffer, samples, **options)
-    return buffer.getvalue()
-
-
-def chunk(kind: bytes, content: bytes) -> bytes:
-    checksum = zlib.crc32(kind + content)
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
-
-
-def png(colour: int, depth: int, size: tuple[int, int], rows: list[bytes], *chunks: bytes) -> bytes:
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, 0))
-    pixels = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
-    return b"\x89PNG\r\n\x1a\n" + head + b"".join(chunks) + pixels + chunk(b"IEND", b"")
-
-
-def exif_block(orientation: int = 1) -> Image.Exif:
-    exif = Image.Exif()
-    exif[274], exif[271] = orientation, "Maker"
-    exif[0x8769], exif[0x8825] = {36867: "2020:01:02 03:04:05"}, {1: "N"}
-    return exif
-
-
-def loaded(exif: bytes) -> Image.Exif:
-    assert exif.startswith(b"Exif\0\0")
-    result = Image.Exif()
-    result.load(exif)
-    return result
 
 
 def refusal(source: object) -> str:
@@ -346,196 +301,6 @@ def test_large_tiff_passes_pillows_own_limit(monkeypatch):
     assert Image.MAX_IMAGE_PIXELS == 10
 
 
-def kinds_of_photographs() -> list[Photograph]:
-    made = []
-    for dtype in (np.uint8, np.uint16):
-        for is_gray in (False, True):
-            for has_alpha in (False, True):
-                pixels = noise(6, 5, 3, dtype=dtype)
-                pixels = np.repeat(pixels[..., :1], 3, axis=-1) if is_gray else pixels
-                alpha = noise(6, 5, dtype=dtype) if has_alpha else None
-                exif = exif_block()
-                del exif[274]
-                made.append(Photograph(pixels, alpha, is_gray, SRGB, exif.tobytes()))
-    return made
-
-
-@pytest.mark.parametrize("suffix", [".png", ".tif", ".TIFF"])
-@pytest.mark.parametrize("number", range(8))
-def test_lossless_round_trip_keeps_everything(tmp_path, suffix, number):
-    photograph = kinds_of_photographs()[number]
-    path = tmp_path / f"out{suffix}"
-    write_photograph(photograph, path)
-    again = read_photograph(path)
-    np.testing.assert_array_equal(again.pixels, photograph.pixels)
-    assert again.pixels.dtype == photograph.pixels.dtype
-    assert again.is_gray == photograph.is_gray
-    assert (again.alpha is None) == (photograph.alpha is None)
-    if photograph.alpha is not None:
-        np.testing.assert_array_equal(again.alpha, photograph.alpha)
-    assert again.icc_profile == SRGB
-    assert loaded(again.exif)[271] == "Maker"
-    assert loaded(again.exif).get_ifd(0x8769)[36867] == "2020:01:02 03:04:05"
-    assert loaded(again.exif).get_ifd(0x8825)[1] == "N"
-    assert again.notes == what_is_lost(photograph, suffix) == ()
-    stored = (
-        tifffile.imread(path) if suffix != ".png" else imagecodecs.png_decode(path.read_bytes())
-    )
-    colours = photograph.pixels[..., :1] if photograph.is_gray else photograph.pixels
-    if photograph.alpha is not None:
-        colours = np.concatenate([colours, photograph.alpha[..., None]], axis=-1)
-    np.testing.assert_array_equal(stored, colours.squeeze())
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_gray_is_written_as_its_luminance():
-    pixels = noise(40, 50, 3)
-    stream = io.BytesIO()
-    write_photograph(Photograph(pixels, is_gray=True), stream, format="png")
-    with Image.open(stream) as image:
-        assert image.mode == "L"
-        expected = np.floor(pixels.astype(float) @ [0.299, 0.587, 0.114] + 0.5 + 1e-9)
-        np.testing.assert_array_equal(np.asarray(image), expected)
-
-
-def test_jpeg_is_of_full_colour_resolution_and_keeps_metadata():
-    photograph = kinds_of_photographs()[0]
-    for name in ("jpg", ".jpeg"):
-        stream = io.BytesIO()
-        write_photograph(photograph, stream, format=name)
-        with Image.open(stream) as image:
-            assert image.format == "JPEG"
-            assert [layer[1:3] for layer in image.layer] == [(1, 1)] * 3
-            assert image.info["icc_profile"] == SRGB
-            assert image.getexif()[271] == "Maker"
-            oracle = encoded(photograph.pixels, "JPEG", quality=95, subsampling=0)
-            with Image.open(io.BytesIO(oracle)) as other:
-                np.testing.assert_array_equal(np.asarray(image), np.asarray(other))
-
-
-def test_what_a_format_cannot_hold_is_told_and_left_out():
-    plain, deep = kinds_of_photographs()[0], kinds_of_photographs()[5]
-    assert what_is_lost(plain, ".jpg") == what_is_lost(deep, ".png") == ()
-    assert what_is_lost(deep, "jpg") == (
-        "JPEG: 16 bits a channel become 8",
-        "JPEG: transparency is left out",
-    )
-    assert what_is_lost(deep, ".webp") == ("WEBP: 16 bits a channel become 8",)
-    assert len(what_is_lost(deep, ".BMP")) == 4
-    stream = io.BytesIO()
-    write_photograph(deep, stream, format=".bmp")
-    with Image.open(stream) as image:
-        assert image.mode == "RGB"
-        expected = np.rint(deep.pixels / 257)
-        np.testing.assert_array_equal(np.asarray(image), expected)
-    for photograph in kinds_of_photographs():
-        for suffix in IMAGE_SUFFIXES:
-            stream = io.BytesIO()
-            write_photograph(photograph, stream, format=suffix)
-            again = read_photograph(stream.getvalue())
-            told = " ".join(what_is_lost(photograph, suffix))
-            assert ("16 bits" in told) == (again.pixels.dtype != photograph.pixels.dtype)
-            assert ("transparency" in told) == ((again.alpha is None) != (photograph.alpha is None))
-            assert ("profile" in told) == (again.icc_profile is None)
-            assert ("EXIF" in told) == (again.exif is None)
-
-
-@pytest.mark.parametrize("name", ["out.xyz", "out", "out.gif"])
-def test_unknown_ending_lists_the_good_ones(tmp_path, name):
-    with pytest.raises(UserError, match=r"\.png, \.jpg") as caught:
-        write_photograph(kinds_of_photographs()[0], tmp_path / name)
-    assert repr(os.path.splitext(name)[1]) in str(caught.value)
-    with pytest.raises(UserError, match="ending"):
-        write_photograph(kinds_of_photographs()[0], io.BytesIO())
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_places_that_cannot_be_written(tmp_path):
-    photograph = kinds_of_photographs()[0]
-    (tmp_path / "file").write_text("")
-    (tmp_path / "folder.png").mkdir()
-    for path, told in (
-        (tmp_path / "file" / "out.png", "Not a directory"),
-        (tmp_path / "missing" / "out.png", "No such file"),
-        (tmp_path / "folder.png", "Is a directory"),
-    ):
-        with pytest.raises(UserError, match=told) as caught:
-            write_photograph(photograph, path)
-        assert str(caught.value).startswith(f"{path}: ")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.png"]
-    wide = Photograph(np.zeros((1, 70000, 3), np.uint8))
-    with pytest.raises(UserError, match="cannot be written as JPEG"):
-        write_photograph(wide, tmp_path / "wide.jpg")
-
-
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt()])
-@pytest.mark.parametrize("step", ["write", "replace"])
-def test_a_failure_leaves_the_old_file_whole(tmp_path, monkeypatch, error, step):
-    path = tmp_path / "out.png"
-    path.write_bytes(b"the old file")
-
-    def fail(*args):
-        raise error
-
-    if step == "replace":
-        monkeypatch.setattr(os, "replace", fail)
-    else:
-        real = images.Path.write_bytes
-        monkeypatch.setattr(
-            images.Path, "write_bytes", lambda self, data: (real(self, data[:9]), fail())
-        )
-    with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else UserError):
-        write_photograph(kinds_of_photographs()[0], path)
-    monkeypatch.undo()
-    assert path.read_bytes() == b"the old file"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_full_disk(tmp_path):
-    path = tmp_path / "out.png"
-    path.write_bytes(b"the old file")
-    program = """
-import resource, sys
-import numpy as np
-from vitdeblur_jax.data.image_writing import write_photograph
-from vitdeblur_jax.data.images import Photograph
-from vitdeblur_jax.errors import UserError
-pixels = np.random.default_rng(0).integers(0, 255, (100, 100, 3), np.uint8)
-resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
-try:
-    write_photograph(Photograph(pixels), sys.argv[1])
-except UserError as error:
-    print(error)
-"""
-    command = [sys.executable, "-c", program, str(path)]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert result.stdout == f"{path}: cannot be written (File too large)\n"
-    assert path.read_bytes() == b"the old file"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_link_is_written_through(tmp_path):
-    (tmp_path / "real.png").write_bytes(b"the old file")
-    (tmp_path / "link.png").symlink_to(tmp_path / "real.png")
-    photograph = kinds_of_photographs()[0]
-    write_photograph(photograph, tmp_path / "link.png")
-    assert (tmp_path / "link.png").is_symlink()
-    np.testing.assert_array_equal(read_rgb(tmp_path / "real.png"), photograph.pixels)
-
-
-def test_exif_of_a_sixteen_bit_tiff_says_nothing_of_the_old_pixels():
-    photograph = kinds_of_photographs()[4]
-    stream = io.BytesIO()
-    write_photograph(photograph, stream, format="tif")
-    again = read_photograph(stream.getvalue())
-    assert set(loaded(again.exif)) == {271, 0x8769, 0x8825}
-    larger = dataclasses.replace(again, pixels=noise(9, 8, 3, dtype=np.uint16))
-    for suffix in ("tif", "png"):
-        stream = io.BytesIO()
-        write_photograph(larger, stream, format=suffix)
-        np.testing.assert_array_equal(read_photograph(stream.getvalue()).pixels, larger.pixels)
-
-
 def test_decoders_grumble_to_nobody(tmp_path):
     """A gray PNG with a profile of RGB makes imagecodecs log, a cut TIFF makes tifffile log."""
     write_photograph(kinds_of_photographs()[6], tmp_path / "gray.png")
@@ -543,7 +308,7 @@ def test_decoders_grumble_to_nobody(tmp_path):
     (tmp_path / "cut.tif").write_bytes(cut)
     program = """
 import sys
-from vitdeblur_jax.data.images import read_photograph
+from vitdeblur_jax.data.image_io import read_photograph
 read_photograph(sys.argv[1])
 try:
     read_photograph(sys.argv[2])
@@ -555,17 +320,3 @@ except ValueError as error:
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert result.stderr == ""
     assert result.stdout.startswith(f"{paths[1]}: ")
-
-
-def test_list_photographs(tmp_path):
-    for name in ("b.PNG", "a.jpeg", "c.tif", ".hidden.png", "notes.txt", "d.gif"):
-        (tmp_path / name).write_bytes(b"")
-    (tmp_path / "folder.png").mkdir()
-    assert [path.name for path in list_photographs(tmp_path)] == ["a.jpeg", "b.PNG", "c.tif"]
-    (tmp_path / "empty").mkdir()
-    expected = rf"^no images in {tmp_path}/empty: looked for \.png, \.jpg"
-    with pytest.raises(UserError, match=expected):
-        list_photographs(tmp_path / "empty")
-    for name in ("missing", "notes.txt"):
-        with pytest.raises(UserError, match=name):
-            list_photographs(tmp_path / name)

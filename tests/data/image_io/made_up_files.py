@@ -1,0 +1,69 @@
+"""Image files built in a few lines."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import tifffile
+from PIL import Image, ImageCms
+
+from vitdeblur_jax.data.image_io import Photograph
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def noise(*shape: int, dtype: type = np.uint8) -> np.ndarray:
+    return np.random.default_rng(7).integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+
+
+def encoded(picture: np.ndarray | Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def tiff(samples: np.ndarray, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, samples, **options)
+    return buffer.getvalue()
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    checksum = zlib.crc32(kind + content)
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+
+def png(colour: int, depth: int, size: tuple[int, int], rows: list[bytes], *chunks: bytes) -> bytes:
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
+    return b"\x89PNG\r\n\x1a\n" + head + b"".join(chunks) + pixels + chunk(b"IEND", b"")
+
+
+def exif_block(orientation: int = 1) -> Image.Exif:
+    exif = Image.Exif()
+    exif[274], exif[271] = orientation, "Maker"
+    exif[0x8769], exif[0x8825] = {36867: "2020:01:02 03:04:05"}, {1: "N"}
+    return exif
+
+
+def loaded(exif: bytes) -> Image.Exif:
+    assert exif.startswith(b"Exif\0\0")
+    result = Image.Exif()
+    result.load(exif)
+    return result
+
+
+def kinds_of_photographs() -> list[Photograph]:
+    made = []
+    for dtype in (np.uint8, np.uint16):
+        for is_gray in (False, True):
+            for has_alpha in (False, True):
+                pixels = noise(6, 5, 3, dtype=dtype)
+                pixels = np.repeat(pixels[..., :1], 3, axis=-1) if is_gray else pixels
+                alpha = noise(6, 5, dtype=dtype) if has_alpha else None
+                exif = exif_block()
+                del exif[274]
+                made.append(Photograph(pixels, alpha, is_gray, SRGB, exif.tobytes()))
+    return made

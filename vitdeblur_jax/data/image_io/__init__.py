@@ -1,0 +1,20 @@
+"""Photographs from files and into files: the one reader and the one writer of the whole project."""
+
+from vitdeblur_jax.data.image_io.formats import IMAGE_SUFFIXES
+from vitdeblur_jax.data.image_io.listing import list_photographs
+from vitdeblur_jax.data.image_io.photograph import Photograph, Samples, as_8_bits
+from vitdeblur_jax.data.image_io.reading import read_photograph, read_rgb, size_of
+from vitdeblur_jax.data.image_io.writing import what_is_lost, write_photograph
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "Photograph",
+    "Samples",
+    "as_8_bits",
+    "list_photographs",
+    "read_photograph",
+    "read_rgb",
+    "size_of",
+    "what_is_lost",
+    "write_photograph",
+]
