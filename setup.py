@@ -32,6 +32,7 @@ DEV = [
     "markdown-it-py>=3.0",  # finds the commands in the documentation, which the tests run
     "playwright>=1.50",  # drives the system's Chromium, in which the report is looked at
     "pytest>=8.3.4",
+    "pytest-xdist>=3.6",  # runs the tests in two processes
     "scikit-image>=0.25",
 ]
 

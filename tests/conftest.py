@@ -1,8 +1,9 @@
-"""Fixtures; and every annotation of shapes in the package is checked while the tests run."""
+"""Fixtures. While the tests run, jaxtyping checks every annotation of shapes in the package."""
 
 import os
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from jaxtyping import install_import_hook
@@ -21,6 +22,7 @@ with install_import_hook("vitdeblur_jax", "beartype.beartype"):
     import vitdeblur_jax.restore_files
     import vitdeblur_jax.training  # noqa: F401
 
+from tests.compilation import compile_fast_and_cache, optimized_compilation
 from tests.small_model import small_pretrained
 from tests.stand_in_weights import reference_state_dict
 from vitdeblur_jax.checkpoints import Pretrained
@@ -29,6 +31,10 @@ from vitdeblur_jax.models import ViTDeblur
 from vitdeblur_jax.models.configuration import base
 
 DATA = Path(__file__).parent / "data"
+
+
+def pytest_configure():
+    compile_fast_and_cache()
 
 
 @pytest.fixture(scope="session")
@@ -40,13 +46,18 @@ def shared() -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def compiled(tmp_path_factory) -> dict[str, str]:
-    """Variables with which programs share what they compile: most restore with the same model."""
-    return {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
-    }
+@pytest.fixture(scope="module")
+def optimized():
+    """Compiles as users do, for tests of golden numbers and of compiled text."""
+    with optimized_compilation():
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_compiled_programs():
+    """Bounds the memory of the process: no other module uses the programs of this one."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,6 @@ import dataclasses
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +14,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from tests.forked import run_program
 from tests.small_model import small_configuration, small_pretrained
 from vitdeblur_jax import UserError, checkpoints, load_pretrained, save_pretrained
 from vitdeblur_jax.checkpoints import convert
@@ -263,9 +262,8 @@ spread = checkpoints.on_local_devices(small_pretrained())
 checkpoints.save_pretrained(spread, sys.argv[1])
 """
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
-    environment = {**os.environ, **flags, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", program, str(tmp_path / "folder")]
-    subprocess.run(command, env=environment, check=True, timeout=300)
+    ended = run_program(["-c", program, tmp_path / "folder"], tmp_path, **flags)
+    assert ended.returncode == 0, ended.stderr
     loaded = load_pretrained(tmp_path / "folder")
     jax.tree.map(np.testing.assert_array_equal, loaded.variables, small.variables)
 
@@ -295,10 +293,8 @@ def test_a_damaged_folder_is_told(small, tmp_path):
         if file.is_file() and file.parent.name == "d":
             file.write_bytes(file.read_bytes()[:50])
     # In a process of its own, for Orbax's threads go on complaining when the error is told.
-    program = "import sys; from vitdeblur_jax.cli import main; sys.exit(main(sys.argv[1:]))"
-    arguments = ["convert", str(tmp_path / "folder"), str(tmp_path / "out.pth")]
-    command = [sys.executable, "-c", program, *arguments]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    command = ["-m", "vitdeblur_jax.cli", "convert", tmp_path / "folder", tmp_path / "out.pth"]
+    ended = run_program(command, tmp_path)
     assert ended.returncode == 2
     assert f"error: {tmp_path / 'folder'}" in ended.stderr
     assert os.listdir(tmp_path) == ["folder"]

@@ -9,6 +9,7 @@ import importlib.metadata
 import io
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from PIL import Image
 import vitdeblur_jax
 from configs import evaluate
 from tests import made_up_data
+from tests.forked import run_program
 from vitdeblur_jax import load_pretrained, save_pretrained
 from vitdeblur_jax.cli import main
 from vitdeblur_jax.training.configuration import default_config
@@ -100,32 +102,51 @@ def test_left_out(block):
 
 
 @pytest.mark.parametrize("page", pages_of(FAST))
-def test_the_quick_blocks_of_a_page_run(page, workplace, compiled):
+def test_the_quick_blocks_of_a_page_run(page, workplace):
     for block in FAST:
         if block.page == ROOT / page:
-            run(block, workplace, compiled)
+            run(block, workplace)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", pages_of([block for block in RUN if block.mark]))
-def test_all_blocks_of_a_page_run(page, workplace, compiled):
+def test_all_blocks_of_a_page_run(page, workplace):
     for block in RUN:
         if block.page == ROOT / page:
-            run(block, workplace, compiled)
+            run(block, workplace)
 
 
-def run(block: Block, folder: Path, variables: dict[str, str]) -> None:
+def run(block: Block, folder: Path) -> None:
     if block.language == PYTHON:
-        command = [sys.executable, "-c", GIVEN + block.to_run]
+        commands = [["-c", GIVEN + block.to_run]]
     else:
-        arguments = SLOW.fullmatch(block.mark or "slow")[1] or ""
-        command = ["bash", "-euo", "pipefail", "-c", f"{block.to_run} {arguments}"]
+        commands = programs_of(f"{block.to_run} {SLOW.fullmatch(block.mark or 'slow')[1] or ''}")
+    for command in commands:
+        done = run_program(command, folder) if command[0] != "bash" else run_shell(command, folder)
+        assert done.returncode == 0, f"{block.place}\n{block.text}\n{done.stderr[-3000:]}"
+
+
+def programs_of(script: str) -> list[list[str]]:
+    """Returns the arguments of Python for each command; or all as one command of Bash."""
+    lines = [shlex.split(line, comments=True) for line in script.replace("\\\n", " ").splitlines()]
+    lines = [line for line in lines if line]
+    is_plain = not re.search(r"[|&;<>$`*?~]", script)
+    if is_plain and all(line[0] in ("python", "vitdeblur") for line in lines):
+        module = ["-m", "vitdeblur_jax.cli"]
+        return [[*(module if line[0] == "vitdeblur" else []), *line[1:]] for line in lines]
+    return [["bash", "-euo", "pipefail", "-c", script]]
+
+
+def run_shell(command: list[str], folder: Path) -> subprocess.CompletedProcess:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, **variables, "PATH": path}
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
-    assert done.returncode == 0, f"{block.place}\n{block.text}\n{done.stderr[-3000:]}"
 
 
 @pytest.fixture

@@ -1,14 +1,13 @@
 """Flags and mistakes in them: `evaluate.py` as a process, the rest of it in this one."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.forked import Ended, run_program
 from vitdeblur_jax import save_pretrained
 from vitdeblur_jax.entry_points import exit_status
 from vitdeblur_jax.errors import UserError
@@ -17,9 +16,8 @@ ROOT = Path(__file__).parents[1]
 CONFIG = f"--config={ROOT / 'configs' / 'evaluate.py'}"
 
 
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "evaluate.py"), *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+def run(folder: Path, *arguments: str) -> Ended:
+    return run_program([ROOT / "evaluate.py", *arguments], folder)
 
 
 @pytest.mark.parametrize(

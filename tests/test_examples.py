@@ -1,10 +1,8 @@
 """The examples run by the command in their heads, and what they claim came out comes out."""
 
 import json
-import os
 import re
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.forked import run_program
 from vitdeblur_jax import load_pretrained
 from vitdeblur_jax.models.attention import dot_product_attention
 
@@ -32,20 +31,13 @@ def command_of(path: Path) -> str:
 
 
 @pytest.fixture
-def run(tmp_path, compiled):
+def run(tmp_path):
     """Runs an example by its command in an empty folder; returns what it prints."""
     (tmp_path / "examples").symlink_to(ROOT / "examples")
 
     def run(name: str) -> str:
         _, *arguments = command_of(ROOT / "examples" / f"{name}.py").split()
-        done = subprocess.run(
-            [sys.executable, *arguments],
-            cwd=tmp_path,
-            env={**os.environ, **compiled},
-            capture_output=True,
-            text=True,
-            timeout=900,
-        )
+        done = run_program(arguments, tmp_path, timeout=900)
         assert done.returncode == 0, done.stderr[-3000:]
         for picture in (argument for argument in arguments if argument.endswith(".png")):
             with Image.open(tmp_path / picture) as image:

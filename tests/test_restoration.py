@@ -1,14 +1,13 @@
 import dataclasses
-import os
-import subprocess
-import sys
 import tracemalloc
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from scipy.signal import correlate
 
+from tests.forked import run_program
 from vitdeblur_jax import restoration
 from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.photograph import (
@@ -20,6 +19,7 @@ from vitdeblur_jax.photograph import (
 )
 from vitdeblur_jax.restoration import restore, window_features
 
+ROOT = Path(__file__).parents[1]
 SIZES = [(1, 1), (1, 60), (7, 5), (42, 42), (43, 50), (100, 61), (131, 42), (90, 160)]
 
 
@@ -155,9 +155,8 @@ maps = restoration.window_features(small.model, variables, windows)
 assert [shard.data.shape[0] for shard in maps.addressable_shards] == [1, 1, 1, 1]
 """
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
-    environment = {**os.environ, **flags, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", program, str(tmp_path / "one.npy")]
-    subprocess.run(command, env=environment, check=True, timeout=300)
+    ended = run_program(["-c", program, tmp_path / "one.npy"], ROOT, **flags)
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_bfloat16_restores_nearly_the_same(small):

@@ -1,13 +1,9 @@
 """The traffic of a module written by hand, and of one compiled for eight devices."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from benchmarks.collectives import Traffic, collectives
+from tests.forked import run_program
 
 MODULE = """\
 HloModule jit_step, is_scheduled=true, num_partitions=8
@@ -116,6 +112,7 @@ PROGRAM = """
 import jax, jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec as P
+from tests.forked import run_program
 from vitdeblur_jax.sharding import make_mesh
 
 def send(x):  # a device holds 6 x 32
@@ -139,14 +136,9 @@ def test_an_unknown_way_to_list_groups_is_no_guess():
         collectives(module)
 
 
-def test_a_module_compiled_for_eight_devices():
-    flags = {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-    }
-    command = [sys.executable, "-c", PROGRAM]
-    done = subprocess.run(command, env=os.environ | flags, capture_output=True, text=True)
+def test_a_module_compiled_for_eight_devices(tmp_path):
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    done = run_program(["-c", PROGRAM], tmp_path, **flags)
     assert done.returncode == 0, done.stderr
     assert collectives(done.stdout) == {
         ("all-gather", 4): Traffic(1, 4 * (4 * 6 * 32) * 3 / 4),

@@ -2,8 +2,6 @@
 
 import importlib.util
 import re
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import pytest
 from benchmarks.chips import Chip
 from benchmarks.collectives import Traffic
 from benchmarks.pod_plan import Plan, largest_that_fits, least_seconds, topology, traffic_by_rule
+from tests.forked import Ended, run_program
 from vitdeblur_jax.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -85,9 +84,8 @@ def test_a_topology_that_cannot_be_is_told(name, message):
         topology(name)
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "benchmarks.pod_plan", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+def run(*arguments: str) -> Ended:
+    return run_program(["-m", "benchmarks.pod_plan", *arguments], ROOT)
 
 
 def test_the_plan_of_machines_with_gpus():

@@ -3,13 +3,13 @@
 import hashlib
 import json
 import os
-import subprocess
 import sys
 
 import pytest
 import tensorflow_datasets as tfds
 
 from tests import made_up_data
+from tests.forked import run_program
 from tests.made_up_data import DATA_SETS
 from vitdeblur_jax.data.builders import BUILDERS
 from vitdeblur_jax.data.preparation import prepare
@@ -81,7 +81,7 @@ preparation._serialized = killed
 preparation._AHEAD = 1
 preparation.prepare({str(data)!r}, None, {str(tmp_path / "out")!r})
 """
-    assert subprocess.run([sys.executable, "-c", program], capture_output=True).returncode == -9
+    assert run_program(["-c", program], tmp_path).returncode == -9
     finished = tmp_path / "out/paired_folder/8bit/1.0.0"
     unfinished = finished.with_name("1.0.0.unfinished")
     assert not finished.exists()
@@ -182,7 +182,7 @@ from vitdeblur_jax.data import preparation
 preparation._finish = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 preparation.prepare({str(data)!r}, None, {str(out)!r}, skip_broken=True)
 """
-    assert subprocess.run([sys.executable, "-c", program], capture_output=True).returncode == -9
+    assert run_program(["-c", program], tmp_path).returncode == -9
     with pytest.raises(UserError, match="photo003"):
         prepare(data, None, out)
     assert len(names(prepare(data, None, out, skip_broken=True))) == COUNT - 2
@@ -236,7 +236,7 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
 raise SystemExit(exit_status(lambda: prepare({str(data)!r}, None, {str(tmp_path / "out")!r})))
 """
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    ended = run_program(["-c", program], tmp_path)
     assert ended.returncode == 2
     assert ended.stderr.splitlines()[-1].startswith("error: ")
     assert "cannot be written" in ended.stderr

@@ -1,16 +1,18 @@
-"""Fixtures of runs: quick compilation, and a few made-up pairs to train on."""
+"""Fixtures of runs: a few made-up pairs to train on, and training steps that are traced once."""
 
 from pathlib import Path
 
 import pytest
 
-from tests.training.small_run import photographs, quick_compilation
+from tests.training.small_run import photographs, prepare_once
+from vitdeblur_jax.training import loop
 
 
 @pytest.fixture(scope="module")
-def quick(tmp_path_factory):
-    """What `quick_compilation` does, for the tests of a module."""
-    with quick_compilation(tmp_path_factory.getbasetemp() / "compiled"):
+def shared_steps():
+    """Runs with equal settings share one training step, so that it is traced once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "prepare", prepare_once)
         yield
 
 

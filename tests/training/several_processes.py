@@ -4,13 +4,12 @@ As a program, `WORKDIR STEP OUT`, it restores a checkpoint on whatever devices i
 and writes it into a file of NumPy's.
 """
 
-import contextlib
 import json
-import os
 import socket
-import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from tests.forked import start_program
 from vitdeblur_jax.processes import is_first, join_others
 from vitdeblur_jax.sharding import make_mesh, whole_on_local_devices
 from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Ended(NamedTuple):
-    """What has become of a process."""
+    """What has become of a process: its exit status, and what it wrote on both streams."""
 
     status: int
     output: str
@@ -35,7 +35,7 @@ class Ended(NamedTuple):
 
 def start(
     count: int, program: Sequence[str], folder: Path, devices: int = 1, **environment: str
-) -> list[subprocess.Popen]:
+) -> list[BaseProcess]:
     """Starts a program `count` times; each writes its output into `folder/INDEX.txt`.
 
     Args:
@@ -47,36 +47,30 @@ def start(
     """
     folder.mkdir(parents=True, exist_ok=True)
     virtual = f"--xla_force_host_platform_device_count={devices}"
-    variables = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": virtual, **environment}
+    variables = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": virtual, **environment}
     coordinator = f"127.0.0.1:{free_port()}"
     started = []
     for index in range(count):
         flags = [f"--coordinator={coordinator}", f"--processes={count}", f"--process={index}"]
-        with open(folder / f"{index}.txt", "w") as output:
-            process = subprocess.Popen(
-                [sys.executable, *program, *(flags if count > 1 else [])],
-                cwd=ROOT,
-                env=variables,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        started.append(process)
+        arguments = [*program, *(flags if count > 1 else [])]
+        output = folder / f"{index}.txt"
+        output.unlink(missing_ok=True)
+        started.append(start_program(arguments, ROOT, output, output, **variables))
     return started
 
 
-def end(started: list[subprocess.Popen], folder: Path, seconds: float = 300) -> list[Ended]:
+def end(started: list[BaseProcess], folder: Path, seconds: float = 300) -> list[Ended]:
     """Waits for all and returns what has become of them; kills those that hang."""
-    try:
-        statuses = [process.wait(seconds) for process in started]
-    finally:
-        for process in started:
-            with contextlib.suppress(OSError):
-                process.kill()
-            process.wait()
-    return [
-        Ended(status, (folder / f"{index}.txt").read_text(errors="replace"))
-        for index, status in enumerate(statuses)
-    ]
+    deadline = time.monotonic() + seconds
+    for process in started:
+        process.join(max(0, deadline - time.monotonic()))
+    hung = [index for index, process in enumerate(started) if process.is_alive()]
+    for process in started:
+        process.kill()
+        process.join()
+    outputs = [(folder / f"{i}.txt").read_text(errors="replace") for i in range(len(started))]
+    assert not hung, f"processes {hung} did not end within {seconds} s: {outputs}"
+    return [Ended(p.exitcode, output) for p, output in zip(started, outputs, strict=True)]
 
 
 def on_devices(count: int, program: Sequence[str], folder: Path) -> str:

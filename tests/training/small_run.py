@@ -7,36 +7,26 @@ waits for the checkpoint of step 10 first; so does `:quick,full,13`, which forbi
 more than 64 KB from then on. With `:quick,pause,0.5` each step takes so many seconds more.
 """
 
-import contextlib
 import functools
 import json
 import os
 import resource
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import ml_collections
-import pytest
-from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
+from tests.forked import Ended, run_program
 from tests.made_up_data import write
 from tests.small_model import small_configuration
-from vitdeblur_jax.training import loop, preparation
+from vitdeblur_jax.training import preparation
 from vitdeblur_jax.training.configuration import default_config
 from vitdeblur_jax.training.log import TrainingLog
 from vitdeblur_jax.training.objective import Objective
-
-_QUICK = {
-    "jax_disable_most_optimizations": True,
-    "jax_persistent_cache_min_compile_time_secs": 0.0,
-    "jax_persistent_cache_min_entry_size_bytes": -1,
-}
 
 ROOT = Path(__file__).parents[2]
 SIZE = (52, 60)  # height, width
@@ -127,10 +117,8 @@ def _happen(what, workdir):
         os.killpg(0, signal.Signals[what])
 
 
-def train_py(workdir: Path, argument: str, *flags: str, **environment: str):
-    """Returns the finished process of train.py, with its output as text.
-
-    To be called inside of `quick_compilation`.
+def train_py(workdir: Path, argument: str, *flags: str, **environment: str) -> Ended:
+    """Runs train.py.
 
     Args:
       workdir: for its results.
@@ -139,42 +127,7 @@ def train_py(workdir: Path, argument: str, *flags: str, **environment: str):
       environment: more variables.
     """
     config = [f"--config={__file__}:{argument}", *(f"--config.{flag}" for flag in flags)]
-    return subprocess.run(
-        [sys.executable, "train.py", *config, f"--workdir={workdir}"],
-        cwd=ROOT,
-        env={**os.environ, **compilation_settings(), **environment},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        start_new_session=True,
-    )
-
-
-def compilation_settings() -> dict[str, str]:
-    """Returns variables with which a program compiles as this process does now."""
-    settings = (*_QUICK, "jax_compilation_cache_dir")
-    return {key.upper(): str(jax.config.values[key]) for key in settings}
-
-
-@contextlib.contextmanager
-def quick_compilation(folder: Path) -> Iterator[None]:
-    """Compiles sooner what then runs slower, and what lies in `folder` not again.
-
-    Training steps with equal settings are shared in this process, so that they are traced once.
-    """
-    settings = {**_QUICK, "jax_compilation_cache_dir": str(folder)}
-    before = {key: jax.config.values[key] for key in settings}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "prepare", prepare_once)
-        _configure(settings)
-        yield
-        _configure(before)
-
-
-def _configure(settings):
-    for key, value in settings.items():
-        jax.config.update(key, value)
-    reset_cache()
+    return run_program(["train.py", *config, f"--workdir={workdir}"], ROOT, **environment)
 
 
 def prepare_once(

@@ -14,8 +14,8 @@ import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from tests.forked import running
 from tests.small_model import small_configuration
-from tests.training.forked import running
 from vitdeblur_jax import UserError
 from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
 from vitdeblur_jax.training.state import TrainState, create_state

@@ -27,7 +27,7 @@ from vitdeblur_jax.training.preparation import first_state
 
 DEPTHS = {"primary_depth": 1, "decoder_depth": 1}
 
-pytestmark = pytest.mark.usefixtures("quick")
+pytestmark = pytest.mark.usefixtures("shared_steps")
 
 
 @pytest.fixture(scope="module")

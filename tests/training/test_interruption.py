@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.training.forked import running
+from tests.forked import running
 from vitdeblur_jax.training.interruption import Interrupted, Interruption
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT]

@@ -39,7 +39,7 @@ from vitdeblur_jax.training.preparation import first_state
 RATES = ("steps_per_second", "images_per_second", "waiting_share")
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
-pytestmark = pytest.mark.usefixtures("quick")
+pytestmark = pytest.mark.usefixtures("shared_steps")
 
 
 @pytest.fixture(scope="module")

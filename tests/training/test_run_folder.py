@@ -10,7 +10,7 @@ import jax
 import ml_collections
 import pytest
 
-from tests.training.forked import running
+from tests.forked import running
 from vitdeblur_jax import UserError
 from vitdeblur_jax.training.run_folder import run_folder
 

@@ -13,9 +13,6 @@ import numpy as np
 import pytest
 
 from tests.training.several_processes import Ended, end, free_port, restored, start
-from tests.training.small_run import (
-    compilation_settings,
-)
 from vitdeblur_jax.interop.orbax_folders import step_folders
 from vitdeblur_jax.processes import SECONDS_TO_GATHER
 
@@ -23,7 +20,7 @@ CONFIG = "tests/training/small_run.py"
 LOST = (75, -signal.SIGABRT)  # statuses of one that has lost another: told by us, or by JAX
 BETWEEN = 60  # seconds, within which the death of one process ends the others
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick")]
+pytestmark = pytest.mark.slow
 
 
 def train(pairs: Path, workdir: Path, kind: str) -> list[str]:
@@ -44,7 +41,7 @@ def train(pairs: Path, workdir: Path, kind: str) -> list[str]:
 def run(count: int, pairs: Path, workdir: Path, kind: str = "quick", **settings) -> list[Ended]:
     output = workdir.with_name(f"{workdir.name}_output")
     program = train(pairs, workdir, kind)
-    return end(start(count, program, output, **compilation_settings(), **settings), output)
+    return end(start(count, program, output, **settings), output)
 
 
 def losses(workdir: Path) -> list[float]:
@@ -92,7 +89,7 @@ def test_the_checkpoint_of_four_is_restored_bitwise_on_others(finished, tmp_path
         out = tmp_path / f"{count}x{devices}.npz"
         program = ["-m", "tests.training.several_processes", str(finished[4]), "5", str(out)]
         ended = end(
-            start(count, program, tmp_path / "output", devices, **compilation_settings()),
+            start(count, program, tmp_path / "output", devices),
             tmp_path / "output",
         )
         assert_all(ended)
@@ -103,7 +100,7 @@ def _kill(process, number, workdir, step):
     """Sends a signal to a process when a step is logged."""
     deadline = time.monotonic() + 200
     while len(_logged(workdir)) < step:
-        assert process.poll() is None, "ended early"
+        assert process.is_alive(), "ended early"
         assert time.monotonic() < deadline
         time.sleep(0.02)
     os.kill(process.pid, number)
@@ -125,7 +122,7 @@ def undisturbed(pairs, tmp_path_factory):
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_ends_the_others_and_the_run_goes_on(pairs, undisturbed, tmp_path, victim):
     output, program = tmp_path / "output", train(pairs, tmp_path / "run", "quick,pause,0.5")
-    started = start(2, program, output, **compilation_settings())
+    started = start(2, program, output)
     _kill(started[victim], signal.SIGKILL, tmp_path / "run", 7)
     killed = time.monotonic()
     ended = end(started, output, BETWEEN)
@@ -141,7 +138,7 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(pairs, undisturbed
 
 def test_sigterm_to_one_saves_and_ends_all(pairs, undisturbed, tmp_path):
     output, program = tmp_path / "output", train(pairs, tmp_path / "run", "quick,pause,0.5")
-    started = start(2, program, output, **compilation_settings())
+    started = start(2, program, output)
     _kill(started[1], signal.SIGTERM, tmp_path / "run", 2)
     assert_all(end(started, output), 128 + signal.SIGTERM)
     step = max(step_folders(tmp_path / "run/checkpoints"))
@@ -177,7 +174,7 @@ def test_killed_at_random_moments_it_ends_as_if_undisturbed(pairs, undisturbed, 
     for attempt in range(5 * wanted):
         output = tmp_path / f"output{attempt}"
         program = train(pairs, workdir, "quick,pause,1")
-        started = start(2, program, output, **compilation_settings())
+        started = start(2, program, output)
         time.sleep(rng.uniform(8, 20))
         victim = rng.randrange(2)
         started[victim].kill()
@@ -211,7 +208,7 @@ def test_evaluate_shares_out_and_gives_the_same_files(pairs, tmp_path):
             f"--workdir={folder}",
         ]
         output = tmp_path / f"output{count}"
-        assert_all(end(start(count, program, output, **compilation_settings()), output))
+        assert_all(end(start(count, program, output), output))
         found[count] = _evaluated(folder)
     assert len(found[1][1]) == 6
     assert found[1] == found[2] == found[4]
@@ -224,7 +221,7 @@ def test_a_killed_evaluation_goes_on(pairs, tmp_path):
         f"--config.data_dir={pairs}",
         f"--workdir={tmp_path / 'out'}",
     ]
-    started = start(2, program, tmp_path / "output", **compilation_settings())
+    started = start(2, program, tmp_path / "output")
     deadline = time.monotonic() + 200
     while not (tmp_path / "out/metrics.part-1.json").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -233,7 +230,7 @@ def test_a_killed_evaluation_goes_on(pairs, tmp_path):
     assert first.status != 0
     done = _written(tmp_path / "out/restored")
     assert done
-    started = start(1, program, tmp_path / "output", **compilation_settings())
+    started = start(1, program, tmp_path / "output")
     assert_all(end(started, tmp_path / "output"))
     now = _written(tmp_path / "out/restored")
     assert len(now) == 6
@@ -260,7 +257,7 @@ def test_folders_of_photographs_are_shared_out(pairs, tmp_path):
     for count in (1, 3):
         folder, output = tmp_path / str(count), tmp_path / f"output{count}"
         program = ["-m", "vitdeblur_jax.cli", str(pairs / "blurred"), "-o", f"{folder}/"]
-        assert_all(end(start(count, program, output, **compilation_settings()), output))
+        assert_all(end(start(count, program, output), output))
         found[count] = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert len(found[1]) == 6
     assert found[1] == found[3]

@@ -1,0 +1,69 @@
+"""How the tests compile: fast rather than optimized, and each program once.
+
+The settings are environment variables, so that child processes compile the same way. Tests of
+golden numbers and of compiled text use `optimized_compilation`.
+"""
+
+import contextlib
+import hashlib
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jaxlib
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
+
+CACHE_LIMIT = 2 * 10**9  # bytes
+
+
+def compile_fast_and_cache() -> None:
+    """Sets the environment of this process and its children, and this process's JAX."""
+    _drop_large_cache(cache_folder().parent)
+    settings = {
+        "jax_compilation_cache_dir": str(cache_folder()),
+        "jax_disable_most_optimizations": True,
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    for name, value in settings.items():
+        os.environ[name.upper()] = str(value)
+        jax.config.update(name, value)
+
+
+def cache_folder() -> Path:
+    """Returns the cache's folder: the user's, one for each jaxlib and kind of CPU."""
+    default = "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or default).expanduser()
+    key = hashlib.sha256(_cpu().encode()).hexdigest()[:12]
+    return caches / "vitdeblur_jax" / "tests" / f"jaxlib-{jaxlib.__version__}-{key}"
+
+
+def _cpu() -> str:
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return "".join(sorted({x for x in lines if x.startswith(("model name", "flags"))}))
+    return f"{platform.machine()} {platform.processor()}"
+
+
+def _drop_large_cache(folder: Path) -> None:
+    if sum(path.stat().st_size for path in folder.rglob("*-cache")) > CACHE_LIMIT:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def optimized_compilation() -> Iterator[None]:
+    """Compiles as users do, in this process and in those that start meanwhile."""
+    name = "jax_disable_most_optimizations"
+    jax.clear_caches()
+    jax.config.update(name, False)
+    os.environ[name.upper()] = "False"
+    reset_cache()
+    yield
+    jax.clear_caches()
+    jax.config.update(name, True)
+    os.environ[name.upper()] = "True"
+    reset_cache()
