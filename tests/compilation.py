@@ -15,7 +15,6 @@ from pathlib import Path
 
 import jax
 import jaxlib
-from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 CACHE_LIMIT = 2 * 10**9  # bytes
 
@@ -57,13 +56,12 @@ def _drop_large_cache(folder: Path) -> None:
 @contextlib.contextmanager
 def optimized_compilation() -> Iterator[None]:
     """Compiles as users do, in this process and in those that start meanwhile."""
-    name = "jax_disable_most_optimizations"
-    jax.clear_caches()
-    jax.config.update(name, False)
-    os.environ[name.upper()] = "False"
-    reset_cache()
+    _set_fast(False)
     yield
+    _set_fast(True)
+
+
+def _set_fast(fast: bool) -> None:
     jax.clear_caches()
-    jax.config.update(name, True)
-    os.environ[name.upper()] = "True"
-    reset_cache()
+    jax.config.update("jax_disable_most_optimizations", fast)
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(fast)

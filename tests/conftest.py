@@ -48,7 +48,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="module")
 def optimized():
-    """Compiles as users do, for tests of golden numbers and of compiled text."""
+    """Compiles as users do from now on, for tests of golden numbers and of compiled text."""
     with optimized_compilation():
         yield
 

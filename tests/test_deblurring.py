@@ -20,6 +20,7 @@ def restored(small, image):
     return deblur(image, small, stride=30)
 
 
+@pytest.mark.usefixtures("optimized")
 def test_the_public_face_gives_what_the_reference_gives(tmp_path, golden):
     state_dict = {f"module.{name}": value for name, value in reference_state_dict(0).items()}
     write_pytorch_file(tmp_path / "reference.pth", {"epoch": 7, "state_dict": state_dict})

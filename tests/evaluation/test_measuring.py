@@ -34,6 +34,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.usefixtures("optimized")
 def test_figures_of_files_are_the_recorded_ones(folder):
     names = ("lpips_squeeze", "psnr", "musiq", "ckdn")
     measured, _, left_out = measuring(names, folder)

@@ -18,6 +18,7 @@ def params(seed: int = 0) -> dict:
     return ckdn_params(stand_in_state_dict("ckdn", seed), "stand-in")
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("name", ONE_AT_LEAST)
 @pytest.mark.parametrize("call", ["ckdn", "ckdn_swapped"])
 def test_figures_and_steps(name, call):

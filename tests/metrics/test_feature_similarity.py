@@ -12,6 +12,7 @@ from vitdeblur_jax.metrics.feature_similarity import features, log_gabor_filters
 compiled = jax.jit(feature_similarity, static_argnames="chromatic")
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("name", ONE_AT_LEAST)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_figures(name, dtype):

@@ -33,6 +33,7 @@ def network(request) -> tuple[str, dict]:
     return name, squeezenet() if name == "squeeze" else packaged(name)
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("name", ONE_AT_LEAST)
 def test_figures(name, network):
     backbone, params = network

@@ -30,6 +30,7 @@ def params(seed: int = 0) -> dict:
     return musiq_params(stand_in_state_dict("musiq_koniq", seed), "stand-in")
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("name", ONE_AT_LEAST)
 @pytest.mark.parametrize("which", ["sharp", "blurred"])
 def test_figures_and_steps(name, which):

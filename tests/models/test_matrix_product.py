@@ -87,6 +87,7 @@ def test_single_precision_has_a_forward_mode_derivative():
     np.testing.assert_allclose(tangent, np.broadcast_to(direction, (4, 2)))
 
 
+@pytest.mark.usefixtures("optimized")
 def test_all_products_of_half_precision_are_of_the_fast_kind():
     """What XLA can compute in bfloat16 on this machine it does here, forwards and backwards."""
     x, kernel, bias = _arrays("bfloat16", (2, 70, 64), (64, 32), (32,))

@@ -32,6 +32,7 @@ def _compiled_gradient(rematerialize, x, depth=6):
     return gradient.lower(variables, x).compile(compiler_options=options), variables
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.slow
 def test_the_backward_pass_keeps_less_and_gives_the_same():
     x = jnp.array(np.random.default_rng(0).standard_normal((2, 200, 32)), jnp.float32)
@@ -58,6 +59,7 @@ def test_gradients_of_both_arguments_match_without_it(dtype):
         np.testing.assert_array_equal(np.float32(one), np.float32(other))
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="how XLA fuses on a CPU")
 @pytest.mark.slow
 def test_no_block_adds_up_the_gradients_of_those_behind_it():

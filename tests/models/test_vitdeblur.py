@@ -17,6 +17,7 @@ def _assert_near(actual, expected, std):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-4 * max(1.0, std))
 
 
+@pytest.mark.usefixtures("optimized")
 def test_every_stage_matches_the_reference(base_model, golden):
     image = golden["tile_rgb"][None] / np.float32(255)
     apply = jax.jit(
@@ -47,6 +48,7 @@ def test_every_stage_matches_the_reference(base_model, golden):
     _assert_near(crop, golden["feature_map_crop"].transpose(1, 2, 0), std)
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.slow
 def test_the_training_forward_matches_the_reference(base_model, data_folder):
     golden = np.load(data_folder / "training_seed0.npz")

@@ -12,6 +12,7 @@
 import contextlib
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,6 +61,8 @@ class TrainingCheckpoints:
             stack.enter_context(hushed_orbax())
             with self._orbax_told("the folder cannot be used"):
                 self._folder.mkdir(parents=True, exist_ok=True)
+                if is_first():
+                    _remove_unfinished(self._folder)
                 self._manager = _manager(self._folder, keep)
             stack.callback(self._manager.close)
             stack.callback(self.wait)
@@ -213,9 +216,18 @@ def _manager(folder, keep):
         options=ocp.CheckpointManagerOptions(
             best_fn=psnr_of,  # without it, no metrics would be written
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
-            cleanup_tmp_directories=True,
         ),
     )
+
+
+def _remove_unfinished(folder):
+    """Removes what an interrupted save left.
+
+    Orbax does so in a thread that nothing but its next save waits for: it may still delete when
+    this manager is closed and another one is open.
+    """
+    for path in folder.glob("*.orbax-checkpoint-tmp*"):
+        shutil.rmtree(path)
 
 
 def _tree(metadata):
