@@ -31,7 +31,7 @@ def contents(folder, split="train") -> list[tuple[str, bytes, bytes]]:
 
 
 def digests(folder) -> dict[str, str]:
-    paths = folder.glob("*array_record*")
+    paths = folder.glob("[!.]*array_record*")  # no temporaries
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
@@ -88,7 +88,7 @@ preparation.prepare({str(data)!r}, None, {str(tmp_path / "out")!r})
     assert len(digests(unfinished)) == killed_at // 8
     with pytest.raises(UserError, match=r"no dataset_info\.json"):
         PreparedSource(unfinished, "train")
-    before = {path: path.stat().st_mtime_ns for path in unfinished.glob("*array_record*")}
+    before = {path: path.stat().st_mtime_ns for path in unfinished.glob("[!.]*array_record*")}
     assert prepare(data, None, tmp_path / "out") == finished
     assert digests(finished) == digests(prepare(data, None, tmp_path / "undisturbed"))
     kept = {path: (finished / path.name).stat().st_mtime_ns for path in before}
