@@ -140,7 +140,11 @@ def test_a_missing_file_where_order_tells(tmp_path):
     (tmp_path / "test_l/source/1P0A0001.png").unlink()
     assert problems(tmp_path, decode=False) == [
         ("count", ("test",), "75 left, published are 76"),
-        ("pairs", ("test",), "dpdd_dual_pixel: 75 in test_l/source, 76 in test_r/source"),
+        (
+            "pairs",
+            ("test",),
+            "dpdd_dual_pixel: 75 in test_l/source, 76 in test_r/source; none of their names match",
+        ),
     ]
 
 
@@ -317,6 +321,7 @@ def test_status_and_table(tmp_path, capsys):
         "-----  -------  -----  -----  ----  -----",
         "all          1      1      1     8      0",
         "",
+        "all: paired by name, first: a <-> a, last: a <-> a",
         "all well (looked at names, counts and all pixels)",
     ]
     assert said.err == ""
@@ -340,6 +345,12 @@ def test_json(tmp_path, capsys):
             "files": dict.fromkeys(sides, 75),
             "published": dict.fromkeys(sides, 76),
             "pairs": 75,
+            "paired": {
+                "dpdd": "paired by order, first: 1P0A0000 <-> 1P0A0003, "
+                "last: 1P0A0296 <-> 1P0A0299",
+                "dpdd_dual_pixel": "paired by order, first: 1P0A0001 <-> 1P0A0002 <-> 1P0A0003, "
+                "last: 1P0A0297 <-> 1P0A0298 <-> 1P0A0299",
+            },
             "bit_depths": {},
         }
     ]

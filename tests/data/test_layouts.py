@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitdeblur_jax.data.layouts import LAYOUTS, Pair, UnpairedError, find_pairs, read_pair
+from vitdeblur_jax.data.layouts import (
+    DPDD_COUNTS,
+    LAYOUTS,
+    Pair,
+    UnpairedError,
+    describe,
+    find_pairs,
+    read_pair,
+)
+from vitdeblur_jax.data.recognition import recognize
 from vitdeblur_jax.errors import UserError
 
 
@@ -141,7 +150,7 @@ def test_a_missing_partner_leaves_the_other_pairs(tmp_path):
     make(tmp_path / "named", "source/1.png", "source/2.png", "target/2.png")
     assert whole_pairs(tmp_path / "named", "pairs") == ["2"]
     make(tmp_path / "ordered", "test_c/source/1.png", "test_c/source/2.png", "test_c/target/2.png")
-    assert whole_pairs(tmp_path / "ordered", "dpdd") == []
+    assert whole_pairs(tmp_path / "ordered", "dpdd") == ["2"]
 
 
 def test_realdof(tmp_path):
@@ -173,6 +182,24 @@ def test_lfdof_train_split_and_flat_sample(tmp_path):
     assert found(tmp_path / "flat", "lfdof")[1] == ("y", "input/y.png", "ground_truth/y.png")
 
 
+@pytest.mark.parametrize("folder", ["__MACOSX", "@eaDir", ".cache"])
+def test_folders_that_archives_add_are_no_scenes_of_lfdof(tmp_path, folder):
+    make(tmp_path, "input/s1/a.png", f"input/{folder}/s1/._a.png", "ground_truth/s1.png")
+    assert [pair.name for pair in find_pairs(tmp_path, "lfdof")] == ["s1_a"]
+    assert recognize(tmp_path).dataset == "LFDOF"
+
+
+def test_lfdof_scenes_and_their_ground_truth_pair_by_number(tmp_path):
+    for scene in (2, 10, 11):
+        make(tmp_path, f"input/s{scene}/a10.png", f"input/s{scene}/a9.png")
+        make(tmp_path, f"ground_truth/s{scene:03}_gt.png")
+    pairs = find_pairs(tmp_path, "lfdof")
+    assert [pair.name for pair in pairs[:3]] == ["s2_a9", "s2_a10", "s10_a9"]
+    assert [pair.target.stem for pair in pairs[1:4]] == ["s002_gt", "s010_gt", "s010_gt"]
+    (tmp_path / "ground_truth/s010_gt.png").rename(tmp_path / "ground_truth/s012_gt.png")
+    assert refusal(tmp_path, "lfdof").endswith("ground_truth: s10, s012_gt")
+
+
 def test_lfdof_scene_without_ground_truth(tmp_path):
     make(tmp_path, "input/s1/a.png", "input/s2/a.png", "ground_truth/s1.png")
     assert re.search(r"not in both input and ground_truth: s2$", refusal(tmp_path, "lfdof"))
@@ -194,9 +221,43 @@ def test_pairs_go_by_stem_before_order(tmp_path):
     ]
 
 
-def test_pairs_go_by_order_where_names_differ_but_counts_agree(tmp_path):
-    make(tmp_path, "blur/b1.png", "blur/b2.png", "gt/s1.png", "gt/s2.png")
-    assert found(tmp_path, "pairs")[1] == ("b2", "blur/b2.png", "gt/s2.png")
+def test_numbers_decide_and_not_the_order_of_the_alphabet(tmp_path):
+    make(tmp_path, *(f"input/{i}_blur.png" for i in range(1, 13)))
+    make(tmp_path, *(f"target/{i}.png" for i in range(1, 13)))
+    assert found(tmp_path, "pairs") == [
+        (f"{i}_blur", f"input/{i}_blur.png", f"target/{i}.png") for i in range(1, 13)
+    ]
+    pairs = find_pairs(tmp_path, "pairs")
+    assert describe(pairs) == "paired by name, first: 1_blur <-> 1, last: 12_blur <-> 12"
+
+
+def test_pairs_by_order_say_so(tmp_path):
+    make(tmp_path, *(f"blur/a{i}.png" for i in (9, 10)), *(f"gt/{i}.png" for i in (4, 12)))
+    pairs = find_pairs(tmp_path, "pairs")
+    assert [pair.name for pair in pairs] == ["a9", "a10"]
+    assert describe(pairs) == "paired by order, first: a9 <-> 4, last: a10 <-> 12"
+    make_dpdd(tmp_path)
+    assert describe(find_pairs(tmp_path, "dpdd_dual_pixel")) == (
+        "paired by order, first: 1P0A0003 <-> 1P0A0004 <-> 1P0A0001, "
+        "last: 1P0A0013 <-> 1P0A0014 <-> 1P0A0011"
+    )
+    assert describe(find_pairs(tmp_path / "blur", "photographs")) == ""
+
+
+def test_contradicting_numbers_name_the_folders(tmp_path):
+    make(tmp_path, "blur/cam1_5.png", "blur/cam1_6.png", "gt/cam2_5.png", "gt/cam2_6.png")
+    message = f"pairs: {tmp_path}/blur and {tmp_path}/gt: the numbers of cam1_5 and cam2_5"
+    assert refusal(tmp_path, "pairs").startswith(message)
+
+
+def test_whole_dpdd_is_paired_by_order_though_a_number_is_on_both_sides(tmp_path, monkeypatch):
+    make_dpdd(tmp_path)
+    make(tmp_path, "test_c/source/1P0A0022.png", "test_c/target/1P0A0002.png")
+    assert "without a partner: 1P0A0001, 1P0A0011, 1P0A0012, 1P0A0022" in refusal(tmp_path, "dpdd")
+    monkeypatch.setitem(DPDD_COUNTS, "test", 3)
+    assert [pair.target.stem for pair in find_pairs(tmp_path, "dpdd")] == [
+        *("1P0A0001", "1P0A0002", "1P0A0011")
+    ]
 
 
 def test_pairs_refuses_unequal_counts(tmp_path):
@@ -204,7 +265,8 @@ def test_pairs_refuses_unequal_counts(tmp_path):
     message = refusal(tmp_path, "pairs")
     assert f"3 in {tmp_path}/source, 1 in {tmp_path}/target; without a partner: 2, 3" in message
     (tmp_path / "target/1.png").rename(tmp_path / "target/z.png")
-    assert refusal(tmp_path, "pairs") == f"pairs: 3 in {tmp_path}/source, 1 in {tmp_path}/target"
+    counts = f"pairs: 3 in {tmp_path}/source, 1 in {tmp_path}/target"
+    assert refusal(tmp_path, "pairs") == f"{counts}; none of their names match"
 
 
 def test_photographs_have_no_target(tmp_path):

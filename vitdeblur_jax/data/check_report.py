@@ -41,6 +41,7 @@ class SplitReport:
         published: The published numbers of these sides; empty where there are none.
         pairs: The number of blurred photographs with their sharp one; of all photographs where
             there are no sharp ones.
+        paired: By layout, how the pairs were made, and the first and the last one.
         bit_depths: The number of photographs by bits a channel, "8" and "16"; empty if not decoded.
     """
 
@@ -49,6 +50,7 @@ class SplitReport:
     files: dict[str, int]
     published: dict[str, int]
     pairs: int
+    paired: dict[str, str]
     bit_depths: dict[str, int]
 
 
@@ -88,6 +90,11 @@ def report_lines(report: DataReport) -> list[str]:
     header = ("split", *sides, "pairs", "bits", "wrong")
     lines = [f"{report.dataset} in {report.root} (layout {layouts})", ""]
     lines += [*format_table(header, rows).splitlines(), ""]
+    lines += [
+        f"{split.split}{f', {layout}' * (len(split.paired) > 1)}: {paired}"
+        for split in report.splits
+        for layout, paired in split.paired.items()
+    ]
     kinds = Counter()
     for problem in report.problems:
         kinds[problem.kind] += 1

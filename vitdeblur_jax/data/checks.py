@@ -32,7 +32,15 @@ from vitdeblur_jax.data.check_report import (
     report_lines,
 )
 from vitdeblur_jax.data.image_io import read_rgb
-from vitdeblur_jax.data.layouts import SPLITS, Pair, UnpairedError, find_pairs, some
+from vitdeblur_jax.data.layouts import (
+    DPDD_COUNTS,
+    SPLITS,
+    Pair,
+    UnpairedError,
+    describe,
+    find_pairs,
+    some,
+)
 from vitdeblur_jax.data.recognition import Part, photographs_in, recognize
 from vitdeblur_jax.errors import CHECKED_AND_WRONG, UserError
 from vitdeblur_jax.output import show
@@ -44,10 +52,8 @@ def _of_each(count: int) -> dict[str, int]:
 
 
 PUBLISHED = {
-    ("DPDD", "train"): _of_each(350),
-    ("DPDD", "val"): _of_each(74),
-    ("DPDD", "test"): _of_each(76),
-    ("DPDD repack", "test"): _of_each(76),
+    **{("DPDD", split): _of_each(count) for split, count in DPDD_COUNTS.items()},
+    ("DPDD repack", "test"): _of_each(DPDD_COUNTS["test"]),
     ("RealDOF", "test"): _of_each(50),
     ("LFDOF", "train"): {"blurred": 11_261, "sharp": 790},
     ("LFDOF", "test"): {"blurred": 725, "sharp": 50},
@@ -129,6 +135,7 @@ def _check_part(
         files={side: len(paths) for side, paths in files.items()},
         published=published,
         pairs=len(pairs[part.layouts[0]]),
+        paired={name: line for name in pairs if (line := describe(pairs[name]))},
         bit_depths=dict(sorted(depths.items(), key=lambda item: int(item[0]))),
     )
     return split_report, [

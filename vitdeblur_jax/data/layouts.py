@@ -3,14 +3,16 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vitdeblur_jax.data.image_io import list_photographs, read_rgb
+from vitdeblur_jax.data.pairing import Pairing, pair_in_order, pair_names
 from vitdeblur_jax.errors import UserError, known
+from vitdeblur_jax.natural_order import natural_key
 
 SPLITS = ("train", "val", "test")
 ALL = "all"
@@ -18,6 +20,8 @@ _DPDD_ROOTS = ("", "dd_dp_dataset_canon", "dd_dp_dataset_png", "DPDD")
 _PIXELDP_ROOTS = ("", "dd_dp_dataset_pixel", "PixelDP")
 SOURCE_FOLDERS = ("source", "input", "blurred", "blur")
 TARGET_FOLDERS = ("target", "ground_truth", "sharp", "gt")
+DPDD_COUNTS = {"train": 350, "val": 74, "test": 76}  # as published
+_NOT_SCENES = ("__MACOSX", "@eaDir")  # folders that archives and network disks add
 
 _Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -30,18 +34,20 @@ class Pair:
         name: Unique in its data set; the stem under which a result is saved.
         source: The blurred photograph: one view, or the left and the right one.
         target: The sharp photograph; None where there is none.
+        by: What paired its files: "name", "order" (see `pairing`), or "" where there is one file.
     """
 
     name: str
     source: tuple[Path, ...]
     target: Path | None
+    by: str = field(default="", compare=False)
 
 
 class UnpairedError(UserError):
     """Photographs of a data set lack their partner.
 
     Attributes:
-        pairs: The pairs that are whole; none where only the order tells what belongs together.
+        pairs: The pairs that are whole.
     """
 
     def __init__(self, message: str, pairs: Sequence[Pair] = ()):
@@ -50,7 +56,9 @@ class UnpairedError(UserError):
 
 
 def find_pairs(root: str | os.PathLike[str], layout: str, split: str = "test") -> list[Pair]:
-    """Find the pairs of a data set, sorted by name.
+    """Find the pairs of a data set, in the natural order of their names.
+
+    `pairing` has the rule by which files are paired; `describe` says how it was done.
 
     Args:
         root: The folder of the data set.
@@ -59,8 +67,9 @@ def find_pairs(root: str | os.PathLike[str], layout: str, split: str = "test") -
             other layouts have no parts. A root that is such a part of LFDOF is taken as it is.
 
     Raises:
-        UnpairedError: Sources and targets do not match.
-        UserError: An unknown layout, a missing folder, no images, or two sources of one name.
+        UnpairedError: Photographs lack a partner.
+        UserError: An unknown layout, a missing folder, no images, two sources of one name, or names
+            that contradict each other.
     """
     known("layout", layout, LAYOUTS)
     if not os.path.isdir(root):
@@ -73,7 +82,24 @@ def find_pairs(root: str | os.PathLike[str], layout: str, split: str = "test") -
         raise
     except OSError as error:
         raise UserError(f"{layout}: {error.filename}: {error.strerror}") from error
-    return sorted(pairs, key=lambda pair: pair.name)
+    return sorted(pairs, key=lambda pair: natural_key(pair.name))
+
+
+def describe(pairs: Sequence[Pair]) -> str:
+    """Return a line on how pairs were made, "" where there is one file each.
+
+    For example "paired by order, first: 1P0A0917 <-> 1P0A0918, last: 1P0A2002 <-> 1P0A2003".
+    """
+    ways = sorted({pair.by for pair in pairs} - {""})
+    if not ways:
+        return ""
+    first, last = (_in_words(pairs[place]) for place in (0, -1))
+    return f"paired by {' and '.join(ways)}, first: {first}, last: {last}"
+
+
+def _in_words(pair: Pair) -> str:
+    paths = pair.source if pair.target is None else (*pair.source, pair.target)
+    return " <-> ".join(path.stem for path in paths)
 
 
 def read_pair(pair: Pair) -> tuple[_Pixels, _Pixels | None]:
@@ -101,12 +127,12 @@ def read_pair(pair: Pair) -> tuple[_Pixels, _Pixels | None]:
 
 def _dpdd(root: Path, split: str) -> list[Pair]:
     combined, _, _, target = dpdd_folders(root, split)
-    return _in_order([combined], target)
+    return _pair_folders([combined, target], whole=DPDD_COUNTS.get(split))
 
 
 def _dpdd_dual_pixel(root: Path, split: str) -> list[Pair]:
     _, left, right, target = dpdd_folders(root, split)
-    return _in_order([left, right], target)
+    return _pair_folders([left, right, target], whole=DPDD_COUNTS.get(split))
 
 
 def dpdd_folders(root: Path, split: str) -> tuple[Path, Path, Path, Path]:
@@ -140,11 +166,11 @@ def split_named_in(root: Path) -> str:
 
 
 def _pixeldp(root: Path, split: str) -> list[Pair]:
-    return _in_order(pixeldp_folders(root)[:1], None)
+    return _pair_folders(pixeldp_folders(root)[:1], has_target=False)
 
 
 def _pixeldp_dual_pixel(root: Path, split: str) -> list[Pair]:
-    return _in_order(pixeldp_folders(root)[1:], None)
+    return _pair_folders(pixeldp_folders(root)[1:], has_target=False)
 
 
 def pixeldp_folders(root: Path) -> tuple[Path, Path, Path]:
@@ -166,30 +192,43 @@ def pixeldp_folders(root: Path) -> tuple[Path, Path, Path]:
 def _lfdof(root: Path, split: str) -> list[Pair]:
     part = root / f"{split}_data"
     base = part if part.is_dir() else root
-    inputs, truths = _folder(base, ("input",)), _folder(base, ("ground_truth",))
-    scenes = [path for path in inputs.iterdir() if path.is_dir() and path.name[0] != "."]
+    inputs, truths = _folder(base, ("input",)), _by_stem(_folder(base, ("ground_truth",)))
+    scenes = scene_folders(inputs)
     if scenes:
         views = [(scene.name, path) for scene in scenes for path in list_photographs(scene)]
         names = [f"{scene}_{path.stem}" for scene, path in views]
     else:  # the authors' sample: a scene is one photograph
-        views = [(stem, path) for stem, path in _by_stem(inputs).items()]
+        views = list(_by_stem(inputs).items())
         names = [stem for stem, _ in views]
-    targets = _by_stem(truths)
-    found = zip(names, views, strict=True)
-    pairs = [Pair(n, (path,), targets[scene]) for n, (scene, path) in found if scene in targets]
-    lonely = {scene for scene, _ in views} ^ targets.keys()
-    if lonely:
-        message = f"in {base} these are not in both input and ground_truth: {some(lonely)}"
+    found = pair_names(list(dict(views)), list(truths))
+    if found.by == "order":  # a scene bears the name of its ground truth
+        found = Pairing((), "name", (*dict(views), *truths))
+    truth_of = {scene: truths[truth] for scene, truth in found.pairs}
+    pairs = [
+        Pair(name, (path,), truth_of[scene], found.by)
+        for name, (scene, path) in zip(names, views, strict=True)
+        if scene in truth_of
+    ]
+    if found.unpaired:
+        unpaired = some(found.unpaired)
+        message = f"in {base} these are not in both input and ground_truth: {unpaired}"
         raise UnpairedError(message, pairs)
     return pairs
 
 
-def _realdof(root: Path, split: str) -> list[Pair]:
-    return _match(_folder(root, ("source",)), _folder(root, ("target",)))
+def scene_folders(inputs: Path) -> list[Path]:
+    """Return the folders of LFDOF's scenes, without those that are hidden or no scenes."""
+    folders = [path for path in inputs.iterdir() if path.is_dir()]
+    folders = [path for path in folders if path.name[0] != "." and path.name not in _NOT_SCENES]
+    return sorted(folders, key=lambda path: natural_key(path.name))
 
 
 def _two_folders(root: Path, split: str) -> list[Pair]:
-    return _match(_folder(root, SOURCE_FOLDERS), _folder(root, TARGET_FOLDERS))
+    return _pair_folders([_folder(root, SOURCE_FOLDERS), _folder(root, TARGET_FOLDERS)])
+
+
+def _realdof(root: Path, split: str) -> list[Pair]:
+    return _pair_folders([_folder(root, ("source",)), _folder(root, ("target",))])
 
 
 def _photographs(root: Path, split: str) -> list[Pair]:
@@ -208,31 +247,48 @@ LAYOUTS: dict[str, Callable[[Path, str], list[Pair]]] = {
 }
 
 
-def _in_order(views: Sequence[Path], target: Path | None) -> list[Pair]:
-    """Pair the photographs of the folders by their order; the first folder gives the names."""
-    wanted = views if target is None else (*views, target)
-    folders = [_folder(folder.parent, (folder.name,)) for folder in wanted]
-    lists = [list_photographs(folder) for folder in folders]
-    for folder, paths in zip(folders, lists, strict=True):
-        if len(paths) != len(lists[0]):
-            raise UnpairedError(f"{len(lists[0])} in {folders[0]}, {len(paths)} in {folder}")
-    return [
-        Pair(paths[0].stem, paths[: len(views)], paths[-1] if target else None)
-        for paths in zip(*lists, strict=True)
-    ]
+def _pair_folders(
+    folders: Sequence[Path], *, has_target: bool = True, whole: int | None = None
+) -> list[Pair]:
+    """Pair the photographs of the folders; the first folder gives the names.
+
+    Args:
+        folders: Of the views, and last of the sharp photographs.
+        has_target: Whether there are any of these.
+        whole: The published number of photographs of a set whose authors pair it by order: that
+            many are paired so, even where some numbers happen to be on both sides.
+    """
+    files = [_by_stem(_folder(folder.parent, (folder.name,))) for folder in folders]
+    names = list(files[0])
+    found = [Pairing(tuple((name, name) for name in names), "")]
+    for folder, others in zip(folders[1:], files[1:], strict=True):
+        found.append(_pair_two(names, list(others), len(names) == whole, folders[0], folder))
+    partners = [dict(pairing.pairs) for pairing in found]
+    by = "order" if any(pairing.by == "order" for pairing in found) else found[-1].by
+    pairs = []
+    for name in names:
+        if all(name in of for of in partners):
+            paths = [file[of[name]] for file, of in zip(files, partners, strict=True)]
+            target = paths.pop() if has_target else None
+            pairs.append(Pair(name, tuple(paths), target, by))
+    for folder, others, pairing in zip(folders, files, found, strict=True):
+        if pairing.unpaired:
+            counts = f"{len(names)} in {folders[0]}, {len(others)} in {folder}"
+            unpaired = f"without a partner: {some(pairing.unpaired)}"
+            unpaired = unpaired if pairing.pairs else "none of their names match"
+            raise UnpairedError(f"{counts}; {unpaired}", pairs)
+    return pairs
 
 
-def _match(source: Path, target: Path) -> list[Pair]:
-    """Pair by name where all names agree, by order where none does."""
-    sources, targets = _by_stem(source), _by_stem(target)
-    pairs = [Pair(s, (path,), targets[s]) for s, path in sources.items() if s in targets]
-    if sources.keys() == targets.keys():
-        return pairs
-    if pairs:  # by order, those would get other partners
-        lonely = some(sources.keys() ^ targets.keys())
-        counts = f"{len(sources)} in {source}, {len(targets)} in {target}"
-        raise UnpairedError(f"{counts}; without a partner: {lonely}", pairs)
-    return _in_order([source], target)
+def _pair_two(left: list[str], right: list[str], order_is_known: bool, *folders: Path) -> Pairing:
+    order_is_known = order_is_known and len(left) == len(right)
+    try:
+        found = pair_names(left, right)
+    except UserError as error:
+        if not order_is_known:
+            raise UserError(f"{folders[0]} and {folders[1]}: {error}") from error
+        return pair_in_order(left, right)
+    return pair_in_order(left, right) if order_is_known and found.unpaired else found
 
 
 def _folder(root: Path, names: Sequence[str]) -> Path:
@@ -266,6 +322,6 @@ def _refuse_twins(names: Iterable[str], folder: Path) -> None:
 
 
 def some(names: Iterable[str]) -> str:
-    """Return the first five names by the alphabet and how many more there are."""
-    names = sorted(names)
+    """Return the first five names in natural order and how many more there are."""
+    names = sorted(names, key=natural_key)
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from vitdeblur_jax.data import beam
+from vitdeblur_jax.data.layouts import describe
 from vitdeblur_jax.data.recognition import recognize
 from vitdeblur_jax.data.sources import FolderSource, SyntheticSource
 from vitdeblur_jax.errors import UserError, known, one_line
 from vitdeblur_jax.files import replaced_when_whole, write_text
+from vitdeblur_jax.output import tell
 from vitdeblur_jax.progress import Progress
 
 _JOURNAL = "preparation.json"
@@ -156,6 +158,8 @@ def _builder(dataset: str, config: str | None, out: str | os.PathLike[str]):
 def _plan(builder, root: Path) -> list[_Shard]:
     shards = []
     for split, source in builder.sources(root).items():
+        if isinstance(source, FolderSource) and (paired := describe(source.pairs)):
+            tell(f"{split}: {paired}")
         every = range(len(source))
         length = max(_PHOTOGRAPHS_A_SHARD, -(-len(source) // _MOST_SHARDS))
         parts = [every[first : first + length] for first in every[::length]]

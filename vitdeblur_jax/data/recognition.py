@@ -16,6 +16,7 @@ from vitdeblur_jax.data.layouts import (
     contents,
     dpdd_folders,
     pixeldp_folders,
+    scene_folders,
     split_named_in,
 )
 from vitdeblur_jax.errors import UserError, one_line
@@ -152,8 +153,7 @@ def _lfdof(root: Path) -> Recognized | None:
 
 def _lfdof_part(split: str, base: Path) -> Part:
     inputs = base / "input"
-    entries = sorted(inputs.iterdir()) if inputs.is_dir() else []
-    scenes = [path for path in entries if path.is_dir() and not path.name.startswith(".")]
+    scenes = scene_folders(inputs) if inputs.is_dir() else []
     # No photograph belongs beside the scenes, but one that lies there is to be counted and told.
     sides = {"blurred": (inputs, *scenes), "sharp": (base / "ground_truth",)}
     return Part(split, ("lfdof",), sides)

@@ -23,7 +23,7 @@ from vitdeblur_jax.checkpoints import (
     on_local_devices,
 )
 from vitdeblur_jax.data.image_io import Photograph, as_8_bits, write_photograph
-from vitdeblur_jax.data.layouts import find_pairs, read_pair
+from vitdeblur_jax.data.layouts import describe, find_pairs, read_pair
 from vitdeblur_jax.deblurring import deblur
 from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.evaluation.report import add_picture
@@ -63,6 +63,8 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
             Path(config.metric_weights) if config.metric_weights else None,
         )
         subsets = find_subsets(pairs, config.layout, config.split)
+    if is_first() and (paired := describe(pairs)):
+        tell(paired)
     names, folder = [pair.name for pair in pairs], Path(workdir)
     checkpoint = digest(pretrained.variables)
     results = first_before_others(

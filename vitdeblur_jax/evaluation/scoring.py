@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vitdeblur_jax.data.image_io import Samples, as_8_bits, read_rgb
-from vitdeblur_jax.data.layouts import Pair, find_pairs, some
+from vitdeblur_jax.data.layouts import Pair, describe, find_pairs, some
 from vitdeblur_jax.errors import UserError, known, one_line
 from vitdeblur_jax.evaluation.measuring import Measure, measuring
 from vitdeblur_jax.evaluation.profiles import Match, Profile, align, find_profile, match
@@ -23,7 +23,7 @@ from vitdeblur_jax.evaluation.report import add_picture
 from vitdeblur_jax.evaluation.scores import image_record, new_method, new_scores, summarize
 from vitdeblur_jax.evaluation.subsets import find_subsets
 from vitdeblur_jax.metrics import DEFAULT, METRICS
-from vitdeblur_jax.output import printable
+from vitdeblur_jax.output import printable, tell
 from vitdeblur_jax.photograph import as_float
 from vitdeblur_jax.progress import Progress
 
@@ -106,6 +106,7 @@ def score(
     paper = published_figures(layout, split) if published else None
     subsets = find_subsets(pairs, layout, split)
     matches = [_match(method, pairs, partial) for method in methods]
+    tell(describe(pairs))
     measure, kept, left_out = load_metrics(metrics, weights_folder)
     if out is not None:
         _make_folder(out)

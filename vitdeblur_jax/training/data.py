@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 
 from vitdeblur_jax.data.image_io import list_photographs, size_of
-from vitdeblur_jax.data.layouts import find_pairs
+from vitdeblur_jax.data.layouts import Pair, describe, find_pairs
 from vitdeblur_jax.data.pipelines import (
     DeviceBatches,
     Source,
@@ -21,6 +21,8 @@ from vitdeblur_jax.data.pipelines import (
 from vitdeblur_jax.data.sources import FolderSource, PreparedSource, SyntheticSource
 from vitdeblur_jax.data.synthesis import SynthesisSettings
 from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.output import tell
+from vitdeblur_jax.processes import is_first
 from vitdeblur_jax.sharding import rows_of_this_process
 
 KINDS = ("pairs", "prepared", "synthetic")
@@ -136,10 +138,18 @@ def _split(config) -> tuple[Any, Any]:
         aside = set(_spread(photographs, data.hold_out))
         kept = [path for path in photographs if path not in aside]
         return _not_empty(kept, data), [path for path in photographs if path in aside]
-    pairs = find_pairs(data.root, data.layout, data.split)
+    pairs = _pairs(data.root, data.layout, data.split)
     aside = set(_spread(sorted({pair.target for pair in pairs if pair.target}), data.hold_out))
     kept = [pair for pair in pairs if pair.target not in aside]
     return _not_empty(kept, data), [pair for pair in pairs if pair.target in aside]
+
+
+def _pairs(root, layout: str, split: str) -> list[Pair]:
+    """Finds the pairs and says how they were made."""
+    pairs = find_pairs(root, layout, split)
+    if is_first() and (paired := describe(pairs)):
+        tell(f"{root}, {split}: {paired}")
+    return pairs
 
 
 def _not_empty(kept, data):
@@ -185,7 +195,7 @@ def _validation_source(config, training, held_out) -> Source:
             )
         return PreparedSource(root, validation.split)
     if data.kind == "pairs":
-        examples = find_pairs(root, data.layout, validation.split)
+        examples = _pairs(root, data.layout, validation.split)
     else:
         examples = _photographs(root)
     if not validation.root and not set(examples).isdisjoint(training):
