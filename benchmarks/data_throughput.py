@@ -86,7 +86,7 @@ def make_sources(folder: Path) -> dict[str, Any]:
     return {
         "PNG files": FolderSource(find_pairs(folder / "pairs", "pairs")),
         "prepared": PreparedSource(prepared, "train"),
-        "synthetic": SyntheticSource(photographs, SynthesisSettings(), 0, crop=CROP, repeats=1000),
+        "synthetic": SyntheticSource(photographs, SynthesisSettings(), 0, crop=CROP),
     }
 
 

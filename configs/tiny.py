@@ -33,7 +33,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.model = tiny()
     config.initial.update(identity=True, transparent=True)
     config.data.kind = "synthetic"
-    config.data.repeats = 100_000  # crops without end
     config.data.hold_out = 10
     config.data.vertical_flip = True
     config.data.quarter_turns = True

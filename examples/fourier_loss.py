@@ -33,7 +33,7 @@ def get_config(photographs: str) -> ml_collections.ConfigDict:
     config = default_config()
     config.model = tiny()
     config.initial.update(identity=True, transparent=True)
-    config.data.update(kind="synthetic", root=photographs, hold_out=1, repeats=1000)
+    config.data.update(kind="synthetic", root=photographs, hold_out=1)
     config.update(steps=100, batch_size=4, crop=106, averaging=0.95)
     config.update(log_every=10, save_every=50)
     config.loss.update(contextual_cosine=0.0, sharpness=0.0)  # so their heads are not trained

@@ -52,6 +52,13 @@ def test_each_data_set_is_recognised_and_prepared(name, tmp_path):
     assert {s: info.num_examples for s, info in by_name.info.splits.items()} == counts
 
 
+def test_prepare_says_how_pairs_were_made(tmp_path, capsys):
+    DATA_SETS["dpdd"](tmp_path / "data")
+    prepare(tmp_path / "data", None, tmp_path / "out")
+    line = "test: paired by order, first: 1P0A0100 <-> 1P0A0101, last: 1P0A0102 <-> 1P0A0103"
+    assert line in capsys.readouterr().err.splitlines()
+
+
 def test_records_are_those_of_the_builder(data, tmp_path):
     builder = tfds.builder("paired_folder", data_dir=tmp_path / "tfds", file_format="array_record")
     tfds.disable_progress_bar()

@@ -1,5 +1,6 @@
 """Sources are compared with the files themselves, read by other libraries, and with each other."""
 
+import os
 import pickle
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
@@ -175,24 +176,40 @@ def test_synthetic_is_what_synthesize_writes(photographs, tmp_path):
         assert example["radius"].dtype == np.float32
 
 
-def test_synthetic_repeats_differ_and_are_reproducible(photographs):
-    source = SyntheticSource(photographs, SETTINGS, seed=5, repeats=3)
+def test_synthetic_epochs_differ_and_are_reproducible(photographs):
+    source = SyntheticSource(photographs, SETTINGS, seed=5)
     again = pickle.loads(pickle.dumps(source))
-    assert [example["name"] for example in source] == [
-        *("sharp0", "sharp1", "sharp0_1", "sharp1_1", "sharp0_2", "sharp1_2")
-    ]
-    for record in range(6):
-        assert_same(source[record], again[record])
-    blurred = {source[record]["blurred"].tobytes() for record in range(6)}
+    assert [example["name"] for example in source] == ["sharp0", "sharp1"]
+    blurred = set()
+    for epoch in (0, 1, 2):
+        for record in (0, 1):
+            example = source.at_epoch(record, epoch)
+            assert_same(example, again.at_epoch(record, epoch))
+            blurred.add(example["blurred"].tobytes())
     assert len(blurred) == 6
-    assert source.files(3) == (photographs[1],)
+    assert_same(source[1], source.at_epoch(1, 0))
+    assert source.files(1) == (photographs[1],)
+
+
+def test_an_epoch_of_one_photograph_is_not_another_photographs_first():
+    draws = [
+        generator_for(name, seed=0, epoch=epoch).random()
+        for name, epoch in (("a", 0), ("a", 1), ("a_1", 0), ("a", 256), ("a\x01", 0), ("b", 0))
+    ]
+    assert len(set(draws)) == len(draws)
+
+
+def test_names_that_are_not_utf8_have_a_generator():
+    assert generator_for(os.fsdecode(b"caf\xe9"), seed=0).random() != (
+        generator_for(os.fsdecode(b"caf\xe8"), seed=0).random()
+    )
 
 
 def test_synthetic_crop_is_part_of_the_photograph(photographs):
-    source = SyntheticSource(photographs, SETTINGS, seed=5, crop=20, repeats=8)
+    source = SyntheticSource(photographs, SETTINGS, seed=5, crop=20)
     places = set()
-    for record in range(0, 16, 2):
-        example = source[record]
+    for epoch in range(8):
+        example = source.at_epoch(0, epoch)
         assert example["blurred"].shape == example["sharp"].shape == (20, 20, 3)
         assert example["radius"].shape == (20, 20)
         whole = imagecodecs.imread(photographs[0])
@@ -208,11 +225,11 @@ def test_synthetic_crop_is_part_of_the_photograph(photographs):
 
 
 def test_synthetic_crop_is_cut_out_of_the_whole(photographs):
-    source = SyntheticSource(photographs, SETTINGS, seed=5, crop=10, repeats=20)
+    source = SyntheticSource(photographs, SETTINGS, seed=5, crop=10)
     whole = imagecodecs.imread(photographs[0])
-    for record in range(0, 40, 2):
-        example = source[record]
-        rng = generator_for(example["name"], 5)
+    for epoch in range(20):
+        example = source.at_epoch(0, epoch)
+        rng = generator_for("sharp0", 5, epoch)
         top, left = rng.integers(whole.shape[0] - 9), rng.integers(whole.shape[1] - 9)
         want = synthesize(whole, SETTINGS, rng)
         part = slice(top, top + 10), slice(left, left + 10)
@@ -229,8 +246,8 @@ def test_scene_of_a_crop_is_not_that_of_all_of_a_large_photograph(tmp_path, monk
         return synthesize(sharp, settings, rng, wanted=wanted)
 
     monkeypatch.setattr(sources, "synthesize", spy)
-    source = SyntheticSource([tmp_path / "large.png"], SETTINGS, seed=5, crop=64, repeats=5)
-    assert {source[record]["blurred"].shape for record in range(5)} == {(64, 64, 3)}
+    source = SyntheticSource([tmp_path / "large.png"], SETTINGS, seed=5, crop=64)
+    assert {source.at_epoch(0, epoch)["blurred"].shape for epoch in range(5)} == {(64, 64, 3)}
     assert set(sizes) == {(480, 480, 3)}
 
 

@@ -160,6 +160,17 @@ def test_names_that_are_numbers(tmp_path):
     assert "IFANet" in refusal(folder, pairs)
 
 
+@pytest.mark.parametrize("system", ["IFANet", "NRKNet"])
+def test_counted_images_are_not_guessed_at_where_orders_differ(tmp_path, system):
+    root = tmp_path / "set"
+    pairs = [
+        Pair(f"a{i}", (root / f"input/a{i}.png",), root / f"target/a{i}.png")
+        for i in range(1, COUNT + 1)
+    ]
+    message = refusal(saved_by(system, tmp_path / "saved"), pairs)
+    assert message.endswith("sort differently by number and by the alphabet")
+
+
 def test_two_images_of_one_name(tmp_path, pairs):
     folder = saved_by("KPAC", tmp_path / "saved")
     save(folder, [f"{SOURCES[0]}.jpg"])

@@ -51,6 +51,8 @@ FILES = {
     "pixeldp_dual_pixel": [("l1", ["test_l/l1.png", "test_r/r1.png"], None)],
     "photographs": [("a", ["a.png"], None), ("b", ["b.png"], None)],
 }
+# What pairs them where it is not their names.
+PAIRED = {"dpdd": "order"}
 # What lies beside them, and is not restored.
 BESIDE = {"pixeldp_dual_pixel": [("c1", ["test_c/c1.png"], None)]}
 
@@ -143,6 +145,12 @@ def check_image(workdir, name, views, target, pretrained):
         assert figures(found)[compared][name] == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
 
+def first_and_last(files: list) -> str:
+    paths = [[*views, target] if target else views for _, views, target in files]
+    first, *_, last = [" <-> ".join(Path(path).stem for path in of) for of in (paths * 2)]
+    return f"first: {first}, last: {last}"
+
+
 def test_every_layout_is_tested():
     assert {case.split()[0] for case in FILES} == set(LAYOUTS)
 
@@ -158,7 +166,9 @@ def test_layouts(tmp_path, settings, checkpoints, models, case, capsys):
         check_image(tmp_path / "results", name, *pixels, models[views])
     said = capsys.readouterr()
     written = "report.html" if FILES[layout][0][2] else "metrics.json"
+    is_paired = len(files[0][1]) > 1 or files[0][2] is not None
     assert said.err.splitlines() == [
+        *[f"paired by {PAIRED.get(case, 'name')}, {first_and_last(files)}"] * is_paired,
         *(f"{i} of {len(files)}: {name}" for i, (name, *_) in enumerate(files, 1)),
         f"written: {tmp_path / 'results' / written}",
     ]
@@ -299,7 +309,8 @@ def test_interrupted_and_started_again(tmp_path, settings, monkeypatch, capsys):
     monkeypatch.undo()
     capsys.readouterr()
     evaluate(settings(), tmp_path / "halves")
-    assert capsys.readouterr().err.startswith("1 of 2 images are done already\n2 of 2: b\n")
+    said = capsys.readouterr().err.splitlines()
+    assert said[1:3] == ["1 of 2 images are done already", "2 of 2: b"]
     assert first.stat().st_mtime == 1
     for name in ("a.png", "b.png"):
         whole, halves = (tmp_path / part / "restored" / name for part in ("whole", "halves"))
@@ -318,7 +329,7 @@ def test_nothing_left_to_do_shows_the_table_again(tmp_path, settings, capsys):
     evaluate(settings(), tmp_path / "results")
     said = capsys.readouterr()
     assert said.out == table
-    assert said.err.splitlines()[0] == "2 of 2 images are done already"
+    assert said.err.splitlines()[1] == "2 of 2 images are done already"
     assert contents(tmp_path / "results") == found
 
 

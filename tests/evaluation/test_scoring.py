@@ -77,6 +77,16 @@ def test_figures_are_those_of_scikit_image(root, tmp_path):
     assert len(scores["comparisons"]) == 3
 
 
+def test_score_says_how_pairs_were_made(tmp_path, capsys):
+    for i in (9, 10):
+        made_up_data.write(tmp_path / f"set/blurred/b{i}.png", i, SIZE)
+        made_up_data.write(tmp_path / f"set/sharp/{i:04}.png", i, SIZE)
+    save_noise(tmp_path / "a", ("b9", "b10"))
+    score(tmp_path / "set", "pairs", [Method("a", tmp_path / "a")])
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "paired by name, first: b9 <-> 0009, last: b10 <-> 0010"
+
+
 def test_depths(tmp_path):
     """16 bits are compared with all 16 of the target, 8 bits with its upper 8."""
     root = make_pairs(tmp_path / "set", bits=16)

@@ -29,7 +29,6 @@ BAD = [
     ({"batch_size": 0}, "batch_size is 0; it must be 1 or more"),
     ({"seed": -1}, "seed is -1; it must be 0 or more"),
     ({"data__workers": -1}, "data.workers is -1; it must be 0 or more"),
-    ({"data__repeats": 0}, "data.repeats is 0; it must be 1 or more"),
     ({"validation__every": -5}, "validation.every is -5; it must be 0 or more"),
     ({"validation__stride": 37}, "stride is 37; the feature map of a window is 36 pixels"),
     ({"keep_checkpoints": 0}, "keep_checkpoints is 0; it must be 1 or more"),

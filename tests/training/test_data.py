@@ -10,7 +10,6 @@ from PIL import Image
 
 from tests import made_up_data
 from tests.training.small_run import quick_config
-from vitdeblur_jax.data import pipelines
 from vitdeblur_jax.data.preparation import prepare
 from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.sharding import batch_sharded, local_mesh
@@ -64,31 +63,29 @@ def test_a_sharp_photograph_held_out_is_in_no_pair_trained_on(tmp_path, hold_out
     assert len(taken) + len(aside) == 6
 
 
-def test_synthetic_data_hold_photographs_out_for_every_repeat(tmp_path):
+def test_synthetic_data_hold_photographs_out_in_every_epoch(tmp_path):
     for number in range(4):
         made_up_data.write(tmp_path / f"photo{number}.png", number, size=(24, 40))
-    config = settings(
-        tmp_path,
-        data__kind="synthetic",
-        data__hold_out=2,
-        data__repeats=50,
-        validation__every=10,
-    )
+    config = settings(tmp_path, data__kind="synthetic", data__hold_out=2, validation__every=10)
     data = TrainingData(config)
     aside = [data.validation[number]["name"] for number in range(len(data.validation))]
     assert aside == ["photo0", "photo3"]
     assert data.validation[0]["blurred"].shape == (24, 40, 3)
     names = [name for step in range(5) for name in data.names(step)]
-    assert {name.split("_")[0].split(" ")[0] for name in names} == {"photo1", "photo2"}
-    assert len(set(names)) == 20
+    assert set(names) == {"photo1 (record 0)", "photo2 (record 1)"}
 
 
-def test_very_many_photographs_give_fewer_crops_each(tmp_path, monkeypatch):
-    made_up_data.sharp_photographs(tmp_path)
-    count = len(list(tmp_path.iterdir()))
-    monkeypatch.setattr(pipelines, "_MOST_RECORDS", 10 * count + 1)
-    data = TrainingData(settings(tmp_path, data__kind="synthetic", data__repeats=1000))
-    assert len(data._source(data.stage(0))) == 10 * count
+def test_every_epoch_of_synthetic_data_has_another_crop_and_another_blur(tmp_path):
+    made_up_data.write(tmp_path / "photo.png", 0, size=(24, 40))
+    changes = {"data__kind": "synthetic", "data__vertical_flip": False, "batch_size": 1}
+    data = TrainingData(settings(tmp_path, **changes, data__quarter_turns=False))
+    epochs = batches(data, 0, 6)  # of one photograph: one step each
+    for key in ("blurred", "sharp"):
+        assert len({epoch[key].tobytes() for epoch in epochs}) > 4
+    resumed = batches(data, 4, 2)
+    for one, other in zip(resumed, epochs[4:], strict=True):
+        for key in one:
+            np.testing.assert_array_equal(one[key], other[key])
 
 
 def test_prepared_data_have_their_own_parts(tmp_path):
@@ -113,9 +110,8 @@ def test_prepared_data_have_their_own_parts(tmp_path):
 
 def test_workers_change_nothing(tmp_path):
     made_up_data.sharp_photographs(tmp_path)
-    changes = {"data__kind": "synthetic", "data__repeats": 9}
     none, one = (
-        batches(TrainingData(settings(tmp_path, **changes, data__workers=count)), 3, 3)
+        batches(TrainingData(settings(tmp_path, data__kind="synthetic", data__workers=count)), 3, 3)
         for count in (0, 1)
     )
     for batch, same in zip(none, one, strict=True):
@@ -224,12 +220,19 @@ def test_what_cannot_be_trained_on_is_told(plain, monkeypatch, changes, harm, me
     assert "\n" not in str(told.value)
 
 
-def test_every_photograph_of_synthetic_data_is_checked_whatever_the_repeats(plain):
+def test_every_photograph_of_synthetic_data_is_checked(plain):
     made_up_data.write(plain / "sharp/gray1.png", 0, size=(15, 24))
-    # The numbers of a thousand records spread over these are all of the same photograph, modulo 5.
-    config = settings(plain / "sharp", data__kind="synthetic", data__repeats=999)
+    config = settings(plain / "sharp", data__kind="synthetic")
     with pytest.raises(UserError, match=r"gray1\.png has 24 x 15"):
         TrainingData(config)
+
+
+def test_training_says_how_pairs_were_made(plain, capsys):
+    for number in range(5):
+        (plain / f"sharp/gray{number}.png").rename(plain / f"sharp/{9 - number}.png")
+    TrainingData(settings(plain, data__hold_out=1, validation__every=1))
+    said = capsys.readouterr().err
+    assert said == f"{plain}, train: paired by order, first: gray0 <-> 5, last: gray4 <-> 9\n"
 
 
 def test_validation_may_be_with_what_is_trained_on_if_asked_for(plain):

@@ -1,9 +1,9 @@
 """Batches for training, with Grain: which example comes at which step, and how it gets to a device.
 
 The batch of a step is a pure function of the settings and the step: a record's place in its epoch
-comes from (seed, epoch), its crop and flips from (seed, epoch, record). So nothing has to be
-replayed to go on from a step, and neither workers nor threads, which only read ahead, can change
-what comes out.
+comes from (seed, epoch); its crop, flips and synthetic defocus from (seed, epoch, record). So a run
+resumes at any step without replaying the others, and neither workers nor threads, which only read
+ahead, change what comes out.
 """
 
 import atexit
@@ -35,7 +35,6 @@ _OPEN: "weakref.WeakSet[TrainBatches]" = weakref.WeakSet()
 _MOST_THREADS = 16
 _MOST_RECORDS = 2**31 - 1  # as an int32, on devices too
 _ENDLESS = 2**40  # batches; Grain counts in 64 bits
-_CROPS_OF_A_PHOTOGRAPH = 100_000
 _PROFILING_FLAG = "grain_enable_multiprocess_worker_profiling"
 
 
@@ -127,22 +126,15 @@ def synthetic_batches(
     Returns:
       An iterator over dicts: `blurred` (B x crop x crop x 3, or 6 where `settings.dual_pixel`) and
       `sharp` (B x crop x crop x 3), uint8; `radius` (B x crop x crop, float32, pixels; below 0 in
-      front of the plane of focus); and `record` (B, int32), modulo the number of photographs which
-      one each crop is of.
+      front of the plane of focus); and `record` (B, int32), which photograph each crop is of. Each
+      epoch takes every photograph once, with another crop and another blur.
 
     Raises:
       UserError: no photographs, a negative seed, an empty batch. Later, from reading: a crop below
         1 or larger than a photograph, a file that cannot be read.
     """
-    settings = settings or SynthesisSettings()
-    repeats = countable_repeats(_CROPS_OF_A_PHOTOGRAPH, len(photographs))
-    source = SyntheticSource(photographs, settings, seed, crop=crop, repeats=repeats)
+    source = SyntheticSource(photographs, settings or SynthesisSettings(), seed, crop=crop)
     return make_train_dataset(source, seed=seed, batch_size=batch_size, crop=crop)
-
-
-def countable_repeats(repeats: int, photographs: int) -> int:
-    """Returns `repeats`, or fewer of very many photographs: records are counted by 31 bits."""
-    return min(repeats, max(1, _MOST_RECORDS // max(1, photographs)))
 
 
 def _example_of_row(examples, batch_size: int, rows: list[int], number: int) -> Example:
@@ -155,8 +147,7 @@ def _check(source, seed, batch_size):
         raise UserError("there is nothing to train on: the source holds no example")
     if len(source) > _MOST_RECORDS:
         raise UserError(
-            f"the source has {len(source)} examples, more than {_MOST_RECORDS} to be counted by; "
-            "lower its repeats"
+            f"the source has {len(source)} examples, more than the {_MOST_RECORDS} supported"
         )
     if seed < 0:
         raise UserError(f"the seed is {seed}; it must be 0 or more")
@@ -168,8 +159,10 @@ def _augmented_example(
     source: Source, seed: int, crop: int, flips: dict[str, bool], count: int, record: int
 ) -> Example:
     """Returns record `count % len(source)` as epoch `count // len(source)` sees it."""
-    rng = np.random.default_rng((seed, count // len(source), record))
-    example = source[record]
+    epoch = count // len(source)
+    rng = np.random.default_rng((seed, epoch, record))
+    is_drawn = isinstance(source, SyntheticSource)
+    example = source.at_epoch(record, epoch) if is_drawn else source[record]
     if "sharp" not in example:
         raise UserError(
             f"{example['name']}: no sharp photograph goes with it, so none to learn from"

@@ -68,10 +68,11 @@ class FolderSource:
 
 
 class SyntheticSource:
-    """Sharp photographs, put out of focus when asked for.
+    """Sharp photographs, put out of focus when asked for, in every epoch anew.
 
-    An example depends on the seed, its photograph and its name alone, and its first one is what
-    `synthesis_files.synthesize_folder` writes, unless there is a crop.
+    An example depends on the seed, the epoch, its photograph and its name alone. That of epoch 0,
+    which `source[record]` gives, is what `synthesis_files.synthesize_folder` writes, unless there
+    is a crop.
 
     Args:
         photographs: Of 16 bits the upper 8 are taken.
@@ -80,7 +81,6 @@ class SyntheticSource:
         crop: Side of a random square that is wanted, pixels; None takes all. Its scene is drawn for
             some 480 pixels around it and only what is wanted is blurred, so that a crop is what a
             crop of a whole photograph would be, for less work.
-        repeats: How many different examples a photograph gives, after one round of all of them.
 
     Raises:
         UserError: When an example is read: a photograph that cannot be read or is smaller than the
@@ -94,28 +94,28 @@ class SyntheticSource:
         seed: int,
         *,
         crop: int | None = None,
-        repeats: int = 1,
     ):
         self.photographs, self.settings, self.seed = list(photographs), settings, seed
-        self.crop, self.repeats = crop, repeats
+        self.crop = crop
 
     def __len__(self) -> int:
-        return len(self.photographs) * self.repeats
+        return len(self.photographs)
 
     def __getitem__(self, record: int) -> Example:
-        record = range(len(self))[record]
-        repeat, number = divmod(record, len(self.photographs))
-        path = self.photographs[number]
-        name = f"{path.stem}_{repeat}" if repeat else path.stem
-        rng = generator_for(name, self.seed)
+        return self.at_epoch(record, 0)
+
+    def at_epoch(self, record: int, epoch: int) -> Example:
+        """Return an example with the crop, scene, lens and noise of an epoch."""
+        path = self.photographs[record]
+        rng = generator_for(path.stem, self.seed, epoch)
         sharp = as_8_bits(read_rgb(path))
         if self.crop is None:
-            return {"name": name, **synthesize(sharp, self.settings, rng)}
-        return {"name": name, **self._synthesize_crop(sharp, path, rng)}
+            return {"name": path.stem, **synthesize(sharp, self.settings, rng)}
+        return {"name": path.stem, **self._synthesize_crop(sharp, path, rng)}
 
     def files(self, record: int) -> tuple[Path, ...]:
         """Return the photograph of an example."""
-        return (self.photographs[record % len(self.photographs)],)
+        return (self.photographs[record],)
 
     def _synthesize_crop(
         self, sharp: NDArray[np.uint8], path: Path, rng: np.random.Generator

@@ -16,10 +16,13 @@ from vitdeblur_jax.data.synthesis import SynthesisSettings, synthesize
 from vitdeblur_jax.errors import UserError, one_line
 from vitdeblur_jax.progress import Progress
 
+_BYTES = 256  # a byte's values
 
-def generator_for(name: str, seed: int) -> np.random.Generator:
+
+def generator_for(name: str, seed: int, epoch: int = 0) -> np.random.Generator:
     """Return the generator that a photograph of this name has, wherever it comes in the order."""
-    return np.random.default_rng([seed, *name.encode()])
+    later = [_BYTES + epoch] if epoch else []  # no byte of a name is as large
+    return np.random.default_rng([seed, *os.fsencode(name), *later])
 
 
 def synthesize_folder(

@@ -4,6 +4,7 @@ A system is a row of `PROFILES`; all that is told apart between systems is told 
 """
 
 import fnmatch
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from os.path import commonpath
@@ -68,6 +69,9 @@ _IN_WORDS = dict.fromkeys(_SOURCE, "source names") | {
     "{target}": "target names",
     "{name}": "the names of the pairs",
 }
+
+
+_COUNTS = re.compile(r"\{(index|number)\b")
 
 
 class Match(NamedTuple):
@@ -193,15 +197,23 @@ def _candidates(
         prefix = f"{profile.folder}/"
         own = {name.removeprefix(prefix): files[name] for name in files if name.startswith(prefix)}
         files = own or files
-    parts = _parts_of_names(pairs)
+    parts, orders_agree = _parts_of_names(pairs), _orders_agree(pairs)
     for template in _templates(profile, files, pairs):
         names = {pair.name: template.format(**of) for pair, of in zip(pairs, parts, strict=True)}
+        if _COUNTS.search(template) and not orders_agree:
+            continue
         if len(set(names.values())) < len(names):  # as the target's name where a scene has several
             continue
         found = {pair: files[name][0] for pair, name in names.items() if name in files}
         if found:
             missing = {pair: name for pair, name in names.items() if name not in files}
             yield _Candidate(profile, template, found, missing)
+
+
+def _orders_agree(pairs: Sequence[Pair]) -> bool:
+    """Tell whether systems that sort by the alphabet and by number count the pairs alike."""
+    names = [pair.name for pair in pairs]
+    return names == sorted(names)
 
 
 def _is_rival(files: dict[str, Path], fullest: dict[str, Path]) -> bool:
@@ -295,4 +307,10 @@ def _nothing_fits(folder: Path, pairs: Sequence[Pair], profile: Profile | None) 
     wanted = ", ".join(sorted({template.format(**parts) for template in templates}))
     found = some(path.name for path in folder.iterdir()) or "nothing"
     endings = ", ".join(IMAGE_SUFFIXES)
-    return f"no image in {folder} is named as {wanted} ({endings}); it holds {found}"
+    counted = ""
+    if any(map(_COUNTS.search, templates)) and not _orders_agree(pairs):
+        counted = (
+            "; images that are only counted are not taken, for the names of the pairs sort "
+            "differently by number and by the alphabet"
+        )
+    return f"no image in {folder} is named as {wanted} ({endings}); it holds {found}{counted}"

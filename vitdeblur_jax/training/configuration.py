@@ -19,7 +19,6 @@
 | data.layout, .split | of pairs: how they lie on disk; of pairs and prepared: which part |
 | data.bit_depth | of pairs: 8, or 16 |
 | data.hold_out | sharp photographs set aside for validation, spread evenly over the names |
-| data.repeats | of synthetic: how many different crops a photograph gives, at most |
 | data.synthesis | of synthetic: `vitdeblur_jax.data.synthesis.SynthesisSettings` |
 | data.vertical_flip, .quarter_turns | augmentation beyond the published horizontal flip |
 | data.workers | processes that read ahead; 0: threads. Changes nothing in what is learned |
@@ -82,7 +81,6 @@ def default_config() -> ml_collections.ConfigDict:
                 "split": "train",
                 "bit_depth": 8,
                 "hold_out": 0,
-                "repeats": 1,
                 "synthesis": dataclasses.asdict(SynthesisSettings()),
                 "vertical_flip": False,
                 "quarter_turns": False,
@@ -155,8 +153,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     check_configuration(config.model)
     for key in ("steps", "batch_size", "crop", "accumulation", "log_every", "save_every"):
         _at_least(config, key, 1)
-    for key in ("keep_checkpoints", "data.repeats"):
-        _at_least(config, key, 1)
+    _at_least(config, "keep_checkpoints", 1)
     for key in ("seed", "skip_not_finite", "data.workers", "data.hold_out", "loss.border"):
         _at_least(config, key, 0)
     for key in ("every", "photographs", "pictures", "stride", "batch_size"):

@@ -14,7 +14,6 @@ from vitdeblur_jax.data.pipelines import (
     DeviceBatches,
     Source,
     TrainBatches,
-    countable_repeats,
     make_train_dataset,
     prefetch_to_device,
 )
@@ -174,8 +173,7 @@ def _source(config, examples, crop: int | None) -> Source:
     if data.kind == "pairs":
         return FolderSource(examples, data.bit_depth)
     settings = SynthesisSettings(**{k: _plain(v) for k, v in data.synthesis.items()})
-    repeats = countable_repeats(data.repeats, len(examples)) if crop is not None else 1
-    return SyntheticSource(examples, settings, config.seed, crop=crop, repeats=repeats)
+    return SyntheticSource(examples, settings, config.seed, crop=crop)
 
 
 def _plain(value):
