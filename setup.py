@@ -67,6 +67,7 @@ setup(
         "pillow>=11.3",
         "safetensors>=0.5.3",
         "scipy>=1.14.1",
+        "simplejpeg>=1.8.2",  # tells of damaged JPEG files, as neither Pillow nor imagecodecs does
         "tifffile>=2025.3.30",
         "tqdm>=4.66.5",
     ],

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 import vitdeblur_jax as vd
+from vitdeblur_jax.data.image_io import read_rgb
 
 PHOTOGRAPH = Path(__file__).parent / "photographs/defocused/building.jpg"
 TOP, LEFT, SIDE, GAP = 90, 480, 400, 8
@@ -20,7 +21,7 @@ TOP, LEFT, SIDE, GAP = 90, 480, 400, 8
 
 def draw() -> np.ndarray:
     """Returns both parts beside each other, a white gap between them; uint8."""
-    blurred = np.asarray(Image.open(PHOTOGRAPH).convert("RGB"))
+    blurred = read_rgb(PHOTOGRAPH)
     restored = vd.deblur(blurred, vd.load_pretrained())
     part = slice(TOP, TOP + SIDE), slice(LEFT, LEFT + SIDE)
     gap = np.full((SIDE, GAP, 3), 255, np.uint8)

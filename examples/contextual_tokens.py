@@ -20,9 +20,9 @@ import numpy as np
 import optax
 from flax import traverse_util
 from numpy.lib.stride_tricks import sliding_window_view
-from PIL import Image
 
 import vitdeblur_jax as vd
+from vitdeblur_jax.data.image_io import read_rgb
 from vitdeblur_jax.data.pipelines import synthetic_batches
 from vitdeblur_jax.data.transforms import unit_range
 from vitdeblur_jax.models.configuration import token_grid
@@ -77,7 +77,7 @@ print(f"{np.mean(sharp > blurred):.0%} of unseen pairs: the sharp one is told to
 print(f"{(np.mean(blurred < 0) + np.mean(sharp > 0)) / 2:.0%} of unseen crops are told right alone")
 
 files = (FOLDER / kind / "building.jpg" for kind in ("defocused", "sharp"))
-pictures = [unit_range(np.asarray(Image.open(file))[:778, :1258]) for file in files]
+pictures = [unit_range(read_rgb(file)[:778, :1258]) for file in files]
 maps, logits = zip(*(map_of(variables, picture) for picture in pictures), strict=True)
 together = np.concatenate([tokens.reshape(-1, model.primary_width) for tokens in maps])
 centre = together.mean(axis=0)

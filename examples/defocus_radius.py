@@ -16,11 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from PIL import Image
 
 import vitdeblur_jax as vd
 from vitdeblur_jax.data.apertures import disk
 from vitdeblur_jax.data.defocus import defocus
+from vitdeblur_jax.data.image_io import read_rgb
 from vitdeblur_jax.data.synthesis import linear_to_srgb, srgb_to_linear
 
 PHOTOGRAPHS = sorted((Path(__file__).parent / "photographs/sharp").glob("*.jpg"))[:3]
@@ -85,7 +85,7 @@ def radius_by_spectrum(power):
 
 pretrained = vd.load_pretrained()
 for path in PHOTOGRAPHS:
-    image = np.asarray(Image.open(path).convert("RGB"))[:SIDE, :SIDE] / np.float32(255)
+    image = read_rgb(path)[:SIDE, :SIDE] / np.float32(255)
     light = srgb_to_linear(image)
     for true in (2, 4, 6, 8):
         blurred = defocus(light, np.full((SIDE, SIDE), true, np.float32), disk())

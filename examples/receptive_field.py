@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
-from PIL import Image
 
 import vitdeblur_jax as vd
+from vitdeblur_jax.data.image_io import read_rgb
 from vitdeblur_jax.data.transforms import unit_range
 
 PHOTOGRAPH = Path(__file__).parent / "photographs/defocused/building.jpg"
@@ -26,7 +26,7 @@ TOP, LEFT, DIRECTIONS = 90, 600, 16
 
 pretrained = vd.load_pretrained()
 side = pretrained.model.window
-window = unit_range(np.asarray(Image.open(PHOTOGRAPH))[TOP : TOP + side, LEFT : LEFT + side])
+window = unit_range(read_rgb(PHOTOGRAPH)[TOP : TOP + side, LEFT : LEFT + side])
 middle = slice(side // 2 - 4, side // 2 + 4)
 
 

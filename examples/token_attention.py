@@ -13,9 +13,9 @@ from pathlib import Path
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
-from PIL import Image
 
 import vitdeblur_jax as vd
+from vitdeblur_jax.data.image_io import read_rgb
 from vitdeblur_jax.models.configuration import token_grid
 
 PHOTOGRAPH = Path(__file__).parent / "photographs/defocused/building.jpg"
@@ -24,7 +24,7 @@ TOP, LEFT, SIDE, TOKEN = 60, 480, 202, (11, 13)
 
 pretrained = vd.load_pretrained()
 model = pretrained.model
-image = np.asarray(Image.open(PHOTOGRAPH).convert("RGB"))
+image = read_rgb(PHOTOGRAPH)
 image = image[TOP : TOP + SIDE, LEFT : LEFT + SIDE] / np.float32(255)
 
 

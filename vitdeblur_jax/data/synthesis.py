@@ -278,4 +278,4 @@ def _enlarged(
 def _through_jpeg(image: _Photograph, quality: int) -> _Photograph:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=quality)
-    return np.asarray(Image.open(buffer))
+    return np.asarray(Image.open(buffer, formats=["JPEG"]))

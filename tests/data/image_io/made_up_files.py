@@ -4,12 +4,14 @@ import io
 import struct
 import zlib
 
+import imagecodecs
 import numpy as np
 import tifffile
 from PIL import Image, ImageCms
 
-from vitdeblur_jax.data.image_io import Photograph
+from vitdeblur_jax.data.image_io import Metadata, Photograph
 
+GRAY = imagecodecs.cms_profile("gray", gamma=2.2)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
@@ -26,7 +28,7 @@ def encoded(picture: np.ndarray | Image.Image, kind: str, **options: object) -> 
 
 def tiff(samples: np.ndarray, **options: object) -> bytes:
     buffer = io.BytesIO()
-    tifffile.imwrite(buffer, samples, **options)
+    tifffile.imwrite(buffer, samples, **{"metadata": None, **options})
     return buffer.getvalue()
 
 
@@ -49,7 +51,7 @@ def exif_block(orientation: int = 1) -> Image.Exif:
 
 
 def loaded(exif: bytes) -> Image.Exif:
-    assert exif.startswith(b"Exif\0\0")
+    assert exif.startswith((b"II*\0", b"MM\0*"))
     result = Image.Exif()
     result.load(exif)
     return result
@@ -65,5 +67,8 @@ def kinds_of_photographs() -> list[Photograph]:
                 alpha = noise(6, 5, dtype=dtype) if has_alpha else None
                 exif = exif_block()
                 del exif[274]
-                made.append(Photograph(pixels, alpha, is_gray, SRGB, exif.tobytes()))
+                stream = exif.tobytes().removeprefix(b"Exif\0\0")
+                profile = GRAY if is_gray else SRGB
+                metadata = Metadata(icc_profile=profile, exif=stream)
+                made.append(Photograph(pixels, alpha, is_gray, metadata))
     return made

@@ -148,14 +148,14 @@ def test_orientation_is_applied_and_reset(orientation):
         factor = 257 if photograph.pixels.dtype == np.uint16 else 1
         np.testing.assert_array_equal(photograph.pixels // factor, expected[..., :3])
         np.testing.assert_array_equal(photograph.alpha // factor, expected[..., 3])
-        assert photograph.exif is None or 274 not in loaded(photograph.exif)
-    assert loaded(read_photograph(deep).exif)[271] == "Maker"
+        assert photograph.metadata.exif is None or loaded(photograph.metadata.exif).get(274, 1) == 1
+    assert loaded(read_photograph(deep).metadata.exif)[271] == "Maker"
     jpeg = encoded(picture[..., :3], "JPEG", exif=exif.tobytes())
     with Image.open(io.BytesIO(jpeg)) as image:
         upright = np.asarray(ImageOps.exif_transpose(image))
     photograph = read_photograph(jpeg)
     np.testing.assert_array_equal(photograph.pixels, upright)
-    assert loaded(photograph.exif).get_ifd(0x8769)[36867] == "2020:01:02 03:04:05"
+    assert loaded(photograph.metadata.exif).get_ifd(0x8769)[36867] == "2020:01:02 03:04:05"
 
 
 def test_damaged_exif_is_left_out():
@@ -163,9 +163,9 @@ def test_damaged_exif_is_left_out():
         picture = noise(6, 5, 3)
         photograph = read_photograph(encoded(picture, kind, exif=b"Exif\0\0no EXIF at all"))
         assert photograph.pixels.shape == picture.shape
-        assert photograph.exif is None
+        assert photograph.metadata.exif is None
     assert read_photograph(encoded(picture, "PNG", exif=b"Exif\0\0none")).notes == (
-        "damaged EXIF left out",
+        "EXIF left out: it is damaged",
     )
 
 
@@ -173,11 +173,11 @@ def test_cmyk_becomes_rgb():
     image = Image.new("CMYK", (4, 3), (0, 255, 255, 0))
     photograph = read_photograph(encoded(image, "JPEG"))
     assert photograph.notes == ("CMYK converted to RGB without a profile",)
-    assert photograph.icc_profile is None
+    assert photograph.metadata.icc_profile is None
     np.testing.assert_allclose(photograph.pixels[0, 0], (255, 0, 0), atol=3)
     broken = read_photograph(encoded(image, "JPEG", icc_profile=b"no profile"))
     assert broken.notes == ("CMYK converted to RGB: its own profile is unusable",)
-    assert broken.icc_profile is None
+    assert broken.metadata.icc_profile is None
     tiffs = read_photograph(encoded(image, "TIFF"))
     assert tiffs.pixels[0, 0].tolist() == [255, 0, 0]
 
@@ -195,7 +195,7 @@ def test_cmyk_goes_through_its_profile(monkeypatch):
     photograph = read_photograph(encoded(image, "JPEG", icc_profile=b"a CMYK profile"))
     assert photograph.pixels[2, 3].tolist() == [1, 2, 3]
     assert photograph.notes == ("CMYK converted to RGB by its own profile",)
-    kept = ImageCms.ImageCmsProfile(io.BytesIO(photograph.icc_profile))
+    kept = ImageCms.ImageCmsProfile(io.BytesIO(photograph.metadata.icc_profile))
     assert "sRGB" in ImageCms.getProfileDescription(kept)
 
 
@@ -277,9 +277,9 @@ def test_paths_that_cannot_be_read(tmp_path):
 
 def test_a_bomb_is_refused_and_two_hundred_megapixels_are_not():
     before = Image.MAX_IMAGE_PIXELS
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 20000, 20000, 1, 0, 0, 0, 0))
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 30000, 30000, 1, 0, 0, 0, 0))
     bomb = b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
-    assert "more than 268 megapixels" in refusal(bomb)
+    assert "limit against decompression bombs" in refusal(bomb)
     row = b"\0" + bytes(12500)
     packed = zlib.compress(row * 1000)
     assert "more than" not in refusal(
@@ -290,7 +290,7 @@ def test_a_bomb_is_refused_and_two_hundred_megapixels_are_not():
     directory = tiff(np.zeros((4, 5), np.uint16)).replace(
         struct.pack("<HHII", 256, 4, 1, 5), struct.pack("<HHII", 256, 4, 1, 2**28)
     )
-    assert "more than 268 megapixels" in refusal(directory)
+    assert "limit against decompression bombs" in refusal(directory)
     assert before == Image.MAX_IMAGE_PIXELS
 
 

@@ -2,12 +2,13 @@
 
 from vitdeblur_jax.data.image_io.formats import IMAGE_SUFFIXES
 from vitdeblur_jax.data.image_io.listing import list_photographs
-from vitdeblur_jax.data.image_io.photograph import Photograph, Samples, as_8_bits
+from vitdeblur_jax.data.image_io.photograph import Metadata, Photograph, Samples, as_8_bits
 from vitdeblur_jax.data.image_io.reading import read_photograph, read_rgb, size_of
 from vitdeblur_jax.data.image_io.writing import what_is_lost, write_photograph
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "Metadata",
     "Photograph",
     "Samples",
     "as_8_bits",

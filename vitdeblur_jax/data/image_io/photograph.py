@@ -1,11 +1,90 @@
 """What a photograph is in memory."""
 
-from dataclasses import dataclass
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Samples = NDArray[np.uint8] | NDArray[np.uint16]
+
+
+class Resolution(NamedTuple):
+    """Pixels per inch across and down; `is_ratio`: only their ratio means something."""
+
+    x: Fraction
+    y: Fraction
+    is_ratio: bool = False
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a file tells beside the pixels.
+
+    Attributes:
+        icc_profile: The color profile of the pixels.
+        png_color: Chunks of a PNG that define its colors (gAMA, cHRM, sRGB, cICP, mDCV, cLLI), by
+            type.
+        exif: A TIFF stream: header, directories, values. Its orientation is 1.
+        xmp: An XMP packet.
+        iptc: IPTC-IIM records.
+        comment: A comment, as the file encodes it.
+        resolution: How large the image is to be printed.
+        png_text: Text chunks of a PNG (type, content), other than XMP and the comment.
+        others: Names of what the file holds and no file that is written can.
+    """
+
+    icc_profile: bytes | None = None
+    png_color: Mapping[bytes, bytes] = field(default_factory=dict)
+    exif: bytes | None = None
+    xmp: bytes | None = None
+    iptc: bytes | None = None
+    comment: bytes | None = None
+    resolution: Resolution | None = None
+    png_text: Sequence[tuple[bytes, bytes]] = ()
+    others: Sequence[str] = ()
+
+    def replace(self, **changes: object) -> "Metadata":
+        """Return a copy with other values."""
+        return dataclasses.replace(self, **changes)
+
+    def upright(self, is_turned: bool) -> "Metadata":
+        """Return the metadata of the image after its orientation has been applied.
+
+        The orientation in XMP becomes 1 and, if the image was turned by 90 degrees, what belongs to
+        one axis changes places. EXIF has been changed where it was read.
+        """
+        xmp, resolution = self.xmp, self.resolution
+        if xmp:
+            xmp = re.sub(rb"""(tiff:Orientation(?:=["']|>))[1-8]""", rb"\g<1>1", xmp)
+        if xmp and is_turned:
+            xmp = re.sub(rb"(Pixel)([XY])(Dimension)", _other_axis, xmp)
+        if resolution and is_turned:
+            resolution = resolution._replace(x=resolution.y, y=resolution.x)
+        return self.replace(xmp=xmp, resolution=resolution)
+
+
+def _other_axis(match: re.Match[bytes]) -> bytes:
+    return match[1] + {b"X": b"Y", b"Y": b"X"}[match[2]] + match[3]
+
+
+@dataclass(frozen=True)
+class Compression:
+    """How a file compressed the pixels, so that the result can be compressed alike.
+
+    Attributes:
+        lossless: WebP: nothing was lost.
+        quantization: JPEG: the quantization tables, as Pillow numbers them.
+        subsampling: JPEG: 0 (4:4:4), 1 (4:2:2), 2 (4:2:0); -1 for another or none.
+    """
+
+    lossless: bool = False
+    quantization: Mapping[int, Sequence[int]] | None = None
+    subsampling: int = -1
 
 
 @dataclass(frozen=True)
@@ -16,16 +95,16 @@ class Photograph:
         pixels: H x W x 3, uint8 or uint16, RGB, upright; three equal channels when gray.
         alpha: H x W, dtype of the pixels, not premultiplied; None without transparency.
         is_gray: Whether the file holds gray samples, and gray is to be written.
-        icc_profile: The colour profile of the pixels.
-        exif: A block that begins with "Exif", without the orientation, which has been applied.
+        metadata: What else the file tells.
+        compression: How the file compressed the pixels.
         notes: Sentences on what reading has changed or left out.
     """
 
     pixels: Samples
     alpha: Samples | None = None
     is_gray: bool = False
-    icc_profile: bytes | None = None
-    exif: bytes | None = None
+    metadata: Metadata = Metadata()
+    compression: Compression = Compression()
     notes: tuple[str, ...] = ()
 
 

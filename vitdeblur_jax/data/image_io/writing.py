@@ -1,29 +1,28 @@
-"""Photographs into files: the one writer of the whole project.
-
-Pillow encodes most formats. It cannot write 16-bit colour, so imagecodecs encodes such a PNG, and a
-TIFF, which is little more than its pixels, is put together here.
-"""
+"""Photographs into files: the one writer of the whole project."""
 
 import io
 import os
-import zlib
 from pathlib import Path
 
-import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, PngImagePlugin
-from PIL.ExifTags import Base
+from PIL import Image, ImageCms
 
+from vitdeblur_jax.data.image_io.fitting import fitting, is_gray_profile
 from vitdeblur_jax.data.image_io.formats import FORMATS, IMAGE_SUFFIXES
-from vitdeblur_jax.data.image_io.photograph import Photograph, Samples
-from vitdeblur_jax.data.image_io.reading import UNASSOCIATED
+from vitdeblur_jax.data.image_io.jpeg import encode_jpeg
+from vitdeblur_jax.data.image_io.photograph import Metadata, Photograph, Samples
+from vitdeblur_jax.data.image_io.pillow import encode_with_pillow
+from vitdeblur_jax.data.image_io.png import encode_png
+from vitdeblur_jax.data.image_io.tiff_writing import encode_tiff
 from vitdeblur_jax.errors import UserError, one_line
 from vitdeblur_jax.files import replaced_when_whole
 
 _LONGEST_SIDE = {"JPEG": 65_535, "WEBP": 16_383}
-_LONGEST_JPEG_EXIF = 65_533
-_SAVE_OPTIONS = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"quality": 95}}
+_DEEP = ("PNG", "TIFF")
+_OPAQUE = ("JPEG", "BMP")
+_WITHOUT_GRAY = ("WEBP",)
+LOSSY = ("JPEG", "WEBP")
 
 
 def what_is_lost(photograph: Photograph, suffix: str) -> tuple[str, ...]:
@@ -40,12 +39,14 @@ def what_is_lost(photograph: Photograph, suffix: str) -> tuple[str, ...]:
             f"{width} x {height}"
         )
     losses = {
-        "16 bits a channel become 8": is_deep and kind not in ("PNG", "TIFF"),
-        "transparency is left out": photograph.alpha is not None and kind in ("JPEG", "BMP"),
-        "the colour profile is left out": photograph.icc_profile is not None and kind == "BMP",
-        "EXIF is left out": photograph.exif is not None and not _keeps_exif(photograph.exif, kind),
+        "16 bits a channel become 8": is_deep and kind not in _DEEP,
+        "transparency is left out": photograph.alpha is not None and kind in _OPAQUE,
+        "gray becomes RGB, its color profile sRGB": _changes_gray_profile(photograph, kind),
     }
-    return tuple(f"{kind}: {loss}" for loss, is_so in losses.items() if is_so)
+    names = fitting(photograph.metadata, kind, photograph.is_gray)[1]
+    told = [loss for loss, is_so in losses.items() if is_so]
+    told += [f"left out: {', '.join(names)}"] if names else []
+    return tuple(f"{kind}: {loss}" for loss in told)
 
 
 def write_photograph(
@@ -53,17 +54,21 @@ def write_photograph(
     destination: str | os.PathLike[str] | io.BufferedIOBase,
     format: str | None = None,
     overwrite: bool = True,
+    quality: int | None = None,
 ) -> None:
     """Write a photograph whole or not at all: a file of the same name is replaced at the end.
 
-    JPEG has quality 95 and colours in full resolution, WebP quality 95. A gray photograph is
-    written as its luminance (Rec. 601). `what_is_lost` tells what the file cannot hold.
+    A JPEG that was read as one keeps its quantization tables and subsampling; others have quality
+    95 and colors in full resolution. A WebP that was read as a lossless one stays lossless; others
+    have quality 95. A gray photograph is written as its luminance (Rec. 601). `what_is_lost` tells
+    what the file cannot hold.
 
     Args:
         photograph: What to write.
         destination: A path, or a binary stream.
         format: The ending, with or without its dot; needed for a stream, else that of the path.
         overwrite: Whether a file of that name may be replaced.
+        quality: Of JPEG and WebP, from 1 to 100, in place of the input's.
 
     Raises:
         UserError: An unknown ending, a size that the format cannot hold, an unwritable folder, a
@@ -71,9 +76,11 @@ def write_photograph(
     """
     is_path = isinstance(destination, str | os.PathLike)
     name = str(destination) if is_path else "standard output"
+    if quality is not None and not 1 <= quality <= 100:
+        raise UserError(f"the quality is {quality}; it is from 1 to 100")
     kind = _kind(format or (Path(destination).suffix if is_path else ""))
     try:
-        encoded = _encode(photograph, kind)
+        encoded = _encode(photograph, kind, quality)
         if not is_path:
             destination.write(encoded)
             destination.flush()
@@ -92,58 +99,51 @@ def _kind(suffix: str) -> str:
     return kind
 
 
-def _encode(photograph: Photograph, kind: str) -> bytes:
-    samples = photograph.pixels
-    if photograph.is_gray and kind != "WEBP":  # which has no gray
-        weights = np.array([299, 587, 114], np.uint32)
-        samples = ((samples @ weights + 500) // 1000).astype(samples.dtype)
-    if photograph.alpha is not None and kind not in ("JPEG", "BMP"):
+def _encode(photograph: Photograph, kind: str, quality: int | None) -> bytes:
+    metadata, _ = fitting(photograph.metadata, kind, photograph.is_gray)
+    samples, compression = photograph.pixels, photograph.compression
+    if photograph.is_gray and kind not in _WITHOUT_GRAY:
+        samples = _luminance(samples)
+    if photograph.alpha is not None and kind not in _OPAQUE:
         samples = np.dstack((samples, photograph.alpha))
-    if kind == "TIFF":
-        return _tiff(samples, photograph)
-    if samples.dtype == np.uint16 and kind == "PNG":
-        return _deep_png(samples, photograph)
-    if samples.dtype == np.uint16:
-        samples = ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    metadata = {"icc_profile": photograph.icc_profile, "exif": photograph.exif}
-    if photograph.exif and not _keeps_exif(photograph.exif, kind):
-        del metadata["exif"]
-    options = {key: value for key, value in metadata.items() if value} | _SAVE_OPTIONS.get(kind, {})
-    buffer = io.BytesIO()
-    Image.fromarray(samples).save(buffer, kind, **options)
-    return buffer.getvalue()
+    if samples.dtype == np.uint16 and kind not in _DEEP:
+        samples = _rounded_to_8_bits(samples)
+    if _changes_gray_profile(photograph, kind):
+        samples, metadata = _gray_to_srgb(samples, metadata)
+    match kind:
+        case "TIFF":
+            return encode_tiff(samples, metadata, photograph.is_gray)
+        case "PNG":
+            return encode_png(samples, metadata)
+        case "JPEG":
+            return encode_jpeg(samples, metadata, compression, quality)
+    return encode_with_pillow(samples, kind, metadata, compression, quality)
 
 
-def _keeps_exif(exif: bytes, kind: str) -> bool:
-    return kind != "BMP" and not (kind == "JPEG" and len(exif) > _LONGEST_JPEG_EXIF)
+def _luminance(pixels: Samples) -> Samples:
+    weights = np.array([299, 587, 114], np.uint32)
+    return ((pixels @ weights + 500) // 1000).astype(pixels.dtype)
 
 
-def _deep_png(samples: NDArray[np.uint16], photograph: Photograph) -> bytes:
-    png, chunks = imagecodecs.png_encode(samples), io.BytesIO()
-    if photograph.icc_profile:
-        content = b"ICC Profile\0\0" + zlib.compress(photograph.icc_profile)
-        PngImagePlugin.putchunk(chunks, b"iCCP", content)
-    if photograph.exif:
-        PngImagePlugin.putchunk(chunks, b"eXIf", photograph.exif.removeprefix(b"Exif\0\0"))
-    return png[:33] + chunks.getvalue() + png[33:]  # behind the signature and the header
+def _rounded_to_8_bits(samples: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def _tiff(samples: Samples, photograph: Photograph) -> bytes:
-    """Write EXIF, which is a TIFF without a picture, with the picture as one strip behind it."""
-    directory = Image.Exif()
-    directory.load(photograph.exif or b"")
-    height, width, channels = np.atleast_3d(samples).shape
-    directory[Base.ImageWidth], directory[Base.ImageLength] = width, height
-    directory[Base.BitsPerSample] = (8 * samples.itemsize,) * channels
-    directory[Base.SamplesPerPixel] = channels
-    directory[Base.Compression] = 1
-    directory[Base.PhotometricInterpretation] = 1 if photograph.is_gray else 2
-    directory[Base.RowsPerStrip], directory[Base.StripByteCounts] = height, samples.nbytes
-    directory[Base.StripOffsets] = 0  # counted by Pillow from the end of the directory
-    if photograph.alpha is not None:
-        directory[Base.ExtraSamples] = UNASSOCIATED
-    if photograph.icc_profile:
-        directory[Base.InterColorProfile] = photograph.icc_profile
-    head = directory.tobytes().removeprefix(b"Exif\0\0")
-    byte_order = "<" if head.startswith(b"II") else ">"
-    return head + samples.astype(samples.dtype.newbyteorder(byte_order)).tobytes()
+def _changes_gray_profile(photograph: Photograph, kind: str) -> bool:
+    """Tell whether a profile of gray would come to stand in a file of RGB."""
+    is_gray = photograph.is_gray and is_gray_profile(photograph.metadata.icc_profile)
+    return is_gray and kind in _WITHOUT_GRAY
+
+
+def _gray_to_srgb(
+    samples: NDArray[np.uint8], metadata: Metadata
+) -> tuple[NDArray[np.uint8], Metadata]:
+    """Convert three equal channels, and alpha, from a profile of gray to sRGB."""
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+    gray = Image.fromarray(np.ascontiguousarray(samples[..., 1]))
+    try:
+        profile = io.BytesIO(metadata.icc_profile)
+        rgb = np.asarray(ImageCms.profileToProfile(gray, profile, srgb, outputMode="RGB"))
+    except ImageCms.PyCMSError:  # unusable
+        return samples, metadata.replace(icc_profile=None)
+    return np.dstack((rgb, samples[..., 3:])), metadata.replace(icc_profile=srgb.tobytes())

@@ -1,0 +1,100 @@
+"""Which metadata each format holds; what does not fit is left out and named in one note."""
+
+import struct
+from collections.abc import Mapping, Sequence
+
+import imagecodecs
+
+from vitdeblur_jax.data.image_io.photograph import Metadata
+
+_NAMES = {
+    "icc_profile": "the color profile",
+    "png_color": "the PNG's color definition",
+    "exif": "EXIF",
+    "xmp": "XMP",
+    "iptc": "IPTC",
+    "comment": "the comment",
+    "resolution": "the resolution",
+    "png_text": "the PNG's text",
+}
+_HELD = {
+    "PNG": {"icc_profile", "png_color", "exif", "xmp", "comment", "resolution", "png_text"},
+    "JPEG": {"icc_profile", "exif", "xmp", "iptc", "comment", "resolution"},
+    "TIFF": {"icc_profile", "exif", "xmp", "iptc", "resolution"},
+    "WEBP": {"icc_profile", "exif", "xmp"},
+    "BMP": {"resolution"},
+}
+# Bytes that one segment of a JPEG holds beside its length and its name.
+_LONGEST_IN_JPEG = {"exif": 65_527, "xmp": 65_504, "iptc": 65_506, "comment": 65_533}
+_SRGB_GAMMA = 45_455  # 1 / 2.2, which stands for sRGB
+_SRGB_PRIMARIES = (31_270, 32_900, 64_000, 33_000, 30_000, 60_000, 15_000, 6_000)
+_SRGB_CODES = (b"\1\x0d\0\1",)  # primaries, transfer function, matrix, full range
+
+
+def fitting(metadata: Metadata, kind: str, is_gray: bool) -> tuple[Metadata, tuple[str, ...]]:
+    """Return what a file of this format holds of the metadata, and the names of the rest.
+
+    Args:
+        metadata: What is to be written.
+        kind: PNG, JPEG, TIFF, WEBP or BMP.
+        is_gray: Whether the photograph is gray: so has its profile to be.
+    """
+    if kind != "PNG":
+        metadata = _with_profile(metadata, is_gray)
+    lost = [
+        key
+        for key in _NAMES
+        if getattr(metadata, key)
+        and (key not in _HELD[kind] or (kind == "JPEG" and _is_too_long(metadata, key)))
+    ]
+    empty, names = Metadata(), [_NAMES[key] for key in lost]
+    if not is_gray and "icc_profile" not in lost and is_gray_profile(metadata.icc_profile):
+        lost, names = [*lost, "icc_profile"], [*names, "the color profile, which is one of gray"]
+    kept = metadata.replace(others=(), **{key: getattr(empty, key) for key in lost})
+    return kept, (*names, *metadata.others)
+
+
+def _is_too_long(metadata: Metadata, key: str) -> bool:
+    longest = _LONGEST_IN_JPEG.get(key)
+    return longest is not None and len(getattr(metadata, key)) > longest
+
+
+def _with_profile(metadata: Metadata, is_gray: bool) -> Metadata:
+    """Put a profile in the place of a PNG's color chunks, where it says the same."""
+    color = metadata.png_color
+    if not color or color.get(b"cICP") in _SRGB_CODES:
+        return metadata.replace(png_color={})
+    if b"cICP" in color:
+        return metadata  # HDR and wide gamuts: a note
+    if metadata.icc_profile or b"sRGB" in color:  # which come first
+        return metadata.replace(png_color={})
+    return metadata.replace(png_color={}, icc_profile=_profile(color, is_gray))
+
+
+def _profile(color: Mapping[bytes, bytes], is_gray: bool) -> bytes | None:
+    """Return the profile that gAMA and cHRM describe; None where that is sRGB, or nothing."""
+    gamma, points = _SRGB_GAMMA, _SRGB_PRIMARIES
+    if len(color.get(b"gAMA", b"")) == 4:
+        (gamma,) = struct.unpack(">I", color[b"gAMA"])
+    if len(color.get(b"cHRM", b"")) == 32 and not is_gray:
+        points = struct.unpack(">8I", color[b"cHRM"])
+    is_srgb = abs(gamma - _SRGB_GAMMA) < 100 and _are_close(points, _SRGB_PRIMARIES)
+    if is_srgb or not gamma:
+        return None
+    exponent = 100_000 / gamma
+    if is_gray:
+        return imagecodecs.cms_profile("gray", gamma=exponent)
+    white, *primaries = (
+        [x / 1e5, y / 1e5, 1] for x, y in zip(points[::2], points[1::2], strict=True)
+    )
+    primaries = [value for point in primaries for value in point]
+    return imagecodecs.cms_profile("rgb", whitepoint=white, primaries=primaries, gamma=exponent)
+
+
+def _are_close(first: Sequence[int], second: Sequence[int]) -> bool:
+    return all(abs(a - b) < 100 for a, b in zip(first, second, strict=True))
+
+
+def is_gray_profile(icc_profile: bytes | None) -> bool:
+    """Tell whether a profile is one of gray samples."""
+    return icc_profile is not None and icc_profile[16:20] == b"GRAY"
