@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
+import flax.linen as nn
 import jax
 import ml_dtypes
 import numpy as np
@@ -15,12 +16,21 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from tests.forked import run_program
-from tests.small_model import small_configuration, small_pretrained
-from vitdeblur_jax import UserError, checkpoints, load_pretrained, save_pretrained
+from tests.small_model import random_variables, small_configuration, small_pretrained
+from vitdeblur_jax import (
+    Pretrained,
+    UserError,
+    ViTDeblur,
+    checkpoints,
+    load_pretrained,
+    save_pretrained,
+)
 from vitdeblur_jax.checkpoints import convert
+from vitdeblur_jax.interop.orbax_folders import write_folder
 from vitdeblur_jax.interop.pytorch_files import read_pytorch_file, write_pytorch_file
 from vitdeblur_jax.interop.reference import reference_shapes, variables_to_reference
 from vitdeblur_jax.models.configuration import base, light
+from vitdeblur_jax.models.decoder import tokens_to_map
 from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
 from vitdeblur_jax.training.state import create_state
 
@@ -43,7 +53,9 @@ def test_what_is_saved_is_loaded(small, tmp_path, name):
 def test_saving_again_replaces(small, tmp_path, name):
     other = small_pretrained(seed=1)
     save_pretrained(small, tmp_path / name)
-    save_pretrained(other, tmp_path / name)
+    with pytest.raises(UserError, match="exists; overwrite=True replaces it"):
+        save_pretrained(other, tmp_path / name)
+    save_pretrained(other, tmp_path / name, overwrite=True)
     loaded = load_pretrained(tmp_path / name)
     bias = [x.variables["params"]["decoder"]["norm"]["bias"] for x in (loaded, other)]
     np.testing.assert_array_equal(*bias)
@@ -57,10 +69,10 @@ def test_a_failed_save_leaves_the_earlier_one(small, tmp_path, name, monkeypatch
     def fail(*_, **__):
         raise OSError(28, "No space left on device")
 
-    for module, function in (("os", "fsync"), ("pathlib", "Path.rename")):
+    for module, function in (("os", "fsync"), ("vitdeblur_jax.files", "_put_in_place")):
         monkeypatch.setattr(f"{module}.{function}", fail)
     with pytest.raises(UserError, match="cannot be written"):
-        save_pretrained(small_pretrained(seed=1), tmp_path / name)
+        save_pretrained(small_pretrained(seed=1), tmp_path / name, overwrite=True)
     monkeypatch.undo()
     bias = load_pretrained(tmp_path / name).variables["params"]["decoder"]["norm"]["bias"]
     np.testing.assert_array_equal(bias, small.variables["params"]["decoder"]["norm"]["bias"])
@@ -98,7 +110,7 @@ def test_the_state_dict_is_found_and_half_precision_becomes_float32(small, tmp_p
 def test_a_file_without_a_configuration_gets_the_one_that_fits(make):
     shapes = reference_shapes(make())
     state_dict = {f"module.{n}": np.broadcast_to(np.float32(0), s) for n, s in shapes.items()}
-    assert checkpoints._configuration_by_shapes(state_dict) == make()
+    assert checkpoints._configuration_by_shapes(state_dict, "a.pth") == make()
 
 
 def test_a_file_that_fits_no_configuration_is_compared_with_base(small, tmp_path):
@@ -123,11 +135,18 @@ def test_another_way_of_computing_is_taken(small, tmp_path, name):
 
 
 def test_a_folder_whose_arrays_are_not_those_of_its_configuration(small, tmp_path):
-    model = dataclasses.replace(small.model, decoder_width=96)
-    wrong = dataclasses.replace(small, model=model)
-    save_pretrained(wrong, tmp_path / "folder")
+    config = small_configuration(decoder_width=96).to_dict()
+    write_folder(tmp_path / "folder", small.variables, config, None, overwrite=False)
     with pytest.raises(UserError, match=r"does not fit the model \(\d+ entries\): .*should be"):
         load_pretrained(tmp_path / "folder")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_could_not_be_loaded_is_not_written(small, tmp_path, name):
+    wrong = dataclasses.replace(small, model=dataclasses.replace(small.model, decoder_width=96))
+    with pytest.raises(UserError, match="the variables to write does not fit the model"):
+        save_pretrained(wrong, tmp_path / name)
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_hostile_file_runs_nothing(tmp_path):
@@ -185,7 +204,7 @@ def test_half_precision_is_half_as_large_and_rounds(small, tmp_path):
     jax.tree.map(compare, loaded, small.variables)
     with pytest.raises(UserError, match=r"a.pth: only .safetensors is written in half precision"):
         save_pretrained(small, tmp_path / "a.pth", half=True)
-    huge = jax.tree.map(lambda leaf: 1e6 * leaf, small.variables)
+    huge = jax.tree.map(lambda leaf: np.float32(1e6) * np.asarray(leaf), small.variables)
     with pytest.raises(UserError, match="has values too large for half precision"):
         save_pretrained(
             dataclasses.replace(small, variables=huge), tmp_path / "b.safetensors", half=True
@@ -268,25 +287,6 @@ checkpoints.save_pretrained(spread, sys.argv[1])
     jax.tree.map(np.testing.assert_array_equal, loaded.variables, small.variables)
 
 
-def test_an_interruption_while_replacing_loses_nothing(small, tmp_path, monkeypatch):
-    save_pretrained(small, tmp_path / "folder")
-    rename, calls = Path.rename, []
-
-    def interrupted(source, target):
-        calls.append(source)
-        if len(calls) == 2:  # the old one is out of the way, the new one not yet in its place
-            raise KeyboardInterrupt
-        return rename(source, target)
-
-    monkeypatch.setattr(Path, "rename", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        save_pretrained(small_pretrained(seed=1), tmp_path / "folder")
-    monkeypatch.undo()
-    loaded = load_pretrained(tmp_path / "folder")
-    jax.tree.map(np.testing.assert_array_equal, loaded.variables, small.variables)
-    assert os.listdir(tmp_path) == ["folder"]
-
-
 def test_a_damaged_folder_is_told(small, tmp_path):
     save_pretrained(small, tmp_path / "folder")
     for file in (tmp_path / "folder" / "variables").rglob("*"):
@@ -359,3 +359,67 @@ def test_a_run_with_a_damaged_checkpoint_is_told(tmp_path):
     shutil.rmtree(tmp_path / "checkpoints" / "2")
     with pytest.raises(UserError, match=r"checkpoints/1 is no checkpoint folder"):
         load_pretrained(tmp_path)
+
+
+class Mirrored(ViTDeblur):
+    """Has the variables of ViTDeblur and computes something else."""
+
+    def __call__(self, image):
+        return super().__call__(image[:, ::-1])
+
+
+class OneLayer(nn.Module):
+    side: int
+    channels: int
+
+    @nn.compact
+    def __call__(self, primary, contextual):
+        tokens = nn.Dense(self.side**2 * self.channels)(contextual[:, 1:])
+        return tokens_to_map(tokens, self.side)
+
+
+class OtherDecoder(ViTDeblur):
+    """Has other variables than ViTDeblur."""
+
+    def make_decoder(self):
+        return OneLayer(self.patch_stride, self.feature_channels)
+
+
+@pytest.mark.parametrize("network", [Mirrored, OtherDecoder])
+def test_a_subclass_is_saved_as_a_folder_and_loaded_with_its_model(small, tmp_path, network):
+    model = network(**small.config)
+    variables = random_variables(model, 0)
+    pretrained = Pretrained(model, variables, "random")
+    for name in NAMES[1:]:
+        with pytest.raises(UserError, match=f"not of its subclass {network.__name__}; save that"):
+            save_pretrained(pretrained, tmp_path / name)
+    save_pretrained(pretrained, tmp_path / "folder")
+    assert os.listdir(tmp_path) == ["folder"]
+    with pytest.raises(UserError, match=f"of the class '{network.__name__}': load it with"):
+        load_pretrained(tmp_path / "folder")
+    loaded = load_pretrained(tmp_path / "folder", model=model)
+    assert loaded.model is model
+    jax.tree.map(np.testing.assert_array_equal, loaded.variables, variables)
+    with pytest.raises(UserError, match="does not fit the model"):
+        load_pretrained(
+            tmp_path / "folder", model=network(**small_configuration(views=2, decoder_width=96))
+        )
+
+
+def test_a_model_and_a_config_at_once_are_refused(small):
+    with pytest.raises(UserError, match="a config or a model, not both"):
+        load_pretrained("demo", small.config, model=small.model)
+
+
+def test_a_plain_dict_is_a_config_and_is_checked(small, tmp_path):
+    save_pretrained(small, tmp_path / "a.safetensors")
+    config = small.config.to_dict()
+    assert load_pretrained(tmp_path / "a.safetensors", {**config}).config == small.config
+    config["projector_widths"] = list(config["projector_widths"])
+    assert load_pretrained(tmp_path / "a.safetensors", config).config == small.config
+    with pytest.raises(UserError, match="the model has no key 'wiindow'"):
+        load_pretrained(tmp_path / "a.safetensors", {**config, "wiindow": 1})
+
+
+def test_a_pretrained_model_is_shown_in_one_line(small):
+    assert repr(small) == "<Pretrained ViTDeblur, 0.1 M values, from 'random'>"

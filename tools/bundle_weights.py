@@ -28,7 +28,7 @@ def main(run: str) -> None:
         "licence": LICENCE,
     }
     destination = BUNDLED_WEIGHTS / "demo.safetensors"
-    save_pretrained(pretrained, destination, half=True, metadata=metadata)
+    save_pretrained(pretrained, destination, overwrite=True, half=True, metadata=metadata)
     print(f"{pretrained.source} -> {destination}, {destination.stat().st_size / 1e6:.1f} MB")
 
 

@@ -7,20 +7,20 @@
 | .pth (.pt, .tar) | the same as PyTorch writes it; the reference's strict loading takes it |
 """
 
-import dataclasses
-import hashlib
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from flax import traverse_util
 
-from vitdeblur_jax.errors import UserError, one_line
+from vitdeblur_jax.config_checks import shown
+from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.files import check_regular, repair_folder
+from vitdeblur_jax.interop.destinations import check_destination, check_replaceable
 from vitdeblur_jax.interop.orbax_folders import (
     chosen_checkpoint,
     flat_shapes,
@@ -28,18 +28,29 @@ from vitdeblur_jax.interop.orbax_folders import (
     read_folder_variables,
     write_folder,
 )
-from vitdeblur_jax.interop.pytorch_files import read_pytorch_file, write_pytorch_file
+from vitdeblur_jax.interop.pytorch_files import write_pytorch_file
 from vitdeblur_jax.interop.reference import (
     encoder_from_pretraining,
+    reference_names,
     reference_shapes,
     variables_from_reference,
     variables_to_reference,
 )
-from vitdeblur_jax.interop.safetensors_files import read_safetensors, write_safetensors
+from vitdeblur_jax.interop.safetensors_files import write_safetensors
+from vitdeblur_jax.interop.state_dicts import read_state_dict, without_prefix
 from vitdeblur_jax.models import ViTDeblur, abstract_variables
-from vitdeblur_jax.models.configuration import CONFIGURATIONS, base, complete_configuration
-from vitdeblur_jax.shapes import check_shapes
-from vitdeblur_jax.sharding import local_mesh, replicated
+from vitdeblur_jax.models.configuration import (
+    CONFIGURATIONS,
+    base,
+    complete_configuration,
+)
+from vitdeblur_jax.pretrained import Pretrained as Pretrained
+from vitdeblur_jax.pretrained import checked_configuration, configuration_of
+from vitdeblur_jax.pretrained import configuration_from_json as configuration_from_json
+from vitdeblur_jax.pretrained import configuration_to_json as configuration_to_json
+from vitdeblur_jax.pretrained import digest as digest
+from vitdeblur_jax.pretrained import on_local_devices as on_local_devices
+from vitdeblur_jax.shapes import check_most_names, check_shapes
 
 BUNDLED_WEIGHTS = Path(__file__).parent / "weights"
 BUNDLED_NOTE = "the small model that comes with the package, not the authors'; see MODEL_CARD.md"
@@ -49,116 +60,126 @@ _DEFAULT = BUNDLED_WEIGHTS / "demo.safetensors"
 _FREE_KEYS = ("window", "views", "dtype", "precision", "rematerialize", "stride", "margin")
 
 
-@dataclasses.dataclass(frozen=True)
-class Pretrained:
-    """A model with its variables.
-
-    Attributes:
-      model: the Linen module, to be used as `model.apply(variables, image)`.
-      variables: the collections "params", "batch_stats" and "position_embedding", float32.
-      source: where it came from.
-      unused: entries of a reference checkpoint that its network never uses; written back on export.
-    """
-
-    model: ViTDeblur
-    variables: dict
-    source: str
-    unused: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
-
-    @property
-    def config(self) -> ml_collections.ConfigDict:
-        """The model's configuration: its attributes as plain values."""
-        return complete_configuration({key: getattr(self.model, key) for key in base()})
+Configuration = ml_collections.ConfigDict | Mapping[str, Any]
 
 
 def load_pretrained(
-    source: str | Path | None = None, config: ml_collections.ConfigDict | None = None
+    source: str | Path | None = None,
+    config: Configuration | None = None,
+    *,
+    model: ViTDeblur | None = None,
 ) -> Pretrained:
     """Loads a checkpoint.
 
     Args:
       source: None for the small model that comes with the package, and nothing else; or an Orbax
         folder that this package wrote, a `.safetensors` file, a PyTorch checkpoint of the released
-        code (read without PyTorch, running nothing that the file says), or the name of weights that
-        come with the package. Of a training run's folder, or the `checkpoints` in it, the
-        checkpoint that was best by validation PSNR, or the newest if none was validated; `source`
-        of what is returned says which.
+        code (read without PyTorch; no code in it is executed), or the name of weights that come
+        with the package. Of a training run's folder, or the `checkpoints` in it, the checkpoint
+        that was best by validation PSNR, or the newest if none was validated; `source` of what is
+        returned says which.
       config: of the model. By default the one that lies in the checkpoint; a file of the released
         code has none, and gets the named configuration whose shapes it has.
+      model: the module to load the variables for, instead of a configuration. A folder that was
+        saved from a subclass of `ViTDeblur` needs an instance of it.
 
     Raises:
-      UserError: there is no such checkpoint, it cannot be read, or it does not fit `config`.
+      UserError: there is no such checkpoint, it cannot be read, it is damaged, or it does not fit
+        `config` or `model`.
     """
+    if model is not None:
+        if config is not None:
+            raise UserError("give load_pretrained a config or a model, not both")
+        config = configuration_of(model)
+    elif config is not None:
+        config = complete_configuration(config)
     path = _DEFAULT if source is None else chosen_checkpoint(_find(source))
     if path.is_dir():
-        return _load_folder(path, config)
-    state_dict, saved_config = _read_state_dict(path)
-    config = _agreed(config, saved_config, path) or _configuration_by_shapes(state_dict)
+        return _load_folder(path, config, model)
+    state_dict, saved = read_state_dict(path)
+    saved_config = None if saved is None else configuration_from_json(saved, str(path))
+    config = _agreed(config, saved_config, path) or _configuration_by_shapes(state_dict, path)
     variables, unused = variables_from_reference(state_dict, config, str(path))
     variables = jax.tree.map(jnp.asarray, variables)
-    return Pretrained(ViTDeblur(**config), variables, str(path), unused)
-
-
-def on_local_devices(pretrained: Pretrained) -> Pretrained:
-    """Returns it with its variables on all devices of this process, to be copied there once."""
-    variables = jax.device_put(pretrained.variables, replicated(local_mesh()))
-    return dataclasses.replace(pretrained, variables=variables)
+    if model is not None:
+        check_shapes(flat_shapes(variables), flat_shapes(abstract_variables(model)), str(path))
+    return Pretrained(model or ViTDeblur(**config), variables, str(path), unused)
 
 
 def save_pretrained(
     pretrained: Pretrained,
     destination: str | Path,
     *,
+    overwrite: bool = False,
     half: bool = False,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Writes a checkpoint; the ending of `destination` says in which format (see the module).
 
-    What stood there before is replaced only when the new one is whole.
-
     Args:
       pretrained: what to write.
       destination: a path.
+      overwrite: replace what is at `destination` when the new one is whole. A folder is replaced
+        only if it is empty or holds nothing but a checkpoint of this package.
       half: write float16, half as large. For .safetensors alone; loaded, it is float32 again.
       metadata: of .safetensors: what else to write beside the configuration.
 
     Raises:
-      UserError: it cannot be written there, or not in half precision.
+      UserError: something is at `destination` and may not be replaced, it cannot be written there,
+        not in half precision, or not in a form that can be loaded again.
     """
-    path = Path(destination)
-    check_destination(path)
+    path = check_destination(destination)
+    _check_vacant(path, overwrite, "overwrite=True replaces it")
     if (half or metadata) and path.suffix != ".safetensors":
         raise UserError(f"{path}: only .safetensors is written in half precision")
+    config = pretrained.config
     if not path.suffix:
-        return write_folder(path, pretrained.variables, pretrained.config.to_dict())
-    state_dict = variables_to_reference(pretrained.variables, pretrained.config, pretrained.unused)
-    config = configuration_to_json(pretrained.config)
+        network = None if _is_plain(pretrained.model) else type(pretrained.model).__qualname__
+        variables = pretrained.variables
+        _check_variables(variables, pretrained.model, path)
+        return write_folder(path, variables, config.to_dict(), network, overwrite)
+    _check_is_plain(pretrained.model, f"{path}: a {path.suffix} file has the names of ViTDeblur")
+    _check_variables(pretrained.variables, pretrained.model, path)
+    state_dict = variables_to_reference(pretrained.variables, config, pretrained.unused)
+    text = configuration_to_json(config)
     if path.suffix == ".safetensors":
         if half:
             state_dict = {name: _as_half(value, name) for name, value in state_dict.items()}
-        return write_safetensors(path, state_dict, {**(metadata or {}), "config": config})
+        return write_safetensors(path, state_dict, {**(metadata or {}), "config": text}, overwrite)
     # The released test script prints the epoch of what it loads.
-    return write_pytorch_file(path, {"epoch": 0, "state_dict": state_dict, "config": config})
+    contents = {"epoch": 0, "state_dict": state_dict, "config": text}
+    return write_pytorch_file(path, contents, overwrite)
+
+
+def _check_vacant(path, overwrite, advice):
+    if not overwrite and os.path.lexists(path):
+        raise UserError(f"{path} exists; {advice}")
+    if not path.suffix:
+        check_replaceable(path)
+
+
+def _check_variables(variables, model, where):
+    """Refuses to write what could not be loaded."""
+    shapes = flat_shapes(variables)
+    check_shapes(shapes, flat_shapes(abstract_variables(model)), f"{where}: the variables to write")
+
+
+def _is_plain(model):
+    return type(model) is ViTDeblur
+
+
+def _check_is_plain(model, what):
+    if not _is_plain(model):
+        raise UserError(
+            f"{what}, not of its subclass {type(model).__qualname__}; save that as a folder, a "
+            "name without an ending"
+        )
 
 
 def _as_half(values, name):
     if np.abs(values).max(initial=0) > np.finfo(np.float16).max:
         raise UserError(f"{name} has values too large for half precision")
     return values.astype(np.float16) if values.dtype == np.float32 else values
-
-
-def check_destination(path: Path) -> None:
-    """Raises `UserError` unless a checkpoint can have that name, in a folder that exists."""
-    if path.suffix not in ("", ".safetensors", ".pth", ".pt", ".tar"):
-        raise UserError(
-            f"{path}: a checkpoint ends in .safetensors, .pth, .pt or .tar, or is a folder without "
-            "an ending"
-        )
-    if not os.path.isdir(path.parent):
-        raise UserError(f"{path}: there is no folder {path.parent}")
-    if os.path.exists(path) and os.path.isdir(path) != (path.suffix == ""):
-        kind = "folder" if os.path.isdir(path) else "file"
-        raise UserError(f"{path} is a {kind} already, and the ending asks for the other")
 
 
 def initialize_encoder(
@@ -179,7 +200,7 @@ def initialize_encoder(
     """
     if not os.path.isfile(source):
         raise UserError(f"there is no file {str(source)!r} with pretrained weights")
-    state_dict, _ = _read_state_dict(Path(source))
+    state_dict, _ = read_state_dict(Path(source))
     return encoder_from_pretraining(variables, state_dict, config, str(source))
 
 
@@ -194,36 +215,10 @@ def convert(
     Raises:
       UserError: it cannot be loaded or written, or `destination` exists and is not to be replaced.
     """
-    check_destination(Path(destination))
-    if os.path.exists(destination) and not overwrite:
-        raise UserError(f"{destination} exists; --force overwrites it")
+    _check_vacant(check_destination(destination), overwrite, "--force overwrites it")
     pretrained = load_pretrained(source)
-    save_pretrained(pretrained, destination, half=half)
+    save_pretrained(pretrained, destination, overwrite=overwrite, half=half)
     return tuple(pretrained.unused)
-
-
-def digest(variables: dict) -> str:
-    """Returns the SHA-256 of all variables: names, shapes and float32 values, not the file."""
-    flat = traverse_util.flatten_dict(variables, sep="/")
-    total = hashlib.sha256()
-    for name in sorted(flat):
-        value = np.ascontiguousarray(flat[name], np.float32)
-        total.update(f"{name} {value.shape} ".encode())
-        total.update(value)
-    return total.hexdigest()
-
-
-def configuration_to_json(config: ml_collections.ConfigDict) -> str:
-    """Returns the configuration as one line of JSON."""
-    return json.dumps(config.to_dict(), sort_keys=True)
-
-
-def configuration_from_json(text: str, where: str) -> ml_collections.ConfigDict:
-    """Returns the configuration that `configuration_to_json` wrote; `where` is for errors."""
-    try:
-        return complete_configuration(json.loads(text))
-    except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{where}: its configuration is damaged ({one_line(error)})") from error
 
 
 def bundled_names() -> list[str]:
@@ -232,7 +227,9 @@ def bundled_names() -> list[str]:
 
 
 def _find(source):
+    repair_folder(source)
     if os.path.exists(source):
+        check_regular(source)
         return Path(source)
     if str(source) in bundled_names():
         return BUNDLED_WEIGHTS / f"{source}.safetensors"
@@ -243,38 +240,13 @@ def _find(source):
     )
 
 
-def _read_state_dict(path):
-    """Returns the state dict and the configuration that lies beside it, or None."""
-    if path.suffix == ".safetensors":
-        state_dict, metadata = read_safetensors(path)
-        saved = metadata.get("config")
-    else:
-        contents = read_pytorch_file(path)
-        state_dict = state_dict_of(contents, str(path))
-        saved = contents.get("config") if contents is not state_dict else None
-    is_ours = isinstance(saved, str)
-    return state_dict, configuration_from_json(saved, str(path)) if is_ours else None
-
-
-def state_dict_of(contents, where: str) -> Mapping[str, np.ndarray]:
-    """Returns the state dict in a PyTorch file: at "state_dict", at "model", or the whole."""
-    if isinstance(contents, Mapping):
-        for key in ("state_dict", "model"):
-            if isinstance(contents.get(key), Mapping):
-                contents = contents[key]
-                break
-        if contents and all(isinstance(value, np.ndarray) for value in contents.values()):
-            return contents
-    raise UserError(f"{where} holds no state dict: neither at its top nor at 'state_dict', 'model'")
-
-
 def _agreed(wanted, saved, path):
     """Returns the configuration asked for, or else the saved one, if both are of one network.
 
     Shapes alone do not tell: another number of heads fits them too.
     """
     if wanted is None or saved is None:
-        return wanted or saved
+        return saved if wanted is None else wanted
     wrong = [
         f"{key} is {saved[key]}, should be {wanted[key]}"
         for key in saved
@@ -285,20 +257,28 @@ def _agreed(wanted, saved, path):
     return wanted
 
 
-def _configuration_by_shapes(state_dict):
-    shapes = {name.removeprefix("module."): value.shape for name, value in state_dict.items()}
+def _configuration_by_shapes(state_dict, where):
     for make in CONFIGURATIONS.values():
         wanted = reference_shapes(make())
-        if all(shapes.get(name, wanted[name]) == wanted[name] for name in wanted):
+        named = without_prefix(state_dict, wanted, str(where))
+        if all(named[name].shape == wanted[name] for name in wanted if name in named):
             return make()
     return base()
 
 
-def _load_folder(path, config):
-    saved_config, stored = read_folder_metadata(path)
-    saved_config = configuration_from_json(json.dumps(saved_config), str(path))
-    config = _agreed(config, saved_config, path)
-    model = ViTDeblur(**config)
+def _load_folder(path, config, model):
+    stored = read_folder_metadata(path)
+    config = _agreed(config, checked_configuration(stored.config, str(path)), path)
+    if model is None and stored.network is not None:
+        raise UserError(
+            f"{path} is a checkpoint of the class {shown(stored.network)}: load it with "
+            "load_pretrained(path, model=...), an instance of that class"
+        )
+    if model is None:
+        names = ("/".join(name) for name in reference_names(config))
+        check_most_names(stored.shapes, names, str(path))
+    model = model or ViTDeblur(**config)
     wanted = abstract_variables(model)
-    check_shapes(flat_shapes(stored), flat_shapes(wanted), str(path))
-    return Pretrained(model, read_folder_variables(path, wanted), str(path))
+    check_shapes(stored.shapes, flat_shapes(wanted), str(path))
+    variables = read_folder_variables(path, wanted, stored.checksums)
+    return Pretrained(model, variables, str(path))

@@ -133,7 +133,7 @@ def _convert_parser():
     parser.add_argument("source", metavar="IN")
     parser.add_argument("destination", metavar="OUT")
     parser.add_argument("--half", action="store_true", help="float16; for .safetensors alone")
-    parser.add_argument("--force", action="store_true", help="overwrite OUT if it exists")
+    parser.add_argument("--force", action="store_true", help="replace OUT, if it is a checkpoint")
     parser.set_defaults(run=_convert)
     return parser
 
@@ -267,7 +267,7 @@ def _convert(options) -> None:
     from vitdeblur_jax.checkpoints import convert
 
     unused = convert(
-        options.source, Path(options.destination), overwrite=options.force, half=options.half
+        options.source, options.destination, overwrite=options.force, half=options.half
     )
     tell(f"written: {options.destination}")
     if unused:

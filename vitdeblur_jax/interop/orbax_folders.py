@@ -14,43 +14,70 @@ import re
 import shutil
 import sys
 import traceback
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 
+from vitdeblur_jax.config_checks import shown
 from vitdeblur_jax.errors import UserError, one_line
-from vitdeblur_jax.files import write_text
+from vitdeblur_jax.files import check_absent, check_regular, folder_when_whole, write_text
+from vitdeblur_jax.interop.checksums import checksum
+from vitdeblur_jax.interop.destinations import check_replaceable
+from vitdeblur_jax.json_files import read_json
+
+_DAMAGE = (
+    *(ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError),
+    ValueError,  # a UserError, too
+)
+_NO_FOLDER = (
+    "{} is no checkpoint folder of this package (it lacks a readable 'config' and 'variables')"
+)
 
 
-def read_folder_metadata(path: Path) -> tuple[dict, dict]:
-    """Returns the configuration, and the variables' tree with shapes and dtypes.
+class FolderMetadata(NamedTuple):
+    """What a folder says of itself.
+
+    Attributes:
+      config: the model's configuration, unchecked.
+      network: the class of the model, where it is not ViTDeblur itself; or None.
+      checksums: by item, see `checksum`; empty in folders from before there were any.
+      shapes: of the variables, by path.
+    """
+
+    config: dict
+    network: Any
+    checksums: dict
+    shapes: dict[str, tuple[int, ...]]
+
+
+def read_folder_metadata(path: Path) -> FolderMetadata:
+    """Reads what a checkpoint folder says of itself.
 
     Raises:
       UserError: the folder is no such checkpoint.
     """
-    import orbax.checkpoint as ocp
-
     path = path.resolve()
-    with _checkpointer() as checkpointer:
-        try:
-            restored = checkpointer.restore(path, ocp.args.Composite(config=ocp.args.JsonRestore()))
-            return restored.config, checkpointer.metadata(path).item_metadata["variables"].tree
-        except (KeyError, ValueError, OSError, AttributeError, TypeError) as error:
-            raise UserError(
-                f"{path} is no checkpoint folder of this package (it lacks a readable 'config' and "
-                "'variables')"
-            ) from error
+    _check_all_regular(path)
+    try:
+        config = read_json(path / "config" / "metadata")
+        with _checkpointer() as checkpointer:
+            tree = checkpointer.metadata(path).item_metadata["variables"].tree
+            shapes = flat_shapes(tree)
+    except _DAMAGE as error:
+        raise UserError(_NO_FOLDER.format(path)) from error
+    network, checksums = config.pop("network", None), config.pop("checksums", {})
+    return FolderMetadata(config, network, checksums, shapes)
 
 
-def read_folder_variables(path: Path, abstract_variables: dict) -> dict:
+def read_folder_variables(path: Path, abstract_variables: dict, checksums: dict) -> dict:
     """Returns the variables, of the shapes and dtypes of `abstract_variables`, on one device.
 
     Whatever devices they were saved from: Orbax would otherwise look for those.
 
     Raises:
-      UserError: they cannot be read.
+      UserError: they cannot be read, or are not those that were saved.
     """
     import orbax.checkpoint as ocp
 
@@ -61,39 +88,58 @@ def read_folder_variables(path: Path, abstract_variables: dict) -> dict:
     items = ocp.args.Composite(variables=ocp.args.StandardRestore(placed))
     with _checkpointer() as checkpointer:
         try:
-            return checkpointer.restore(path.resolve(), items).variables
+            variables = checkpointer.restore(path.resolve(), items).variables
         except Exception as error:  # Orbax passes on whatever TensorStore raises
             raise UserError(f"{path}: cannot be read ({orbax_reason(error)})") from error
+    check_checksums({"variables": variables}, checksums, str(path))
+    return variables
 
 
-def write_folder(path: Path, variables: dict, config: dict) -> None:
+def check_checksums(trees: dict, saved: dict, where: str) -> None:
+    """Raises `UserError` if a tree is not the one whose checksum was saved under its name."""
+    for name, tree in trees.items():
+        if name in saved and saved[name] != checksum(tree):
+            raise UserError(
+                f"{where}: its {name} data is damaged (another checksum); copy or save it again"
+            )
+
+
+def write_folder(
+    path: Path, variables: dict, config: dict, network: str | None, overwrite: bool
+) -> None:
     """Writes beside the destination first: an older checkpoint is lost only to a whole one.
+
+    Args:
+      path: of the folder.
+      variables: of the model.
+      config: of the model.
+      network: the model's class, where it is not ViTDeblur itself.
+      overwrite: replace an older checkpoint at `path`; anything else is kept.
 
     Raises:
       UserError: it cannot be written there.
     """
     import orbax.checkpoint as ocp
 
-    path = path.resolve()
     check_space(variables, path.parent)
-    unique = uuid.uuid4().hex
-    fresh, old = path.with_name(f".{unique}.new"), path.with_name(f".{unique}.old")
+    saved = {**config, "checksums": {"variables": checksum(variables)}}
+    if network is not None:
+        saved["network"] = network
     items = ocp.args.Composite(
-        variables=ocp.args.StandardSave(variables), config=ocp.args.JsonSave(config)
+        variables=ocp.args.StandardSave(variables), config=ocp.args.JsonSave(saved)
     )
-    try:
-        with _checkpointer() as checkpointer:
-            checkpointer.save(fresh, items, force=True)
-        if path.exists():
-            path.rename(old)
-        fresh.rename(path)
-    except Exception as error:  # Orbax passes on whatever its threads and TensorStore raise
-        raise UserError(f"{path}: cannot be written ({orbax_reason(error)})") from error
-    finally:
-        if old.exists() and not path.exists():
-            os.rename(old, path)
-        for rest in (old, *path.parent.glob(f"{fresh.name}*")):
-            shutil.rmtree(rest, ignore_errors=True)
+    with folder_when_whole(path, check_replaceable if overwrite else check_absent) as new:
+        try:
+            with _checkpointer() as checkpointer:
+                checkpointer.save(new, items, force=True)
+        except Exception as error:  # Orbax passes on whatever its threads and TensorStore raise
+            raise UserError(f"{path}: cannot be written ({orbax_reason(error)})") from error
+
+
+def _check_all_regular(folder):
+    for parent, _, files in os.walk(folder):
+        for name in files:
+            check_regular(Path(parent) / name)
 
 
 def check_space(tree, folder: Path) -> None:
@@ -156,8 +202,10 @@ def read_psnr(step_folder: Path) -> float:
     """
     path = _metrics_file(step_folder)
     try:
-        return psnr_of(json.loads(path.read_text())) if path.exists() else -math.inf
-    except (OSError, ValueError) as error:
+        return psnr_of(read_json(path)) if os.path.lexists(path) else -math.inf
+    except UserError as error:
+        raise UserError(f"{error}; delete {step_folder}") from error
+    except (TypeError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({one_line(error)}); delete {step_folder}") from (
             error
         )
@@ -179,8 +227,15 @@ def _metrics_file(step_folder):
 
 
 def psnr_of(metrics: dict) -> float:
-    """Returns what `read_psnr` does, of what Orbax keeps as the metrics of a step."""
-    return metrics.get("psnr", -math.inf)
+    """Returns what `read_psnr` does, of what Orbax keeps as the metrics of a step.
+
+    Raises:
+      ValueError: the PSNR is no number.
+    """
+    psnr = metrics.get("psnr", -math.inf)
+    if not isinstance(psnr, int | float) or isinstance(psnr, bool) or math.isnan(psnr):
+        raise ValueError(f"psnr is {shown(psnr)}, which is no number")
+    return psnr
 
 
 @contextlib.contextmanager

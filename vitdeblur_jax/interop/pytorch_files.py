@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from vitdeblur_jax.errors import UserError
-from vitdeblur_jax.files import replaced_when_whole
+from vitdeblur_jax.files import check_regular, replaced_when_whole
 from vitdeblur_jax.interop.pytorch_pickles import (
     ADVICE,
     Storage,
@@ -60,6 +60,7 @@ def read_pytorch_file(path: str | os.PathLike[str]) -> Any:
         UserError: The file is missing, unreadable, damaged, not written by ``torch.save``, or
             holds something other than data.
     """
+    check_regular(path)
     try:
         with open(path, "rb") as file:
             return _read(file)
@@ -147,7 +148,7 @@ def _read_legacy(file: BufferedIOBase) -> Any:
     return contents
 
 
-def write_pytorch_file(path: str | os.PathLike[str], contents: Any) -> None:
+def write_pytorch_file(path: str | os.PathLike[str], contents: Any, overwrite: bool = True) -> None:
     """Writes a file that ``torch.load`` reads, with ``weights_only=True`` too.
 
     The file appears whole or not at all: what was at ``path`` stays until the new one is complete.
@@ -158,6 +159,7 @@ def write_pytorch_file(path: str | os.PathLike[str], contents: Any) -> None:
         contents: Dicts (keys: str, int, float, bool, None), lists and tuples of str, int, float,
             bool, None and NumPy arrays. Arrays become tensors and may be bool, uint8,
             int8/16/32/64, float16/32/64 or bfloat16. NumPy scalars become Python numbers.
+        overwrite: Replace a file that another process has put there in the meantime.
 
     Raises:
         UserError: The contents hold something else, or the file cannot be written.
@@ -168,7 +170,7 @@ def write_pytorch_file(path: str | os.PathLike[str], contents: Any) -> None:
         raise UserError(f"{path}: the contents are nested too deeply to write") from None
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    with replaced_when_whole(path) as temporary, open(temporary, "wb") as file:
+    with replaced_when_whole(path, overwrite) as temporary, open(temporary, "wb") as file:
         _write_archive(file, program, arrays)
 
 

@@ -8,7 +8,6 @@ of the patch kernel is off by at most 1.2e-7 of itself after a round trip, the p
 """
 
 import math
-from collections.abc import Mapping
 
 import jax.numpy as jnp
 import ml_collections
@@ -16,6 +15,7 @@ import numpy as np
 from flax import traverse_util
 
 from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.interop.state_dicts import StateDict, check_weights, without_prefix
 from vitdeblur_jax.models import ViTDeblur, abstract_variables
 from vitdeblur_jax.models.configuration import token_grid
 from vitdeblur_jax.models.position_embedding import (
@@ -23,15 +23,13 @@ from vitdeblur_jax.models.position_embedding import (
     sincos_position_embedding,
 )
 from vitdeblur_jax.models.tokenizer import IMAGENET_MEAN, IMAGENET_STD
-from vitdeblur_jax.shapes import Shapes, check_shapes
+from vitdeblur_jax.shapes import Shapes, check_most_names, check_shapes
 
 _ENCODER = "primary_encoder.pretrain_mae"
 _POSITION = f"{_ENCODER}.pos_embed"
 _PATCH = f"{_ENCODER}.patch_embed.proj"
 _CLASS_TOKEN = f"{_ENCODER}.cls_token"
 _INPUT, _OUTPUT = "inputecoding_step", "outputprojr_step"
-
-StateDict = Mapping[str, np.ndarray]
 
 
 def variables_from_reference(
@@ -40,21 +38,24 @@ def variables_from_reference(
     """Returns our variables (float32) and the entries of `state_dict` that nothing uses.
 
     Args:
-      state_dict: the reference's names and PyTorch layouts, any float dtype; names may carry a
-        leading "module.". Without a position table, the reference's own is computed.
+      state_dict: the reference's names, all behind the same prefix or none, and PyTorch layouts;
+        any float dtype. Without a position table, the reference's own is computed.
       config: of the model.
       where: the file's name, for errors.
 
     Raises:
-      UserError: entries that are missing or of another shape, all of them listed.
+      UserError: entries are missing or of another shape or dtype; the first ones are named.
     """
-    state_dict = _without_module(state_dict)
-    if _POSITION not in state_dict:
-        state_dict = {**state_dict, _POSITION: _reference_position_table(config)}
+    names = reference_names(config)
+    state_dict = without_prefix(state_dict, names.values(), where)
+    check_most_names(state_dict, names.values(), where)
     shapes = reference_shapes(config)
-    _check(state_dict, shapes, where)
+    optional = {_POSITION} - state_dict.keys()
+    _check(state_dict, {n: shape for n, shape in shapes.items() if n not in optional}, where)
+    if optional:
+        state_dict = {**state_dict, _POSITION: _reference_position_table(config)}
     rgb = _swap_rgb_and_bgr({name: np.asarray(state_dict[name], np.float32) for name in shapes})
-    flat = {path: _to_ours(rgb[name], path) for path, name in _reference_names(config).items()}
+    flat = {path: _to_ours(rgb[name], path) for path, name in names.items()}
     unused = {name: value for name, value in state_dict.items() if name not in shapes}
     return traverse_util.unflatten_dict(flat), unused
 
@@ -71,7 +72,7 @@ def variables_to_reference(
         them; those that are lacking become zeros.
     """
     flat = traverse_util.flatten_dict(variables)
-    names = _reference_names(config)
+    names = reference_names(config)
     rgb = {name: _to_reference(np.asarray(flat[path]), path) for path, name in names.items()}
     return {**_unused_zeros(config), **(unused or {}), **_swap_rgb_and_bgr(rgb)}
 
@@ -94,12 +95,12 @@ def encoder_from_pretraining(
       The new variables, and the names of the entries that were not needed.
 
     Raises:
-      UserError: entries that are missing or of another shape, all of them listed.
+      UserError: entries are missing or of another shape or dtype; the first ones are named.
     """
     prefix = f"{_ENCODER}."
     names = {
         path: name
-        for path, name in _reference_names(config).items()
+        for path, name in reference_names(config).items()
         if name.startswith(prefix) and name != _POSITION
     }
     shapes = {
@@ -107,7 +108,7 @@ def encoder_from_pretraining(
         for name, shape in reference_shapes(config).items()
         if name in names.values()
     }
-    state_dict = _without_module(state_dict)
+    state_dict = without_prefix(state_dict, [*shapes, "pos_embed"], where)
     _check(state_dict, shapes, where)
     flat = traverse_util.flatten_dict(variables)
     for path, name in names.items():
@@ -126,11 +127,11 @@ def reference_shapes(config: ml_collections.ConfigDict) -> dict[str, tuple[int, 
     ours = traverse_util.flatten_dict(abstract_variables(ViTDeblur(**config)))
     return {
         name: _to_reference(np.broadcast_to(np.float32(0), ours[path].shape), path).shape
-        for path, name in _reference_names(config).items()
+        for path, name in reference_names(config).items()
     }
 
 
-def _reference_names(config) -> dict[tuple[str, ...], str]:
+def reference_names(config: ml_collections.ConfigDict) -> dict[tuple[str, ...], str]:
     """Returns the reference's name of each of our variables, by path."""
     names = {
         ("params", "tokenizer", "class_token"): _CLASS_TOKEN,
@@ -276,10 +277,8 @@ def _check_table(table, width, where):
         )
 
 
-def _without_module(state_dict: StateDict) -> StateDict:
-    return {name.removeprefix("module."): value for name, value in state_dict.items()}
-
-
 def _check(state_dict: StateDict, shapes: Shapes, where: str) -> None:
     used = {name: tuple(state_dict[name].shape) for name in shapes if name in state_dict}
+    check_most_names(state_dict, shapes, where)
     check_shapes(used, shapes, where)
+    check_weights(state_dict, shapes, where)

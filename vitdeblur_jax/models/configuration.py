@@ -155,7 +155,9 @@ def named_configuration(name: str) -> ml_collections.ConfigDict:
     return CONFIGURATIONS[name]()
 
 
-def complete_configuration(values: Mapping) -> ml_collections.ConfigDict:
+def complete_configuration(
+    values: Mapping | ml_collections.ConfigDict,
+) -> ml_collections.ConfigDict:
     """Returns `values` as a configuration, those it lacks taken from `base`.
 
     Raises:
