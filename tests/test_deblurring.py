@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -76,3 +78,20 @@ def test_two_views():
 def test_other_shapes_are_refused(small, shape):
     with pytest.raises((UserError, TypeError)):
         deblur(np.zeros(shape, np.float32), small)
+
+
+def test_tracing_is_refused_with_what_to_call_instead(small, image):
+    def of_variables(variables):
+        return deblur(image, dataclasses.replace(small, variables=variables))
+
+    def of_image(image):
+        return deblur(image, small).sum()
+
+    for transformed, given in (
+        (jax.jit(of_image), image),
+        (jax.grad(of_image), image),
+        (jax.vmap(of_image), image[None]),
+        (jax.jit(of_variables), small.variables),
+    ):
+        with pytest.raises(UserError, match=r"cannot be traced .*pretrained\.model\.apply\("):
+            transformed(given)

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from absl import flags
+from ml_collections import config_flags
 from PIL import Image
 
 from tests.forked import Ended, run_program
 from vitdeblur_jax import save_pretrained
-from vitdeblur_jax.entry_points import exit_status
+from vitdeblur_jax.entry_points import _parse_flags, exit_status
 from vitdeblur_jax.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -42,6 +44,66 @@ def test_mistakes_are_told_in_one_line(tmp_path, arguments, pattern):
     assert re.fullmatch("error: [^\n]*\n", done.stderr), done.stderr
     assert re.search(pattern, done.stderr.strip()), done.stderr
     assert not (tmp_path / "w").exists()
+
+
+@pytest.fixture
+def parse(tmp_path, monkeypatch):
+    """Returns a function from the text of a config file, and flags, to the exit status."""
+
+    def parse(text, *arguments):
+        (tmp_path / "mine.py").write_text(text)
+        values = flags.FlagValues()
+        config = config_flags.DEFINE_config_file("config", flag_values=values)
+        workdir = flags.DEFINE_string("workdir", None, "", flag_values=values)
+        flags.DEFINE_integer("verbosity", 0, "", flag_values=values)
+        monkeypatch.setattr(flags, "FLAGS", values)
+        given = ["train.py", "--config=mine.py", "--workdir=w", *arguments]
+        monkeypatch.setattr(sys, "argv", given)  # where ml_collections looks for what is overridden
+        return exit_status(lambda: _parse_flags(given, config, workdir, ("config", "workdir")))
+
+    monkeypatch.chdir(tmp_path)
+    return parse
+
+
+BODY = "from ml_collections import ConfigDict\ndef get_config():\n    "
+
+
+@pytest.mark.filterwarnings("ignore:the load_module")  # ml_collections calls it
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1\nx / 0", "mine.py, line 2: ZeroDivisionError: division by zero"),
+        ("import sys\nsys.exit(3)", "mine.py, line 2: SystemExit: 3"),
+        ("raise SystemExit", "mine.py, line 1: SystemExit: "),
+        (
+            "import nosuchmodule",
+            "mine.py, line 1: ModuleNotFoundError: No module named",
+        ),
+        ("assert False, 'two\\nlines'", "mine.py, line 1: AssertionError: two lines"),
+        (f"{BODY}int('a')", "mine.py, line 3: ValueError: invalid literal for int() with base 10"),
+        (f"{BODY}len(1)", "mine.py, line 3: TypeError: object of type 'int' has no len()"),
+        (f"{BODY}open('gone')", "mine.py, line 3: FileNotFoundError: [Errno 2] No such file or"),
+        (f"{BODY}b'\\xff'.decode()", "mine.py, line 3: UnicodeDecodeError: 'utf-8' codec can't"),
+        (f"{BODY}return {{}}['a']", "mine.py, line 3: KeyError: a"),
+        (f"{BODY}raise RuntimeError", "mine.py, line 3: RuntimeError"),
+        (f"{BODY}exit(0)", "mine.py, line 3: SystemExit: 0"),
+        (f"{BODY}return {{}}", "get_config() returns dict; it must return an ml_collections.Confi"),
+        (f"{BODY}pass", "get_config() returns NoneType; it must"),
+        ("def get_config(:", "(mine.py, line 1)"),
+    ],
+)
+def test_what_a_config_file_raises_is_told_with_its_place(parse, capsys, text, message):
+    assert parse(text) == 2
+    told = capsys.readouterr().err
+    assert re.fullmatch("error: [^\n]*\n", told), told
+    assert message in told
+
+
+@pytest.mark.filterwarnings("ignore:the load_module")  # ml_collections calls it
+def test_a_good_config_file_and_other_exits_are_left_alone(parse):
+    assert parse(f"{BODY}return ConfigDict({{'steps': 1}})", "--config.steps=2") == 0
+    with pytest.raises(SystemExit):
+        exit_status(lambda: sys.exit(3))
 
 
 def test_help(tmp_path):

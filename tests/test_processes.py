@@ -1,5 +1,6 @@
 """One process alone, and what is wrong with the flags; several are in tests/training."""
 
+import jax
 import pytest
 
 from vitdeblur_jax.errors import UserError
@@ -51,25 +52,65 @@ def test_alone_nothing_waits_for_anyone():
         end_with_others(lambda: 1 // 0)
 
 
+def _caused(error, cause):
+    error.__cause__ = cause
+    return error
+
+
+class _JaxRuntimeError(RuntimeError):
+    """As JAX's, whose status cannot be set from Python."""
+
+    def __init__(self, status, message):
+        super().__init__(message)
+        self.error_code_string = status
+
+
 @pytest.mark.parametrize(
     ("error", "is_loss"),
     [
-        (RuntimeError("[external/gloo/transport/tcp/pair.cc:547] Connection closed by peer"), True),
-        (RuntimeError("UNAVAILABLE: /job:jax_worker/task:1 went away"), True),
+        # As JAX 0.10 raised them on a CPU when the other process was killed.
+        (
+            ValueError(
+                "UNKNOWN: Gloo AllGather failed: [external/gloo/gloo/transport/tcp/pair.cc:538] "
+                "Read error [127.0.0.1]:48277: Connection reset by peer"
+            ),
+            True,
+        ),
+        (_JaxRuntimeError("DEADLINE_EXCEEDED", "Barrier timed out. Id: b::0."), True),
+        (_JaxRuntimeError("UNAVAILABLE", "the task went away"), True),
         (RuntimeError("UNAVAILABLE:/job:jax_worker/task:1"), True),
-        (RuntimeError("Rendezvous/Gloo/AllReduce failed"), True),
-        (RuntimeError("CoordinationService: the task died"), True),
+        (
+            _JaxRuntimeError(
+                "INTERNAL", "INTERNAL: NCCL operation x failed: remote process exited or there was"
+            ),
+            True,
+        ),
+        (_JaxRuntimeError("INTERNAL", "INTERNAL: NCCL operation x failed: invalid usage"), False),
+        (_JaxRuntimeError("RESOURCE_EXHAUSTED", "no room for the connection's peer"), False),
+        (_JaxRuntimeError("INVALID_ARGUMENT", "INVALID_ARGUMENT: barrier unavailable"), False),
+        (ValueError("peer unavailable: the connection to the heartbeat barrier"), False),
+        (RuntimeError("Gloo AllReduce failed, says a model of that name"), False),
         (TimeoutError("Timed out while waiting for async_commit_complete barrier."), True),
         (ConnectionResetError(104, "Connection reset by peer"), True),
+        (_caused(RuntimeError("not saved"), ConnectionResetError(104, "reset")), True),
         (RuntimeError("/home/me/peer/run/7: a shape is wrong"), False),
-        (RuntimeError("peer_review: a shape is wrong"), False),
         (FileNotFoundError(2, "No such file", "peer_review"), False),
-        (UserError("peer_review: no such folder"), False),
+        (TimeoutError(110, "Connection timed out", "UNAVAILABLE: a file"), False),
+        (UserError("UNAVAILABLE: no such folder"), False),
     ],
 )
-def test_a_lost_process_is_told_from_a_folder_of_that_name(monkeypatch, error, is_loss):
+def test_a_lost_process_is_told_by_the_status_of_the_error(monkeypatch, error, is_loss):
     monkeypatch.setattr("vitdeblur_jax.processes.several", lambda: True)
     assert tells_of_a_loss(error) == is_loss
+    monkeypatch.setattr("vitdeblur_jax.processes.several", lambda: False)
+    assert not tells_of_a_loss(error)
+
+
+def test_jax_gives_its_errors_a_status():
+    """What `tells_of_a_loss` reads."""
+    with pytest.raises(jax.errors.JaxRuntimeError) as raised:
+        jax.numpy.zeros(1 << 50, jax.numpy.int8)
+    assert raised.value.error_code_string == "RESOURCE_EXHAUSTED"
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])

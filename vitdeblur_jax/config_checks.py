@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
+from ml_collections import ConfigDict
+
 from vitdeblur_jax.errors import UserError, nearest
 
 _LARGEST = 2**31 - 1
@@ -87,12 +89,14 @@ def text() -> Rule:
     return Rule(lambda value: isinstance(value, str), "a string")
 
 
-def choice(*choices: str) -> Rule:
-    """Returns the rule for one of a few strings."""
+def choice(*choices: str | int) -> Rule:
+    """Returns the rule for one of a few strings or integers."""
     return Rule(
-        lambda value: isinstance(value, str) and value in choices,
-        f"one of {', '.join(choices)}",
-        choices,
+        lambda value: (
+            isinstance(value, str | int) and not isinstance(value, bool) and value in choices
+        ),
+        f"one of {', '.join(map(str, choices))}",
+        tuple(value for value in choices if isinstance(value, str)),
     )
 
 
@@ -131,6 +135,39 @@ def check_values(config: Any, rules: Mapping[str, Rule], prefix: str = "") -> No
         if not rule.accepts(value):
             near = nearest(value, rule.choices) if isinstance(value, str) else ""
             raise UserError(f"{prefix}{key} is {shown(value)}{near}; it must be {rule.wanted}")
+
+
+def check_paths(config: Any, known: Iterable[str]) -> None:
+    """Checks that a config has the keys it must have, and no others.
+
+    Args:
+      config: A ConfigDict; groups of keys are ConfigDicts in it.
+      known: The dotted path of each key, without those of the groups.
+
+    Raises:
+      UserError: A key is unknown (names the nearest one), missing, or a value where a group of keys
+        must be.
+    """
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"the config is {shown(config)}; it must be an ml_collections.ConfigDict")
+    known = list(known)
+    groups = {path[:place] for path in known for place, sign in enumerate(path) if sign == "."}
+    found = set(_paths(config, groups))
+    check_keys(sorted(found), known, "the config")
+    missing = [path for path in known if path not in found]
+    if missing:
+        raise UserError(f"the config lacks the key {missing[0]!r}")
+
+
+def _paths(config, groups, prefix=""):
+    for key, value in config.items():
+        path = f"{prefix}{key}"
+        if path not in groups:
+            yield path
+        elif isinstance(value, ConfigDict):
+            yield from _paths(value, groups, f"{path}.")
+        else:
+            raise UserError(f"{path} is {shown(value)}; it must be a group of keys")
 
 
 def check_keys(keys: Iterable[Any], known: Iterable[str], what: str) -> None:

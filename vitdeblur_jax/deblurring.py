@@ -44,8 +44,10 @@ def deblur(
       network's own output, not clipped to [0, 1].
 
     Raises:
-      UserError: the image's shape, dtype or values, or the strength, are not such.
+      UserError: the image's shape, dtype or values, or the strength, are not such; or it is called
+        inside of `jax.jit`, `jax.grad` or `jax.vmap`.
     """
+    _check_not_traced(image, pretrained.variables)
     array = np.asarray(image)
     images = array if array.ndim == 4 else array[None]
     if not len(images):
@@ -98,6 +100,16 @@ def blend(
         return restored
     given = mean_of_views(as_float(image))
     return given + np.float32(strength) * (restored - given)
+
+
+def _check_not_traced(*trees):
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees)):
+        raise UserError(
+            "deblur cannot be traced (jax.jit, grad, vmap): it cuts the image into windows on the "
+            "host. Call it outside, its inner functions are compiled already; or trace "
+            "pretrained.model.apply(variables, images), which takes squares of floats, "
+            "batch x window x window x channels"
+        )
 
 
 def check_strength(strength: float) -> None:

@@ -1,6 +1,7 @@
 """What train.py, evaluate.py and the command line share: flags, and errors in one line."""
 
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from vitdeblur_jax.errors import CANNOT, INTERRUPTED, UserError
 from vitdeblur_jax.output import show, tell
 
 _MISSING = "--{} is missing; see --help"
+_UNREADABLE = (AttributeError, KeyError, OSError, ImportError, SyntaxError, ValueError)
 _HELP = """\
 usage: {program} --config=FILE[:ARGUMENT] --workdir=FOLDER [--config.KEY=VALUE ...]
 
@@ -78,18 +80,13 @@ def _parse_flags(arguments: Sequence[str], config, workdir, required: Sequence[s
 
     try:
         rest = flags.FLAGS(arguments)
-        if config.value is not None:
-            config.value.to_dict()  # a file that cannot be read shows only when it is used
-    except flags.Error as error:
-        flag = str(getattr(error, "flagname", ""))
-        if flag.startswith("config."):  # the keys are flags only once the file is read
-            raise UserError(_MISSING.format("config")) from error
-        raise UserError(_said(error)) from error
-    except (AttributeError, KeyError, OSError, ImportError, SyntaxError, ValueError) as error:
-        cause = _innermost(error)
-        is_key = isinstance(cause, KeyError)
-        what = "the config has no such key" if is_key else "the config file cannot be read"
-        raise UserError(f"{what}: {_said(cause)}") from error
+        if config.present:
+            _check_is_config(config)
+    except (Exception, SystemExit) as error:
+        told = _told(error, f"{config.name}_config")
+        if told is None:
+            raise
+        raise UserError(told) from error
     if len(rest) > 1:
         raise UserError(f"{rest[1]!r} is no flag; every setting is --config.KEY=VALUE")
     for flag in (config, workdir):
@@ -97,6 +94,57 @@ def _parse_flags(arguments: Sequence[str], config, workdir, required: Sequence[s
             raise UserError(_MISSING.format(flag.name))
     if flags.FLAGS["verbosity"].using_default_value:
         flags.FLAGS.verbosity = -1  # warnings; absl would show what JAX and Orbax merely mention
+
+
+def _check_is_config(config) -> None:
+    if not hasattr(config.value, "to_dict"):  # a file that cannot be read shows only here
+        raise UserError(
+            f"the config file's get_config() returns {type(config.value).__name__}; it must return "
+            "an ml_collections.ConfigDict"
+        )
+    config.value.to_dict()
+
+
+def _told(error: BaseException, module: str) -> str | None:
+    """Returns what a user is told of an error in flags or config file; None if it is no mistake.
+
+    Args:
+      error: As it was caught.
+      module: The name under which ml_collections runs the config file.
+    """
+    from absl import flags
+
+    raised = _raised_by_config_file(error, module)
+    if raised is not None:
+        return raised
+    if isinstance(error, flags.Error):
+        flag = str(getattr(error, "flagname", ""))
+        # The keys are flags only once the file is read.
+        return _MISSING.format("config") if flag.startswith("config.") else _said(error)
+    if not isinstance(error, _UNREADABLE):
+        return None
+    cause = _innermost(error)
+    is_key = isinstance(cause, KeyError)
+    what = "the config has no such key" if is_key else "the config file cannot be read"
+    return f"{what}: {_said(cause)}"
+
+
+def _raised_by_config_file(error: BaseException, module: str) -> str | None:
+    """Returns file, line and message of what the config file raises; None if it raises nothing.
+
+    ml_collections and absl replace some exceptions; the original one is then their context.
+    """
+    while error is not None:
+        frames = [
+            (frame.f_code.co_filename, line)
+            for frame, line in traceback.walk_tb(error.__traceback__)
+            if frame.f_globals.get("__name__") == module
+        ]
+        if frames:
+            file, line = frames[-1]
+            return f"{file}, line {line}: {type(error).__name__}: {_said(error)}"
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _innermost(error: BaseException) -> BaseException:
@@ -108,7 +156,8 @@ def _innermost(error: BaseException) -> BaseException:
 
 def _said(error: BaseException) -> str:
     """Returns an error's message in one line: the last one where it brings a traceback along."""
-    text = str(error.args[0]) if isinstance(error, KeyError) else str(error)
+    is_key = isinstance(error, KeyError) and error.args
+    text = str(error.args[0]) if is_key else str(error)
     if "Traceback" in text or "Attempted" in text:
         text = text.strip().splitlines()[-1]
     return " ".join(text.split())

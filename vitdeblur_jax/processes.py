@@ -31,10 +31,14 @@ SECONDS_TO_GATHER = 120
 _SECONDS_WITHOUT_HEARTBEAT = 20  # until a process counts as dead
 _SECONDS_TO_END = 30
 
-# Beginnings of words that JAX's collectives and its coordination say when another process is gone.
-_SIGNS_OF_LOSS = (
-    *("gloo", "nccl", "connection", "coordination"),
-    *("heartbeat", "unavailable", "peer", "barrier"),
+# Statuses of the coordination service's and the network's own errors.
+_STATUSES_OF_LOSS = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "CANCELLED")
+
+# What collectives say of a connection, under statuses that they give other errors too.
+_FAILED_COLLECTIVE = re.compile(
+    r"\bGloo \S+ failed|external/gloo/"
+    r"|\bNCCL\b.*(remote process exited|network error|unhandled system error)",
+    re.IGNORECASE | re.DOTALL,
 )
 
 # What JAX says without a cluster, and where it has computed already: then nothing has started us.
@@ -217,13 +221,27 @@ def end_with_others(work: Callable[[], int]) -> int:
 
 
 def tells_of_a_loss(error: BaseException) -> bool:
-    """Returns whether an error is what JAX says in one process when another has gone."""
+    """Returns whether an error is what JAX raises in one process when another has gone.
+
+    The status tells: `JaxRuntimeError` has it as an attribute; some calls, as `np.asarray` of an
+    array that a collective computes, raise ValueError or RuntimeError with the status at the
+    beginning of the message.
+    """
+    return several() and _is_a_loss(error)
+
+
+def _is_a_loss(error):
     if isinstance(error, UserError) or getattr(error, "filename", None) is not None:
         return False
-    said = f"{type(error).__name__}: {error}".lower()
-    said = re.sub(r"(?<!\S)['\"]?[/~.]\S*", "", said)  # a path, which may be called anything
-    signs = rf"(?<!\w)({'|'.join(_SIGNS_OF_LOSS)})[a-z]*(?!\w)"
-    return several() and re.search(signs, said) is not None
+    if isinstance(error, ConnectionError | TimeoutError):
+        return True
+    status = getattr(error, "error_code_string", None)
+    if status in (None, "UNKNOWN"):
+        written = re.match(r"([A-Z_]+):", str(error))
+        status = written and written[1]
+    if status in _STATUSES_OF_LOSS or (status and _FAILED_COLLECTIVE.search(str(error))):
+        return True
+    return error.__cause__ is not None and _is_a_loss(error.__cause__)
 
 
 def _told(error) -> int:

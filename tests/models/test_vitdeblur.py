@@ -5,10 +5,12 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
 from tests.small_model import small_pretrained
+from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.models import ViTDeblur, abstract_variables, initial_variables
 
 
@@ -118,6 +120,72 @@ def test_a_subclass_can_bring_its_own_decoder(small):
     given = (*primary, bound.contextual_encoder(primary[-1]))
     expected = sum(np.mean(tokens, axis=(1, 2)) for tokens in given)
     np.testing.assert_allclose(features[:, 7, 9, 3], expected, rtol=1e-4)
+
+
+@pytest.fixture
+def without_shape_checks(monkeypatch):
+    """As a user has it: only the tests check the annotations."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.mark.parametrize("model_class", [ViTDeblur, _OtherDecoder])
+def test_linen_does_not_take_make_decoder_for_a_layer(small, model_class):
+    """It would call it alone to count its FLOPs, and fail."""
+    called = set()
+
+    def note(call, arguments, settings, context):
+        called.add(context.method_name)
+        return call(*arguments, **settings)
+
+    model, image = model_class(**small.config), jnp.zeros((1, 46, 46, 3))
+    with nn.intercept_methods(note):
+        jax.eval_shape(model.init, jax.random.key(0), image)
+    assert "__call__" in called
+    assert "make_decoder" not in called
+
+
+@pytest.mark.slow
+def test_a_model_can_be_tabulated_with_its_flops(small, without_shape_checks):
+    for model_class in (ViTDeblur, _OtherDecoder):
+        model, image = model_class(**small.config), jnp.zeros((1, 46, 46, 3))
+        table = model.tabulate(jax.random.key(0), image, compute_flops=True, depth=1)
+        assert "image_head" in table
+        assert "flops" in table
+
+
+def test_one_image_is_enough_to_initialise(small):
+    """Shapes alone: nothing is compiled."""
+    one, two = (
+        jax.eval_shape(small.model.init, jax.random.key(0), jnp.zeros((count, 46, 46, 3)))
+        for count in (1, 2)
+    )
+    assert one == two
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((42, 42, 3), r"42 x 42 x 3: the batch axis is missing.*image\[None\].*`deblur`"),
+        ((42, 42), "shape 42 x 42: the model takes batch x height x width x 3"),
+        ((1, 42, 42, 6), r"1 x 42 x 42 x 6: .* x 3 \(1 view\)"),
+        ((1, 42, 42, 1), r"1 x 42 x 42 x 1: .* x 3 \(1 view\)"),
+        ((1, 42, 43, 3), "42 x 43 pixels: the model takes squares"),
+    ],
+)
+@pytest.mark.parametrize("method", ["__call__", "encode", "features", "training_outputs"])
+def test_images_of_a_wrong_shape_are_refused_with_what_to_do(
+    small, without_shape_checks, shape, message, method
+):
+    images = [np.zeros(shape, np.float32)] * (2 if method == "training_outputs" else 1)
+    settings = {"train": False} if method == "training_outputs" else {}
+    with pytest.raises(UserError, match=message):
+        small.model.apply(small.variables, *images, **settings, method=method)
+
+
+def test_pairs_of_unequal_shapes_are_refused(small, without_shape_checks):
+    blurred, sharp = np.zeros((2, 42, 42, 3), np.float32), np.zeros((1, 42, 42, 3), np.float32)
+    with pytest.raises(UserError, match="2 x 42 x 42 x 3, sharp images of 1 x 42 x 42 x 3"):
+        small.model.apply(small.variables, blurred, sharp, False, method="training_outputs")
 
 
 def test_encoders_and_decoder_can_be_applied_alone(small):

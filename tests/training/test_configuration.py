@@ -1,17 +1,20 @@
 """What the training config may hold, and what is told of what it may not."""
 
 import dataclasses
+import functools
 import math
 import re
 
+import jaxtyping
 import ml_collections
 import pytest
 
 from tests.training.small_run import small_config
 from vitdeblur_jax.data.synthesis import SynthesisSettings
 from vitdeblur_jax.errors import UserError
-from vitdeblur_jax.training import configuration
-from vitdeblur_jax.training.configuration import FREE_KEYS, check_config, default_config
+from vitdeblur_jax.training import configuration, train
+from vitdeblur_jax.training.configuration import KEYS, check_config, default_config, free_keys
+from vitdeblur_jax.training.optimizer import make_schedule
 
 GOOD = [
     {},
@@ -25,17 +28,20 @@ GOOD = [
 ]
 
 BAD = [
-    ({"steps": 0}, "steps is 0; it must be 1 or more"),
-    ({"batch_size": 0}, "batch_size is 0; it must be 1 or more"),
-    ({"seed": -1}, "seed is -1; it must be 0 or more"),
-    ({"data__workers": -1}, "data.workers is -1; it must be 0 or more"),
-    ({"validation__every": -5}, "validation.every is -5; it must be 0 or more"),
+    ({"steps": 0}, "steps is 0; it must be an integer >= 1"),
+    ({"batch_size": 0}, "batch_size is 0; it must be an integer from 1 to 65536"),
+    ({"seed": -1}, "seed is -1; it must be an integer >= 0"),
+    ({"data__workers": -1}, "data.workers is -1; it must be an integer from 0 to 1024"),
+    ({"validation__every": -5}, "validation.every is -5; it must be an integer >= 0"),
     ({"validation__stride": 37}, "stride is 37; the feature map of a window is 36 pixels"),
-    ({"keep_checkpoints": 0}, "keep_checkpoints is 0; it must be 1 or more"),
-    ({"averaging": 1.0}, "averaging is 1.0; it is at least 0 and less than 1"),
-    ({"data__kind": "pears"}, "data.kind is 'pears' (did you mean 'pairs'?); it is one of pairs,"),
-    ({"data__kind": "tfds"}, "data.kind is 'tfds'; it is one of pairs, prepared, synthetic"),
-    ({"loss__sharpness": -1.0}, "loss.sharpness is -1.0; it must be 0 or more"),
+    ({"keep_checkpoints": 0}, "keep_checkpoints is 0; it must be an integer >= 1"),
+    ({"averaging": 1.0}, "averaging is 1.0; it must be a finite number >= 0 and <= 0.999999"),
+    (
+        {"data__kind": "pears"},
+        "data.kind is 'pears' (did you mean 'pairs'?); it must be one of",
+    ),
+    ({"data__kind": "tfds"}, "data.kind is 'tfds'; it must be one of pairs, prepared, synthetic"),
+    ({"loss__sharpness": -1.0}, "loss.sharpness is -1.0; it must be a finite number >= 0"),
     ({"loss__border": 23}, "loss.border leaves out 23 pixels a side: nothing is left of a crop"),
     ({"crop": 47}, "crop 47 with patch_size 8 and patch_stride 4 gives a map of 40 pixels"),
     ({"crop": 7}, "crop is 7 pixels, smaller than patch_size 8"),
@@ -45,14 +51,20 @@ BAD = [
     ({"progressive": ((0, 50, 4),)}, "progressive begins at the steps [0]; they must rise from 1"),
     ({"progressive": ((20, 50, 4),)}, "they must rise from 1 to less than steps, which is 20"),
     ({"progressive": ((9, 50, 4), (5, 54, 4))}, "progressive begins at the steps [9, 5]"),
-    ({"progressive": (5, 50, 4)}, "progressive holds 5; each part is three numbers"),
-    ({"progressive": ((5, 50),)}, "progressive holds (5, 50); each part is three numbers"),
+    (
+        {"progressive": (5, 50, 4)},
+        "progressive is (5, 50, 4); it must be ((first_step, crop,",
+    ),
+    (
+        {"progressive": ((5, 50),)},
+        "progressive is ((5, 50),); it must be ((first_step, crop,",
+    ),
     ({"profile": (3, 20)}, "profile is (3, 20); it is (first, last), two steps from 0 to 19"),
     ({"profile": (5, 3)}, "profile is (5, 3); it is (first, last)"),
     ({"profile": (5,)}, "profile is (5,); it is (first, last)"),
-    ({"profile": ("a", "b")}, "profile is ('a', 'b'); it is (first, last)"),
+    ({"profile": ("a", "b")}, "profile is ('a', 'b'); it must be (first, last)"),
     ({"loss__charbonnier": 0.0}, "loss.charbonnier is 0: nothing would train the decoder"),
-    ({"loss__sharpness": math.nan}, "loss.sharpness is nan; it must be 0 or more"),
+    ({"loss__sharpness": math.nan}, "loss.sharpness is nan; it must be a finite number >= 0"),
     ({"accumulation": 4}, "a batch of 4 in 4 part(s) leaves one photograph for batch norm"),
     (
         {"optimizer__learning_rate_factors__tokenizer": 0.0},
@@ -68,11 +80,33 @@ BAD = [
     ),
     (
         {"optimizer__schedule": "multistep", "optimizer__milestones": ("a",)},
-        "optimizer.milestones must be steps, whole numbers",
+        "optimizer.milestones is ('a',); it must be a tuple, each an integer",
     ),
-    ({"optimizer__name": "adam"}, "optimizer.name 'adam' is unknown (did you mean 'adamw'?)"),
-    ({"optimizer__schedule": "cosin"}, "optimizer.schedule 'cosin' is unknown (did you mean"),
-    ({"optimizer__warmup_steps": 21}, "optimizer.warmup_steps must be 0 to 20"),
+    ({"optimizer__name": "adam"}, "optimizer.name is 'adam' (did you mean 'adamw'?)"),
+    ({"optimizer__schedule": "cosin"}, "optimizer.schedule is 'cosin' (did you mean 'cosine'?)"),
+    ({"optimizer__warmup_steps": 21}, "optimizer.warmup_steps is 21; it must be at most 20"),
+    (
+        {"progressive": ((5, 50, 2**17),)},
+        "progressive: batch_size is 131072; it must be an integer",
+    ),
+    (
+        {"model__views": 2, "data__quarter_turns": False, "data__kind": "synthetic"},
+        "model.views is 2, but data.synthesis.dual_pixel is False: set data.synthesis.dual_pixel "
+        "to True, or model.views to 1",
+    ),
+    (
+        {"data__kind": "synthetic", "data__synthesis__dual_pixel": True},
+        "model.views is 1, but data.synthesis.dual_pixel is True: set data.synthesis.dual_pixel "
+        "to False, or model.views to 2",
+    ),
+    (
+        {"data__synthesis__disk_share": 0.9},
+        "data.synthesis.disk_share + data.synthesis.polygon_share is 1.1; these shares",
+    ),
+    (
+        {"data__synthesis__usual_radius": (8.0, 0.5)},
+        "data.synthesis.usual_radius and data.synthesis.largest_radius: 8.0, 0.5, 12.0 must not",
+    ),
     ({"model__views": 3}, "views is 3; it must be an integer from 1 to 2"),
     ({"model__views": 2}, "data.quarter_turns would lay the left and the right view one above"),
     ({"model__dtype": "float16"}, "dtype is 'float16' (did you mean 'bfloat16'?); it must be"),
@@ -94,11 +128,20 @@ def test_what_cannot_be_is_told(changes, message):
 @pytest.mark.parametrize(
     ("path", "key", "message"),
     [
-        ("", "optimiser", "the config has no key 'optimiser' (did you mean 'optimizer'?)"),
-        ("loss", "sharpnes", "the config has no key loss.'sharpnes' (did you mean 'sharpness'?)"),
-        ("model", "wiindow", "the config has no key model.'wiindow' (did you mean 'window'?)"),
-        ("optimizer", "xyz", "the config has no key optimizer.'xyz'"),
-        ("data.synthesis", "seed", "the config has no key data.synthesis.'seed'"),
+        ("", "save_evry", "the config has no key 'save_evry' (did you mean 'save_every'?)"),
+        ("", "learning_rate", "'learning_rate' (did you mean 'optimizer.learning_rate'?)"),
+        (
+            "loss",
+            "sharpnes",
+            "no key 'loss.sharpnes' (did you mean 'loss.sharpness'?)",
+        ),
+        (
+            "model",
+            "wiindow",
+            "no key 'model.wiindow' (did you mean 'model.window'?)",
+        ),
+        ("optimizer", "xyz", "the config has no key 'optimizer.xyz'"),
+        ("data.synthesis", "seed", "the config has no key 'data.synthesis.seed'"),
     ],
 )
 def test_an_unknown_key_is_told_with_the_nearest_one(path, key, message):
@@ -116,7 +159,7 @@ def test_a_key_that_is_missing_is_told():
     config = small_config()
     with config.unlocked():
         del config.validation["pictures"]
-    with pytest.raises(UserError, match=r"the config lacks the key validation\.'pictures'"):
+    with pytest.raises(UserError, match=r"the config lacks the key 'validation\.pictures'"):
         check_config(config)
 
 
@@ -138,7 +181,74 @@ def test_the_defaults_are_the_published_method():
 
 
 def test_free_keys_are_keys():
-    assert set(FREE_KEYS) <= set(_paths(default_config()))
+    assert set(free_keys(default_config())) <= set(_paths(default_config()))
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "multistep", "constant"])
+def test_the_number_of_steps_is_free_unless_the_schedule_depends_on_it(schedule):
+    config = small_config(optimizer__schedule=schedule, optimizer__milestones=(8,))
+    rates = [make_schedule(config.optimizer, steps)(7) for steps in (20, 40)]
+    assert ("steps" in free_keys(config)) == (rates[0] == rates[1])
+
+
+# No key may have any of these, but for those in `VALID`.
+WRONG = [
+    *(math.nan, math.inf, -math.inf, 2**62, 10**30, -(10**30), -1, 0.5 + 1j, None, True),
+    *("many", b"many", (), ("a",), (1,), (math.nan, math.nan), (0, 2**62), [None], {}, object()),
+]
+TEXTS = {
+    *("initial.checkpoint", "initial.encoder", "data.root", "data.split"),
+    *("validation.root", "validation.split"),
+}
+VALID = {
+    **{key: ["many"] for key in TEXTS},
+    **{f"mesh.{axis}": [-1] for axis in ("data", "fsdp")},
+    "progressive": [()],
+    "profile": [()],
+    "afterwards": [(), ("a",)],
+    "optimizer.milestones": [(), (1,)],
+}
+
+
+def test_every_key_has_a_rule():
+    paths = list(_paths(default_config()))
+    groups = {path.rpartition(".")[0] for path in paths}
+    assert set(paths) - groups == set(KEYS)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_wrong_value_is_told_by_its_key_before_anything_is_written(key, tmp_path):
+    *groups, name = key.split(".")
+    config = small_config()
+    group = functools.reduce(getattr, groups, config)
+    is_flag = isinstance(group[name], bool)
+    for value in WRONG:
+        with config.unlocked(), group.ignore_type():
+            group[name] = value
+        with pytest.raises(UserError) as told:
+            train(config, tmp_path / "run")
+        if value not in VALID.get(key, [True] if is_flag else []):
+            assert re.search(rf"\b{name}\b", str(told.value)), (value, told.value)
+        assert "\n" not in str(told.value)
+        assert len(str(told.value)) < 400
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("group", ["model", "loss", "optimizer", "data.synthesis", "validation"])
+@pytest.mark.parametrize("value", [None, 3, "many", ()])
+def test_a_value_in_place_of_a_group_is_told(group, value):
+    config = small_config()
+    *groups, name = group.split(".")
+    with config.unlocked(), config.ignore_type():
+        functools.reduce(getattr, groups, config)[name] = value
+    with pytest.raises(UserError, match=rf"^{group} is .*; it must be a group of keys"):
+        check_config(config)
+
+
+def test_a_plain_dict_is_told(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(UserError, match=r"it must be an ml_collections\.ConfigDict"):
+        check_config(default_config().to_dict())
 
 
 def test_every_key_is_explained():

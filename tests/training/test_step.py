@@ -230,7 +230,7 @@ def _sum_to_brightness(variables, blurred, sharp):
     return Objective(each.mean(), {}, each, variables["batch_stats"])
 
 
-def _fit(rate, start=3.0, objective=_sum_to_brightness):
+def _fit(rate, start=3.0, objective=_sum_to_brightness, frozen=(("still",),)):
     variables = {
         "params": {"moved": {"x": jnp.float32(start)}, "still": {"y": jnp.float32(0.5)}},
         "batch_stats": {},
@@ -242,7 +242,7 @@ def _fit(rate, start=3.0, objective=_sum_to_brightness):
         3 * [white],
         objective=objective,
         optimizer=optax.sgd(rate),
-        frozen=[("still",)],
+        frozen=frozen,
     )
     return variables["params"], fitted["params"]
 
@@ -253,6 +253,25 @@ def test_a_short_training_takes_a_step_a_batch():
     np.testing.assert_allclose(after["moved"]["x"] + 0.5, 1 + 2.5 * 0.8**3, rtol=1e-6)
     assert after["still"]["y"] == 0.5
     assert before["moved"]["x"] == 3  # what was given is still there
+
+
+@pytest.mark.parametrize("frozen", ["still", ["still/y"], (path for path in ["still"])])
+def test_a_short_training_freezes_what_a_string_names(frozen):
+    _, after = _fit(0.1, frozen=frozen)
+    assert after["still"]["y"] == 0.5
+    assert after["moved"]["x"] != 3
+
+
+@pytest.mark.parametrize(
+    ("frozen", "message"),
+    [
+        ("stil", r"'stil' \(did you mean 'still'\?\)"),
+        (["moved", "still"], "nothing is left to train"),
+    ],
+)
+def test_a_short_training_refuses_to_freeze_nothing_or_all(frozen, message):
+    with pytest.raises(UserError, match=message):
+        _fit(0.1, frozen=frozen)
 
 
 def test_a_short_training_is_compiled_once():

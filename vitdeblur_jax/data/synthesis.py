@@ -6,12 +6,14 @@ random generator: the same photograph, settings and seed give the same bytes.
 
 import io
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32, Integer, UInt8
 from PIL import Image
 from scipy import fft, ndimage
 
+from vitdeblur_jax.config_checks import check_values, flag, integer, number, sequence
 from vitdeblur_jax.data.apertures import Aperture, cat_eye, disk, polygon
 from vitdeblur_jax.data.defocus import defocus
 from vitdeblur_jax.errors import UserError
@@ -68,27 +70,50 @@ class SynthesisSettings:
         Raises:
             UserError: Names the setting.
         """
-        for shares in (
-            ("smooth_share",),
-            ("focused_share", "large_share"),
-            ("disk_share", "polygon_share"),
-            ("jpeg_share",),
-        ):
-            values = [getattr(self, share) for share in shares]
-            if min(values) < 0 or sum(values) > 1:
-                raise UserError(f"{' + '.join(shares)}: {values} are no shares of 1")
-        for name in ("usual_radius", "jpeg_quality"):
-            if len(getattr(self, name)) != 2:
-                raise UserError(f"{name} is a lowest and a highest value: {getattr(self, name)}")
-        for name, values in {
-            "usual_radius, largest_radius": (0, *self.usual_radius, self.largest_radius),
-            "jpeg_quality": (1, *self.jpeg_quality, 100),
-            "most_layers": (1, self.most_layers),
-            "highlight_gain": (1, self.highlight_gain),
-            "noise": (0, self.noise),
-        }.items():
-            if list(values) != sorted(values):
-                raise UserError(f"{name}: {values[1:]} should not fall, nor be below {values[0]}")
+        check_settings(self)
+
+
+RULES = {
+    "smooth_share": number(0, 1),
+    "most_layers": integer(1, 64),
+    "usual_radius": sequence(number(0, 256), length=2),
+    "largest_radius": number(0, 256),
+    "focused_share": number(0, 1),
+    "large_share": number(0, 1),
+    "disk_share": number(0, 1),
+    "polygon_share": number(0, 1),
+    "dual_pixel": flag(),
+    "highlight_gain": number(1, 1e6),
+    "noise": number(0, 255),
+    "jpeg_share": number(0, 1),
+    "jpeg_quality": sequence(integer(1, 100), length=2),
+}
+
+
+def check_settings(settings: Any, prefix: str = "") -> None:
+    """Check the settings of a synthesis, each by its rule and then together.
+
+    Args:
+        settings: Has the attributes of `SynthesisSettings`.
+        prefix: Of the names in the message.
+
+    Raises:
+        UserError: Names the setting.
+    """
+    check_values(settings, RULES, prefix)
+    for shares in (("focused_share", "large_share"), ("disk_share", "polygon_share")):
+        values = [getattr(settings, share) for share in shares]
+        if sum(values) > 1:
+            names = " + ".join(f"{prefix}{share}" for share in shares)
+            raise UserError(f"{names} is {sum(values):g}; these shares may add up to at most 1")
+    radii = (*settings.usual_radius, settings.largest_radius)
+    for names, values in {
+        ("usual_radius", "largest_radius"): radii,
+        ("jpeg_quality",): settings.jpeg_quality,
+    }.items():
+        if list(values) != sorted(values):
+            names = " and ".join(f"{prefix}{name}" for name in names)
+            raise UserError(f"{names}: {', '.join(map(str, values))} must not decrease")
 
 
 def synthesize(

@@ -22,8 +22,9 @@ from vitdeblur_jax.checkpoints import (
     load_pretrained,
     on_local_devices,
 )
+from vitdeblur_jax.config_checks import check_paths, check_values, choice, integer, text
 from vitdeblur_jax.data.image_io import Photograph, as_8_bits, write_photograph
-from vitdeblur_jax.data.layouts import describe, find_pairs, read_pair
+from vitdeblur_jax.data.layouts import LAYOUTS, describe, find_pairs, read_pair
 from vitdeblur_jax.deblurring import deblur
 from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.evaluation.report import add_picture
@@ -37,6 +38,21 @@ from vitdeblur_jax.photograph import as_dtype, as_float, count_windows
 from vitdeblur_jax.processes import first_before_others, gather, is_first, place, share, together
 from vitdeblur_jax.progress import Progress
 from vitdeblur_jax.restoration import check_options
+
+RULES = {
+    "checkpoint": text(),
+    "model": text(),
+    "data_dir": text(),
+    "layout": choice(*LAYOUTS),
+    "split": text(),
+    "bit_depth": choice(8, 16),
+    "stride": integer(0),
+    "batch_size": integer(0, 2**16),
+    "dtype": choice("float32", "bfloat16"),
+    "precision": choice("highest", "high", "default"),
+    "metrics": text(),
+    "metric_weights": text(),
+}
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
@@ -95,12 +111,10 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
 
 
 def _check(config):
+    check_paths(config, RULES)
+    check_values(config, RULES, "--config.")
     if not config.data_dir:
         raise UserError("--config.data_dir is missing")
-    if config.bit_depth not in (8, 16):
-        raise UserError(f"--config.bit_depth is {config.bit_depth}; it is 8 or 16")
-    if config.batch_size < 0:
-        raise UserError(f"--config.batch_size is {config.batch_size}; it is 0 (default) or more")
 
 
 def _load(config) -> Pretrained:

@@ -125,13 +125,12 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, width)
         running_variance = self.variable("batch_stats", "var", jnp.ones, width)
         mean, variance = running_mean.value, running_variance.value
-        if train:
-            mean, variance = x.mean(axis=0), x.var(axis=0)
+        if train and not self.is_initializing():
             if x.shape[0] < 2:
                 raise UserError("batch norm needs at least 2 images to train on; this batch has 1")
-            if not self.is_initializing():
-                unbiased = variance * x.shape[0] / (x.shape[0] - 1)
-                keep, take = self.momentum, 1 - self.momentum
-                running_mean.value = keep * running_mean.value + take * mean
-                running_variance.value = keep * running_variance.value + take * unbiased
+            mean, variance = x.mean(axis=0), x.var(axis=0)
+            unbiased = variance * x.shape[0] / (x.shape[0] - 1)
+            keep, take = self.momentum, 1 - self.momentum
+            running_mean.value = keep * running_mean.value + take * mean
+            running_variance.value = keep * running_variance.value + take * unbiased
         return (x - mean) * jax.lax.rsqrt(variance + self.epsilon) * scale + bias

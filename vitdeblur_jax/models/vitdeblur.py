@@ -104,6 +104,11 @@ class ViTDeblur(nn.Module):
             self.feature_channels, self.input_kernel, self.output_kernel, self.views, **numerics
         )
 
+    def __init_subclass__(cls, **settings):
+        nn.nowrap(cls.make_decoder)  # else Linen would trace it as a layer in `tabulate`
+        super().__init_subclass__(**settings)
+
+    @nn.nowrap
     def make_decoder(self) -> nn.Module:
         """Returns the decoder; a subclass may return another, which is called as `Decoder` is."""
         return Decoder(
@@ -129,6 +134,7 @@ class ViTDeblur(nn.Module):
         self, image: Float[ArrayLike, "batch height width channels"]
     ) -> Float[Array, "batch height width 3"]:
         """Restores square images of a window's or a training crop's size; not clipped."""
+        _check_images(image, self, 3 * self.views)
         if self.is_initializing():
             self.training_outputs(image, mean_of_views(image), train=True)
         return self.image_head(image, self.features(image))
@@ -137,7 +143,8 @@ class ViTDeblur(nn.Module):
         self, image: Float[ArrayLike, "batch height width channels"]
     ) -> list[Float[Array, "batch tokens embedding"]]:
         """Returns the primary encoder's outputs, one after each of its blocks."""
-        _check_images(image, self)
+        # Of two views as of one: a sharp image has one view, whatever the model's.
+        _check_images(image, self, 3 if image.shape[-1:] == (3,) else 3 * self.views)
         return self.primary_encoder(self.tokenizer(mean_of_views(image)))
 
     def features(
@@ -160,6 +167,13 @@ class ViTDeblur(nn.Module):
         The projector sees the blurred ones first, then the sharp ones. With `train` its batch norm
         uses and updates the batch's statistics: the collection "batch_stats" must be mutable then.
         """
+        _check_images(blurred, self, 3 * self.views)
+        _check_images(sharp, self, 3)
+        if blurred.shape[:3] != sharp.shape[:3]:
+            raise UserError(
+                f"blurred images of {_shape(blurred)}, sharp images of {_shape(sharp)}: batch, "
+                "height and width must be the same"
+            )
         primary = self.encode(_interleaved(mean_of_views(blurred), jnp.asarray(sharp)))
         context = self.contextual_encoder
         normalized = context.normalized_tokens(primary[-1])
@@ -178,8 +192,18 @@ class ViTDeblur(nn.Module):
         )
 
 
-def _check_images(images, model):
-    *_, height, width, _ = images.shape
+def _check_images(images, model, channels):
+    if images.ndim == 3:
+        raise UserError(
+            f"an image of {_shape(images)}: the batch axis is missing. Give image[None] for a "
+            "batch of one, or call `deblur`, which takes one image of any size"
+        )
+    if images.ndim != 4 or images.shape[-1] != channels:
+        raise UserError(
+            f"images of shape {_shape(images)}: the model takes batch x height x width x "
+            f"{channels} ({model.views} view{'s' * (model.views > 1)})"
+        )
+    _, height, width, _ = images.shape
     if height != width:
         raise UserError(
             f"images of {height} x {width} pixels: the model takes squares, `deblur` any photograph"
@@ -190,6 +214,10 @@ def _check_images(images, model):
             f"images of {images.dtype}: the model takes floats in [0, 1]; `unit_range` of "
             "vitdeblur_jax.data.transforms makes them"
         )
+
+
+def _shape(images):
+    return " x ".join(map(str, images.shape)) or "a single number"
 
 
 def _interleaved(first, second):

@@ -38,12 +38,23 @@
 """
 
 import dataclasses
-import math
 
 import ml_collections
 
-from vitdeblur_jax.data.synthesis import SynthesisSettings
-from vitdeblur_jax.errors import UserError, nearest
+from vitdeblur_jax.config_checks import (
+    check_paths,
+    check_values,
+    choice,
+    flag,
+    integer,
+    number,
+    sequence,
+    text,
+)
+from vitdeblur_jax.data.layouts import LAYOUTS
+from vitdeblur_jax.data.synthesis import RULES as SYNTHESIS_RULES
+from vitdeblur_jax.data.synthesis import SynthesisSettings, check_settings
+from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.models.configuration import (
     base,
     check_configuration,
@@ -52,13 +63,29 @@ from vitdeblur_jax.models.configuration import (
 )
 from vitdeblur_jax.training.data import KINDS, stages
 from vitdeblur_jax.training.objective import needs_the_sharp_encoding
+from vitdeblur_jax.training.optimizer import RULES as OPTIMIZER_RULES
 from vitdeblur_jax.training.optimizer import check_optimizer
 
-# What a run in progress may change: what is learned does not depend on it, but for rounding.
-FREE_KEYS = (
+LARGEST_BATCH = 2**16
+LARGEST_CROP = 2**14  # pixels
+LOSS_TERMS = (
+    *("charbonnier", "contextual_cosine", "contextual_l1", "sharpness"),
+    *("vicreg_invariance", "vicreg_variance", "vicreg_covariance"),
+)
+
+_FREE_KEYS = (
     *("mesh", "data.workers", "model.rematerialize", "skip_not_finite", "log_every", "save_every"),
     *("keep_checkpoints", "validation", "profile", "afterwards"),
 )
+
+
+def free_keys(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """Returns the keys, or groups of keys, that a run in progress may change.
+
+    What is learned up to a step does not depend on them, but for rounding. `steps` is one of them
+    unless the schedule is "cosine", which spreads its learning rates over all steps.
+    """
+    return _FREE_KEYS if config.optimizer.schedule == "cosine" else (*_FREE_KEYS, "steps")
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -143,48 +170,90 @@ def _default_optimizer():
     }
 
 
+# The groups `model`, `optimizer` and `data.synthesis` have tables of their own.
+RULES = {
+    "seed": integer(0),
+    "steps": integer(1),
+    "batch_size": integer(1, LARGEST_BATCH),
+    "crop": integer(1, LARGEST_CROP),
+    "progressive": sequence(sequence(integer(0), length=3))._replace(
+        wanted="((first_step, crop, batch_size), ...), three integers for each part"
+    ),
+    "accumulation": integer(1, LARGEST_BATCH),
+    "mesh.data": integer(-1),
+    "mesh.fsdp": integer(-1),
+    "initial.checkpoint": text(),
+    "initial.encoder": text(),
+    "initial.identity": flag(),
+    "initial.transparent": flag(),
+    "data.kind": choice(*KINDS),
+    "data.root": text(),
+    "data.layout": choice(*LAYOUTS),
+    "data.split": text(),
+    "data.bit_depth": choice(8, 16),
+    "data.hold_out": integer(0),
+    "data.vertical_flip": flag(),
+    "data.quarter_turns": flag(),
+    "data.workers": integer(0, 1024),
+    **{f"loss.{term}": number(0, 1e6) for term in LOSS_TERMS},
+    "loss.border": integer(0, LARGEST_CROP),
+    "averaging": number(0, 0.999999),
+    "skip_not_finite": integer(0),
+    "log_every": integer(1),
+    "save_every": integer(1),
+    "keep_checkpoints": integer(1),
+    "validation.every": integer(0),
+    "validation.root": text(),
+    "validation.split": text(),
+    "validation.photographs": integer(0),
+    "validation.pictures": integer(0),
+    "validation.stride": integer(0),
+    "validation.batch_size": integer(0, LARGEST_BATCH),
+    "profile": sequence(integer(0))._replace(wanted="(first, last), two steps, or ()"),
+    "afterwards": sequence(text()),
+}
+
+KEYS = (
+    *RULES,
+    *(f"model.{key}" for key in base()),
+    *(f"optimizer.{key}" for key in OPTIMIZER_RULES),
+    *(f"data.synthesis.{key}" for key in SYNTHESIS_RULES),
+)
+
+
 def check_config(config: ml_collections.ConfigDict) -> None:
-    """Checks whatever can be without data and devices.
+    """Checks whatever can be without data and devices: each value alone, then all together.
 
     Raises:
       UserError: an unknown key, with the nearest right one, or a value that cannot be.
     """
-    _check_keys(config, default_config())
+    check_paths(config, KEYS)
+    check_values(config, RULES)
     check_configuration(config.model)
-    for key in ("steps", "batch_size", "crop", "accumulation", "log_every", "save_every"):
-        _at_least(config, key, 1)
-    _at_least(config, "keep_checkpoints", 1)
-    for key in ("seed", "skip_not_finite", "data.workers", "data.hold_out", "loss.border"):
-        _at_least(config, key, 0)
-    for key in ("every", "photographs", "pictures", "stride", "batch_size"):
-        _at_least(config, f"validation.{key}", 0)
+    check_optimizer(config.optimizer, config.steps)
+    check_settings(config.data.synthesis, "data.synthesis.")
     if config.validation.stride:
         check_stride(config.model, config.validation.stride)
-    if not 0 <= config.averaging < 1:
-        raise UserError(f"averaging is {config.averaging}; it is at least 0 and less than 1")
-    if config.data.kind not in KINDS:
-        raise UserError(
-            f"data.kind is {config.data.kind!r}{nearest(config.data.kind, KINDS)}; "
-            f"it is one of {', '.join(KINDS)}"
-        )
-    if config.data.quarter_turns and config.model.views == 2:
-        raise UserError(
-            "data.quarter_turns would lay the left and the right view one above the other; "
-            "leave it out where model.views is 2"
-        )
-    _check_loss(config.loss)
+    if not config.loss.charbonnier:
+        raise UserError("loss.charbonnier is 0: nothing would train the decoder; raise it above 0")
+    _check_views(config)
     _check_stages(config)
-    check_optimizer(config.optimizer, config.steps)
     _check_initial(config)
     _check_profile(config)
 
 
-def _check_loss(loss):
-    for key, weight in loss.items():
-        if not 0 <= weight < math.inf:
-            raise UserError(f"loss.{key} is {weight}; it must be 0 or more")
-    if not loss.charbonnier:
-        raise UserError("loss.charbonnier is 0: nothing would train the decoder; raise it above 0")
+def _check_views(config):
+    views, is_dual = config.model.views, config.data.synthesis.dual_pixel
+    if config.data.kind == "synthetic" and is_dual != (views == 2):
+        raise UserError(
+            f"model.views is {views}, but data.synthesis.dual_pixel is {is_dual}: set "
+            f"data.synthesis.dual_pixel to {views == 2}, or model.views to {1 + is_dual}"
+        )
+    if config.data.quarter_turns and views == 2:
+        raise UserError(
+            "data.quarter_turns would lay the left and the right view one above the other; "
+            "leave it out where model.views is 2"
+        )
 
 
 def _check_initial(config):
@@ -211,41 +280,14 @@ def _check_initial(config):
 
 def _check_profile(config):
     steps = tuple(config.profile)
-    are_steps = len(steps) == 2 and all(isinstance(step, int) for step in steps)
-    if steps and not (are_steps and 0 <= steps[0] <= steps[1] < config.steps):
+    if steps and not (len(steps) == 2 and steps[0] <= steps[1] < config.steps):
         raise UserError(
             f"profile is {tuple(config.profile)}; it is (first, last), two steps from 0 to "
             f"{config.steps - 1}"
         )
 
 
-def _check_keys(config, known, prefix=""):
-    for key in config:
-        if key not in known:
-            raise UserError(f"the config has no key {prefix}{key!r}{nearest(key, known)}")
-    for key in known:
-        if key not in config:
-            raise UserError(f"the config lacks the key {prefix}{key!r}; see default_config()")
-        if isinstance(known[key], ml_collections.ConfigDict):
-            _check_keys(config[key], known[key], f"{prefix}{key}.")
-
-
-def _at_least(config, key, least):
-    value = config
-    for part in key.split("."):
-        value = value[part]
-    if value < least:
-        raise UserError(f"{key} is {value}; it must be {least} or more")
-
-
 def _check_stages(config):
-    for part in config.progressive:
-        is_row = isinstance(part, (tuple, list)) and len(part) == 3
-        if not is_row or not all(isinstance(number, int) for number in part):
-            raise UserError(
-                f"progressive holds {part!r}; each part is three numbers, "
-                "(first_step, crop, batch_size)"
-            )
     plan = stages(config)
     starts = [stage.first_step for stage in plan]
     if starts != sorted(set(starts)) or starts[-1] >= config.steps:
@@ -254,9 +296,11 @@ def _check_stages(config):
             f"steps, which is {config.steps}"
         )
     weights = {key: weight for key, weight in config.loss.items() if key != "border"}
+    limits = {"crop": RULES["crop"], "batch_size": RULES["batch_size"]}
     for stage in plan:
+        check_values(stage, limits, "" if stage is plan[0] else "progressive: ")
         check_window("crop", stage.crop, config.model)
-        if stage.batch_size < 1 or stage.batch_size % config.accumulation:
+        if stage.batch_size % config.accumulation:
             raise UserError(
                 f"a batch of {stage.batch_size} cannot be cut into {config.accumulation} parts; "
                 "make batch_size a multiple of accumulation"

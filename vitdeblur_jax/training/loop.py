@@ -12,12 +12,14 @@ from vitdeblur_jax.checkpoints import Pretrained
 from vitdeblur_jax.data.image_io import Photograph, write_photograph
 from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.files import write_text
+from vitdeblur_jax.interop.orbax_folders import step_folders
 from vitdeblur_jax.output import tell
 from vitdeblur_jax.processes import gather, is_first, several, together
 from vitdeblur_jax.sharding import batch_sharded, make_mesh, whole_on_local_devices
 from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
-from vitdeblur_jax.training.configuration import FREE_KEYS, check_config
+from vitdeblur_jax.training.configuration import check_config, free_keys
 from vitdeblur_jax.training.data import TrainingData, validation_records
+from vitdeblur_jax.training.initialization import given_variables
 from vitdeblur_jax.training.interruption import AgreedInterruption, Interrupted, Interruption
 from vitdeblur_jax.training.log import SilentLog, TrainingLog
 from vitdeblur_jax.training.metrics_window import MetricsWindow, NotFiniteError
@@ -54,6 +56,9 @@ def train(
             check_config(config)
             run = prepare(config, make_mesh(config.mesh.data, config.mesh.fsdp), objective)
             data = TrainingData(config)
+            given = None
+            if not step_folders(Path(workdir) / "checkpoints"):
+                given = given_variables(config)  # before anything is written
             folder = stack.enter_context(_shared_run_folder(workdir, config))
         interruption = stack.enter_context(AgreedInterruption() if several() else Interruption())
         with together():
@@ -62,8 +67,13 @@ def train(
                 TrainingCheckpoints(folder / "checkpoints", config.keep_checkpoints)
             )
         with together():
-            state, position = first_state(config, run, checkpoints)
-            log = stack.enter_context(_begin_log(folder, int(state.step), config, describe(run)))
+            state, position = first_state(config, run, checkpoints, given)
+            del given  # as large as the model
+            step = int(state.step)
+            _check_steps(folder, step, config)
+            log = stack.enter_context(_begin_log(folder, step, config, describe(run)))
+        if position:
+            log.say(_what_was_done(folder, step, config))
         loop = _Loop(config, run, data, checkpoints, log, interruption, state, position)
         try:
             return loop.run()
@@ -73,7 +83,7 @@ def train(
 
 def _shared_run_folder(workdir, config):
     if is_first():
-        return run_folder(workdir, config, FREE_KEYS)
+        return run_folder(workdir, config, free_keys(config))
     return contextlib.nullcontext(Path(workdir))
 
 
@@ -83,6 +93,25 @@ def _check_is_shared(folder):
             f"the workdir {folder} lacks what process 0 has written there; it must be on a disk "
             "that all machines share"
         )
+
+
+def _check_steps(folder, step, config):
+    if step > config.steps:
+        raise UserError(
+            f"steps is {config.steps}, but the run in {folder} is at step {step} already; raise "
+            "steps, or choose another --workdir"
+        )
+
+
+def _what_was_done(folder, step, config) -> str:
+    if step < config.steps:
+        return f"resuming at step {step} of {config.steps}"
+    longer = "a larger steps trains longer"
+    if "steps" not in free_keys(config):
+        longer = (
+            f"to train longer, start in another --workdir with --config.initial.checkpoint={folder}"
+        )
+    return f"this run is complete: all {step} steps are done; {longer}"
 
 
 def _begin_log(folder, step, config, table):

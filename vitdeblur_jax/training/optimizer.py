@@ -20,7 +20,7 @@ The part "prediction" is the decoder's last layer; its factor multiplies the dec
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 import jax
 import jax.numpy as jnp
@@ -28,13 +28,40 @@ import ml_collections
 import optax
 from flax import traverse_util
 
+from vitdeblur_jax.config_checks import check_values, choice, flag, integer, number, sequence
 from vitdeblur_jax.errors import UserError, nearest
+
+Frozen = str | Iterable[str | tuple[str, ...]]
 
 # Those that are part of another one; the other parts' paths are their names.
 _PATHS = {"prediction": ("decoder", "prediction")}
 
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("cosine", "multistep", "constant")
+
+PARTS = (
+    *("tokenizer", "primary_encoder", "contextual_encoder", "decoder", "prediction"),
+    "image_head",
+)
+
+# Upper bounds are those of float32, where larger values would turn into infinity, or a rate of
+# averaging into 1.
+RULES = {
+    "name": choice(*OPTIMIZERS),
+    "learning_rate": number(0, 1e6, above_low=True),
+    "schedule": choice(*SCHEDULES),
+    "warmup_steps": integer(0),
+    "final_learning_rate": number(0, 1e6),
+    "milestones": sequence(integer(1)),
+    "gamma": number(0, 1e6, above_low=True),
+    "b1": number(0, 0.999999),
+    "b2": number(0, 0.999999),
+    "epsilon": number(1e-30, 1e6),
+    "weight_decay": number(0, 1e6),
+    "decay_norms_and_biases": flag(),
+    "clip_norm": number(0, 1e9),
+    **{f"learning_rate_factors.{part}": number(0, 1e6) for part in PARTS},
+}
 
 # The root mean square of AdamW's updates in practice (Liu et al. 2025).
 _MUON_UPDATE_SIZE = 0.2
@@ -166,15 +193,60 @@ def frozen_parts(config: ml_collections.ConfigDict) -> tuple[tuple[str, ...], ..
     return tuple(_PATHS.get(part, (part,)) for part, factor in factors if factor == 0)
 
 
-def trained_part(params: dict, frozen: Collection[tuple[str, ...]]) -> dict:
-    """Returns the nested dict without what lies under one of the paths in `frozen`."""
+def trained_part(params: dict, frozen: Frozen) -> dict:
+    """Returns the nested dict without the parameters under the paths in `frozen`.
+
+    Args:
+      params: All parameters of the model.
+      frozen: See `frozen_paths`.
+
+    Raises:
+      UserError: A path matches no parameter.
+    """
     leaves = traverse_util.flatten_dict(params)
+    prefixes = frozen_paths(leaves, frozen)
     trained = {
         path: leaf
         for path, leaf in leaves.items()
-        if not any(path[: len(prefix)] == prefix for prefix in frozen)
+        if not any(path[: len(prefix)] == prefix for prefix in prefixes)
     }
     return traverse_util.unflatten_dict(trained)
+
+
+def frozen_paths(
+    leaves: Collection[tuple[str, ...]], frozen: Frozen
+) -> tuple[tuple[str, ...], ...]:
+    """Returns the paths in `frozen` as tuples of names.
+
+    Args:
+      leaves: The paths of all parameters.
+      frozen: The path of a parameter or of a module with all that is in it, or several paths.
+        "decoder/prediction" and ("decoder", "prediction") are the same path; a tuple stands for a
+        path only inside of another collection.
+
+    Raises:
+      UserError: A path matches no parameter; names the nearest one.
+    """
+    wanted = [frozen] if isinstance(frozen, str) else frozen
+    paths = [
+        tuple(path.strip("/").split("/")) if isinstance(path, str) else tuple(path)
+        for path in wanted
+    ]
+    known = {leaf[:length]: None for leaf in leaves for length in range(1, len(leaf) + 1)}
+    for path in paths:
+        if path not in known:
+            name = "/".join(map(str, path))
+            raise UserError(
+                f"frozen: the model has no parameters {name!r}{_nearest_path(name, known)}"
+            )
+    return tuple(paths)
+
+
+def _nearest_path(name, known):
+    names = ["/".join(path) for path in known]
+    inner = [other for other in names if other.endswith(f"/{name}")]
+    near = f" (did you mean {inner[0]!r}?)" if inner else nearest(name, names)
+    return near or f"; its parts are {', '.join(path[0] for path in known if len(path) == 1)}"
 
 
 def merge(trained: dict, params: dict) -> dict:
@@ -185,25 +257,14 @@ def merge(trained: dict, params: dict) -> dict:
 
 def check_optimizer(config: ml_collections.ConfigDict, steps: int) -> None:
     """Raises `UserError` unless the `optimizer` part suits a run of `steps` steps."""
-    _check_choice("name", config.name, OPTIMIZERS)
-    _check_choice("schedule", config.schedule, SCHEDULES)
-    for key in ("learning_rate", "gamma", "epsilon"):
-        if not 0 < config[key] < math.inf:
-            raise UserError(f"optimizer.{key} must be above 0: it is {config[key]}")
-    for key in ("final_learning_rate", "weight_decay", "clip_norm"):
-        _check_not_negative(key, config[key])
-    for key in ("b1", "b2"):
-        if not 0 <= config[key] < 1:
-            raise UserError(f"optimizer.{key} must be 0 or more and below 1: it is {config[key]}")
-    if not 0 <= config.warmup_steps <= steps:
+    check_values(config, RULES, "optimizer.")
+    if config.warmup_steps > steps:
         raise UserError(
-            f"optimizer.warmup_steps must be 0 to {steps}, the steps of the run: "
-            f"it is {config.warmup_steps}"
+            f"optimizer.warmup_steps is {config.warmup_steps}; it must be at most {steps}, the "
+            "steps of the run"
         )
     if config.schedule == "multistep":
         _check_milestones(tuple(config.milestones), steps)
-    for part, factor in config.learning_rate_factors.items():
-        _check_not_negative(f"learning_rate_factors.{part}", factor)
     if not any(f for part, f in config.learning_rate_factors.items() if part not in _PATHS):
         raise UserError(
             "optimizer.learning_rate_factors are all 0: nothing would be trained; "
@@ -211,22 +272,7 @@ def check_optimizer(config: ml_collections.ConfigDict, steps: int) -> None:
         )
 
 
-def _check_choice(key, value, choices):
-    if value not in choices:
-        raise UserError(
-            f"optimizer.{key} {value!r} is unknown{nearest(value, choices)}; "
-            f"there are {', '.join(choices)}"
-        )
-
-
-def _check_not_negative(key, value):
-    if not 0 <= value < math.inf:
-        raise UserError(f"optimizer.{key} must be 0 or more: it is {value}")
-
-
 def _check_milestones(milestones, steps):
-    if not all(isinstance(milestone, int) for milestone in milestones):
-        raise UserError(f"optimizer.milestones must be steps, whole numbers: they are {milestones}")
     if list(milestones) != sorted(set(milestones)):
         raise UserError(f"optimizer.milestones must increase: they are {milestones}")
     outside = [milestone for milestone in milestones if not 0 < milestone < steps]

@@ -100,29 +100,38 @@ def prepare(
 
 
 def first_state(
-    config: ml_collections.ConfigDict, run: Run, checkpoints: TrainingCheckpoints
+    config: ml_collections.ConfigDict,
+    run: Run,
+    checkpoints: TrainingCheckpoints,
+    given: dict | None = None,
 ) -> tuple[TrainState, dict]:
-    """Returns the state to go on from, and the position that was saved with it, if any.
+    """Returns the state to resume from, and the position that was saved with it, if any.
 
     That of the newest checkpoint, or else the one that the config asks to begin with.
+
+    Args:
+      config: Of the run.
+      run: Its parts.
+      checkpoints: Of the run.
+      given: What `given_variables` returned, if it was called already.
 
     Raises:
       UserError: a checkpoint is damaged or does not fit.
     """
     latest = checkpoints.latest_step()
     if latest is None:
-        return _new_state(config, run), {}
+        return _new_state(config, run, given_variables(config) if given is None else given), {}
     return checkpoints.restore(latest, placed(abstract_state(run), run.mesh))
 
 
-def _new_state(config, run: Run) -> TrainState:
+def _new_state(config, run: Run, given: dict) -> TrainState:
     """Makes each part of the state where it is to be: it is never whole on one device."""
 
     def create(given):
         state = run.create(starting_variables(config, given))
         return jax.lax.with_sharding_constraint(state, state_sharding(run.mesh, state))
 
-    given = {path: np.asarray(leaf) for path, leaf in given_variables(config).items()}
+    given = {path: np.asarray(leaf) for path, leaf in given.items()}
     shardings = state_sharding(run.mesh, given)
     parts = {
         path: jax.make_array_from_callback(leaf.shape, shardings[path], leaf.__getitem__)

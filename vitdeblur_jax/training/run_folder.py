@@ -108,8 +108,8 @@ def _check_same_run(folder, earlier, now, free_keys):
         more = len(differences) - _SHOWN_DIFFERENCES
         rest = f"; and {more} more" if more > 0 else ""
         raise UserError(
-            f"the workdir {folder} holds a run of another config ({shown}{rest}); "
-            "choose another --workdir"
+            f"the workdir {folder} holds a run of another config ({shown}{rest}); choose another "
+            f"--workdir; --config.initial.checkpoint={folder} starts it from this run's weights"
         )
 
 

@@ -1,12 +1,13 @@
 """One training step: a pure function of state and batch, jitted once, its state donated."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import traverse_util
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
@@ -14,7 +15,7 @@ from vitdeblur_jax.data.transforms import unit_range
 from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.sharding import gathered, local_mesh, replicated, state_sharding
 from vitdeblur_jax.training.objective import Objective
-from vitdeblur_jax.training.optimizer import merge, trained_part
+from vitdeblur_jax.training.optimizer import Frozen, frozen_paths, merge, trained_part
 from vitdeblur_jax.training.state import TrainState, create_state
 
 # XLA's scheduler for CPUs would begin whatever it can as soon as it can, so that what is recomputed
@@ -30,7 +31,7 @@ def train_step(
     *,
     objective: Callable[[dict, Array, Array], Objective],
     optimizer: optax.GradientTransformation,
-    frozen: Collection[tuple[str, ...]] = (),
+    frozen: Frozen = (),
     averaging: float = 0.0,
     accumulation: int = 1,
 ) -> tuple[TrainState, Metrics]:
@@ -44,7 +45,7 @@ def train_step(
       batch: `blurred` (B x H x W x 3 or 6) and `sharp` (B x H x W x 3), uint8 or uint16.
       objective: of variables, blurred and sharp images in [0, 1].
       optimizer: of the parameters that are trained.
-      frozen: the paths of those that are not.
+      frozen: The parameters that are not trained; see `frozen_paths` in `optimizer.py`.
       averaging: decay of the moving average, which is less in the beginning: at most
         (1 + step) / (10 + step).
       accumulation: parts that the batch is taken in. Loss and gradient are their means, the same as
@@ -107,7 +108,7 @@ def fit(
     *,
     objective: Callable[[dict, Array, Array], Objective],
     optimizer: optax.GradientTransformation,
-    frozen: Collection[tuple[str, ...]] = (),
+    frozen: Frozen = (),
 ) -> dict:
     """Returns the variables after a step a batch: a short training in memory, on local devices.
 
@@ -116,13 +117,18 @@ def fit(
       batches: see `train_step`, and so for the rest.
       objective: of variables, blurred and sharp images in [0, 1].
       optimizer: of the parameters that are trained.
-      frozen: the paths of those that are not.
+      frozen: The parameters that are not trained: "decoder", ["decoder/prediction", "tokenizer"],
+        [("decoder", "prediction")]; see `frozen_paths` in `optimizer.py`.
 
     Raises:
-      UserError: steps were left out, because loss or gradient were not finite.
+      UserError: `frozen` names what the model does not have, or all of it; or steps were left out,
+        because loss or gradient were not finite.
     """
     variables = jax.tree.map(jnp.array, variables)  # a step gives its state's memory away
+    frozen = frozen_paths(traverse_util.flatten_dict(variables["params"]), frozen)
     trained = trained_part(variables["params"], frozen)
+    if not trained:
+        raise UserError("frozen: all parameters are frozen, so that nothing is left to train")
     mesh = local_mesh()
     state = create_state(variables, trained, optimizer, averages=False)
     # Where a step leaves it: the second step would be compiled anew for another place.
