@@ -1,10 +1,14 @@
 """A model small enough for quick tests, none of its variables zero."""
 
+import json
+from pathlib import Path
+
 import jax
 import ml_collections
 import numpy as np
 
 from vitdeblur_jax.checkpoints import Pretrained
+from vitdeblur_jax.interop.safetensors_files import write_safetensors
 from vitdeblur_jax.models import ViTDeblur, abstract_variables
 from vitdeblur_jax.models.configuration import complete_configuration
 
@@ -32,6 +36,12 @@ def small_configuration(**changes) -> ml_collections.ConfigDict:
         "stride": 30,
     }
     return complete_configuration({**values, **changes})
+
+
+def write_deep_checkpoint(path: Path, depth: int = 3000) -> None:
+    """Writes a file of a few bytes that asks for a model of so many contextual blocks."""
+    config = {**small_configuration().to_dict(), "contextual_depth": depth}
+    write_safetensors(path, {"x": np.zeros(1, np.float32)}, {"config": json.dumps(config)})
 
 
 def small_pretrained(seed: int = 0, **changes) -> Pretrained:

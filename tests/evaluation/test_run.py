@@ -1,6 +1,7 @@
 """A model measured over small made-up data sets, against scikit-image."""
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from configs.evaluate import get_config
 from tests.evaluation.scikit_image_figures import scikit_image_figures
 from tests.made_up_data import write_png
-from tests.small_model import small_pretrained
+from tests.small_model import small_pretrained, write_deep_checkpoint
 from vitdeblur_jax import Pretrained, deblur, load_pretrained, save_pretrained
 from vitdeblur_jax.data.layouts import LAYOUTS
 from vitdeblur_jax.errors import UserError
@@ -375,8 +376,8 @@ def refusal(config: ml_collections.ConfigDict, workdir: Path) -> str:
         ({"layout": "pears"}, "did you mean 'pairs'"),
         ({"model": "bass"}, "there is no model configuration 'bass' (did you mean 'base'?)"),
         ({"model": "tiny"}, "1.safetensors does not fit"),
-        ({"bit_depth": 12}, "--config.bit_depth is 12; it is 8 or 16"),
-        ({"dtype": "float16"}, "(did you mean 'bfloat16'?); it must be one of float32, bfloat16"),
+        ({"bit_depth": 12}, "--config.bit_depth is 12; it must be one of 8, 16"),
+        ({"dtype": "float16"}, "--config.dtype is 'float16' (did you mean 'bfloat16'?)"),
         ({"precision": "best"}, "precision is 'best'; it must be one of highest, high, default"),
         ({"batch_size": -1}, "--config.batch_size is -1"),
         ({"stride": 37}, "stride is 37"),
@@ -388,6 +389,37 @@ def test_wrong_settings_are_told_before_any_work(tmp_path, settings, changes, ex
     config.update(changes)
     assert expected in refusal(config, tmp_path / "results")
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("key", get_config())
+def test_a_wrong_value_is_told_by_its_key_before_any_work(tmp_path, settings, key):
+    config = settings()
+    before = config[key]
+    wrong = (math.nan, math.inf, 2**62, 10**30, -1, None, True, b"many", (), ("a",), 1j, {})
+    for value in (*wrong, "many") if isinstance(before, int) else wrong:
+        with config.unlocked(), config.ignore_type():
+            config[key] = value
+        assert f"--config.{key} is " in refusal(config, tmp_path / "results")
+    with config.unlocked():
+        del config[key]
+    assert f"the config lacks the key '{key}'" in refusal(config, tmp_path / "results")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_of_a_hostile_config_is_told_before_any_work(tmp_path, settings):
+    make_pairs(tmp_path)
+    write_deep_checkpoint(tmp_path / "deep.safetensors")
+    config = settings(checkpoint=str(tmp_path / "deep.safetensors"))
+    assert "contextual_depth is 3000" in refusal(config, tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+
+
+def test_an_unknown_key_names_the_nearest(tmp_path, settings):
+    config = settings()
+    with config.unlocked():
+        config.strid = 3
+    expected = "the config has no key 'strid' (did you mean 'stride'?)"
+    assert expected in refusal(config, tmp_path / "results")
 
 
 def test_results_of_another_run_are_not_mixed(tmp_path, settings, small, capsys):

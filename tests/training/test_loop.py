@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from configs.evaluate import get_config as evaluation_config
-from tests.small_model import small_pretrained
+from tests.small_model import small_pretrained, write_deep_checkpoint
 from tests.training.small_run import (
     after_step,
     photographs,
@@ -188,6 +188,8 @@ def test_a_run_that_is_complete_stays_as_it_is(small, finished, capfd):
     before = (finished / "log.jsonl").read_text()
     assert train(small, finished) == 0
     assert (finished / "log.jsonl").read_text() == before
+    told = f"in another --workdir with --config.initial.checkpoint={finished}\n"
+    assert told in capfd.readouterr().err
     assert list(step_folders(finished / "checkpoints")) == [10, 20]
 
 
@@ -207,10 +209,31 @@ def test_what_is_trained_is_validated_averaged(small, finished):
 
 def test_another_config_is_refused_but_for_its_free_keys(pairs, finished):
     keys = {"validation__every": 20, "validation__root": str(pairs / "val")}
-    with pytest.raises(UserError, match=r"another config \(steps: 20 -> 21\); choose another"):
+    with pytest.raises(
+        UserError, match=r"another config \(steps: 20 -> 21\); choose .*--config\.initial\.check"
+    ):
         train(small_config(pairs, **keys, steps=21), finished)
     free = {"log_every": 3, "save_every": 7, "data__workers": 2, "skip_not_finite": 1}
     assert train(small_config(pairs, **keys, **free, validation__pictures=0), finished) == 0
+
+
+def test_a_run_is_trained_longer_where_its_schedule_allows_it(pairs, tmp_path, capfd, stand_in):
+    config = quick_config(pairs, steps=20, optimizer__schedule="constant", save_every=6)
+    assert train(config, tmp_path / "in_one_go") == 0
+    config.steps = 8
+    assert train(config, tmp_path / "longer") == 0
+    capfd.readouterr()
+    assert train(config, tmp_path / "longer") == 0
+    told = capfd.readouterr().err
+    assert "\nthis run is complete: all 8 steps are done; a larger steps trains longer\n" in told
+    config.steps = 20
+    assert train(config, tmp_path / "longer") == 0
+    assert "\nresuming at step 8 of 20\n" in capfd.readouterr().err
+    longer, once = (last_state(tmp_path / name, config) for name in ("longer", "in_one_go"))
+    jax.tree.map(np.testing.assert_array_equal, longer, once)
+    config.steps = 19
+    with pytest.raises(UserError, match=r"steps is 19, but the run in .* is at step 20 already"):
+        train(config, tmp_path / "longer")
 
 
 @pytest.mark.slow
@@ -354,12 +377,13 @@ def compilations():
         ({"data__root": "nowhere"}, "nowhere is no folder"),
         ({"data__root": "empty"}, "no folder source or input"),
         ({"initial__checkpoint": "other.safetensors"}, "its decoder_depth is 2, should be 1"),
+        ({"initial__checkpoint": "deep.safetensors"}, "contextual_depth is 3000"),
         ({"initial__checkpoint": "nowhere"}, "there is no checkpoint 'nowhere'"),
         ({"initial__encoder": "nowhere.pth"}, "there is no file 'nowhere.pth' with pretrained"),
         ({"initial__encoder": "other.safetensors"}, "does not fit"),
         ({"crop": 54}, "crop is 54 pixels, but .* has 60 x 52; choose a smaller crop"),
-        ({"optimizer__name": "adamv"}, r"optimizer\.name 'adamv' is unknown"),
-        ({"optimizer__schedule": "linear"}, r"optimizer\.schedule 'linear' is unknown"),
+        ({"optimizer__name": "adamv"}, r"optimizer\.name is 'adamv' .did you mean 'adamw'"),
+        ({"optimizer__schedule": "linear"}, r"optimizer\.schedule is 'linear'; it must be one of"),
         ({"data__kind": "pair"}, "data.kind is 'pair' .did you mean 'pairs'"),
         (
             {"model__views": 2, "data__quarter_turns": False},
@@ -376,6 +400,7 @@ def test_bad_input_is_told_before_anything_is_compiled(
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
+    write_deep_checkpoint(tmp_path / "deep.safetensors")
     if "other.safetensors" in changes.values():
         save_pretrained(small_pretrained(primary_width=64), tmp_path / "other.safetensors")
     config = quick_config(pairs, **changes)
@@ -384,6 +409,7 @@ def test_bad_input_is_told_before_anything_is_compiled(
         train(config, tmp_path / "run")
     assert "\n" not in str(told.value)
     assert compilations == []
+    assert not (tmp_path / "run").exists()
 
 
 def test_compilations_are_noted(compilations):

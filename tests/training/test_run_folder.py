@@ -73,7 +73,8 @@ def test_another_config_is_refused_with_the_differences(tmp_path):
         f"the workdir {tmp_path} holds a run of another config "
         '(data.root: "/photographs" -> "/others"; '
         "optimizer.learning_rate: 0.0002 -> 0.001; "
-        "progressive: [[0, 64], [50, 96]] -> [[0, 64], [50, 128]]); choose another --workdir"
+        "progressive: [[0, 64], [50, 96]] -> [[0, 64], [50, 128]]); choose another --workdir; "
+        f"--config.initial.checkpoint={tmp_path} starts it from this run's weights"
     )
     assert (tmp_path / "config.json").read_text() == before
 
