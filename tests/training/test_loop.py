@@ -269,7 +269,7 @@ def test_a_signal_to_train_py_and_its_workers(
 ):
     ended = train_py(tmp_path, f"quick,{number.name},7", f"data.root={pairs}", "data.workers=1")
     assert ended.returncode == 128 + number, ended.stderr
-    _, step_4, *rest = [line for line in ended.stderr.splitlines() if line]
+    _, _, step_4, *rest = [line for line in ended.stderr.splitlines() if line]
     assert step_4.startswith("step 4 of 20: loss ")
     assert rest == [
         f"{number.name}: the run saves after this step and ends; Ctrl-C now ends it unsaved",
@@ -305,7 +305,7 @@ def test_a_second_process_in_the_same_workdir_is_refused(pairs, tmp_path, monkey
     (refused,) = second
     assert refused.returncode == 2
     assert refused.stdout == ""
-    message = rf"error: the workdir {tmp_path} is in use by process {os.getpid()} on [^\n]*\n"
+    message = rf"[^\n]* paired by name[^\n]*\nerror: the workdir {tmp_path} is in use by process {os.getpid()} on [^\n]*\n"
     assert re.fullmatch(message, refused.stderr)
 
 
