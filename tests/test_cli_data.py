@@ -53,7 +53,10 @@ def test_synthesize_then_prepare_then_read(pairs, tmp_path, capsys):
 
     records = tmp_path / "records"
     assert main(["data", "prepare", str(out), str(records)]) == 0
-    written = capsys.readouterr().err.strip().splitlines()[-1].removeprefix("written: ")
+    *_, written, train_with = capsys.readouterr().err.strip().splitlines()
+    written = written.removeprefix("written: ")
+    flags = train_with.removeprefix("train with: ").replace("--config.", "").split()
+    assert flags == ["data.kind=prepared", f"data.root={written}", "validation.every=0"]
     prepared = PreparedSource(written, "train")
     plain = FolderSource(find_pairs(out, "pairs"))
     assert len(prepared) == len(plain) == 3

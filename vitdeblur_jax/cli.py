@@ -43,6 +43,7 @@ vitdeblur data prepare [-h] [--set SET] [--builder-config BUILDER_CONFIG]
                               [--skip-broken] ROOT OUT [--beam [BEAM_OPTION ...]]"""
 _SYNTHESIZE = """\
 Puts sharp photographs out of focus by the thin-lens model and writes the pairs in two folders.
+Interrupted, it resumes when started again.
 """
 _SCORE = """\
 Scores folders of restored images, from any method, against the sharp photographs of a data set, and
@@ -295,7 +296,7 @@ def _check_data(options) -> int:
 
 
 def _prepare_data(options) -> None:
-    from vitdeblur_jax.data.preparation import prepare
+    from vitdeblur_jax.data.preparation import prepare, training_flags
 
     folder = prepare(
         options.root,
@@ -306,6 +307,8 @@ def _prepare_data(options) -> None:
         beam_options=options.beam,
     )
     tell(f"written: {folder}")
+    if flags := training_flags(folder):
+        tell(f"train with: {flags}")
 
 
 def _synthesize_data(options) -> None:

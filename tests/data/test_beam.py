@@ -107,7 +107,7 @@ def test_the_command_hands_the_rest_of_the_line_to_beam(data, tmp_path, capsys):
     root, out = str(data), str(tmp_path / "out")
     assert main(["data", "prepare", root, out, "--set", "paired_folder", "--beam", *THREADS]) == 0
     folder = tmp_path / "out/paired_folder/8bit/1.0.0"
-    assert capsys.readouterr().err.splitlines()[-1] == f"written: {folder}"
+    assert capsys.readouterr().err.splitlines()[-2] == f"written: {folder}"
     assert len(PreparedSource(folder, "train")) == COUNT
 
 

@@ -2,12 +2,15 @@
 
 import itertools
 import json
+import subprocess
+import sys
 
 import grain
 import jax
 import numpy as np
 import pytest
 
+from vitdeblur_jax.data import pipelines
 from vitdeblur_jax.data.pipelines import make_train_dataset, prefetch_to_device
 from vitdeblur_jax.data.transforms import random_crop_and_flips
 from vitdeblur_jax.errors import UserError
@@ -158,6 +161,54 @@ def test_photographs_without_ground_truth_are_refused():
 
     with pytest.raises(UserError, match="party: no sharp photograph goes with it"):
         next(make_train_dataset(Blurred(4), **SETTINGS))
+
+
+class _Dying:
+    """Stands in for Grain's reading ahead, whose workers die."""
+
+    def __init__(self, status):
+        self.status = status
+
+    def __next__(self):
+        raise RuntimeError(
+            f"Worker process was terminated unexpectedly with exit code {self.status}. Search."
+        )
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [(64, "put what it does under `if __name__ == '__main__':`"), (-9, r"ended with status -9")],
+)
+def test_a_worker_that_died_is_one_line(monkeypatch, status, message):
+    monkeypatch.setattr(pipelines, "_read_ahead", lambda *_: _Dying(status))
+    with pytest.raises(UserError, match=message) as told:
+        next(make(workers=2))
+    assert "\n" not in str(told.value)
+
+
+def test_a_worker_that_runs_an_unguarded_script_ends_at_once(monkeypatch):
+    def end(status):
+        raise SystemExit(status)
+
+    monkeypatch.setattr(pipelines.os, "_exit", end)
+    monkeypatch.setattr(pipelines.multiprocessing.current_process(), "_inheriting", True, False)
+    with pytest.raises(SystemExit, match="64"):
+        next(make(workers=2))
+
+
+@pytest.mark.slow  # each worker imports JAX
+def test_a_script_without_a_guard_ends_with_one_traceback(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from tests.data.test_pipelines import make\nprint(next(make(workers=2))['sharp'].shape)\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "__name__ == '__main__'" in done.stderr.splitlines()[-1]
+    assert done.stderr.count("Traceback") == 1
 
 
 @pytest.mark.slow  # each worker imports JAX

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shlex
 import sys
 
 import pytest
@@ -12,7 +13,7 @@ from tests import made_up_data
 from tests.forked import run_program
 from tests.made_up_data import DATA_SETS
 from vitdeblur_jax.data.builders import BUILDERS
-from vitdeblur_jax.data.preparation import prepare
+from vitdeblur_jax.data.preparation import prepare, training_flags
 from vitdeblur_jax.data.sources import PreparedSource
 from vitdeblur_jax.errors import UserError
 
@@ -57,6 +58,36 @@ def test_prepare_says_how_pairs_were_made(tmp_path, capsys):
     prepare(tmp_path / "data", None, tmp_path / "out")
     line = "test: paired by order, first: 1P0A0100 <-> 1P0A0101, last: 1P0A0102 <-> 1P0A0103"
     assert line in capsys.readouterr().err.splitlines()
+
+
+def test_names_that_are_not_utf8_are_prepared(tmp_path):
+    made_up_data.pairs(tmp_path / "data", count=1)
+    name = os.fsdecode(b"caf\xe9")
+    for folder in ("blurred", "sharp"):
+        (tmp_path / f"data/{folder}/photo000.png").rename(tmp_path / f"data/{folder}/{name}.png")
+    assert names(prepare(tmp_path / "data", None, tmp_path / "out")) == [name]
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("dpdd", ""),
+        ("lfdof", "--config.validation.split=test"),
+        ("paired_folder", "--config.validation.every=0"),
+    ],
+)
+def test_the_flags_to_train_with_are_told(tmp_path, name, flags):
+    DATA_SETS[name](tmp_path / "data of mine")
+    config = "dual_pixel_8bit" if name == "dpdd" else None
+    folder = prepare(tmp_path / "data of mine", None, tmp_path / "my out", config=config)
+    want = ["--config.data.kind=prepared", f"--config.data.root={folder}"]
+    want += ["--config.model.views=2"] * (name == "dpdd") + flags.split()
+    assert shlex.split(training_flags(folder)) == want
+
+
+def test_what_is_only_tested_has_no_flags_to_train_with(tmp_path):
+    DATA_SETS["realdof"](tmp_path / "RealDOF")
+    assert training_flags(prepare(tmp_path / "RealDOF", None, tmp_path / "out")) == ""
 
 
 def test_records_are_those_of_the_builder(data, tmp_path):

@@ -140,6 +140,25 @@ def test_prepared_tells_what_is_missing(tmp_path):
             source[record]
 
 
+def test_prepared_is_found_below_the_folder_that_prepare_was_given(tmp_path):
+    made_up_data.pairs(tmp_path / "data")
+    folder = prepare(tmp_path / "data", None, tmp_path / "out")
+    (tmp_path / "out/realdof/8bit/1.0.0.unfinished").mkdir(parents=True)
+    for root in (folder, *list(folder.parents)[:3]):
+        assert PreparedSource(root, "train").folder == folder
+
+
+def test_several_prepared_sets_are_not_guessed_at(tmp_path):
+    for name in ("dpdd/single_8bit/1.0.0", "lfdof/8bit/1.0.0"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "dataset_info.json").write_text("{}")
+    message = (
+        r"several prepared data sets; name one of dpdd/single_8bit/1\.0\.0, lfdof/8bit/1\.0\.0"
+    )
+    with pytest.raises(UserError, match=message):
+        PreparedSource(tmp_path, "train")
+
+
 def test_prepared_tells_of_damage(tmp_path):
     made_up_data.pairs(tmp_path / "data")
     folder = prepare(tmp_path / "data", None, tmp_path)

@@ -1,14 +1,16 @@
 """Synthetic pairs: the sRGB standard, noise as measured, the same bytes for the same seed."""
 
 import io
+import os
 
 import numpy as np
 import pytest
 from PIL import Image
 from scipy import ndimage
 
+from vitdeblur_jax.data import synthesis_files
 from vitdeblur_jax.data.apertures import disk, point_image
-from vitdeblur_jax.data.image_io import read_rgb
+from vitdeblur_jax.data.image_io import read_rgb, write_photograph
 from vitdeblur_jax.data.layouts import find_pairs, read_pair
 from vitdeblur_jax.data.synthesis import (
     SynthesisSettings,
@@ -243,6 +245,87 @@ def test_existing_pairs_are_replaced_only_when_asked(tmp_path, sharp):
     assert not (tmp_path / "out/input").exists()
     synthesize_folder(tmp_path / "sharp", tmp_path / "out", SynthesisSettings(), 0, overwrite=True)
     assert read_rgb(old).shape == (96, 80, 3)
+
+
+def interrupted(monkeypatch, after: int):
+    """Interrupt the writing of pairs after some files."""
+    written = []
+
+    def write(photograph, path):
+        if len(written) == after:
+            raise KeyboardInterrupt
+        written.append(path)
+        write_photograph(photograph, path)
+
+    monkeypatch.setattr(synthesis_files, "write_photograph", write)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.rglob("*.png")}
+
+
+def times(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*.png")}
+
+
+def test_interrupted_synthesis_resumes_with_what_is_missing(tmp_path, sharp, monkeypatch, capsys):
+    write_photographs(tmp_path / "sharp", sharp)
+    arguments = tmp_path / "sharp", tmp_path / "out", SynthesisSettings(), 3
+    with monkeypatch.context() as patch:
+        interrupted(patch, after=3)  # of the second pair only the blurred one is there
+        with pytest.raises(KeyboardInterrupt):
+            synthesize_folder(*arguments)
+    before = times(tmp_path / "out")
+    capsys.readouterr()
+    assert synthesize_folder(*arguments) == 3
+    assert capsys.readouterr().err.splitlines()[0] == "1 of 3 pairs are done already"
+    after = times(tmp_path / "out")
+    kept = {path.name for path, time in before.items() if after[path] == time}
+    assert kept == {"a.png"}
+    synthesize_folder(tmp_path / "sharp", tmp_path / "whole", SynthesisSettings(), 3)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert synthesize_folder(*arguments) == 3
+    assert times(tmp_path / "out") == after
+
+
+def test_pairs_of_another_seed_or_settings_are_not_mixed_in(tmp_path, sharp, monkeypatch):
+    write_photographs(tmp_path / "sharp", sharp, ("a", "b"))
+    folders, settings = (tmp_path / "sharp", tmp_path / "out"), SynthesisSettings()
+    synthesize_folder(*folders, settings, 3)
+    first = contents(tmp_path / "out")
+    for other in ((settings, 4), (SynthesisSettings(noise=1.0), 3)):
+        with pytest.raises(UserError, match=r"a\.png exists from another seed or other settings"):
+            synthesize_folder(*folders, *other)
+    assert contents(tmp_path / "out") == first
+    with monkeypatch.context() as patch:
+        interrupted(patch, after=1)
+        with pytest.raises(KeyboardInterrupt):
+            synthesize_folder(*folders, settings, 4, overwrite=True)
+    synthesize_folder(*folders, settings, 4)  # what is left of seed 3 is replaced
+    synthesize_folder(tmp_path / "sharp", tmp_path / "new", settings, 4)
+    assert contents(tmp_path / "out") == contents(tmp_path / "new")
+
+
+def test_a_photograph_that_has_changed_is_put_out_of_focus_again(tmp_path, sharp):
+    write_photographs(tmp_path / "sharp", sharp, ("a", "b"))
+    arguments = tmp_path / "sharp", tmp_path / "out", SynthesisSettings(), 3
+    synthesize_folder(*arguments)
+    Image.fromarray(sharp[::-1]).save(tmp_path / "new.png")
+    os.utime(tmp_path / "new.png", (1, 1))  # as of a file copied from elsewhere
+    os.replace(tmp_path / "new.png", tmp_path / "sharp/b.png")
+    synthesize_folder(*arguments)
+    np.testing.assert_array_equal(read_rgb(tmp_path / "out/target/b.png"), sharp[::-1])
+
+
+def test_synthesis_tells_what_it_leaves_out_and_takes_names_that_are_not_utf8(
+    tmp_path, sharp, capsys
+):
+    write_photographs(tmp_path / "sharp", sharp, (os.fsdecode(b"caf\xe9"),))
+    (tmp_path / "sharp/b.heic").write_bytes(b"")
+    synthesize_folder(tmp_path / "sharp", tmp_path / "out", SynthesisSettings(), 0)
+    said = capsys.readouterr().err
+    assert said == "left out: 1 file of formats that are not read (.heic)\n"
+    assert os.listdir(bytes(tmp_path / "out/input")) == [b"caf\xe9.png"]
 
 
 @pytest.mark.parametrize("trouble", ["broken", "twins", "empty", "no folder"])

@@ -23,6 +23,12 @@ GOOD = [
     {"profile": (3, 3)},
     {"loss__border": 22},
     {"model__views": 2, "data__quarter_turns": False},
+    {
+        "model__views": 2,
+        "data__quarter_turns": False,
+        "data__kind": "synthetic",
+        "data__synthesis__dual_pixel": True,
+    },
     {"validation__every": 1, "validation__stride": 36},
     {"optimizer__schedule": "multistep", "optimizer__milestones": (5, 15)},
 ]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vitdeblur_jax.data.image_io import list_photographs, read_rgb
+from vitdeblur_jax.data.image_io import list_photographs, read_rgb, subfolders
 from vitdeblur_jax.data.pairing import Pairing, pair_in_order, pair_names
 from vitdeblur_jax.errors import UserError, known
 from vitdeblur_jax.natural_order import natural_key
@@ -21,7 +21,6 @@ _PIXELDP_ROOTS = ("", "dd_dp_dataset_pixel", "PixelDP")
 SOURCE_FOLDERS = ("source", "input", "blurred", "blur")
 TARGET_FOLDERS = ("target", "ground_truth", "sharp", "gt")
 DPDD_COUNTS = {"train": 350, "val": 74, "test": 76}  # as published
-_NOT_SCENES = ("__MACOSX", "@eaDir")  # folders that archives and network disks add
 
 _Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -193,7 +192,7 @@ def _lfdof(root: Path, split: str) -> list[Pair]:
     part = root / f"{split}_data"
     base = part if part.is_dir() else root
     inputs, truths = _folder(base, ("input",)), _by_stem(_folder(base, ("ground_truth",)))
-    scenes = scene_folders(inputs)
+    scenes = subfolders(inputs)
     if scenes:
         views = [(scene.name, path) for scene in scenes for path in list_photographs(scene)]
         names = [f"{scene}_{path.stem}" for scene, path in views]
@@ -214,13 +213,6 @@ def _lfdof(root: Path, split: str) -> list[Pair]:
         message = f"in {base} these are not in both input and ground_truth: {unpaired}"
         raise UnpairedError(message, pairs)
     return pairs
-
-
-def scene_folders(inputs: Path) -> list[Path]:
-    """Return the folders of LFDOF's scenes, without those that are hidden or no scenes."""
-    folders = [path for path in inputs.iterdir() if path.is_dir()]
-    folders = [path for path in folders if path.name[0] != "." and path.name not in _NOT_SCENES]
-    return sorted(folders, key=lambda path: natural_key(path.name))
 
 
 def _two_folders(root: Path, split: str) -> list[Pair]:

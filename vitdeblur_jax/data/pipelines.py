@@ -35,6 +35,8 @@ _OPEN: "weakref.WeakSet[TrainBatches]" = weakref.WeakSet()
 _MOST_THREADS = 16
 _MOST_RECORDS = 2**31 - 1  # as an int32, on devices too
 _ENDLESS = 2**40  # batches; Grain counts in 64 bits
+_WORKER_DIED = "terminated unexpectedly"  # what Grain says
+_UNGUARDED = 64  # status of a worker; EX_USAGE of sysexits.h
 _PROFILING_FLAG = "grain_enable_multiprocess_worker_profiling"
 
 
@@ -84,8 +86,9 @@ def make_train_dataset(
 
     Raises:
       UserError: an empty source, or one of more than 2^31 - 1 examples; a negative seed; an
-        empty batch. Later, from reading: a crop that is larger than an
-        image, and whatever the source raises.
+        empty batch. Later, from reading: a crop that is larger than an image, whatever the source
+        raises, or a worker that died, as they do if a script is not guarded by
+        `if __name__ == "__main__":`.
     """
     _check(source, seed, batch_size)
     rows = list(range(batch_size) if rows is None else rows)
@@ -190,9 +193,15 @@ class TrainBatches(grain.DatasetIterator[Batch]):
 
     def __next__(self) -> Batch:
         if self._ahead is None:
+            _end_worker_in_unguarded_script()
             self._ahead = _read_ahead(self.batches[self._next_index :], self._workers)
         try:
             batch = next(self._ahead)
+        except RuntimeError as error:
+            self.close()
+            if _WORKER_DIED not in str(error):
+                raise
+            raise UserError(_why_a_worker_died(str(error))) from None
         except BaseException:  # Ctrl-C too; without its workers, Grain's iterator is of no more use
             self.close()
             raise
@@ -232,6 +241,29 @@ def _read_ahead(batches: grain.MapDataset[Batch], workers: int) -> grain.Dataset
     if _PROFILING_FLAG in flags.FLAGS:
         flags.FLAGS[_PROFILING_FLAG].present = True
     return iter(batches.to_iter_dataset(reading).mp_prefetch(processes, _live_with_parent))
+
+
+def _end_worker_in_unguarded_script() -> None:
+    """Ends this process if it is a new worker that runs its parent's script as a whole.
+
+    A worker imports the script first. Without a guard around what the script does, it would start
+    workers of its own there, of which Python's message is hundreds of lines long.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        os._exit(_UNGUARDED)
+
+
+def _why_a_worker_died(message: str) -> str:
+    status = message.partition("exit code ")[2].partition(".")[0]
+    if status == str(_UNGUARDED):
+        return (
+            "a script that reads with workers is imported by each of them: put what it does under "
+            "`if __name__ == '__main__':`, or leave workers out"
+        )
+    return (
+        f"a worker that reads data ended with status {status or 'unknown'}, and -9 means for want "
+        "of memory; use fewer workers"
+    )
 
 
 def _live_with_parent(worker: int, workers: int) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shlex
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -22,9 +23,10 @@ from typing import Any
 from vitdeblur_jax.data import beam
 from vitdeblur_jax.data.layouts import describe
 from vitdeblur_jax.data.recognition import recognize
-from vitdeblur_jax.data.sources import FolderSource, SyntheticSource
+from vitdeblur_jax.data.sources import INFO, FolderSource, SyntheticSource, with_name_in_bytes
 from vitdeblur_jax.errors import UserError, known, one_line
 from vitdeblur_jax.files import replaced_when_whole, write_text
+from vitdeblur_jax.json_files import read_json
 from vitdeblur_jax.output import tell
 from vitdeblur_jax.progress import Progress
 
@@ -135,6 +137,22 @@ def prepare(
     return folder
 
 
+def training_flags(folder: Path) -> str:
+    """Return the flags of train.py for what `prepare` has written, "" without a split train.
+
+    What is not trained on is validated with, if there is anything.
+    """
+    splits = [split["name"] for split in read_json(folder / INFO)["splits"]]
+    if "train" not in splits:
+        return ""
+    flags = ["data.kind=prepared", f"data.root={folder}"]
+    if folder.parent.name.startswith("dual_pixel"):
+        flags.append("model.views=2")
+    if "val" not in splits:
+        flags.append("validation.split=test" if "test" in splits else "validation.every=0")
+    return " ".join(f"--config.{shlex.quote(flag)}" for flag in flags)
+
+
 def _check_is_mounted(folder: str | os.PathLike[str]) -> None:
     if "://" in os.fspath(folder):
         raise UserError(
@@ -179,7 +197,7 @@ def _fingerprint(builder, root: Path, source, records: range) -> str:
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({one_line(error)})") from error
         name = os.path.relpath(path, root)
-        content.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+        content.update(os.fsencode(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0"))
     return content.hexdigest()
 
 
@@ -311,7 +329,9 @@ def _serialized(builder, shard: _Shard, record: int) -> list[bytes] | UserError:
         return error
     features = builder.info.features
     serializer = ExampleSerializer(features.get_serialized_info())
-    messages = (serializer.get_tf_example(features.encode_example(e)) for e in examples)
+    messages = (
+        serializer.get_tf_example(features.encode_example(with_name_in_bytes(e))) for e in examples
+    )
     # Otherwise the order of an example's keys would be another in each process.
     return [message.SerializeToString(deterministic=True) for message in messages]
 

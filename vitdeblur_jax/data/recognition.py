@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitdeblur_jax.data.image_io import list_photographs
+from vitdeblur_jax.data.image_io import list_photographs, subfolders
 from vitdeblur_jax.data.layouts import (
     ALL,
     SOURCE_FOLDERS,
@@ -16,7 +16,6 @@ from vitdeblur_jax.data.layouts import (
     contents,
     dpdd_folders,
     pixeldp_folders,
-    scene_folders,
     split_named_in,
 )
 from vitdeblur_jax.errors import UserError, one_line
@@ -153,7 +152,7 @@ def _lfdof(root: Path) -> Recognized | None:
 
 def _lfdof_part(split: str, base: Path) -> Part:
     inputs = base / "input"
-    scenes = scene_folders(inputs) if inputs.is_dir() else []
+    scenes = subfolders(inputs) if inputs.is_dir() else []
     # No photograph belongs beside the scenes, but one that lies there is to be counted and told.
     sides = {"blurred": (inputs, *scenes), "sharp": (base / "ground_truth",)}
     return Part(split, ("lfdof",), sides)

@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitdeblur_jax.data.image_io import Samples, as_8_bits, read_rgb
-from vitdeblur_jax.data.layouts import Pair, contents, read_pair
+from vitdeblur_jax.data.layouts import Pair, contents, read_pair, some
 from vitdeblur_jax.data.synthesis import SynthesisSettings, synthesize
 from vitdeblur_jax.data.synthesis_files import generator_for
 from vitdeblur_jax.errors import UserError, one_line
 
 Example = dict[str, Any]
 
+INFO = "dataset_info.json"  # of TensorFlow Datasets
 _SCENE = 480  # pixels; a photograph of this size has a few depths
 
 
@@ -134,11 +135,17 @@ class SyntheticSource:
         return {key: value.copy() for key, value in example.items()}
 
 
+def with_name_in_bytes(example: Example) -> Example:
+    """Return an example as records hold it: a file's name need not be UTF-8."""
+    return {**example, "name": os.fsencode(example["name"])}
+
+
 class PreparedSource:
     """A split of a data set that `preparation.prepare` or a builder has written.
 
     Args:
-        folder: What `prepare` returns: holds `dataset_info.json`.
+        folder: What `prepare` returns, which holds `dataset_info.json`; or a folder above it, such
+            as the `out` of `prepare`, with only one such set in it.
         split: "train", "val" or "test".
 
     Raises:
@@ -147,13 +154,7 @@ class PreparedSource:
     """
 
     def __init__(self, folder: str | os.PathLike[str], split: str):
-        self.folder, self.split = Path(folder), split
-        if not (self.folder / "dataset_info.json").is_file():
-            held = contents(self.folder) if self.folder.is_dir() else "nothing, for it is no folder"
-            raise UserError(
-                f"no prepared data set in {folder}: it holds {held}, but no dataset_info.json; "
-                "`vitdeblur data prepare` makes one, or goes on if it was interrupted"
-            )
+        self.folder, self.split = _prepared_folder(Path(folder)), split
         builder = _tensorflow_datasets().builder_from_directory(self.folder)
         if split not in builder.info.splits:
             there = ", ".join(builder.info.splits)
@@ -173,10 +174,27 @@ class PreparedSource:
         except (OSError, RuntimeError, ValueError) as error:
             message = f"{self.folder}: record {record} of {self.split} cannot be read"
             raise UserError(f"{message} ({one_line(error)})") from error
-        return {**example, "name": example["name"].decode()}
+        return {**example, "name": os.fsdecode(example["name"])}
 
     def __reduce__(self):
         return type(self), (self.folder, self.split)  # the open files stay behind
+
+
+def _prepared_folder(root: Path) -> Path:
+    """Find the data set `NAME/CONFIG/VERSION` of which the root is any part of the path."""
+    for depth in range(4):
+        found = sorted(path.parent for path in root.glob("*/" * depth + INFO))
+        found = [path for path in found if path.suffix != ".unfinished"]
+        if len(found) > 1:
+            names = some(str(path.relative_to(root)) for path in found)
+            raise UserError(f"{root} holds several prepared data sets; name one of {names}")
+        if found:
+            return found[0]
+    held = contents(root) if root.is_dir() else "nothing, for it is no folder"
+    raise UserError(
+        f"no prepared data set in {root}: it holds {held}, but no {INFO}; "
+        "`vitdeblur data prepare` makes one, or resumes if it was interrupted"
+    )
 
 
 def _tensorflow_datasets():

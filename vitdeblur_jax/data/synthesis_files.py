@@ -1,21 +1,30 @@
 """Synthetic pairs in files, for a look and for other people's code."""
 
+import json
 import os
+from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from vitdeblur_jax.data.image_io import (
     Photograph,
     as_8_bits,
+    left_out,
     list_photographs,
     read_rgb,
     write_photograph,
 )
 from vitdeblur_jax.data.synthesis import SynthesisSettings, synthesize
 from vitdeblur_jax.errors import UserError, one_line
+from vitdeblur_jax.files import write_text
+from vitdeblur_jax.json_files import read_json
+from vitdeblur_jax.output import tell
 from vitdeblur_jax.progress import Progress
 
+_JOURNAL = "synthesis.json"
 _BYTES = 256  # a byte's values
 
 
@@ -36,50 +45,84 @@ def synthesize_folder(
     """Write a pair for each photograph of a folder, in the layout `pairs`.
 
     Files are `input/NAME.png` and `target/NAME.png`, 8 bits; of 16 bits the upper 8 are taken. With
-    dual pixels the views are `input_left` and `input_right` instead of `input`.
+    dual pixels the views are `input_left` and `input_right` instead of `input`. `synthesis.json`
+    holds seed and settings: called again with the same ones after an interruption, this resumes.
+    What lies in the folder that is not read, and how many pairs exist, is told on standard error.
 
     Args:
         sharp_folder: Holds the photographs.
         out_folder: Is made where it is missing.
         settings: How to draw.
         seed: 0 or above. A pair depends on it and on the photograph's name, not on the others.
-        overwrite: Replace pairs that exist.
+        overwrite: Write all pairs anew, also those of another seed or other settings.
 
     Returns:
         The number of pairs.
 
     Raises:
-        UserError: No photographs, two of one name, a broken one, pairs that exist already, or a
-            folder that cannot be written.
+        UserError: No photographs, two of one name, a broken one, pairs that exist already from
+            another seed, other settings or another source, or a folder that cannot be written.
     """
     photographs = list_photographs(sharp_folder)
+    if line := left_out(sharp_folder):
+        tell(line)
     inputs = ("input_left", "input_right") if settings.dual_pixel else ("input",)
     folders = [Path(out_folder) / name for name in (*inputs, "target")]
-    _check(photographs, folders, overwrite)
-    with Progress(len(photographs), "photographs") as progress:
-        for path in photographs:
+    begun = _begin(photographs, folders, {"seed": seed, **asdict(settings)}, overwrite)
+    waiting = [path for path in photographs if not _is_done(path, folders, begun)]
+    if len(waiting) < len(photographs):
+        tell(f"{len(photographs) - len(waiting)} of {len(photographs)} pairs are done already")
+    with Progress(len(waiting), "photographs") as progress:
+        for path in waiting:
             sharp = as_8_bits(read_rgb(path))
             example = synthesize(sharp, settings, generator_for(path.stem, seed))
             views = np.split(example["blurred"], len(inputs), axis=-1)
-            for folder, image in zip(folders, (*views, sharp), strict=True):
-                write_photograph(Photograph(image), folder / f"{path.stem}.png")
+            for target, image in zip(_targets(path, folders), (*views, sharp), strict=True):
+                write_photograph(Photograph(image), target)
             progress.advance()
     return len(photographs)
 
 
-def _check(photographs: list[Path], folders: list[Path], overwrite: bool) -> None:
-    """Refuse, before any work, what would lose files; make the folders."""
-    seen = set()
-    for path in photographs:
-        if path.stem in seen:
-            raise UserError(f"{path.parent}: two photographs are called {path.stem}; rename one")
-        seen.add(path.stem)
-        existing = [folder / f"{path.stem}.png" for folder in folders]
-        existing = [target for target in existing if target.exists()]
-        if existing and not overwrite:
-            raise UserError(f"{existing[0]} exists: choose another folder, or ask to overwrite")
+def _begin(
+    photographs: list[Path], folders: list[Path], recipe: dict[str, Any], overwrite: bool
+) -> int:
+    """Refuse, before any work, what would lose files; make the folders and the journal.
+
+    Returns:
+        When the work began for the first time, in nanoseconds: what is older is to be replaced.
+    """
+    stems = [path.stem for path in photographs]
+    twice = [stem for stem, count in Counter(stems).items() if count > 1]
+    if twice:
+        folder = photographs[0].parent
+        raise UserError(f"{folder}: two photographs are called {twice[0]}; rename one")
+    out, recipe = folders[0].parent, json.loads(json.dumps(recipe))
+    journal = out / _JOURNAL
+    resumes = not overwrite and journal.is_file() and read_json(journal) == recipe
+    targets = [target for path in photographs for target in _targets(path, folders)]
+    existing = next((target for target in targets if target.exists()), None)
+    if existing and not (resumes or overwrite):
+        of = " from another seed or other settings" if journal.is_file() else ""
+        raise UserError(f"{existing} exists{of}: choose another folder, or overwrite by --force")
     try:
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
+        if not resumes:
+            write_text(journal, json.dumps(recipe, indent=1) + "\n")
+        return journal.stat().st_mtime_ns
     except OSError as error:
-        raise UserError(f"{folder}: cannot be made ({one_line(error)})") from error
+        raise UserError(f"{out}: cannot be written ({one_line(error)})") from error
+
+
+def _targets(photograph: Path, folders: list[Path]) -> list[Path]:
+    return [folder / f"{photograph.stem}.png" for folder in folders]
+
+
+def _is_done(photograph: Path, folders: list[Path], begun: int) -> bool:
+    """Tell whether a pair was written since then, and since its photograph last changed."""
+    try:
+        source = photograph.stat()
+        written = min(target.stat().st_mtime_ns for target in _targets(photograph, folders))
+    except OSError:
+        return False
+    return written >= max(begun, source.st_mtime_ns, source.st_ctime_ns)

@@ -23,7 +23,7 @@ from vitdeblur_jax.checkpoints import (
     on_local_devices,
 )
 from vitdeblur_jax.config_checks import check_paths, check_values, choice, integer, text
-from vitdeblur_jax.data.image_io import Photograph, as_8_bits, write_photograph
+from vitdeblur_jax.data.image_io import Photograph, as_8_bits, left_out, write_photograph
 from vitdeblur_jax.data.layouts import LAYOUTS, describe, find_pairs, read_pair
 from vitdeblur_jax.deblurring import deblur
 from vitdeblur_jax.errors import UserError
@@ -81,6 +81,8 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
         subsets = find_subsets(pairs, config.layout, config.split)
     if is_first() and (paired := describe(pairs)):
         tell(paired)
+    if is_first() and config.layout == "photographs" and (line := left_out(config.data_dir)):
+        tell(line)
     names, folder = [pair.name for pair in pairs], Path(workdir)
     checkpoint = digest(pretrained.variables)
     results = first_before_others(

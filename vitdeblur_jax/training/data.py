@@ -8,7 +8,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from vitdeblur_jax.data.image_io import list_photographs, size_of
+from vitdeblur_jax.data.image_io import left_out, list_photographs, size_of
 from vitdeblur_jax.data.layouts import Pair, describe, find_pairs
 from vitdeblur_jax.data.pipelines import (
     DeviceBatches,
@@ -163,7 +163,10 @@ def _not_empty(kept, data):
 def _photographs(root) -> list[Path]:
     if not Path(root).is_dir():
         raise UserError(f"there is no folder {str(root)!r} of photographs")
-    return list_photographs(root)
+    photographs = list_photographs(root)
+    if is_first() and (line := left_out(root)):
+        tell(line)
+    return photographs
 
 
 def _source(config, examples, crop: int | None) -> Source:

@@ -1,16 +1,32 @@
-"""Which photographs of a folder are listed."""
+"""Which photographs of a folder are listed, and what is said of the others."""
 
 import pytest
+from PIL import Image
 
-from vitdeblur_jax.data.image_io import list_photographs
+from vitdeblur_jax.data.image_io import (
+    READABLE_SUFFIXES,
+    left_out,
+    list_photographs,
+    read_photograph,
+)
 from vitdeblur_jax.errors import UserError
 
 
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"")
+
+
+def listed(folder, **options):
+    paths = list_photographs(folder, **options)
+    return [path.relative_to(folder).as_posix() for path in paths]
+
+
 def test_list_photographs(tmp_path):
-    for name in ("b.PNG", "a.jpeg", "c.tif", ".hidden.png", "notes.txt", "d.gif"):
-        (tmp_path / name).write_bytes(b"")
+    touch(tmp_path, "b10.PNG", "b9.jpeg", "c.tif", ".hidden.png", "notes.txt", "d.gif")
     (tmp_path / "folder.png").mkdir()
-    assert [path.name for path in list_photographs(tmp_path)] == ["a.jpeg", "b.PNG", "c.tif"]
+    assert listed(tmp_path) == ["b9.jpeg", "b10.PNG", "c.tif", "d.gif"]
     (tmp_path / "empty").mkdir()
     expected = rf"^no images in {tmp_path}/empty: looked for \.png, \.jpg"
     with pytest.raises(UserError, match=expected):
@@ -18,3 +34,35 @@ def test_list_photographs(tmp_path):
     for name in ("missing", "notes.txt"):
         with pytest.raises(UserError, match=name):
             list_photographs(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", READABLE_SUFFIXES)
+def test_every_ending_that_is_listed_is_read(tmp_path, suffix):
+    mode = {".pgm": "L", ".pbm": "1", ".gif": "P"}.get(suffix, "RGB")
+    Image.new(mode, (6, 5)).save(tmp_path / f"photo{suffix}")
+    (path,) = list_photographs(tmp_path)
+    assert read_photograph(path).pixels.shape == (5, 6, 3)
+
+
+def test_what_is_left_out_is_told_with_the_reason(tmp_path):
+    touch(tmp_path, "a.png", "b.jfif")
+    assert left_out(tmp_path) == ""
+    touch(tmp_path, "1.HEIC", "2.heic", "3.dng", "notes", ".hidden", "sub/c.png", "__MACOSX/._a")
+    assert left_out(tmp_path) == (
+        "left out: 4 files of formats that are not read (.heic, .dng, no ending), 1 folder"
+    )
+    assert left_out(tmp_path, recursive=True).endswith("(.heic, .dng, no ending)")
+    for path in (tmp_path / "a.png", tmp_path / "b.jfif"):
+        path.unlink()
+    with pytest.raises(UserError, match=r"no images in .* \(left out: 4 files .* 1 folder\)$"):
+        list_photographs(tmp_path)
+
+
+def test_recursive_takes_the_folders_in_a_folder(tmp_path):
+    touch(tmp_path, "z.png", "s10/a.png", "s9/b.png", "s9/inner/c.png")
+    touch(tmp_path, "__MACOSX/._z.png", ".cache/d.png", "@eaDir/e.png")
+    (tmp_path / "s9/loop").symlink_to(tmp_path)
+    assert listed(tmp_path) == ["z.png"]
+    assert listed(tmp_path, recursive=True) == [
+        *("z.png", "s9/b.png", "s9/inner/c.png", "s10/a.png")
+    ]

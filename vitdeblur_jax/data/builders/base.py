@@ -12,7 +12,12 @@ import tensorflow_datasets as tfds
 from vitdeblur_jax.data.builders.patches import PATCH, patch_corners, sharpest
 from vitdeblur_jax.data.layouts import ALL, find_pairs
 from vitdeblur_jax.data.recognition import recognize
-from vitdeblur_jax.data.sources import Example, FolderSource, SyntheticSource
+from vitdeblur_jax.data.sources import (
+    Example,
+    FolderSource,
+    SyntheticSource,
+    with_name_in_bytes,
+)
 from vitdeblur_jax.errors import UserError
 
 ONLY_SPLIT = {"pairs": "train"}  # of the layouts without splits; the others are for testing only
@@ -121,7 +126,7 @@ class DefocusBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         key = 0
         for record in range(len(source)):
             for example in self.examples(split, source, record):
-                yield key, example
+                yield key, with_name_in_bytes(example)
                 key += 1
 
 

@@ -9,10 +9,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from vitdeblur_jax.data.builders.base import DefocusBuilder, DefocusConfig, array_feature
-from vitdeblur_jax.data.image_io import list_photographs
+from vitdeblur_jax.data.image_io import left_out, list_photographs
 from vitdeblur_jax.data.sources import SyntheticSource
 from vitdeblur_jax.data.synthesis import SynthesisSettings
 from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.output import tell
 
 _DPDD_HOMEPAGE = "https://github.com/Abdullah-Abuolaim/defocus-deblurring-dual-pixel"
 _DPDD_CITATION = """\
@@ -202,6 +203,8 @@ class SyntheticDefocus(DefocusBuilder):
         config = self.builder_config
         try:
             photographs = list_photographs(root)
+            if line := left_out(root):
+                tell(line)
         except UserError as error:
             raise UserError(f"{error}. {self.instructions()}") from error
         return {"train": SyntheticSource(photographs, config.settings, config.seed)}
