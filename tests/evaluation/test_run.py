@@ -463,8 +463,9 @@ def test_results_that_cannot_be_read(tmp_path, settings, text):
     make_pairs(tmp_path)
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "metrics.json").write_text(text)
-    assert "results cannot be used" in refusal(settings(), tmp_path / "results")
+    assert "results/metrics.json" in refusal(settings(), tmp_path / "results")
     assert (tmp_path / "results" / "metrics.json").read_text() == text
+    assert [path.name for path in (tmp_path / "results").iterdir()] == ["metrics.json"]
 
 
 def test_a_file_in_place_of_the_results_folder(tmp_path, settings):

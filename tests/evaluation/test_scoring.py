@@ -1,11 +1,13 @@
 """Folders of saved images scored over a set, against scikit-image."""
 
+import json
 import re
 import shutil
 
 import numpy as np
 import pytest
 
+from configs.evaluate import get_config
 from tests import made_up_data
 from tests.evaluation.scikit_image_figures import scikit_image_figures
 from tests.made_up_data import photograph, write_png
@@ -14,6 +16,7 @@ from vitdeblur_jax.data.layouts import find_pairs
 from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.evaluation import scoring
 from vitdeblur_jax.evaluation.profiles import PROFILES, find_profile
+from vitdeblur_jax.evaluation.results import Results
 from vitdeblur_jax.evaluation.scores import write_scores
 from vitdeblur_jax.evaluation.scoring import Method, parse_method, parse_metrics, score
 from vitdeblur_jax.metrics import METRICS
@@ -304,6 +307,33 @@ def test_files(root, tmp_path):
     assert {path.name for path in out.iterdir() if path.is_file()} == {
         *("metrics.json", "table.csv", "images.csv", "table.md", "table.tex", "report.html"),
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("metrics.json", '{"checkpoint_sha256": "", "restored": {}}', "workdir of an evaluate.py"),
+        ("metrics.json", '{"accuracy": 0.9}', "is not from an earlier `vitdeblur score`"),
+        ("table.tex", "mine", "is not from an earlier `vitdeblur score`"),
+    ],
+)
+def test_results_that_are_not_of_score_are_not_overwritten(root, tmp_path, name, text, expected):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text(text)
+    assert expected in refusal(root, "pairs", [Method("a", root / "blurred")], out=out)
+    assert (out / name).read_text() == text
+    assert [path.name for path in out.iterdir()] == [name]
+
+
+def test_results_of_score_are_written_anew_and_are_no_run_of_evaluate(root, tmp_path):
+    out, method = tmp_path / "out", Method("a", root / "blurred")
+    for metrics in (["psnr"], ["mae"]):
+        write_scores(out, score(root, "pairs", [method], metrics, out=out))
+    assert list(json.loads((out / "metrics.json").read_text())["definitions"]) == ["mae"]
+    with pytest.raises(UserError, match=r"metrics\.json is not from an evaluate\.py run"):
+        Results.open(out, get_config("pairs"), "", NAMES, ["psnr"])
+    assert not (out / "restored").exists()
 
 
 # Real photographs

@@ -45,10 +45,10 @@ def test_summary(scores):
     first = scores["methods"][0]
     assert first["mean"] == pytest.approx({"psnr": 21, "mae": 0.4})
     assert first["interval"]["psnr"] == (20, 22)
-    compared = [(c["metric"], c["first"], c["second"]) for c in scores["comparisons"]]
-    assert ("psnr", "one", "two") in compared
+    compared = [(c["metric"], c["better"], c["worse"]) for c in scores["comparisons"]]
+    assert ("psnr", "two", "one") in compared
     assert len(set(compared)) == 6
-    assert scores["comparisons"][0]["difference"] == pytest.approx(-10)
+    assert scores["comparisons"][0]["by"] == pytest.approx(10)
     json.dumps(scores, allow_nan=False)
 
 
@@ -113,6 +113,20 @@ def test_differences_from_the_best_alone(scores):
     rows = tables.make_tables(scores)[-1].rows
     assert all("two" in (row[1].text, row[2].text) for row in rows)
     assert len(rows) == 4
+
+
+def test_each_row_says_which_method_is_better_and_by_how_much(scores):
+    rows = [[cell.text for cell in row] for row in tables.make_tables(scores)[-1].rows]
+    assert tables.make_tables(scores)[-1].header[1:4] == ["better", "than", "by"]
+    assert [row[:4] for row in rows] == [
+        ["PSNR", "two", "one", "10.000"],
+        ["MAE", "two", "one", "0.2500"],  # of which the lower is better
+        ["PSNR", "two", "three", "5.500"],
+        ["MAE", "two", "three", "0.5000"],
+    ]
+    assert rows[1][4] == "0.2000 to 0.3000"
+    equal = make({"a": [(20, 0.1)], "b": [(20, 0.2)]})
+    assert [cell.text for cell in tables.make_tables(equal)[-1].rows[0]][3] == "equal"
 
 
 def test_subsets():

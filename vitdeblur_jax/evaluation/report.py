@@ -22,6 +22,7 @@ from vitdeblur_jax.data.image_io import size_of
 from vitdeblur_jax.errors import UserError, one_line
 from vitdeblur_jax.files import replaced_when_whole, write_text
 
+REPORT = "report.html"
 WHITE_ERROR = 0.1
 _THUMBNAIL_SIDE = 320
 _TARGET = 0
@@ -90,7 +91,7 @@ def write_report(out: Path, scores: dict[str, Any]) -> Path:
     data = {"scores": scores, "sizes": _sizes(out, scores), "whiteError": WHITE_ERROR}
     template = (files(__package__) / "report.html").read_text(encoding="utf-8")
     page = template.replace("{{policy}}", _policy(template)).replace("{{data}}", _as_json(data))
-    path = out / "report.html"
+    path = out / REPORT
     write_text(path, page)
     return path
 

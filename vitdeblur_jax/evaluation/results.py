@@ -30,6 +30,7 @@ from vitdeblur_jax.evaluation.scores import (
 )
 from vitdeblur_jax.evaluation.tables import terminal
 from vitdeblur_jax.files import write_text
+from vitdeblur_jax.json_files import read_json
 from vitdeblur_jax.table import format_table
 
 COMPARED = {
@@ -81,9 +82,9 @@ class Results:
         }
         results = cls(folder, fresh, part)
         with results._told_as_unusable():
-            (folder / "restored").mkdir(parents=True, exist_ok=True)
             if (folder / "metrics.json").exists():
-                results._take_up(json.loads((folder / "metrics.json").read_text()))
+                results._take_up(_read_run(folder / "metrics.json"))
+            (folder / "restored").mkdir(parents=True, exist_ok=True)
         if part == 0:
             results._take_up_parts()
         return results
@@ -160,7 +161,7 @@ class Results:
         parts = sorted(self._folder.glob("metrics.part-*.json"))
         for path in parts:
             with self._told_as_unusable():
-                self._take_up(json.loads(path.read_text()))
+                self._take_up(_read_run(path))
         self._save()
         for path in parts:
             path.unlink()
@@ -187,6 +188,13 @@ class Results:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             said = one_line(error)
             raise UserError(f"the results folder {self._folder} cannot be used: {said}") from error
+
+
+def _read_run(path):
+    contents = read_json(path)
+    if "checkpoint_sha256" not in contents:
+        raise UserError(f"{path} is not from an evaluate.py run; choose another --workdir")
+    return contents
 
 
 def _check_same_run(earlier, fresh, folder):

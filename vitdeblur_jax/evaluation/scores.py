@@ -7,8 +7,9 @@
     methods             for each: name, folder, profile, rule, partial, missing, notes;
                         images: by name: file, size_note, metrics; mean and interval by metric;
                         subsets: means by subset and metric
-    comparisons         of each two methods, for each metric: first, second, difference, interval,
-                        p_value
+    comparisons         of each two methods, for each metric: better and worse, their names; by, the
+                        mean difference over the images of both, 0 or more in the metric's unit;
+                        interval of it; p_value
     published           by method, then by metric
     notes               what else is to be known
 
@@ -17,6 +18,7 @@ interval or p value that is null could not be computed.
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -24,14 +26,24 @@ from typing import Any
 
 import numpy as np
 
+from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.evaluation import tables
-from vitdeblur_jax.evaluation.report import write_report
+from vitdeblur_jax.evaluation.report import REPORT, write_report
 from vitdeblur_jax.evaluation.statistics import mean_interval, paired_difference
 from vitdeblur_jax.files import write_text
+from vitdeblur_jax.json_files import read_json
 from vitdeblur_jax.metrics import METRICS
 from vitdeblur_jax.versions import versions
 
 _DEFINITION = ("title", "definition", "better", "digits")
+_JSON = "metrics.json"
+_ONLY_IN_RUNS = "checkpoint_sha256"  # evaluate.py adds it
+_TABLES = {
+    "table.csv": tables.table_csv,
+    "images.csv": tables.images_csv,
+    "table.md": tables.markdown,
+    "table.tex": tables.latex,
+}
 
 
 def new_scores(
@@ -93,16 +105,41 @@ def summarize(scores: dict[str, Any], subsets: Mapping[str, Sequence[str]]) -> N
         parts = {key: [name for name in names if name in part] for key, part in subsets.items()}
         method["subsets"] = {k: _means(method, part, metrics) for k, part in parts.items() if part}
     compared = [
-        _comparison(first, second, metric, scores["images"])
+        _comparison(first, second, metric, definition["better"], scores["images"])
         for first, second in combinations(methods, 2)
-        for metric in metrics
+        for metric, definition in metrics.items()
     ]
     scores["comparisons"] = [comparison for comparison in compared if comparison]
 
 
+def check_results_folder(folder: Path) -> None:
+    """Checks that `vitdeblur score` may write its results into a folder.
+
+    Raises:
+      UserError: results of evaluate.py, or files of unknown origin under the same names, are there.
+    """
+    path = folder / _JSON
+    there = [name for name in (_JSON, *_TABLES, REPORT) if os.path.lexists(folder / name)]
+    if not there:
+        return
+    if not os.path.lexists(path):
+        raise UserError(
+            f"{folder / there[0]} is not from an earlier `vitdeblur score`: there is no {_JSON} "
+            "beside it; choose another folder"
+        )
+    contents = read_json(path)
+    if _ONLY_IN_RUNS in contents:
+        raise UserError(
+            f"{folder} is the workdir of an evaluate.py run, which could not be resumed without "
+            f"its {_JSON}; choose another folder"
+        )
+    if not set(new_scores("", "", "", [], [])) <= contents.keys():
+        raise UserError(f"{path} is not from an earlier `vitdeblur score`; choose another folder")
+
+
 def write_json(folder: Path, contents: dict[str, Any]) -> Path:
     """Writes metrics.json into a folder and returns its path."""
-    path = folder / "metrics.json"
+    path = folder / _JSON
     write_text(path, json.dumps(contents, indent=2, allow_nan=False) + "\n")
     return path
 
@@ -114,10 +151,8 @@ def write_scores(folder: Path, scores: dict[str, Any]) -> Path:
       The report's path.
     """
     write_json(folder, scores)
-    write_text(folder / "table.csv", tables.table_csv(scores))
-    write_text(folder / "images.csv", tables.images_csv(scores))
-    write_text(folder / "table.md", tables.markdown(scores))
-    write_text(folder / "table.tex", tables.latex(scores))
+    for name, text_of in _TABLES.items():
+        write_text(folder / name, text_of(scores))
     return write_report(folder, scores)
 
 
@@ -130,15 +165,22 @@ def _values(method, names, metric):
     return np.array([np.inf if value is None else value for value in figures])
 
 
-def _comparison(first, second, metric, names):
+def _comparison(first, second, metric, better, names):
     common = [name for name in names if name in first["images"] and name in second["images"]]
     found = paired_difference(*(_values(method, common, metric) for method in (first, second)))
-    return found and {
+    if found is None:
+        return None
+    names = [first["name"], second["name"]]
+    if (found.mean < 0) == (better == "higher") and found.mean != 0:
+        names.reverse()
+    # The interval's ends change places where its sign does.
+    ends = found.interval if found.mean >= 0 else found.interval and [-x for x in found.interval]
+    return {
         "metric": metric,
-        "first": first["name"],
-        "second": second["name"],
-        "difference": found.mean,
-        "interval": found.interval,
+        "better": names[0],
+        "worse": names[1],
+        "by": abs(found.mean),
+        "interval": ends and tuple(sorted(ends)),
         "p_value": found.p_value,
     }
 

@@ -20,7 +20,13 @@ from vitdeblur_jax.evaluation.measuring import Measure, measuring
 from vitdeblur_jax.evaluation.profiles import Match, Profile, align, find_profile, match
 from vitdeblur_jax.evaluation.published import IMAGES, NOTES, published_figures
 from vitdeblur_jax.evaluation.report import add_picture
-from vitdeblur_jax.evaluation.scores import image_record, new_method, new_scores, summarize
+from vitdeblur_jax.evaluation.scores import (
+    check_results_folder,
+    image_record,
+    new_method,
+    new_scores,
+    summarize,
+)
 from vitdeblur_jax.evaluation.subsets import find_subsets
 from vitdeblur_jax.metrics import DEFAULT, METRICS
 from vitdeblur_jax.output import printable, tell
@@ -99,7 +105,8 @@ def score(
 
     Raises:
       UserError: the data set, a folder, a profile or a metric is not as it should be; an image is
-        missing, damaged, or of a size that its profile does not explain.
+        missing, damaged, or of a size that its profile does not explain; `out` holds results that
+        are not of this function.
     """
     pairs = find_pairs(root, known("set", layout, SETS), split)
     _refuse_twice("method", [method.name for method in methods])
@@ -109,6 +116,7 @@ def score(
     tell(describe(pairs))
     measure, kept, left_out = load_metrics(metrics, weights_folder)
     if out is not None:
+        check_results_folder(out)
         _make_folder(out)
     scores = new_scores(layout, split, str(root), [pair.name for pair in pairs], kept)
     scores["methods"] = [_begin(*both) for both in zip(methods, matches, strict=True)]

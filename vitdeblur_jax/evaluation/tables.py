@@ -160,19 +160,19 @@ def _subset_table(scores, subset):
 
 
 def _comparison_table(scores):
-    header = ["metric", "first", "second", "difference", "95 % interval", "p"]
+    header = ["metric", "better", "than", "by", "95 % interval", "p"]
     best = {metric: _best(scores, metric) for metric in scores["definitions"]}
     rows = []
     for one in scores["comparisons"]:
-        if best[one["metric"]] not in (one["first"], one["second"]):
+        if best[one["metric"]] not in (one["better"], one["worse"]):
             continue
         definition = scores["definitions"][one["metric"]]
         digits, p_value = definition["digits"], one["p_value"]
         rows.append(
             [
-                *(Cell(text) for text in (definition["title"], one["first"], one["second"])),
-                Cell(f"{one['difference']:+.{digits}f}"),
-                Cell(_span(one["interval"], digits, "+")),
+                *(Cell(text) for text in (definition["title"], one["better"], one["worse"])),
+                Cell(f"{one['by']:.{digits}f}" if one["by"] else "equal"),
+                Cell(_span(one["interval"], digits)),
                 Cell("n/a" if p_value is None else f"{p_value:.2g}"),
             ]
         )
@@ -218,8 +218,8 @@ def _gain(method, metric, published):
     return f"{_number(method['mean'][metric]) - published:+.3f}{_mark(method)}"
 
 
-def _span(interval, digits, sign=""):
-    ends = interval and [f"{end:{sign}.{digits}f}" for end in interval]
+def _span(interval, digits):
+    ends = interval and [f"{end:.{digits}f}" for end in interval]
     return " to ".join(ends) if ends else "n/a"
 
 
