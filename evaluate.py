@@ -1,7 +1,13 @@
 """Restores and measures a data set; see configs/evaluate.py."""
 
 from vitdeblur_jax.entry_points import run_with_config
-from vitdeblur_jax.evaluation import evaluate
+
+
+def evaluate(config, workdir):
+    from vitdeblur_jax.evaluation import evaluate  # imports JAX, once signals are handled
+
+    return evaluate(config, workdir)
+
 
 if __name__ == "__main__":
-    run_with_config(evaluate)
+    run_with_config(evaluate, smaller="--config.batch_size")

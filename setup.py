@@ -81,5 +81,5 @@ setup(
         "docs": DOCS,
         "dev": DEV,
     },
-    entry_points={"console_scripts": ["vitdeblur=vitdeblur_jax.cli:main"]},
+    entry_points={"console_scripts": ["vitdeblur=vitdeblur_jax.__main__:main"]},
 )

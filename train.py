@@ -1,7 +1,13 @@
 """Trains a model; see configs/ and docs/train.md."""
 
 from vitdeblur_jax.entry_points import run_with_config
-from vitdeblur_jax.training import train
+
+
+def train(config, workdir):
+    from vitdeblur_jax.training import train  # imports JAX, once signals are handled
+
+    return train(config, workdir)
+
 
 if __name__ == "__main__":
-    run_with_config(train)
+    run_with_config(train, smaller="--config.batch_size, or raise --config.accumulation")

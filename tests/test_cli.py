@@ -1,6 +1,7 @@
 """The command `vitdeblur`, as a user calls it."""
 
 import io
+import re
 import resource
 import subprocess
 import sys
@@ -397,13 +398,24 @@ def test_deblur_takes_the_same_options(small, kind):
         ["convert"],
     ],
 )
-def test_wrong_usage_shows_usage(arguments, capsys):
-    with pytest.raises(SystemExit) as caught:
-        main(arguments)
-    assert caught.value.code == 2
-    said = capsys.readouterr().err
-    assert said.startswith("usage: vitdeblur")
-    assert "error: " in said.splitlines()[-1]
+def test_wrong_usage_is_told_in_one_line(arguments, capsys):
+    said = refused((main(arguments), capsys.readouterr().err))
+    assert re.search("; see vitdeblur.* --help$", said.strip())
+
+
+def test_restore_is_a_command_and_its_name_may_be_left_out(vitdeblur, photo, sharp):
+    assert vitdeblur("restore", "photo.png")[0] == 0
+    np.testing.assert_array_equal(pixels("photo_restored.png"), sharp)
+
+
+@pytest.mark.parametrize("command", ["restore", "convert", "export", "data", "score"])
+def test_a_folder_that_is_called_as_a_command_gets_a_hint(tmp_path, monkeypatch, capsys, command):
+    monkeypatch.chdir(tmp_path)
+    arguments = [command, *(["-o", "out"] if command != "restore" else [])]
+    assert "to restore" not in refused((main(arguments), capsys.readouterr().err))
+    Path(command).mkdir()
+    said = refused((main(arguments), capsys.readouterr().err))
+    assert f"type `vitdeblur restore {command}`" in said
 
 
 def test_help_mentions_everything(capsys):

@@ -10,9 +10,7 @@ JAX is imported with the first of these names that is used, not with the package
 their signal handlers before.
 """
 
-import importlib
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # as in `typing`, whose import takes longer than this package's own
 if TYPE_CHECKING:
     from vitdeblur_jax.checkpoints import Pretrained as Pretrained
     from vitdeblur_jax.checkpoints import load_pretrained as load_pretrained
@@ -35,6 +33,8 @@ __all__ = list(_MODULES)
 def __getattr__(name: str):
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
     value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
     globals()[name] = value
     return value

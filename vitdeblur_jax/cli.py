@@ -1,19 +1,20 @@
 """The command `vitdeblur`: restore photographs, convert and export models, data sets, scores."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from vitdeblur_jax.entry_points import exit_status
+from vitdeblur_jax.entry_points import exit_status, find_devices, import_jax, run_process
 from vitdeblur_jax.errors import CANNOT, UserError
 from vitdeblur_jax.output import results_go_to_terminal, show, tell
 
 _RESTORE = """\
 Restores photographs that are out of focus. Size, EXIF (orientation applied and reset), ICC profile,
-alpha, gray and 16 bits stay. Other commands: `vitdeblur convert` (checkpoints), `vitdeblur export`
-(StableHLO), `vitdeblur data` (data sets) and `vitdeblur score` (saved images); each has its own
---help.
+alpha, gray and 16 bits stay. `vitdeblur PHOTOGRAPH` is short for `vitdeblur restore PHOTOGRAPH`.
+Other commands: `vitdeblur convert` (checkpoints), `vitdeblur export` (StableHLO), `vitdeblur data`
+(data sets) and `vitdeblur score` (saved images); each has its own --help.
 """
 _CONVERT = """\
 Converts a checkpoint. IN is a PyTorch checkpoint of the released code (.pth, .pt, .tar), a
@@ -53,24 +54,56 @@ Ends with 2, and names what is missing, when a folder is incomplete or ambiguous
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command and returns its exit status: 0 done, 1 found wrong, 2 cannot."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    match arguments:
-        case ["convert", *rest]:
-            options = _convert_parser().parse_args(rest)
-        case ["export", *rest]:
-            options = _export_parser().parse_args(rest)
-        case ["data", *rest]:
-            options = _data_parser().parse_args(rest)
-        case ["score", *rest]:
-            options = _score_parser().parse_args(rest)
-        case _:
-            return _run_restoration(_restore_parser().parse_args(arguments))
-    return exit_status(lambda: options.run(options))
+    """Runs the command and returns its exit status: 0 done, 1 found wrong, 2 cannot.
+
+    Args:
+      arguments: None: those of this process, which the command then is: it handles signals and
+        closed streams.
+    """
+    if arguments is None:
+        return run_process(lambda: _run(sys.argv[1:]))
+    return exit_status(lambda: _run(list(arguments)))
+
+
+def _run(arguments: list[str]) -> int | None:
+    options = _parse(arguments)
+    return options.run(options)
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parsers = {
+        "restore": _restore_parser,
+        "convert": _convert_parser,
+        "export": _export_parser,
+        "data": _data_parser,
+        "score": _score_parser,
+    }
+    command = arguments[0] if arguments else None
+    if command not in parsers:
+        return _restore_parser().parse_args(arguments)
+    try:
+        return parsers[command]().parse_args(arguments[1:])
+    except UserError as error:
+        if not os.path.exists(command):
+            raise
+        raise UserError(
+            f"{error}. {command!r} is a command; to restore what is called so in this folder, "
+            f"type `vitdeblur restore {command}`"
+        ) from error
+
+
+class _Parser(argparse.ArgumentParser):
+    """Prints by this package's functions; a mistake is a `UserError`."""
+
+    def print_help(self, file=None):
+        show(*self.format_help().splitlines())
+
+    def error(self, message):
+        raise UserError(f"{message}; see {self.prog} --help")
 
 
 def _restore_parser():
-    parser = argparse.ArgumentParser("vitdeblur", description=_RESTORE)
+    parser = _Parser("vitdeblur", description=_RESTORE)
     parser.add_argument("photograph", nargs="+", help="a file, a folder, or - for standard input")
     parser.add_argument(
         "-o",
@@ -126,11 +159,12 @@ def _restore_parser():
         "--processes", type=int, metavar="COUNT", help="how many; 1: alone, whatever a cluster says"
     )
     several.add_argument("--process", type=int, metavar="INDEX", help="which this is, from 0")
+    parser.set_defaults(run=_run_restoration)
     return parser
 
 
 def _convert_parser():
-    parser = argparse.ArgumentParser("vitdeblur convert", description=_CONVERT)
+    parser = _Parser("vitdeblur convert", description=_CONVERT)
     parser.add_argument("source", metavar="IN")
     parser.add_argument("destination", metavar="OUT")
     parser.add_argument("--half", action="store_true", help="float16; for .safetensors alone")
@@ -140,7 +174,7 @@ def _convert_parser():
 
 
 def _export_parser():
-    parser = argparse.ArgumentParser("vitdeblur export", description=_EXPORT)
+    parser = _Parser("vitdeblur export", description=_EXPORT)
     parser.add_argument("source", metavar="CHECKPOINT")
     parser.add_argument("destination", metavar="OUT")
     parser.add_argument(
@@ -156,7 +190,7 @@ def _export_parser():
 
 
 def _data_parser():
-    parser = argparse.ArgumentParser("vitdeblur data", description=_DATA)
+    parser = _Parser("vitdeblur data", description=_DATA)
     verbs = parser.add_subparsers(required=True, metavar="check|prepare|synthesize")
 
     check = verbs.add_parser("check", help="is a data set whole?", description=_CHECK)
@@ -200,7 +234,7 @@ def _data_parser():
 
 
 def _score_parser():
-    parser = argparse.ArgumentParser("vitdeblur score", description=_SCORE)
+    parser = _Parser("vitdeblur score", description=_SCORE)
     parser.add_argument(
         "methods",
         nargs="+",
@@ -238,12 +272,14 @@ def _score_parser():
 
 
 def _run_restoration(options) -> int:
+    import_jax()
     from vitdeblur_jax.processes import end_with_others
 
-    return end_with_others(lambda: exit_status(lambda: _restore(options)))
+    return end_with_others(lambda: exit_status(lambda: _restore(options), "--batch-size"))
 
 
 def _restore(options) -> int:
+    from vitdeblur_jax import signals
     from vitdeblur_jax.processes import join_others
     from vitdeblur_jax.restore_files import Options, restore_files
 
@@ -260,6 +296,8 @@ def _restore(options) -> int:
         skip_existing=options.skip_existing,
     )
     join_others(options.coordinator, options.processes, options.process)
+    signals.listen_again()
+    find_devices()
     failed = restore_files(options.photograph, options.output, options.checkpoint, how)
     return CANNOT if failed else 0
 
@@ -267,6 +305,7 @@ def _restore(options) -> int:
 def _convert(options) -> None:
     from vitdeblur_jax.checkpoints import convert
 
+    find_devices()
     unused = convert(
         options.source, options.destination, overwrite=options.force, half=options.half
     )
@@ -280,6 +319,7 @@ def _convert(options) -> None:
 def _export(options) -> None:
     from vitdeblur_jax.export import export
 
+    find_devices()
     export(
         options.source,
         options.destination,
@@ -326,6 +366,7 @@ def _score(options) -> None:
     from vitdeblur_jax.evaluation.scoring import parse_method, parse_metrics, score
     from vitdeblur_jax.evaluation.tables import terminal
 
+    find_devices()
     scores = score(
         options.data,
         options.set,

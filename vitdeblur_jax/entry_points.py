@@ -1,13 +1,17 @@
 """What train.py, evaluate.py and the command line share: flags, and errors in one line."""
 
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vitdeblur_jax.errors import CANNOT, INTERRUPTED, UserError
-from vitdeblur_jax.output import show, tell
+from vitdeblur_jax import signals
+from vitdeblur_jax.errors import CANNOT, INTERRUPTED, UserError, one_line
+from vitdeblur_jax.output import drop_what_cannot_be_written, occupy_closed_streams, show, tell
 
+_CHOOSE_DEVICES = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")
+_ERRORS_OF_JAX = ("JaxRuntimeError", "XlaRuntimeError")
 _MISSING = "--{} is missing; see --help"
 _UNREADABLE = (AttributeError, KeyError, OSError, ImportError, SyntaxError, ValueError)
 _HELP = """\
@@ -25,29 +29,116 @@ usage: {program} --config=FILE[:ARGUMENT] --workdir=FOLDER [--config.KEY=VALUE .
 """
 
 
-def exit_status(work: Callable[[], int | None]) -> int:
-    """Runs `work`; a user's mistake becomes one line on standard error and status 2."""
+def run_process(work: Callable[[], int | None]) -> int:
+    """Runs the work that this process was started for; returns its exit status.
+
+    To be called before JAX is imported. A signal ends the work with one line, closed standard
+    streams are filled, and what they cannot write is dropped. `exit_status` says the rest.
+    """
+    signals.listen()
+    occupy_closed_streams()
+    try:
+        return exit_status(work)
+    finally:
+        drop_what_cannot_be_written()
+
+
+def exit_status(work: Callable[[], int | None], smaller: str = "") -> int:
+    """Runs `work`; a user's mistake becomes one line on standard error and status 2.
+
+    So does memory that does not suffice.
+
+    Args:
+      work: returns its exit status, or None for 0.
+      smaller: the options that save memory, for the error message.
+    """
     try:
         return work() or 0
-    except UserError as error:
-        tell(f"error: {error}")
-        return CANNOT
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # where this is not the process of a command
         tell("interrupted")
         return INTERRUPTED
+    except Exception as error:
+        mistake = error if isinstance(error, UserError) else _lack_of_memory(error, smaller)
+        if mistake is None:
+            raise
+        tell(f"error: {mistake}")
+        return CANNOT
 
 
-def run_with_config(work: Callable, required: Sequence[str] = ("config", "workdir")) -> None:
+def import_jax() -> None:
+    """Imports JAX.
+
+    Raises:
+      UserError: an environment variable of JAX has a value that JAX does not take.
+    """
+    try:
+        import jax  # noqa: F401
+    except ValueError as error:
+        raise UserError(f"JAX cannot be imported ({one_line(error)})") from error
+
+
+def find_devices() -> None:
+    """Initializes JAX's devices; to be called once the processes are joined, before other work.
+
+    A CPU stands beside the devices that `JAX_PLATFORMS` names, for the metrics in float64.
+
+    Raises:
+      UserError: JAX finds no such devices, or cannot be imported.
+    """
+    import_jax()
+    import jax
+
+    try:
+        platforms = jax.config.jax_platforms
+        needs_no_cpu = bool(platforms) and "cpu" not in platforms.split(",")
+        if needs_no_cpu:
+            jax.config.update("jax_platforms", f"{platforms},cpu")
+        found = jax.devices()[0].platform
+    except (RuntimeError, ValueError, AssertionError) as error:
+        # JAX's own advice; what follows it here is meant for these commands.
+        reason = one_line(error).partition(" (set JAX_PLATFORMS=")[0]
+        raise UserError(_no_devices(reason)) from error
+    if needs_no_cpu and found == "cpu":  # JAX passes over a platform without a plug-in
+        raise UserError(_no_devices(f"no plug-in for {platforms} is installed"))
+
+
+def _no_devices(reason: str) -> str:
+    given = [f"{name}={os.environ[name]}" for name in _CHOOSE_DEVICES if os.environ.get(name)]
+    if not given:
+        return f"JAX cannot use a device ({reason})"
+    return (
+        f"JAX finds no device for {' and '.join(given)} ({reason}); unset it, or set "
+        "JAX_PLATFORMS=cpu"
+    )
+
+
+def _lack_of_memory(error: BaseException, smaller: str) -> str | None:
+    """Returns a line if the error says that a device or this machine has run out of memory."""
+    is_of_device = "RESOURCE_EXHAUSTED" in str(error) and type(error).__name__ in _ERRORS_OF_JAX
+    if not (is_of_device or isinstance(error, MemoryError)):
+        return None
+    where = "the device" if is_of_device else "this machine"
+    advice = f"; lower {smaller}" if smaller else ""
+    return f"{where} has too little memory ({one_line(error)}){advice}"
+
+
+def run_with_config(
+    work: Callable, required: Sequence[str] = ("config", "workdir"), smaller: str = ""
+) -> None:
     """Runs `work(config, workdir)` with the absl flags --config and --workdir, then exits.
 
     Args:
-      work: returns the exit status, or None for 0.
+      work: returns the exit status, or None for 0. It imports what needs JAX: signals are handled
+        from this call on.
       required: the flags that may not be missing.
+      smaller: as of `exit_status`.
     """
+    sys.exit(run_process(lambda: _run_with_flags(work, required, smaller)))
+
+
+def _run_with_flags(work: Callable, required: Sequence[str], smaller: str) -> None:
     from absl import app, flags
     from ml_collections import config_flags
-
-    from vitdeblur_jax.processes import end_with_others, join_others
 
     config = config_flags.DEFINE_config_file("config", help_string="Path of the config file.")
     workdir = flags.DEFINE_string("workdir", None, "Folder that takes the results.")
@@ -65,12 +156,16 @@ def run_with_config(work: Callable, required: Sequence[str] = ("config", "workdi
             sys.exit(status)
         return arguments[:1]
 
-    def joined_work():
-        join_others(coordinator.value, count.value, index.value)
-        return work(config.value, workdir.value)
-
     def main(_):
-        return end_with_others(lambda: exit_status(joined_work))
+        import_jax()
+        from vitdeblur_jax.processes import end_with_others, join_others
+
+        def joined_work():
+            join_others(coordinator.value, count.value, index.value)
+            find_devices()
+            return work(config.value, workdir.value)
+
+        return end_with_others(lambda: exit_status(joined_work, smaller))
 
     app.run(main, flags_parser=parse)
 

@@ -16,6 +16,10 @@ class UserError(ValueError):
     """
 
 
+class ExistsError(UserError):
+    """Another process has written the result in the meantime."""
+
+
 def one_line(error: BaseException) -> str:
     """Returns what an exception says, as one short line, to be part of a `UserError`."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -20,7 +20,8 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from vitdeblur_jax.errors import UserError, one_line
+from vitdeblur_jax import signals
+from vitdeblur_jax.errors import ExistsError, UserError, one_line
 
 _TEMPORARY = re.compile(r"\.(.+)\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp", re.DOTALL)
 _LONGEST_NAME = 200  # bytes of the target's name in a temporary file's: 255 are allowed in all
@@ -54,13 +55,14 @@ def replaced_when_whole(path: str | os.PathLike[str], overwrite: bool = True) ->
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())  # a full disk may show only here
         if target.exists() and not overwrite:
-            raise UserError(f"{path} has come into being meanwhile; --force overwrites it")
+            raise ExistsError(f"{path} has come into being meanwhile; --force overwrites it")
         os.replace(temporary, target)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({one_line(error)})") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+        del _in_use[temporary]
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -114,6 +116,7 @@ def folder_when_whole(
         if os.path.lexists(old) and not os.path.lexists(target):
             os.rename(old, target)
         shutil.rmtree(temporary, ignore_errors=True)
+        del _in_use[temporary]
 
 
 def repair_folder(path: str | os.PathLike[str]) -> None:
@@ -166,7 +169,20 @@ def _is_abandoned(path, host, pid):
 
 def _temporary(target):
     name = os.fsdecode(os.fsencode(target.name)[:_LONGEST_NAME])
-    return target.parent / f".{name}.{_this_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
+    path = target.parent / f".{name}.{_this_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
+    _in_use[path] = target
+    return path
+
+
+def _remove_those_in_use():
+    """Removes the temporaries of this process, which a signal ends."""
+    for path, target in list(_in_use.items()):
+        with contextlib.suppress(OSError):
+            _remove_temporary(path, target)
+
+
+_in_use: dict[Path, Path] = {}  # targets by their temporaries
+signals.before_end(_remove_those_in_use)
 
 
 def _absolute(path):

@@ -24,8 +24,13 @@ from vitdeblur_jax.data.image_io import (
     write_photograph,
 )
 from vitdeblur_jax.deblurring import blend, check_strength, deblur, restored_ensemble
-from vitdeblur_jax.errors import UserError
-from vitdeblur_jax.output import read_input, tell, write_result
+from vitdeblur_jax.errors import ExistsError, UserError, one_line
+from vitdeblur_jax.output import (
+    check_result_can_be_written,
+    read_input,
+    tell,
+    write_result,
+)
 from vitdeblur_jax.photograph import as_dtype, as_float, count_windows
 from vitdeblur_jax.processes import gather, is_first, share, together
 from vitdeblur_jax.progress import Progress
@@ -104,16 +109,27 @@ def restore_files(
         pretrained = on_local_devices(load_pretrained(checkpoint))
         _check_model(pretrained)
         check_options(pretrained.model, options.stride, options.batch_size)
+        _make_folder(tasks, output)
     if is_first() and len(waiting) < len(tasks):
         tell(f"{len(tasks) - len(waiting)} of {len(tasks)} are done already")
     if is_first() and checkpoint is None:
         tell(f"checkpoint: {BUNDLED_NOTE}")
     failed = 0
     for number, task in share(waiting):
+        if options.skip_existing and _is_done(task):
+            tell(f"{task.destination} is done already")  # by another process, meanwhile
+            continue
         name = "standard input" if task.source == STANDARD else task.source
         tell(f"{name} ({number} of {len(tasks)})")
         try:
             _restore_file(task, pretrained, options)
+        except ExistsError as error:
+            if not options.skip_existing:
+                tell(f"error: {error}")
+                failed += 1
+        except MemoryError as error:
+            tell(f"error: {name}: this machine has too little memory ({one_line(error)})")
+            failed += 1
         except UserError as error:
             tell(f"error: {error}")
             failed += 1
@@ -125,7 +141,7 @@ def _is_done(task: Task) -> bool:
 
 
 def plan(sources: Sequence[str], output: str | None, overwrite: bool) -> list[Task]:
-    """Returns what is to be restored to where; creates the output folder where one is named.
+    """Returns what is to be restored to where.
 
     Raises:
       UserError: a source is missing, a result exists, two have one name, or an ending is unknown.
@@ -135,11 +151,11 @@ def plan(sources: Sequence[str], output: str | None, overwrite: bool) -> list[Ta
         len(files) > 1 or output.endswith("/") or any(map(os.path.isdir, (output, *sources)))
     )
     if into_folder:
-        _make_folder(output)
+        _check_folder(output)
     elif output is not None and len(files) > 1:
         raise UserError("standard output takes one photograph; name a folder with -o for several")
     tasks = [Task(file, _destination(file, output, into_folder)) for file in files]
-    _check(tasks, overwrite)
+    _check(tasks, overwrite, into_folder)
     return tasks
 
 
@@ -160,22 +176,29 @@ def _destination(file: str | Path, output: str | None, into_folder: bool) -> str
         return output if output == STANDARD else Path(output)
     if file == STANDARD:
         return Path(output) / "restored.png" if into_folder else STANDARD
-    suffix = file.suffix if file.suffix.lower() in IMAGE_SUFFIXES else ".png"
-    if into_folder:
-        return Path(output) / f"{file.stem}{suffix}"
-    return file.with_name(f"{file.stem}_restored{suffix}")
+    stem, suffix = file.name, ".png"  # what follows a dot need not be an ending: IMG.2024-05-01
+    if file.suffix.lower() in IMAGE_SUFFIXES:
+        stem, suffix = file.stem, file.suffix
+    return Path(output) / f"{stem}{suffix}" if into_folder else file.with_name(f"{stem}_restored{suffix}")
 
 
-def _make_folder(folder: str) -> None:
+def _check_folder(folder: str) -> None:
     if Path(folder).suffix.lower() in IMAGE_SUFFIXES and not os.path.isdir(folder):
         raise UserError(f"{folder} is the name of one picture; name a folder with -o for several")
+
+
+def _make_folder(tasks: list[Task], output: str | None) -> None:
+    """Makes the output folder, once all is known to be well: a refused command leaves nothing."""
+    folders = {task.destination.parent for task in tasks if task.destination != STANDARD}
+    if output in (None, STANDARD) or len(folders) != 1:
+        return
     try:
-        os.makedirs(folder, exist_ok=True)
+        os.makedirs(*folders, exist_ok=True)
     except OSError as error:
-        raise UserError(f"the folder {folder} cannot be made ({error.strerror})") from error
+        raise UserError(f"the folder {output} cannot be made ({error.strerror})") from error
 
 
-def _check(tasks: list[Task], overwrite: bool) -> None:
+def _check(tasks: list[Task], overwrite: bool, into_folder: bool) -> None:
     seen = {}
     sources = {os.path.realpath(task.source) for task in tasks if task.source != STANDARD}
     for source, destination in tasks:
@@ -184,11 +207,12 @@ def _check(tasks: list[Task], overwrite: bool) -> None:
             raise UserError(f"{seen[path]} and {source} would both become {destination}")
         seen[path] = source
         if destination == STANDARD:
+            check_result_can_be_written()
             continue
         if path in sources and (source == STANDARD or path != os.path.realpath(source)):
             raise UserError(f"{destination} is to be restored itself: {source} cannot overwrite it")
         endings = f"a picture is one of {', '.join(IMAGE_SUFFIXES)}; a folder ends in /"
-        _check_file(destination, endings, overwrite)
+        _check_file(destination, endings, overwrite, needs_folder=not into_folder)
 
 
 def _check_maps(options: Options, tasks: list[Task]) -> None:
@@ -214,12 +238,12 @@ def _check_done_can_be_told(tasks: list[Task]) -> None:
             )
 
 
-def _check_file(path: Path, endings: str, overwrite: bool) -> None:
+def _check_file(path: Path, endings: str, overwrite: bool, needs_folder: bool = True) -> None:
     if path.suffix.lower() not in IMAGE_SUFFIXES:
         raise UserError(f"{path}: the ending of {endings}")
     if os.path.exists(path) and not overwrite:
         raise UserError(f"{path} exists; --force overwrites it")
-    if not os.path.isdir(path.parent):
+    if needs_folder and not os.path.isdir(path.parent):
         raise UserError(f"{path}: there is no folder {path.parent}")
 
 

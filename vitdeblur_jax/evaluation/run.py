@@ -15,6 +15,7 @@ from pathlib import Path
 import ml_collections
 import numpy as np
 
+from vitdeblur_jax import signals
 from vitdeblur_jax.checkpoints import (
     BUNDLED_NOTE,
     Pretrained,
@@ -69,6 +70,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     Raises:
       UserError: the config, the checkpoint, the data or the folder is not as it should be.
     """
+    signals.listen_again()
     with together():
         _check(config)
         pairs = find_pairs(config.data_dir, config.layout, config.split)

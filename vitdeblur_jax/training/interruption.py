@@ -8,6 +8,8 @@ from types import FrameType
 
 from jax.experimental import multihost_utils
 
+from vitdeblur_jax import signals
+
 _SIGNALLED = 128  # what shells add to a signal's number; `errors.INTERRUPTED` is that of Ctrl-C
 _STANDARD_ERROR = 2
 
@@ -29,7 +31,8 @@ class Interrupted(Exception):
 class Interruption:
     """Notes SIGTERM and SIGINT instead of ending at once, for the length of a `with` block.
 
-    SIGINT after either of them raises `KeyboardInterrupt` at once. SIGTERM again does nothing: a
+    SIGINT after either of them ends the process at once, or, where it is not that of a command,
+    raises `KeyboardInterrupt`. SIGTERM again does nothing: a
     cluster may send it to a process and again to its group, and SIGKILL is what it ends with.
 
     Python takes signals in the main thread only; in any other, nothing is noted.
@@ -42,7 +45,7 @@ class Interruption:
     signal: int | None = None
 
     def __enter__(self):
-        self._before = {}
+        self._before, self._is_of_command = {}, signals.is_listening()
         if threading.current_thread() is threading.main_thread():
             for number in self._noted:
                 self._before[number] = signal.signal(number, self._note)
@@ -68,6 +71,8 @@ class Interruption:
             name = signal.Signals(number).name
             _tell(f"\n{name}: the run saves after this step and ends; Ctrl-C now ends it unsaved\n")
         elif number == signal.SIGINT:
+            if self._is_of_command:
+                signals.end_by(number)
             raise KeyboardInterrupt
 
 

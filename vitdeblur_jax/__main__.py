@@ -1,0 +1,16 @@
+"""The process of the command `vitdeblur`: signals are handled before anything else is imported."""
+
+import sys
+
+
+def main() -> None:
+    from vitdeblur_jax import signals
+
+    signals.listen()
+    from vitdeblur_jax.cli import main
+
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    main()
