@@ -22,6 +22,7 @@ from vitdeblur_jax import (
     deblur,
     deblurring,
     load_pretrained,
+    restore_files,
     save_pretrained,
 )
 from vitdeblur_jax.cli import main
@@ -275,7 +276,71 @@ def test_what_cannot_be_begun_is_told_in_one_line(vitdeblur, photo, arguments, e
     Path("text").write_text("text")
     assert expected in refused(vitdeblur(*arguments))
     assert set(names()) <= {"photo.png", "photo.ppm", "empty folder", "text", "new"}
-    assert not Path("new").exists() or names("new") == []
+    assert not Path("new").exists()
+
+
+def test_a_refused_output_folder_is_not_made(vitdeblur, photo):
+    for wrong in (["--checkpoint", "nothing"], ["--strength", "2"], ["--batch-size", "0"]):
+        refused(vitdeblur("photo.png", "-o", "new/", *wrong))
+    assert names() == ["photo.png"]
+
+
+def test_what_follows_a_dot_is_not_always_an_ending(vitdeblur, photo):
+    photo.rename("IMG.2024-05-01")
+    assert vitdeblur("IMG.2024-05-01")[0] == 0
+    assert names() == ["IMG.2024-05-01", "IMG.2024-05-01_restored.png"]
+
+
+def test_two_processes_with_skip_existing_take_each_others_results(vitdeblur, photo, monkeypatch):
+    """The other one writes both while this one restores the first."""
+    Image.fromarray(PHOTO).save("b.png")
+
+    def by_another(*arguments, **options):
+        for name in ("photo.png", "b.png"):
+            Path("new", name).write_text("by another")
+        return deblur(*arguments, **options)
+
+    monkeypatch.setattr(restore_files, "deblur", by_another)
+    arguments = ["photo.png", "b.png", "-o", "new", "--skip-existing"]
+    status, said = vitdeblur(*arguments)
+    assert (status, said.splitlines()[1:]) == (0, ["new/b.png is done already"])
+    for name in names("new"):
+        assert Path("new", name).read_text() == "by another"
+        Path("new", name).unlink()
+    status, said = vitdeblur(*arguments[:-1])
+    assert status == 2
+    assert "new/photo.png has come into being meanwhile" in said
+
+
+def test_names_and_messages_reach_the_terminal_as_printable_text(vitdeblur, photo):
+    hostile = "a\x1b[31m\nerror: b\udcff.png"
+    photo.rename(hostile)
+    status, said = vitdeblur(hostile, "missing\x1b]0;title\x07")
+    assert status == 2
+    assert said == "error: missing\\x1b]0;title\\x07: there is no such file\n"
+    said = vitdeblur(hostile)[1]
+    shown = "a\\x1b[31m\\nerror: b\\udcff"
+    assert said == f"{shown}.png (1 of 1)\nwritten: {shown}_restored.png\n"
+
+
+def test_a_nul_character_in_a_path_is_told_in_one_line(vitdeblur, photo):
+    for arguments in (["a\0b"], ["photo.png", "-o", "a\0b.png"], ["photo.png", "-o", "a\0b/"]):
+        refused(vitdeblur(*arguments))
+
+
+def test_a_photograph_too_large_for_memory_does_not_stop_the_others(vitdeblur, photo, monkeypatch):
+    Image.fromarray(PHOTO).save("b.png")
+
+    def too_large(*arguments, **options):
+        monkeypatch.undo()
+        raise MemoryError("Unable to allocate 9 GiB")
+
+    monkeypatch.setattr(restore_files, "deblur", too_large)
+    folder = str(photo.parent)
+    status, said = vitdeblur(f"{folder}/photo.png", f"{folder}/b.png", "-o", f"{folder}/new")
+    assert status == 2
+    assert "photo.png: this machine has too little memory (Unable to allocate 9 GiB)\n" in said
+    assert names(f"{folder}/new") == ["b.png"]
 
 
 def test_a_stride_that_leaves_gaps(vitdeblur, photo, checkpoint, capsys):

@@ -1,9 +1,13 @@
 """Flags and mistakes in them: `evaluate.py` as a process, the rest of it in this one."""
 
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from absl import flags
@@ -12,7 +16,7 @@ from PIL import Image
 
 from tests.forked import Ended, run_program
 from vitdeblur_jax import save_pretrained
-from vitdeblur_jax.entry_points import _parse_flags, exit_status
+from vitdeblur_jax.entry_points import _parse_flags, exit_status, find_devices
 from vitdeblur_jax.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -127,6 +131,63 @@ def test_a_complete_run(tmp_path, small):
     assert done.stderr.endswith("\n1 of 1: a\nwritten: w/report.html\n")
     assert re.search(r"^output +\d", done.stdout, re.MULTILINE), done.stdout
     assert (tmp_path / "w" / "restored" / "a.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("platforms", "error", "expected"),
+    [
+        ("banana", RuntimeError("Unable to initialize backend 'banana'"), "JAX_PLATFORMS=banana"),
+        ("cuda", AssertionError(), "JAX_PLATFORMS=cuda"),
+        ("cuda", None, "JAX_PLATFORMS=cuda (no plug-in for cuda is installed); unset it"),
+        ("", RuntimeError("the TPU is in use"), r"JAX cannot use a device (the TPU is in use)"),
+    ],
+)
+def test_a_device_that_is_not_there_is_told_with_its_variable(
+    monkeypatch, platforms, error, expected
+):
+    """JAX is asked for its devices once; CPUs are all that there is here."""
+
+    def devices():
+        if error:
+            raise error
+        return [SimpleNamespace(platform="cpu")]
+
+    changes = {}
+    monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    fake = SimpleNamespace(jax_platforms=platforms, update=changes.__setitem__)
+    monkeypatch.setattr(jax, "config", fake)
+    monkeypatch.setattr(jax, "devices", devices)
+    with pytest.raises(UserError, match=re.escape(expected)):
+        find_devices()
+    assert changes == ({"jax_platforms": f"{platforms},cpu"} if platforms else {})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "variable", ["JAX_PLATFORMS=cuda", "JAX_PLATFORMS=banana", "JAX_PLATFORM_NAME=gpu"]
+)
+def test_a_process_without_its_device_ends_with_one_line(tmp_path, variable):
+    name, value = variable.split("=")
+    command = [sys.executable, "-m", "vitdeblur_jax", "photo.png"]
+    environment = {**os.environ, name: value}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert re.fullmatch(f"error: JAX finds no device for {variable} [^\n]*\n", done.stderr)
+
+
+def test_too_little_memory_is_told_with_what_to_lower(capsys):
+    def fail(error):
+        raise error
+
+    lack = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore")
+    assert exit_status(lambda: fail(lack), "--batch-size") == 2
+    expected = "RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes. more); lower --batch-size\n"
+    assert capsys.readouterr().err == f"error: the device has too little memory ({expected}"
+    assert exit_status(lambda: fail(MemoryError("Unable to allocate"))) == 2
+    said = capsys.readouterr().err
+    assert said == "error: this machine has too little memory (Unable to allocate)\n"
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        exit_status(lambda: fail(jax.errors.JaxRuntimeError("INTERNAL: a bug")))
 
 
 def test_exit_status(capsys):

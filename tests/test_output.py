@@ -3,12 +3,14 @@
 import ast
 import errno
 import io
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 import vitdeblur_jax
+from tests import made_up_data
 from vitdeblur_jax import output
 from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.output import printable, read_input, show, tell, write_result
@@ -86,6 +88,61 @@ def test_a_result_that_cannot_be_written_is_an_error_unless_nobody_reads(monkeyp
     for stream in (Failing(BROKEN), None):
         monkeypatch.setattr(sys, "stdout", stream)
         show("table")
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "said"),
+    [
+        ("{} --help > /dev/full", 2, "error: standard output cannot be written (No space left"),
+        ("{} --help | true", 0, ""),
+        ("{} --help >&-", 0, ""),
+        ("{} --help 2>/dev/full >/dev/null", 0, ""),
+        ("{} --wrong 2>/dev/full", 2, ""),
+        ("{} --wrong 2>&-", 2, ""),
+    ],
+)
+def test_streams_of_a_real_process(command, status, said, tmp_path):
+    program = f"{sys.executable} -m vitdeblur_jax"
+    command = f"set -o pipefail; {command.format(program)}"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr[: len(said) or None]) == (status, said)
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [
+        ("{} photo.png 2>&- && test -s photo_restored.png", 0),
+        ("{} photo.png 2>/dev/full && test -s photo_restored.png", 0),
+        ("{} - <&-", 2),
+        ("{} - -o - < photo.png >&-", 2),
+        ("{} - -o - < photo.png > /dev/full", 2),
+        ("{} data check set | true", 0),
+        ("{} data check set > /dev/full", 2),
+        ("{} score --data set --set pairs --metrics mae A=set/blurred | true", 0),
+        ("{} score --data set --set pairs --metrics mae A=set/blurred > /dev/full", 2),
+    ],
+)
+def test_streams_of_each_command(command, status, tmp_path):
+    made_up_data.pairs(tmp_path / "set")
+    made_up_data.write(tmp_path / "photo.png", 0)
+    program = f"{sys.executable} -m vitdeblur_jax"
+    command = f"set -o pipefail; {command.format(program)}"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == status
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("error: ") == (status == 2)
+
+
+def test_a_file_never_takes_the_place_of_a_closed_stream(tmp_path):
+    """What a C library prints on standard error would go into that file."""
+    program = "from vitdeblur_jax.output import occupy_closed_streams as occupy"
+    program += "; occupy(); print(open('x').fileno())"
+    (tmp_path / "x").touch()
+    command = f'{sys.executable} -c "{program}" 2>&- <&-'
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout == "3\n"
 
 
 def _prints(path: Path) -> list[str]:

@@ -11,6 +11,7 @@ from vitdeblur_jax.errors import CANNOT, INTERRUPTED, UserError, one_line
 from vitdeblur_jax.output import drop_what_cannot_be_written, occupy_closed_streams, show, tell
 
 _CHOOSE_DEVICES = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")
+_NUL = "embedded null byte"  # what Python's functions of paths say
 _ERRORS_OF_JAX = ("JaxRuntimeError", "XlaRuntimeError")
 _MISSING = "--{} is missing; see --help"
 _UNREADABLE = (AttributeError, KeyError, OSError, ImportError, SyntaxError, ValueError)
@@ -58,7 +59,7 @@ def exit_status(work: Callable[[], int | None], smaller: str = "") -> int:
         tell("interrupted")
         return INTERRUPTED
     except Exception as error:
-        mistake = error if isinstance(error, UserError) else _lack_of_memory(error, smaller)
+        mistake = _mistake(error, smaller)
         if mistake is None:
             raise
         tell(f"error: {mistake}")
@@ -112,8 +113,12 @@ def _no_devices(reason: str) -> str:
     )
 
 
-def _lack_of_memory(error: BaseException, smaller: str) -> str | None:
-    """Returns a line if the error says that a device or this machine has run out of memory."""
+def _mistake(error: Exception, smaller: str) -> str | None:
+    """Returns what to tell of an error that is no bug, or None."""
+    if isinstance(error, UserError):
+        return str(error)
+    if str(error) == _NUL:
+        return "a path cannot hold a NUL character"
     is_of_device = "RESOURCE_EXHAUSTED" in str(error) and type(error).__name__ in _ERRORS_OF_JAX
     if not (is_of_device or isinstance(error, MemoryError)):
         return None

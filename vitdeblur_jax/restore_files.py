@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from vitdeblur_jax.checkpoints import (
     BUNDLED_NOTE,
@@ -176,10 +177,18 @@ def _destination(file: str | Path, output: str | None, into_folder: bool) -> str
         return output if output == STANDARD else Path(output)
     if file == STANDARD:
         return Path(output) / "restored.png" if into_folder else STANDARD
-    stem, suffix = file.name, ".png"  # what follows a dot need not be an ending: IMG.2024-05-01
+    stem, suffix = _stem(file), ".png"
     if file.suffix.lower() in IMAGE_SUFFIXES:
-        stem, suffix = file.stem, file.suffix
-    return Path(output) / f"{stem}{suffix}" if into_folder else file.with_name(f"{stem}_restored{suffix}")
+        suffix = file.suffix
+    if into_folder:
+        return Path(output) / f"{stem}{suffix}"
+    return file.with_name(f"{stem}_restored{suffix}")
+
+
+def _stem(file: Path) -> str:
+    """Returns the name without an image format's ending; IMG.2024-05-01 has none."""
+    is_ending = file.suffix.lower() in (*IMAGE_SUFFIXES, *Image.registered_extensions())
+    return file.stem if is_ending else file.name
 
 
 def _check_folder(folder: str) -> None:

@@ -8,9 +8,11 @@ import skimage.data
 from PIL import Image, ImageFilter
 from skimage import metrics as theirs
 
+from vitdeblur_jax import metrics
 from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.metrics import (
     mean_absolute_error,
+    measure,
     peak_signal_noise_ratio,
     structural_similarity,
     structural_similarity_gaussian,
@@ -181,3 +183,19 @@ def test_metrics_batch_and_compile():
         separate = [jax.jit(metric)(*pair) for pair in zip(images, references, strict=True)]
         together = jax.jit(jax.vmap(metric))(images, references)
         np.testing.assert_allclose(together, separate, rtol=1e-5, atol=1e-6)
+
+
+def test_metrics_need_no_cpu_device(monkeypatch):
+    """As under JAX_PLATFORMS=cuda; here the first device is a CPU all the same."""
+    images = np.random.default_rng(0).random((2, *SHAPE))
+    expected, local_devices = measure(*images), jax.local_devices
+
+    def without_cpu(backend=None):
+        if backend == "cpu":
+            raise RuntimeError("Unknown backend cpu")
+        return local_devices()
+
+    monkeypatch.setattr(jax, "local_devices", without_cpu)
+    metrics._measuring_device.cache_clear()
+    assert measure(*images) == expected
+    metrics._measuring_device.cache_clear()

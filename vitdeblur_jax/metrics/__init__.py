@@ -119,16 +119,27 @@ DEFAULT = ("psnr", "ssim", "mae")
 
 
 def measure(image: _Image, reference: _Image, names: tuple[str, ...] = DEFAULT) -> dict[str, float]:
-    """Returns figures of images in [0, 1], computed in float64, on the CPU.
+    """Returns figures of images in [0, 1], computed in float64.
+
+    The CPU computes them. Where `JAX_PLATFORMS` leaves JAX without one, as `cuda` alone does, the
+    first device does.
 
     Args:
       image: float32 or float64.
       reference: likewise.
       names: of `METRICS`, those without weights.
     """
-    with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
+    with jax.enable_x64(True), jax.default_device(_measuring_device()):
         pair = (array.astype(np.float64) for array in (image, reference))
         return {name: float(value) for name, value in _measured(*pair, names).items()}
+
+
+@functools.cache
+def _measuring_device() -> jax.Device:
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return jax.local_devices()[0]
 
 
 @functools.partial(jax.jit, static_argnames="names")
