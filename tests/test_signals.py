@@ -72,13 +72,15 @@ def _catches(pid: int, number: int) -> bool:
 
 def end_command(program, folder, number, seconds):
     """Sends a signal so long after the handlers are set; returns status, what was said, time."""
+    # The process would inherit it, if the tests themselves had been started to ignore Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [sys.executable, *program],
         cwd=folder,
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+    signal.signal(signal.SIGINT, before)
     while not _catches(process.pid, signal.SIGTERM):
         time.sleep(0.002)
     time.sleep(seconds)
