@@ -183,7 +183,7 @@ def _parse_flags(arguments: Sequence[str], config, workdir, required: Sequence[s
         if config.present:
             _check_is_config(config)
     except (Exception, SystemExit) as error:
-        told = _told(error, f"{config.name}_config")
+        told = _told(error, config.name)
         if told is None:
             raise
         raise UserError(told) from error
@@ -205,18 +205,24 @@ def _check_is_config(config) -> None:
     config.value.to_dict()
 
 
-def _told(error: BaseException, module: str) -> str | None:
+def _told(error: BaseException, name: str) -> str | None:
     """Returns what a user is told of an error in flags or config file; None if it is no mistake.
 
     Args:
       error: As it was caught.
-      module: The name under which ml_collections runs the config file.
+      name: Of the flag that takes the config file.
     """
     from absl import flags
+    from ml_collections import config_flags
 
-    raised = _raised_by_config_file(error, module)
+    raised = _raised_by_config_file(error, f"{name}_config")
     if raised is not None:
         return raised
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError):  # ml_collections keeps it until the config is used
+        file = config_flags.get_config_filename(flags.FLAGS[name])
+        return f"the config file {file} cannot be read: {_said(_innermost(error))}"
     if isinstance(error, flags.Error):
         flag = str(getattr(error, "flagname", ""))
         # The keys are flags only once the file is read.
@@ -231,6 +237,8 @@ def _told(error: BaseException, module: str) -> str | None:
 
 def _raised_by_config_file(error: BaseException, module: str) -> str | None:
     """Returns file, line and message of what the config file raises; None if it raises nothing.
+
+    `module` is the name under which ml_collections runs the file.
 
     ml_collections and absl replace some exceptions; the original one is then their context.
     """

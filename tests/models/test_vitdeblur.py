@@ -148,7 +148,8 @@ def test_linen_does_not_take_make_decoder_for_a_layer(small, model_class):
 def test_a_model_can_be_tabulated_with_its_flops(small, without_shape_checks):
     for model_class in (ViTDeblur, _OtherDecoder):
         model, image = model_class(**small.config), jnp.zeros((1, 46, 46, 3))
-        table = model.tabulate(jax.random.key(0), image, compute_flops=True, depth=1)
+        settings = {"depth": 1, "console_kwargs": {"width": 200}}
+        table = model.tabulate(jax.random.key(0), image, compute_flops=True, **settings)
         assert "image_head" in table
         assert "flops" in table
 

@@ -40,7 +40,7 @@ _MOST_PARAMETERS = 4 * 10**9
 _MOST_TOKENS = 2**16  # of a window: attention compares all with all
 _LARGEST_TABLE = 2**24  # values of the sin-cos table
 _SIDE, _DEPTH, _WIDTH = integer(1, 8192), integer(1, 64), integer(1, 32768)
-_RULES = {
+RULES = {
     **dict.fromkeys(("window", "training_window"), _SIDE),
     **dict.fromkeys(("patch_size", "patch_stride", "pretraining_grid"), integer(1, 256)),
     **dict.fromkeys(("primary_width", "decoder_width"), _WIDTH),
@@ -179,7 +179,7 @@ def token_grid(side: int, patch_size: int, patch_stride: int) -> int:
 
 def check_configuration(config) -> None:
     """Raises `UserError` with the numbers that disagree; `config` has the keys as attributes."""
-    check_values(config, _RULES)
+    check_values(config, RULES)
     for part in ("primary", "contextual", "decoder"):
         width = config.decoder_width if part == "decoder" else config.primary_width
         heads = getattr(config, f"{part}_heads")

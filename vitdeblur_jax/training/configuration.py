@@ -55,6 +55,7 @@ from vitdeblur_jax.data.layouts import LAYOUTS
 from vitdeblur_jax.data.synthesis import RULES as SYNTHESIS_RULES
 from vitdeblur_jax.data.synthesis import SynthesisSettings, check_settings
 from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.models.configuration import RULES as MODEL_RULES
 from vitdeblur_jax.models.configuration import (
     base,
     check_configuration,
@@ -170,8 +171,15 @@ def _default_optimizer():
     }
 
 
-# The groups `model`, `optimizer` and `data.synthesis` have tables of their own.
+def _within(group, rules):
+    return {f"{group}.{key}": rule for key, rule in rules.items()}
+
+
+# Every key, with what it may be.
 RULES = {
+    **_within("model", MODEL_RULES),
+    **_within("optimizer", OPTIMIZER_RULES),
+    **_within("data.synthesis", SYNTHESIS_RULES),
     "seed": integer(0),
     "steps": integer(1),
     "batch_size": integer(1, LARGEST_BATCH),
@@ -213,13 +221,6 @@ RULES = {
     "afterwards": sequence(text()),
 }
 
-KEYS = (
-    *RULES,
-    *(f"model.{key}" for key in base()),
-    *(f"optimizer.{key}" for key in OPTIMIZER_RULES),
-    *(f"data.synthesis.{key}" for key in SYNTHESIS_RULES),
-)
-
 
 def check_config(config: ml_collections.ConfigDict) -> None:
     """Checks whatever can be without data and devices: each value alone, then all together.
@@ -227,7 +228,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     Raises:
       UserError: an unknown key, with the nearest right one, or a value that cannot be.
     """
-    check_paths(config, KEYS)
+    check_paths(config, RULES)
     check_values(config, RULES)
     check_configuration(config.model)
     check_optimizer(config.optimizer, config.steps)
