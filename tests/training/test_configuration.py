@@ -149,6 +149,11 @@ def test_what_cannot_be_is_told(changes, message):
             "wiindow",
             "no key 'model.wiindow' (did you mean 'model.window'?)",
         ),
+        (
+            "optimizer.learning_rate_factors",
+            "decodr",
+            "(did you mean 'optimizer.learning_rate_factors.decoder'?)",
+        ),
         ("optimizer", "xyz", "the config has no key 'optimizer.xyz'"),
         ("data.synthesis", "seed", "the config has no key 'data.synthesis.seed'"),
     ],
