@@ -1,5 +1,6 @@
 """Fixtures. While the tests run, jaxtyping checks every annotation of shapes in the package."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -58,6 +59,7 @@ def _forget_compiled_programs():
     """Bounds the memory of the process: no other module uses the programs of this one."""
     yield
     jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")
@@ -66,9 +68,9 @@ def golden() -> dict[str, np.ndarray]:
     return dict(np.load(DATA / "evaluation_seed0.npz"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def base_model() -> Pretrained:
-    """The published configuration with the stand-in weights of seed 0."""
+    """The published configuration with the stand-in weights of seed 0: half a gigabyte."""
     config = base()
     variables, unused = variables_from_reference(reference_state_dict(0), config, "stand-in")
     return Pretrained(ViTDeblur(**config), variables, "stand-in", unused)
