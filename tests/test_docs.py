@@ -46,7 +46,12 @@ blurred = sharp = np.zeros((2, 106, 106, 3), np.uint8)
 OTHERS = {
     *("--direct_num_workers", "--direct_running_mode", "--runner", "--flink_master"),  # Beam's
     *("--sdk_container_image", "--setup_file"),
-    *("--constraint", "--strict", "--photographs"),  # pip's, MkDocs', a benchmark's
+    *(
+        "--constraint",
+        "--strict",
+        "--photographs",
+        "--durations",
+    ),  # pip, MkDocs, a benchmark, pytest
     *("--config", "--workdir"),  # read by entry_points.py
     *("--nodes", "--requeue", "--build-arg"),  # Slurm's, Docker's
     *("--topology", "--fsdp", "--search"),  # of benchmarks/pod_plan.py
