@@ -18,12 +18,13 @@ from vitdeblur_jax.export import export
 
 PHOTOGRAPH = Path(__file__).parent / "photographs/defocused/building.jpg"
 ALONE = """
-import sys
+import importlib, os, sys
 sys.path = [place for place in sys.path if place]  # nothing of the folder that it is started in
-sys.path.insert(0, sys.argv[1])
+folder, name = os.path.split(os.path.abspath(sys.argv[1]))
+sys.path.insert(0, folder)
 import numpy as np
-from restore import load
-np.save(f"{sys.argv[1]}/restored.npy", load()(np.load(f"{sys.argv[1]}/photograph.npy")))
+restore = importlib.import_module(name).load()
+np.save(f"{sys.argv[1]}/restored.npy", restore(np.load(f"{sys.argv[1]}/photograph.npy")))
 assert not {"vitdeblur_jax", "flax", "PIL"} & set(sys.modules)
 """
 

@@ -1,6 +1,8 @@
 """Exported models: what restores from them is another process, which cannot import this package."""
 
+import importlib
 import json
+import shutil
 import subprocess
 import sys
 import venv
@@ -21,12 +23,13 @@ RESTORE = """
 import sys
 sys.modules["vitdeblur_jax"] = sys.modules["flax"] = None  # to import them is an error
 folder, given, result, *batch_sizes = sys.argv[1:]
-sys.path.insert(0, folder)
+import importlib, os
 import numpy as np
-from restore import load
+is_installed = importlib.util.find_spec("flatbuffers") is not None
+sys.path.insert(0, os.path.dirname(folder))
+restore = importlib.import_module(os.path.basename(folder)).load()
 import flatbuffers
-assert flatbuffers.__file__.startswith(folder)
-restore = load()
+assert flatbuffers.__file__.startswith(folder) != is_installed
 options = {"batch_size": int(size) for size in batch_sizes}
 restored = {name: restore(image, **options) for name, image in np.load(given).items()}
 np.savez(result, **restored)
@@ -70,6 +73,24 @@ def export(tmp_path, monkeypatch, capsys):
         return main(["export", *map(str, arguments)]), capsys.readouterr().err
 
     return run
+
+
+def test_two_exports_in_one_process_are_two_models(exported, tmp_path, monkeypatch):
+    """The second has other variables: those of the first, halved."""
+    for name in ("one", "two"):
+        shutil.copytree(exported, tmp_path / name)
+    with np.load(exported / "variables.npz") as file:
+        halved = {name: value / 2 for name, value in file.items()}
+    np.savez(tmp_path / "two/variables.npz", **halved)
+    monkeypatch.syspath_prepend(tmp_path)
+    one, two = (importlib.import_module(name) for name in ("one", "two"))
+    image = skimage.data.astronaut()[:44, :50]
+    assert not np.array_equal(one.load()(image), two.load()(image))
+    files = {name: getattr(module, "__file__", None) for name, module in sys.modules.items()}
+    added = {name for name, file in files.items() if file and file.startswith(str(tmp_path))}
+    assert added == {"one", "one.photograph", "two", "two.photograph"}
+    for name in added:
+        monkeypatch.delitem(sys.modules, name)
 
 
 @pytest.mark.parametrize("batch_sizes", [(), (4,)])
@@ -141,6 +162,9 @@ def test_a_batch_size_is_for_good(checkpoint, export, tmp_path):
     [
         (["{}", "out", "--platforms", "cpu,cuad"], "unknown platform 'cuad': did you mean 'cuda'?"),
         (["{}", "out", "--platforms", ""], "unknown platform ''"),
+        (["{}", "out", "--platforms", "gpu"], "the platform 'gpu' is called 'cuda'"),
+        (["{}", "my-model"], "'my-model' is no name for a Python package"),
+        (["{}", "new/numpy"], "the Python package 'numpy' would hide another one"),
         (["{}", "out", "--batch-size", "0"], "the batch size is 0; it must be 1 or more"),
         (["{}", "there"], "there exists; give another name, or delete it first"),
         (["{}", "missing/out"], "missing/out: cannot be written (No such file or directory)"),

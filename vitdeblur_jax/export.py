@@ -1,14 +1,15 @@
 """Models that leave: StableHLO, which needs JAX and NumPy to run, and nothing of this package.
 
-An exported model is a folder:
+An exported model is a folder, which is a Python package of its own name:
 
 | file | what it holds |
 |---|---|
 | window_features.exported, head_tile.exported | all that the network computes, for `jax.export` |
 | variables.npz | the variables, float32, which both functions take |
 | metadata.json | configuration, digest of the variables, platforms, conventions, licence |
-| restore.py, photograph.py | restore a whole photograph with the above |
-| flatbuffers, LICENSE | the reader of flat buffers that `jax.export` asks for; for all the code |
+| __init__.py, photograph.py | restore a whole photograph with the above |
+| third_party/flatbuffers | what `jax.export` reads functions with, where it is not installed |
+| LICENSE | of all the code |
 
 The variables lie beside the functions rather than in them as constants: both functions read the
 same, constants would be compiled along (half a gigabyte for `base`), and a file of arrays can be
@@ -16,7 +17,10 @@ looked at.
 """
 
 import json
+import keyword
+import os
 import shutil
+import sys
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
@@ -33,6 +37,7 @@ from vitdeblur_jax.files import check_absent, folder_when_whole
 from vitdeblur_jax.restoration import head_tile, window_features
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+_NAMES_IN_USE = ("flatbuffers", "jax", "jaxlib", "ml_dtypes", "numpy", "opt_einsum", "scipy")
 _BESIDE = Path(__file__).parent / "exported"
 _CONVENTIONS = {
     "image": "height x width x (3 * views), channels last, RGB; two views: left, then right",
@@ -62,9 +67,10 @@ def export(
 
     Raises:
       UserError: the checkpoint cannot be loaded, a platform is unknown, the batch size is less
-        than 1, `destination` exists or cannot be written.
+        than 1, `destination` is no name for a package, exists or cannot be written.
     """
-    platforms = tuple(dict.fromkeys(known("platform", name, PLATFORMS) for name in platforms))
+    platforms = tuple(dict.fromkeys(map(_platform, platforms)))
+    _check_package_name(Path(os.path.abspath(destination)).name)
     if batch_size is not None and batch_size < 1:
         raise UserError(f"the batch size is {batch_size}; it must be 1 or more")
     check_absent(Path(destination))
@@ -75,10 +81,27 @@ def export(
         np.savez(folder / "variables.npz", **_flat(pretrained.variables))
         metadata = _metadata(pretrained, platforms, batch_size)
         (folder / "metadata.json").write_text(json.dumps(metadata, indent=2) + "\n")
-        for file in (_BESIDE / "restore.py", _BESIDE / "LICENSE", photograph.__file__):
+        shutil.copy(_BESIDE / "restore.py", folder / "__init__.py")
+        for file in (_BESIDE / "LICENSE", photograph.__file__):
             shutil.copy(file, folder)
-        unwanted = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(Path(flatbuffers.__file__).parent, folder / "flatbuffers", ignore=unwanted)
+        reader, unwanted = folder / "third_party/flatbuffers", shutil.ignore_patterns("__pycache__")
+        shutil.copytree(Path(flatbuffers.__file__).parent, reader, ignore=unwanted)
+
+
+def _platform(name: str) -> str:
+    if name == "gpu":
+        raise UserError("the platform 'gpu' is called 'cuda'")
+    return known("platform", name, PLATFORMS)
+
+
+def _check_package_name(name: str) -> None:
+    if not name.isidentifier() or keyword.iskeyword(name):
+        raise UserError(
+            f"{name!r} is no name for a Python package, which an export is; letters, digits and _ "
+            "are, such as my_model"
+        )
+    if name in sys.stdlib_module_names or name in _NAMES_IN_USE:
+        raise UserError(f"the Python package {name!r} would hide another one; choose another name")
 
 
 def exported_functions(

@@ -1,16 +1,18 @@
-"""Restores photographs with the exported model beside this file; needs JAX and NumPy, no more.
+"""Restores photographs with the exported model in this package; needs JAX and NumPy, no more.
 
-With this folder on Python's path:
+With the folder that holds this one on Python's path, and NAME for the name of this one:
 
-    from restore import load
+    import NAME
 
-    restore = load()
+    restore = NAME.load()
     sharp = restore(image)  # height x width x 3, RGB; uint8, uint16 or floats in [0, 1]
 
 `metadata.json` says what the model is.
 """
 
+import importlib.util
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,10 +20,22 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 from jax import export
-from photograph import as_dtype, image_fault, restored_rows
+
+from .photograph import as_dtype, image_fault, restored_rows
+
+_HERE = Path(__file__).parent
 
 
-def load(folder: str | Path = Path(__file__).parent) -> Callable[..., np.ndarray]:
+def _provide_flatbuffers() -> None:
+    """Imports the package with which JAX reads functions, from here if it is not installed."""
+    if importlib.util.find_spec("flatbuffers") is None:
+        place = str(_HERE / "third_party")
+        sys.path.append(place)
+        importlib.import_module("flatbuffers")
+        sys.path.remove(place)
+
+
+def load(folder: str | Path = _HERE) -> Callable[..., np.ndarray]:
     """Returns the function that restores a photograph, with its variables on JAX's first device.
 
     It takes the photograph, `(height, width, 3 * views)`, and `batch_size`, how many windows are
@@ -30,6 +44,7 @@ def load(folder: str | Path = Path(__file__).parent) -> Callable[..., np.ndarray
     rounded, floats not clipped. It raises `ValueError` if the photograph's shape, dtype or values
     are wrong, or the network's output is not finite.
     """
+    _provide_flatbuffers()
     folder = Path(folder)
     metadata = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
     config = SimpleNamespace(**metadata["configuration"])

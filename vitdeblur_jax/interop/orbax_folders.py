@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from vitdeblur_jax import signals
 from vitdeblur_jax.config_checks import shown
 from vitdeblur_jax.errors import UserError, one_line
 from vitdeblur_jax.files import check_absent, check_regular, folder_when_whole, write_text
@@ -242,7 +243,8 @@ def psnr_of(metrics: dict) -> float:
 def hushed_orbax() -> Iterator[None]:
     """Keeps what Orbax logs from the terminal: of what goes wrong, it raises an error as well.
 
-    After an error for good, for its threads go on complaining when the error is told.
+    Loggers and hooks are as before afterwards. Only a command's own process, which an error ends,
+    stays hushed after one: Orbax's threads still complain when the error is told.
     """
     # asyncio logs by itself what nobody fetches of Orbax's errors, when that is thrown away.
     loggers, hook = [logging.getLogger(name) for name in ("absl", "asyncio")], sys.unraisablehook
@@ -255,13 +257,21 @@ def hushed_orbax() -> Iterator[None]:
         if not any(_is_of_orbax(frame.f_code.co_filename) for frame, _ in frames):
             hook(unraisable)
 
+    def undo():
+        for logger in loggers:
+            logger.removeFilter(is_of_others)
+        sys.unraisablehook = hook
+
     for logger in loggers:
         logger.addFilter(is_of_others)
     sys.unraisablehook = tell_of_others
-    yield
-    for logger in loggers:
-        logger.removeFilter(is_of_others)
-    sys.unraisablehook = hook
+    try:
+        yield
+    except BaseException:
+        if not signals.is_listening():
+            undo()
+        raise
+    undo()
 
 
 def _is_of_orbax(file):
