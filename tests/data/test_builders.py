@@ -222,7 +222,7 @@ def test_other_data_says_what_was_found_instead(name, tmp_path):
 
 def test_the_rest_leaves_tensorflow_datasets_and_the_import_system_alone():
     run(
-        "import sys; import vitdeblur_jax.data.image_io, vitdeblur_jax.data.sources, vitdeblur_jax.cli;"
+        "import sys, vitdeblur_jax.data.image_io, vitdeblur_jax.data.sources, vitdeblur_jax.cli;"
         "import vitdeblur_jax.data.preparation;"
         "ours = [f for f in sys.meta_path if type(f).__module__.startswith('vitdeblur_jax')];"
         "assert not ours, ours;"
