@@ -143,6 +143,11 @@ def _restore_parser():
     parser.add_argument(
         "--batch-size", type=int, help="windows at once (1 a CPU, 8 another device)"
     )
+    parser.add_argument(
+        "--recursive",
+        action="store_true",
+        help="take the photographs of the folders in a folder too, into folders of the same names",
+    )
     parser.add_argument("--force", action="store_true", help="overwrite results that exist")
     parser.add_argument(
         "--skip-existing",
@@ -294,6 +299,7 @@ def _restore(options) -> int:
         batch_size=options.batch_size,
         overwrite=options.force,
         skip_existing=options.skip_existing,
+        recursive=options.recursive,
     )
     join_others(options.coordinator, options.processes, options.process)
     signals.listen_again()

@@ -19,8 +19,10 @@ from vitdeblur_jax.checkpoints import (
 from vitdeblur_jax.data.image_io import (
     IMAGE_SUFFIXES,
     Photograph,
+    left_out,
     list_photographs,
     read_photograph,
+    subfolders,
     what_is_lost,
     write_photograph,
 )
@@ -57,6 +59,7 @@ class Options(NamedTuple):
       batch_size: windows computed at once; None: 1 a CPU, 8 another device.
       overwrite: replace files that exist; otherwise they are refused before any work.
       skip_existing: leave out photographs whose results exist, as those of an interrupted run.
+      recursive: take the photographs of the folders in a folder, too.
     """
 
     strength: float = 1.0
@@ -67,6 +70,7 @@ class Options(NamedTuple):
     batch_size: int | None = None
     overwrite: bool = False
     skip_existing: bool = False
+    recursive: bool = False
 
 
 class Task(NamedTuple):
@@ -84,7 +88,7 @@ def restore_files(
     Several processes share them out; the results have to go to a disk that they share.
 
     Args:
-      sources: files, folders (their photographs, not those of folders in them), or "-".
+      sources: files, folders (their photographs), or "-".
       output: a file for one photograph, a folder for any number, "-", or None: beside each
         photograph, `NAME_restored` with its ending.
       checkpoint: what `load_pretrained` takes; None: the weights that come with the package.
@@ -98,7 +102,8 @@ def restore_files(
     """
     with together():  # all have planned before the first result is there
         check_strength(options.strength)
-        tasks = plan(sources, output, options.overwrite or options.skip_existing)
+        replaces = options.overwrite or options.skip_existing
+        tasks = plan(sources, output, replaces, options.recursive)
         _check_maps(options, tasks)
         if options.skip_existing:
             _check_done_can_be_told(tasks)
@@ -111,6 +116,8 @@ def restore_files(
         _check_model(pretrained)
         check_options(pretrained.model, options.stride, options.batch_size)
         _make_folder(tasks, output)
+    if is_first():
+        _tell_left_out(sources, options.recursive)
     if is_first() and len(waiting) < len(tasks):
         tell(f"{len(tasks) - len(waiting)} of {len(tasks)} are done already")
     if is_first() and checkpoint is None:
@@ -141,13 +148,26 @@ def _is_done(task: Task) -> bool:
     return task.destination != STANDARD and os.path.exists(task.destination)
 
 
-def plan(sources: Sequence[str], output: str | None, overwrite: bool) -> list[Task]:
+def _tell_left_out(sources: Sequence[str], recursive: bool) -> None:
+    for source in sources:
+        if source != STANDARD and os.path.isdir(source):
+            line = left_out(source, recursive=recursive)
+            has_folders = not recursive and subfolders(Path(source))
+            if line:
+                tell(f"{source}: {line}{'; --recursive takes folders' if has_folders else ''}")
+
+
+def plan(
+    sources: Sequence[str], output: str | None, overwrite: bool, recursive: bool = False
+) -> list[Task]:
     """Returns what is to be restored to where.
+
+    With `recursive`, the results of folders in a folder lie in folders of the same names.
 
     Raises:
       UserError: a source is missing, a result exists, two have one name, or an ending is unknown.
     """
-    files = [file for source in sources for file in _files(source, output)]
+    files = [file for source in sources for file in _files(source, output, recursive)]
     into_folder = output not in (None, STANDARD) and (
         len(files) > 1 or output.endswith("/") or any(map(os.path.isdir, (output, *sources)))
     )
@@ -155,24 +175,33 @@ def plan(sources: Sequence[str], output: str | None, overwrite: bool) -> list[Ta
         _check_folder(output)
     elif output is not None and len(files) > 1:
         raise UserError("standard output takes one photograph; name a folder with -o for several")
-    tasks = [Task(file, _destination(file, output, into_folder)) for file in files]
+    tasks = [Task(file, _destination(file, output, into_folder, below)) for file, below in files]
     _check(tasks, overwrite, into_folder)
     return tasks
 
 
-def _files(source: str, output: str | None) -> list[str | Path]:
+def _files(source: str, output: str | None, recursive: bool) -> list[tuple[str | Path, Path]]:
+    """Returns the photographs of a source, and the folder of each below the output folder."""
     if source == STANDARD:
-        return [STANDARD]
+        return [(STANDARD, Path())]
     if os.path.isdir(source):
         if output is None:
             raise UserError(f"{source} is a folder: say with -o in which folder the results go")
-        return list(list_photographs(source))
+        photographs = list_photographs(source, recursive=recursive)
+        results = Path(output).resolve()
+        if Path(source).resolve() in results.parents:  # of an earlier run
+            photographs = [path for path in photographs if results not in path.resolve().parents]
+        if not photographs:
+            raise UserError(f"no images in {source} but those in {output}, which are results")
+        return [(path, path.parent.relative_to(source)) for path in photographs]
     if not os.path.exists(source):
         raise UserError(f"{source}: there is no such file")
-    return [Path(source)]
+    return [(Path(source), Path())]
 
 
-def _destination(file: str | Path, output: str | None, into_folder: bool) -> str | Path:
+def _destination(
+    file: str | Path, output: str | None, into_folder: bool, below: Path
+) -> str | Path:
     if not into_folder and output is not None:
         return output if output == STANDARD else Path(output)
     if file == STANDARD:
@@ -181,7 +210,7 @@ def _destination(file: str | Path, output: str | None, into_folder: bool) -> str
     if file.suffix.lower() in IMAGE_SUFFIXES:
         suffix = file.suffix
     if into_folder:
-        return Path(output) / f"{stem}{suffix}"
+        return Path(output) / below / f"{stem}{suffix}"
     return file.with_name(f"{stem}_restored{suffix}")
 
 
@@ -199,10 +228,11 @@ def _check_folder(folder: str) -> None:
 def _make_folder(tasks: list[Task], output: str | None) -> None:
     """Makes the output folder, once all is known to be well: a refused command leaves nothing."""
     folders = {task.destination.parent for task in tasks if task.destination != STANDARD}
-    if output in (None, STANDARD) or len(folders) != 1:
+    if output in (None, STANDARD):
         return
     try:
-        os.makedirs(*folders, exist_ok=True)
+        for folder in folders:
+            os.makedirs(folder, exist_ok=True)
     except OSError as error:
         raise UserError(f"the folder {output} cannot be made ({error.strerror})") from error
 

@@ -1,0 +1,71 @@
+"""Which photographs of folders are restored, and where their results go."""
+
+import pytest
+from PIL import Image
+
+from vitdeblur_jax import restore_files
+from vitdeblur_jax.cli import main
+from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.restore_files import plan
+
+
+@pytest.fixture
+def album(tmp_path, monkeypatch):
+    """A folder with photographs, among them in two folders of equal names of files."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("b10.png", "b9.jpe", "june/a.png", "may/a.png", "__MACOSX/._a.png"):
+        path = tmp_path / "album" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 3)).save(path, "PNG")
+    (tmp_path / "album/c.heic").write_bytes(b"")
+    return tmp_path / "album"
+
+
+def planned(*arguments, **options):
+    return [
+        (str(task.source), str(task.destination)) for task in plan(*arguments, False, **options)
+    ]
+
+
+def test_a_folder_is_restored_in_natural_order_without_the_folders_in_it(album):
+    assert planned(["album"], "out") == [
+        ("album/b9.jpe", "out/b9.png"),
+        ("album/b10.png", "out/b10.png"),
+    ]
+
+
+def test_recursive_results_lie_in_folders_of_the_same_names(album):
+    assert planned(["album"], "out", recursive=True)[2:] == [
+        ("album/june/a.png", "out/june/a.png"),
+        ("album/may/a.png", "out/may/a.png"),
+    ]
+    assert planned(["album/may"], "album", recursive=True) == [("album/may/a.png", "album/a.png")]
+
+
+def test_results_of_an_earlier_run_are_not_restored_again(album):
+    found = planned(["album"], "album/may", recursive=True)
+    assert found[2:] == [("album/june/a.png", "album/may/june/a.png")]
+    for name in ("b10.png", "b9.jpe", "june/a.png"):
+        (album / name).unlink()
+    with pytest.raises(UserError, match=r"no images in album but those in album/may, which"):
+        planned(["album"], "album/may", recursive=True)
+
+
+def test_what_is_left_out_of_a_folder_is_told(album, capsys):
+    restore_files._tell_left_out(["album", "album/may", "album/b10.png", "-"], recursive=False)
+    assert capsys.readouterr().err == (
+        "album: left out: 1 file of formats that are not read (.heic), 2 folders; "
+        "--recursive takes folders\n"
+    )
+    restore_files._tell_left_out(["album"], recursive=True)
+    assert capsys.readouterr().err == (
+        "album: left out: 1 file of formats that are not read (.heic)\n"
+    )
+
+
+@pytest.mark.parametrize("flag", [[], ["--recursive"]])
+def test_the_command_has_the_option(album, monkeypatch, flag):
+    seen = []
+    monkeypatch.setattr(restore_files, "restore_files", lambda *given: seen.append(given[-1]) or 0)
+    assert main(["album", "-o", "out", *flag]) == 0
+    assert seen[0].recursive is bool(flag)
