@@ -348,6 +348,15 @@ def test_a_stride_that_leaves_gaps(vitdeblur, photo, checkpoint, capsys):
     assert capsys.readouterr().err.startswith("error: stride is 37; the feature map of a window")
 
 
+def test_a_stride_that_repeats_the_token_grid_is_noted(photo, checkpoint, capsys, monkeypatch):
+    monkeypatch.chdir(photo.parent)
+    assert main(["photo.png", "--checkpoint", checkpoint, "--stride", "28"]) == 0
+    note = (
+        "note: stride 28 is a multiple of patch_stride 4: the token grids of all windows coincide"
+    )
+    assert capsys.readouterr().err.startswith(note)
+
+
 def test_a_model_of_two_views_takes_no_photograph(vitdeblur, photo):
     save_pretrained(small_pretrained(views=2), "dual.safetensors")
     said = refused(vitdeblur("photo.png", "--checkpoint", "dual.safetensors"))

@@ -1,5 +1,6 @@
 """Exported models: what restores from them is another process, which cannot import this package."""
 
+import dataclasses
 import importlib
 import json
 import shutil
@@ -56,6 +57,15 @@ def checkpoint(small, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / "small.safetensors"
     save_pretrained(small, path)
     return path
+
+
+def test_a_stride_that_repeats_the_token_grid_is_noted(small, export, monkeypatch):
+    monkeypatch.setattr("vitdeblur_jax.export.exported_functions", lambda *_: {})
+    poor = dataclasses.replace(small, model=dataclasses.replace(small.model, stride=28))
+    save_pretrained(poor, "poor.safetensors")
+    status, said = export("poor.safetensors", "out")
+    assert status == 0
+    assert said.startswith("note: stride 28 is a multiple of patch_stride 4")
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,8 @@ def deblur(
         of its views).
       ensemble: the mean over the image's eight flips and turns, for eight times the work; see
         `vitdeblur_jax.self_ensemble`.
-      stride: step between windows, pixels; by default the model's. Smaller is slower and smoother.
+      stride: step between windows, pixels; by default the model's. Smaller is slower and smoother;
+        a multiple of the model's patch_stride may leave edges beaded.
       batch_size: windows computed at once; by default 1 a CPU and 8 another device.
       on_windows: called with the number of windows just done.
 

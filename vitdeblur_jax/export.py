@@ -34,7 +34,7 @@ from vitdeblur_jax import photograph
 from vitdeblur_jax.checkpoints import Pretrained, digest, load_pretrained
 from vitdeblur_jax.errors import UserError, known
 from vitdeblur_jax.files import check_absent, folder_when_whole
-from vitdeblur_jax.restoration import head_tile, window_features
+from vitdeblur_jax.restoration import head_tile, tell_of_stride, window_features
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 _NAMES_IN_USE = ("flatbuffers", "jax", "jaxlib", "ml_dtypes", "numpy", "opt_einsum", "scipy")
@@ -75,6 +75,7 @@ def export(
         raise UserError(f"the batch size is {batch_size}; it must be 1 or more")
     check_absent(Path(destination))
     pretrained = load_pretrained(source)
+    tell_of_stride(pretrained.model, None)
     with folder_when_whole(destination) as folder:
         for name, function in exported_functions(pretrained, platforms, batch_size).items():
             (folder / f"{name}.exported").write_bytes(function.serialize())

@@ -18,7 +18,8 @@ from jaxtyping import Array, Float, Int
 
 from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.models import ViTDeblur
-from vitdeblur_jax.models.configuration import check_stride
+from vitdeblur_jax.models.configuration import check_stride, stride_note
+from vitdeblur_jax.output import tell
 from vitdeblur_jax.photograph import image_fault, restored_rows
 from vitdeblur_jax.sharding import batch_sharded, local_mesh, replicated
 
@@ -76,7 +77,8 @@ def restore(
       image: `(height, width, 3 * views)` RGB; uint8, uint16 or float in [0, 1]. A side shorter
         than a window is extended by reflection, as often as needed, and cropped back; so are all
         sides by the model's margin.
-      stride: step between windows, pixels; by default the model's.
+      stride: step between windows, pixels; by default the model's. A multiple of the model's
+        patch_stride may leave edges beaded.
       batch_size: windows computed at once; by default 1 a CPU and 8 another device. It is
         rounded up to a multiple of the number of local devices.
       on_windows: called with the number of windows just done.
@@ -136,3 +138,15 @@ def check_options(model: ViTDeblur, stride: int | None, batch_size: int | None) 
         check_stride(model, stride)
     if batch_size is not None and batch_size < 1:
         raise UserError(f"the batch size is {batch_size}; it must be 1 or more")
+
+
+def tell_of_stride(config, stride: int | None) -> None:
+    """Prints a note if windows `stride` pixels apart may leave edges beaded.
+
+    Args:
+      config: the model, or its configuration.
+      stride: step between windows, pixels; None: the model's.
+    """
+    note = stride_note(config, stride or config.stride)
+    if note is not None:
+        tell(f"note: {note}")

@@ -37,7 +37,7 @@ from vitdeblur_jax.output import (
 from vitdeblur_jax.photograph import as_dtype, as_float, count_windows
 from vitdeblur_jax.processes import gather, is_first, share, together
 from vitdeblur_jax.progress import Progress
-from vitdeblur_jax.restoration import check_options
+from vitdeblur_jax.restoration import check_options, tell_of_stride
 from vitdeblur_jax.self_ensemble import symmetries
 
 STANDARD = "-"
@@ -122,6 +122,8 @@ def restore_files(
         tell(f"{len(tasks) - len(waiting)} of {len(tasks)} are done already")
     if is_first() and checkpoint is None:
         tell(f"checkpoint: {BUNDLED_NOTE}")
+    if is_first():
+        tell_of_stride(pretrained.model, options.stride)
     failed = 0
     for number, task in share(waiting):
         if options.skip_existing and _is_done(task):

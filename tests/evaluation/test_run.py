@@ -1,5 +1,6 @@
 """A model measured over small made-up data sets, against scikit-image."""
 
+import dataclasses
 import json
 import math
 import os
@@ -444,6 +445,21 @@ def test_a_run_that_did_nothing_can_be_corrected(tmp_path, settings):
     write_png(tmp_path / "data" / "input" / "a.png", noise(0))
     evaluate(settings(stride=29), tmp_path / "results")
     assert contents(tmp_path / "results")["config"]["stride"] == 29
+
+
+def test_the_stride_of_the_model_is_recorded_and_a_poor_one_noted(
+    tmp_path, settings, small, capsys
+):
+    make_pairs(tmp_path)
+    path = tmp_path / "poor.safetensors"
+    model = dataclasses.replace(small.model, stride=28)
+    save_pretrained(dataclasses.replace(small, model=model), path)
+    evaluate(settings(checkpoint=str(path), stride=0), tmp_path / "results")
+    assert contents(tmp_path / "results")["config"]["stride"] == 28
+    assert "note: stride 28 is a multiple of patch_stride 4" in capsys.readouterr().err
+    # The weights are the same; the windows would not be.
+    said = refusal(settings(stride=0), tmp_path / "results")
+    assert "another run (stride: 28 there, 30 here)" in said
 
 
 def test_pairs_that_do_not_match(tmp_path, settings):

@@ -1,3 +1,6 @@
+import re
+from types import SimpleNamespace
+
 import pytest
 
 from tests.small_model import small_configuration
@@ -9,7 +12,9 @@ from vitdeblur_jax.models.configuration import (
     complete_configuration,
     named_configuration,
     parameter_count,
+    stride_note,
 )
+from vitdeblur_jax.photograph import window_starts
 
 
 @pytest.mark.parametrize(
@@ -116,6 +121,33 @@ def test_the_base_model_has_the_published_size():
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_every_named_configuration_builds(name):
     abstract_variables(ViTDeblur(**named_configuration(name)))
+
+
+# Of all offsets 0 to patch_stride - 1, those at which windows of a large photograph begin.
+@pytest.mark.parametrize(("name", "offsets"), [("base", 5), ("light", 5), ("tiny", 8)])
+def test_neighbouring_windows_of_named_configurations_have_different_token_grids(name, offsets):
+    config = named_configuration(name)
+    starts = window_starts(100 * config.window, config.window, config.stride)[:-1]
+    assert len({start % config.patch_stride for start in starts}) == offsets
+    assert stride_note(config, config.stride) is None
+
+
+@pytest.mark.parametrize(
+    ("patch_stride", "stride", "better"),
+    [(8, 48, 45), (8, 96, 93), (8, 8, 5), (10, 80, 77), (4, 20, 19), (2, 30, 29), (3, 9, 8)],
+)
+def test_a_stride_that_repeats_the_token_grid_is_noted_with_a_better_one(
+    patch_stride, stride, better
+):
+    config = SimpleNamespace(patch_stride=patch_stride)
+    told = f"{stride} is a multiple of patch_stride {patch_stride}.*stride {better} avoids"
+    assert re.search(told, stride_note(config, stride))
+    for silent in (better, stride + 1):
+        assert stride_note(config, silent) is None
+
+
+def test_tokens_one_pixel_apart_have_one_grid_at_any_stride():
+    assert stride_note(SimpleNamespace(patch_stride=1), 30) is None
 
 
 def _leaves(tree):

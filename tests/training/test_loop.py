@@ -124,6 +124,16 @@ def test_a_complete_run_says_what_can_be_done_with_it(pairs, tmp_path, capfd, st
     assert [first, second] == ["now: go out", "and play"]
 
 
+def test_strides_that_repeat_the_token_grid_are_noted(pairs, tmp_path, capfd, stand_in):
+    config = quick_config(pairs, steps=1, optimizer__warmup_steps=0, validation__every=0)
+    config.model.stride = 28
+    config.validation.stride = 32
+    train(config, tmp_path)
+    said = capfd.readouterr().err
+    assert "note: stride 28 is a multiple of patch_stride 4" in said
+    assert "note: stride 32 is a multiple of patch_stride 4" in said
+
+
 def test_another_objective_can_be_trained_with(pairs, tmp_path, stand_in):
     def doubled(model, variables, blurred, sharp):
         usual = stand_in_objective(model, {}, variables, blurred, sharp, border=0)

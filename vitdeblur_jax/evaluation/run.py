@@ -38,7 +38,7 @@ from vitdeblur_jax.output import results_go_to_terminal, show, tell
 from vitdeblur_jax.photograph import as_dtype, as_float, count_windows
 from vitdeblur_jax.processes import first_before_others, gather, is_first, place, share, together
 from vitdeblur_jax.progress import Progress
-from vitdeblur_jax.restoration import check_options
+from vitdeblur_jax.restoration import check_options, tell_of_stride
 
 RULES = {
     "checkpoint": text(),
@@ -76,6 +76,9 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
         pairs = find_pairs(config.data_dir, config.layout, config.split)
         pretrained = _load(config)
         check_options(pretrained.model, config.stride or None, config.batch_size or None)
+        # Results made with another stride are other results: record the one that is used.
+        stride = config.stride or pretrained.model.stride
+        config = ml_collections.ConfigDict({**config, "stride": stride})
         measure, metrics, notes = load_metrics(
             parse_metrics(config.metrics),
             Path(config.metric_weights) if config.metric_weights else None,
@@ -85,6 +88,8 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
         tell(paired)
     if is_first() and config.layout == "photographs" and (line := left_out(config.data_dir)):
         tell(line)
+    if is_first():
+        tell_of_stride(pretrained.model, config.stride)
     names, folder = [pair.name for pair in pairs], Path(workdir)
     checkpoint = digest(pretrained.variables)
     results = first_before_others(
@@ -137,13 +142,13 @@ def _at_depth(pixels, bits):
 
 def _restore(pretrained, image, config):
     """Returns the restored image, float32 in [0, 1], and the seconds it took."""
-    total = count_windows(pretrained.model, *image.shape[:2], config.stride or None)
+    total = count_windows(pretrained.model, *image.shape[:2], config.stride)
     started = time.perf_counter()
     with Progress(total, "windows") as progress:
         restored = deblur(
             as_float(image),
             pretrained,
-            stride=config.stride or None,
+            stride=config.stride,
             batch_size=config.batch_size or None,
             on_windows=progress.advance,
         )

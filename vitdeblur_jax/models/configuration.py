@@ -16,11 +16,13 @@
 | views | 1, or 2 for dual-pixel images (left and right) |
 | dtype | of the computation: "float32" or "bfloat16"; parameters are float32 |
 | precision | of float32 products on GPU and TPU: "highest", "high" or "default" (fastest) |
-| stride | step between a photograph's windows, pixels: smaller is slower and smoother |
+| stride | step between a photograph's windows, pixels: smaller is slower and smoother; not a \
+multiple of patch_stride, see `stride_note` |
 | margin | pixels a side that a photograph is extended by, by reflection; 0 in the published code |
 | rematerialize | recompute each block in the backward pass: less memory, the same numbers |
 """
 
+import math
 from collections.abc import Mapping
 from types import SimpleNamespace
 
@@ -119,7 +121,7 @@ def tiny() -> ml_collections.ConfigDict:
     """Returns a model of 2.1 M parameters for two CPU cores: window 106, 12 x 12 tokens.
 
     Its margin keeps what the image head makes of the outer 11 pixels, half of its kernels' reach,
-    out of the photograph.
+    out of the photograph. Its stride of 45 puts tokens at all 8 offsets of patch_stride.
     """
     config = base()
     config.update(
@@ -136,7 +138,7 @@ def tiny() -> ml_collections.ConfigDict:
         decoder_depth=3,
         decoder_heads=4,
         feature_channels=3,
-        stride=48,
+        stride=45,
         margin=12,
     )
     return config
@@ -264,6 +266,29 @@ def check_stride(config, stride: int) -> None:
             f"stride is {stride}; the feature map of a window is {side} pixels a side, so it must "
             f"be 1 to {side}"
         )
+
+
+def stride_note(config, stride: int) -> str | None:
+    """Returns a warning if `stride` repeats one token grid in all windows, or None.
+
+    Each token's square of the feature map has slight seams at its borders. Averaging overlapping
+    windows smooths them out only where the windows' token grids differ. The grids coincide if
+    `stride` is a multiple of patch_stride. They differ most if `stride` is about half a
+    patch_stride off a multiple, and together cover all offsets if both have no common divisor.
+
+    Args:
+      config: has the model's keys as attributes.
+      stride: step between windows, pixels.
+    """
+    step = config.patch_stride
+    if step == 1 or stride % step:
+        return None
+    shifts = [shift for shift in range(1, step) if math.gcd(shift, step) == 1]
+    shift = min(shifts, key=lambda shift: (abs(2 * shift - step), shift))
+    return (
+        f"stride {stride} is a multiple of patch_stride {step}: the token grids of all windows "
+        f"coincide, and edges may look beaded; stride {stride - shift} avoids that"
+    )
 
 
 def check_window(key: str, side: int, config) -> None:

@@ -15,6 +15,7 @@ from vitdeblur_jax.files import write_text
 from vitdeblur_jax.interop.orbax_folders import step_folders
 from vitdeblur_jax.output import tell
 from vitdeblur_jax.processes import gather, is_first, several, together
+from vitdeblur_jax.restoration import tell_of_stride
 from vitdeblur_jax.sharding import batch_sharded, make_mesh, whole_on_local_devices
 from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
 from vitdeblur_jax.training.configuration import check_config, free_keys
@@ -119,6 +120,8 @@ def _begin_log(folder, step, config, table):
         return SilentLog(folder)
     write_text(folder / "parameters.txt", table)
     tell(table.splitlines()[-1])
+    for stride in sorted({config.model.stride, config.validation.stride} - {0}):
+        tell_of_stride(config.model, stride)
     return TrainingLog(folder, step, config.steps)
 
 
