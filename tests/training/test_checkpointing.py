@@ -300,6 +300,31 @@ def test_a_damaged_step_is_told_and_the_one_before_is_used(tmp_path, name, how, 
     assert capfd.readouterr().err == ""
 
 
+def test_a_flipped_bit_in_a_step_is_told(tmp_path):
+    save_steps(tmp_path, 1)
+    data = [file for file in (tmp_path / "1").rglob("d/*") if file.stat().st_size > 1000]
+    for item in ("variables", "training"):
+        file = max((f for f in data if item in f.parts), key=os.path.getsize)
+        sound = file.read_bytes()
+        middle = len(sound) // 2
+        file.write_bytes(sound[:middle] + bytes([sound[middle] ^ 1]) + sound[middle + 1 :])
+        with pytest.raises(UserError, match=rf"step 1 cannot be read; .* delete {tmp_path}/1"):
+            restore_newest(tmp_path)
+        file.write_bytes(sound)
+    restore_newest(tmp_path)
+
+
+def test_a_step_with_other_values_than_its_checksums_is_told(tmp_path):
+    save_steps(tmp_path, 1)
+    path = tmp_path / "1" / "config" / "metadata"
+    config = json.loads(path.read_text())
+    for item in ("variables", "training"):
+        changed = {**config, "checksums": {**config["checksums"], item: "0" * 16}}
+        path.write_text(json.dumps(changed))
+        with pytest.raises(UserError, match=rf"the checksum of its {item} data differs"):
+            restore_newest(tmp_path)
+
+
 def test_a_damaged_psnr_is_told_with_its_step(tmp_path):
     with TrainingCheckpoints(tmp_path, 2) as checkpoints:
         save(checkpoints, state_of_step(1), 30.0)

@@ -92,17 +92,22 @@ def read_folder_variables(path: Path, abstract_variables: dict, checksums: dict)
             variables = checkpointer.restore(path.resolve(), items).variables
         except Exception as error:  # Orbax passes on whatever TensorStore raises
             raise UserError(f"{path}: cannot be read ({orbax_reason(error)})") from error
-    check_checksums({"variables": variables}, checksums, str(path))
+    if damaged_items({"variables": variables}, checksums):
+        raise UserError(
+            f"{path}: its data is damaged (the checksum differs); copy or save it again"
+        )
     return variables
 
 
-def check_checksums(trees: dict, saved: dict, where: str) -> None:
-    """Raises `UserError` if a tree is not the one whose checksum was saved under its name."""
-    for name, tree in trees.items():
-        if name in saved and saved[name] != checksum(tree):
-            raise UserError(
-                f"{where}: its {name} data is damaged (another checksum); copy or save it again"
-            )
+def damaged_items(trees: dict, checksums: Any) -> list[str]:
+    """Returns the names of the trees whose checksum is another one than was saved for them.
+
+    Args:
+      trees: of arrays, by name.
+      checksums: by name; of a tree that has none, nothing is known.
+    """
+    saved = checksums if isinstance(checksums, dict) else {}
+    return [name for name in trees if name in saved and checksum(trees[name]) != saved[name]]
 
 
 def write_folder(

@@ -3,7 +3,7 @@
 | item | what it holds |
 |---|---|
 | variables | of the model as they were validated, so averaged where an average is kept |
-| config | of the model: with "variables", what `vitdeblur_jax.checkpoints` reads |
+| config | of the model, with checksums: with "variables", what `vitdeblur_jax.checkpoints` reads |
 | training | step, skipped, optimizer state; the parameters too where "variables" has averages |
 | position | in the data and whatever else is needed to go on, as JSON |
 | metrics | the validation PSNR, where there is one |
@@ -19,8 +19,10 @@ from pathlib import Path
 import ml_collections
 
 from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.interop.checksums import checksum
 from vitdeblur_jax.interop.orbax_folders import (
     check_space,
+    damaged_items,
     flat_shapes,
     hushed_orbax,
     orbax_reason,
@@ -30,7 +32,7 @@ from vitdeblur_jax.interop.orbax_folders import (
     write_psnr,
 )
 from vitdeblur_jax.processes import gather, is_first, tells_of_a_loss
-from vitdeblur_jax.shapes import shape_differences
+from vitdeblur_jax.shapes import few_of, shape_differences
 from vitdeblur_jax.training.state import TrainState
 
 _NOT_WRITTEN = "step {} cannot be written; mend that, and the same command goes on from before it"
@@ -107,11 +109,12 @@ class TrainingCheckpoints:
             return
         variables, training = _parts(state)
         check_space((variables, training), self._folder)
+        checksums = {"variables": checksum(variables), "training": checksum(training)}
         save_tree, save_json = ocp.args.StandardSave, ocp.args.JsonSave
         items = ocp.args.Composite(
             variables=save_tree(variables),
             training=save_tree(training),
-            config=save_json(model_config.to_dict()),
+            config=save_json({**model_config.to_dict(), "checksums": checksums}),
             # Orbax makes its JSON in the background, when the caller may have changed it.
             position=save_json(json.loads(json.dumps(position))),
         )
@@ -168,6 +171,7 @@ class TrainingCheckpoints:
             variables=restore_tree(variables),
             training=restore_tree(training),
             position=ocp.args.JsonRestore(),
+            config=ocp.args.JsonRestore(),
         )
         with self._orbax_told(failure):
             stored = self._manager.metadata(step).item_metadata
@@ -177,9 +181,13 @@ class TrainingCheckpoints:
             if wrong:
                 raise UserError(
                     f"{path} is of another model or optimizer ({len(wrong)} entries): "
-                    f"{'; '.join(wrong[:3])}; choose another --workdir"
+                    f"{few_of(wrong, '; ')}; choose another --workdir"
                 )
             restored = self._manager.restore(step, args=items)
+            read = {"variables": restored.variables, "training": restored.training}
+            damaged = damaged_items(read, restored.config.get("checksums", {}))
+            if damaged:
+                raise ValueError(f"the checksum of its {' and '.join(damaged)} data differs")
         return _joined(abstract_state, restored.variables, restored.training), restored.position
 
     @contextlib.contextmanager
