@@ -14,8 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from vitdeblur_jax.errors import UserError, one_line
+from vitdeblur_jax.files import check_regular
 from vitdeblur_jax.interop.pytorch_files import read_pytorch_file
-from vitdeblur_jax.interop.pytorch_pickles import unpickle
+from vitdeblur_jax.interop.pytorch_pickles import Budget, unpickle
 from vitdeblur_jax.metrics.ckdn import ckdn_params
 from vitdeblur_jax.metrics.lpips import Params, lpips_params
 from vitdeblur_jax.metrics.musiq import musiq_params
@@ -102,7 +103,7 @@ def read_packaged_lpips(backbone: str) -> Params:
     path = Path(package.submodule_search_locations[0]) / "weights" / weight_file.name
     _check_digest(path, weight_file.sha256)
     with open(path, "rb") as file:
-        contents = unpickle(file)
+        contents = unpickle(file, Budget(path.stat().st_size))
     layers = contents.pop(network)
     layers = [layers[f"Conv_{i}"] for i in range(len(layers))]
     heads = [contents[f"NetLinLayer_{i}"]["Conv_0"]["kernel"] for i in range(len(contents))]
@@ -163,6 +164,7 @@ def _read(folder, file):
 
 
 def _check_digest(path, expected):
+    check_regular(path)
     try:
         with open(path, "rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()

@@ -17,11 +17,12 @@ import numpy as np
 
 from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.files import check_regular, replaced_when_whole
+from vitdeblur_jax.interop.pickle_writing import pickle_contents
 from vitdeblur_jax.interop.pytorch_pickles import (
     ADVICE,
+    Budget,
     Storage,
     parse_identity,
-    pickle_contents,
     scalar,
     unpickle,
 )
@@ -79,16 +80,17 @@ def _read(file: BufferedIOBase) -> Any:
     file.seek(0)
     if not start:
         raise UserError("the file is empty; fetch or save it again")
+    budget = Budget(os.fstat(file.fileno()).st_size)
     if start.startswith(b"PK\x03\x04"):
-        return _read_zip(file)
+        return _read_zip(file, budget)
     if start.startswith(pickle.PROTO):
-        return _read_legacy(file)
+        return _read_legacy(file, budget)
     if start[257:] == b"ustar":
         raise UserError("is in the tar format from before PyTorch 0.4; save it with a newer one")
     raise UserError(f"was not written by torch.save: it begins with {start[:16]!r}")
 
 
-def _read_zip(file: BufferedIOBase) -> Any:
+def _read_zip(file: BufferedIOBase, budget: Budget) -> Any:
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
         folder = next((n[:-8] for n in names if re.fullmatch(r"[^/]+/data\.pkl", n)), None)
@@ -109,7 +111,7 @@ def _read_zip(file: BufferedIOBase) -> Any:
                 raise ValueError(f"storage {key[:20]!r} has {raw(key).size} bytes, not {size}")
             return Storage(raw(key), dtype, order)
 
-        return unpickle(BytesIO(_entry(archive, f"{folder}data.pkl")), storage)
+        return unpickle(BytesIO(_entry(archive, f"{folder}data.pkl")), budget, storage)
 
 
 def _entry(archive: zipfile.ZipFile, name: str) -> bytes:
@@ -119,25 +121,25 @@ def _entry(archive: zipfile.ZipFile, name: str) -> bytes:
     return archive.read(name)
 
 
-def _read_legacy(file: BufferedIOBase) -> Any:
-    if unpickle(file) != _LEGACY_MAGIC:
+def _read_legacy(file: BufferedIOBase, budget: Budget) -> Any:
+    if unpickle(file, budget) != _LEGACY_MAGIC:
         raise UserError(f"is a pickle, but not by torch.save; {ADVICE}")
     for _ in ("protocol version", "system information"):
-        unpickle(file)
+        unpickle(file, budget)
     file_size = os.fstat(file.fileno()).st_size
     storages: dict[str, Storage] = {}
 
     # The bytes follow the pickle: tensors are views of memory that is filled only afterwards.
     def storage(identity: Any) -> Storage:
         key, dtype, size = parse_identity(identity)
-        if size > file_size:
-            raise ValueError("a tensor is larger than the file")
         if key not in storages:
+            if size + sum(other.raw.size for other in storages.values()) > file_size:
+                raise ValueError("its tensors are larger than the file")
             storages[key] = Storage(np.empty(size, np.uint8), dtype)
         return storages[key]
 
-    contents = unpickle(file, storage)
-    for key in unpickle(file):
+    contents = unpickle(file, budget, storage)
+    for key in unpickle(file, budget):
         storage_of_key = storages.pop(scalar(key))
         raw, dtype = storage_of_key.raw, storage_of_key.dtype
         (count,) = struct.unpack("<q", file.read(8))

@@ -1,4 +1,4 @@
-"""The pickles within the files of ``torch.save``, read and written as plain data.
+"""The pickles within the files of ``torch.save``, read as plain data.
 
 A pickle is a program for a small stack machine. Python's own machine lets that program call
 whatever is installed. The one here never holds a function or a class: a global is only its name,
@@ -8,19 +8,18 @@ plain data.
 
 import dataclasses
 import math
-import pickle
 import pickletools
 import re
-import struct
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from io import BufferedIOBase
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
+from vitdeblur_jax.config_checks import shown
 from vitdeblur_jax.errors import UserError
 
 _STORAGES = {
@@ -35,8 +34,8 @@ _STORAGES = {
     "torch.LongStorage": np.dtype(np.int64),
     "torch.ShortStorage": np.dtype(np.int16),
 }
-_STORAGE_OF = {dtype: name for name, dtype in _STORAGES.items()}
-_NAMES = {"numpy.ndarray", *_STORAGES, *(f"torch.{dtype}" for dtype in _STORAGE_OF)}
+STORAGE_OF = {dtype: name for name, dtype in _STORAGES.items()}
+_NAMES = {"numpy.ndarray", *_STORAGES, *(f"torch.{dtype}" for dtype in STORAGE_OF)}
 # The opcodes that push the number, text or bytes written beside them.
 _LITERALS = {
     opcode.name
@@ -52,9 +51,32 @@ _TAKES = {
     **dict.fromkeys(("TUPLE2", "SETITEM", "STACK_GLOBAL", "REDUCE", "NEWOBJ"), 2),
     "TUPLE3": 3,
 }
-# A stride of 0 repeats an element: without a limit, a tiny file could claim a terabyte.
-_MOST_REPEATED = 2**28
+_LEAST_BUDGET, _BUDGET_PER_BYTE = 16 * 2**20, 8
+_ITEM = 64  # bytes that an opcode or an item of a container counts as
+_OPCODES_AT_ONCE = 256
+_MOST_AXES = 64
+_LARGEST_KEY = 2**31  # larger integers can be chosen so that they all collide in a dict
 ADVICE = "if you trust it, load it with PyTorch and save model.state_dict() instead"
+
+
+class Budget:
+    """What the pickles of one file may build, in bytes: a small multiple of the file's size.
+
+    A pickle can name a value again and again, so that a tiny file would build gigabytes.
+    """
+
+    def __init__(self, file_size: int):
+        self._left = _LEAST_BUDGET + _BUDGET_PER_BYTE * file_size
+
+    def spend(self, size: int) -> None:
+        """Takes up `size` bytes.
+
+        Raises:
+          UserError: They are not left.
+        """
+        self._left -= size
+        if self._left < 0:
+            raise UserError(f"would take many times its own size in memory; {ADVICE}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -77,10 +99,26 @@ def _no_storage(identity: Any) -> Storage:
     raise ValueError("a storage is named where none belongs")
 
 
-def unpickle(stream: BufferedIOBase, storage: Callable[[Any], Storage] = _no_storage) -> Any:
-    """Runs the stack machine of pickle; ``storage`` finds what a persistent identity names."""
+def unpickle(
+    stream: BufferedIOBase, budget: Budget, storage: Callable[[Any], Storage] = _no_storage
+) -> Any:
+    """Runs the stack machine of pickle.
+
+    Args:
+        stream: The pickle.
+        budget: What it may build.
+        storage: Finds what a persistent identity names.
+
+    Returns:
+        The object.
+
+    Raises:
+        UserError: It holds more than data, or builds more than the budget.
+    """
     stack, outer, memo = [], [], {}
-    for opcode, argument, _ in pickletools.genops(stream):
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+        if number % _OPCODES_AT_ONCE == 0:
+            budget.spend(_OPCODES_AT_ONCE * _ITEM)
         items = [stack.pop() for _ in range(_TAKES.get(opcode.name, 0))][::-1]
         if opcode.name in _TAKES_MARKED:
             items, stack = stack, outer.pop()
@@ -112,9 +150,9 @@ def unpickle(stream: BufferedIOBase, storage: Callable[[Any], Storage] = _no_sto
                 stack.append(_allowed(*map(scalar, items)))
             case "REDUCE" | "NEWOBJ":
                 name, arguments = items
-                stack.append(_BUILDERS[scalar(name)](*_sequence(arguments)))
+                stack.append(_BUILDERS[scalar(name)](budget, *_sequence(arguments)))
             case "BUILD":
-                _set_state(stack[-1], *items)
+                _set_state(budget, stack[-1], *items)
             case "BINPERSID":
                 stack.append(storage(*items))
             case name:
@@ -136,6 +174,12 @@ def scalar(value: Any) -> Any:
     return value
 
 
+def _key(value: Any) -> Any:
+    if isinstance(value, int) and abs(value) >= _LARGEST_KEY:
+        raise ValueError("a key is too large a number")
+    return scalar(value)
+
+
 def _sequence(value: Any) -> list[Any] | tuple[Any, ...]:
     # A tensor can be iterated too, and a tiny file can hold one of any number of equal elements.
     if type(value) not in (list, tuple):
@@ -145,92 +189,111 @@ def _sequence(value: Any) -> list[Any] | tuple[Any, ...]:
 
 def _extend(target: Any, items: list[Any]) -> None:
     if isinstance(target, dict):
-        target.update(zip(map(scalar, items[::2]), items[1::2], strict=True))
+        target.update(zip(map(_key, items[::2]), items[1::2], strict=True))
     elif isinstance(target, list):
         target.extend(items)
     else:
         raise TypeError(f"items for a {type(target).__name__}")
 
 
-def _set_state(target: Any, state: Any) -> None:
+def _set_state(budget: Budget, target: Any, state: Any) -> None:
     match target, state:
         case OrderedDict(), _:
             pass  # its attributes, such as the versions of the modules in a state_dict
         case dict(), dict():
+            budget.spend(2 * _ITEM * len(state))
             target.update(state)  # an argparse.Namespace
         case np.dtype(), (int(), "<" | ">" | "|" | "=" as order, *_):
             target.__setstate__((3, order, None, None, None, -1, -1, 0))
         case np.ndarray(), (int(), tuple(shape), np.dtype() as dtype, is_fortran, data):
             if target.size or target.base is not None or not target.flags.owndata:
                 raise ValueError("a second state for a NumPy array")  # it could be in use
-            if np.frombuffer(_bytes(data), dtype).reshape(shape).shape != shape:
-                raise ValueError("a NumPy array of a negative size")
-            target.__setstate__((1, shape, dtype, bool(is_fortran), _bytes(data)))
+            data, shape = _bytes(budget, data), _sizes(shape)
+            budget.spend(len(data))
+            np.frombuffer(data, dtype).reshape(shape)  # checks the size
+            target.__setstate__((1, shape, dtype, bool(is_fortran), data))
         case _:
             raise TypeError(f"a state for a {type(target).__name__}")
 
 
-def _bytes(data: Any = b"", encoding: Any = "latin1") -> bytes:
+def _bytes(budget: Budget, data: Any = b"", encoding: Any = "latin1") -> bytes:
     if isinstance(data, str) and encoding == "latin1":
+        budget.spend(len(data))
         return data.encode("latin1")
     if not isinstance(data, bytes):
         raise TypeError(f"a {type(data).__name__} stands for bytes")
     return data
 
 
-def _numpy_dtype(code: Any, *_: Any) -> np.dtype:
-    if not re.fullmatch("[biuf][1248]", str(scalar(code))):
-        raise UserError(f"holds a NumPy array of dtype {code!r:.20}; save numbers or tensors")
+def _numpy_dtype(budget: Budget, code: Any, *_: Any) -> np.dtype:
+    if not (isinstance(code, str) and re.fullmatch("[biuf][1248]", code)):
+        raise UserError(f"holds a NumPy array of dtype {shown(code)}; save numbers or tensors")
     return np.dtype(code, False, True)  # a copy, because its byte order may be set
 
 
-def _numpy_scalar(dtype: Any, data: Any) -> np.generic:
+def _numpy_scalar(budget: Budget, dtype: Any, data: Any) -> np.generic:
     if not isinstance(dtype, np.dtype):
         raise TypeError("a NumPy scalar without a dtype")
-    return np.frombuffer(_bytes(data), dtype)[0]
+    (value,) = np.frombuffer(_bytes(budget, data), dtype)
+    return value
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> np.ndarray:
+def _sizes(value: Any) -> tuple[int, ...]:
+    """Returns the shape, the strides or the like of an array."""
+    sizes = tuple(_sequence(value)[: _MOST_AXES + 1])
+    if len(sizes) > _MOST_AXES:
+        raise ValueError("a tensor of too many axes")
+    if not all(isinstance(n, int) and 0 <= n < 2**63 for n in sizes):
+        raise ValueError("a tensor with a size that is negative or too large")
+    return sizes
+
+
+def _tensor(
+    budget: Budget, storage: Any, offset: Any, shape: Any, strides: Any, *_: Any
+) -> np.ndarray:
     if not isinstance(storage, Storage):
         raise TypeError("a tensor without a storage")
-    sizes = (offset, *_sequence(shape), *_sequence(strides))
-    if not all(isinstance(n, int) and n >= 0 for n in sizes):
-        raise ValueError("a tensor with a negative size")
+    shape, strides, (offset,) = _sizes(shape), _sizes(strides), _sizes((offset,))
     raw, dtype, byteorder = storage.raw, storage.dtype, storage.byteorder
     width, elements = dtype.itemsize, math.prod(shape)
+    # A view takes no memory here, but whoever uses it copies it; a stride of 0 repeats elements.
+    budget.spend(elements * width)
     count = raw.size // width
     last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
-    swaps = byteorder != sys.byteorder  # which makes a copy of all elements
-    if elements and (last >= count or elements > (count if swaps else max(count, _MOST_REPEATED))):
+    if elements and last >= count:
         raise ValueError("a tensor reaches outside its storage")
     # PyTorch gives an axis of size 1 any stride, even one that NumPy could not hold.
     steps = [stride * width if n > 1 else 0 for n, stride in zip(shape, strides, strict=True)]
     source = (raw, offset * width, steps) if elements else ()
     array = np.ndarray(shape, dtype, *source)
-    if swaps:
+    if byteorder != sys.byteorder:
         swapped = np.frombuffer(array.tobytes(), np.uint8).reshape(-1, width)[:, ::-1]
         array = np.ndarray(shape, dtype, swapped.copy())
     array.flags.writeable = False
     return array
 
 
-def _ordered_dict(pairs: Any = ()) -> OrderedDict[Any, Any]:
-    return OrderedDict((scalar(key), value) for key, value in map(_sequence, _sequence(pairs)))
+def _ordered_dict(budget: Budget, pairs: Any = ()) -> OrderedDict[Any, Any]:
+    budget.spend(4 * _ITEM * len(_sequence(pairs)))
+    return OrderedDict((_key(key), value) for key, value in map(_sequence, pairs))
 
 
-def _device(kind: Any, index: Any = None) -> str:
-    return str(scalar(kind)) if index is None else f"{scalar(kind)}:{scalar(index)}"
+def _device(budget: Budget, kind: Any, index: Any = None) -> str:
+    name = str(scalar(kind)) if index is None else f"{scalar(kind):.32}:{scalar(index)}"
+    if not re.fullmatch(r"[a-z_]{1,32}(:\d{1,4})?", name):
+        raise ValueError("a device has no proper name")
+    return name
 
 
 _BUILDERS: dict[str, Callable[..., Any]] = {
     "__builtin__.bytes": _bytes,
     "_codecs.encode": _bytes,
-    "argparse.Namespace": lambda: {},
+    "argparse.Namespace": lambda budget: {},
     "collections.OrderedDict": _ordered_dict,
     "numpy.dtype": _numpy_dtype,
-    "torch.Size": lambda sizes=(): tuple(_sequence(sizes)),
+    "torch.Size": lambda budget, sizes=(): _sizes(sizes),
     "torch.device": _device,
-    "torch._utils._rebuild_parameter": lambda data, *_: data,
+    "torch._utils._rebuild_parameter": lambda budget, data, *_: data,
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
     # NumPy 2 renamed the module.
@@ -239,68 +302,3 @@ _BUILDERS: dict[str, Callable[..., Any]] = {
     "numpy.core.multiarray.scalar": _numpy_scalar,
     "numpy._core.multiarray.scalar": _numpy_scalar,
 }
-
-
-def pickle_contents(contents: Any) -> tuple[bytes, list[np.ndarray]]:
-    """Returns the pickle of ``contents`` and the arrays that it names by their index."""
-    arrays: list[np.ndarray] = []
-    parts = list(_emit(contents, "", arrays))
-    return b"".join([pickle.PROTO, b"\2", *parts, pickle.STOP]), arrays
-
-
-def _emit(value: Any, place: str, arrays: list[np.ndarray]) -> Iterator[bytes]:
-    """Yields the pickle of ``value`` and appends its arrays to ``arrays``."""
-    match value:
-        case None:
-            yield pickle.NONE
-        case bool() | np.bool_():
-            yield pickle.NEWTRUE if value else pickle.NEWFALSE
-        case int() | np.integer() if -(2**31) <= value < 2**31:
-            yield pickle.BININT + struct.pack("<i", value)
-        case int() | np.integer() if -(2**63) <= value < 2**63:
-            yield pickle.LONG1 + b"\x08" + struct.pack("<q", value)
-        case float() | np.floating():
-            yield pickle.BINFLOAT + struct.pack(">d", value)
-        case str():
-            text = value.encode("utf-8", "surrogatepass")
-            yield pickle.BINUNICODE + struct.pack("<I", len(text)) + text
-        case dict():
-            yield pickle.EMPTY_DICT + pickle.MARK
-            for key, item in value.items():
-                if not isinstance(key, str | int | float | None):
-                    raise UserError(f"cannot write the key {key!r:.80} of contents{place}")
-                yield from _emit(key, place, arrays)
-                yield from _emit(item, f"{place}[{key!r}]", arrays)
-            yield pickle.SETITEMS
-        case list() | tuple():
-            yield pickle.MARK if isinstance(value, tuple) else pickle.EMPTY_LIST + pickle.MARK
-            for index, item in enumerate(value):
-                yield from _emit(item, f"{place}[{index}]", arrays)
-            yield pickle.TUPLE if isinstance(value, tuple) else pickle.APPENDS
-        case np.ndarray() if value.dtype.newbyteorder("=") in _STORAGE_OF:
-            yield from _emit_tensor(value, arrays)
-        case _:
-            kind = f"{type(value).__name__} {getattr(value, 'dtype', '')}".strip()
-            raise UserError(f"cannot write contents{place} ({kind}); convert it to a NumPy array")
-
-
-def _emit_tensor(array: np.ndarray, arrays: list[np.ndarray]) -> Iterator[bytes]:
-    """Yields the calls that rebuild a contiguous tensor with a storage of its own."""
-    strides = tuple(math.prod(array.shape[axis + 1 :]) for axis in range(array.ndim))
-    storage = _STORAGE_OF[array.dtype.newbyteorder("=")]
-    yield _emit_global("torch._utils._rebuild_tensor_v2") + pickle.MARK
-    yield pickle.MARK + _emit_plain("storage") + _emit_global(storage)
-    yield _emit_plain(str(len(arrays)), "cpu", array.size) + pickle.TUPLE + pickle.BINPERSID
-    yield _emit_plain(0, array.shape, strides, False)
-    yield _emit_global("collections.OrderedDict") + pickle.EMPTY_TUPLE + pickle.REDUCE
-    yield pickle.TUPLE + pickle.REDUCE
-    arrays.append(array)
-
-
-def _emit_plain(*values: Any) -> bytes:
-    return b"".join(part for value in values for part in _emit(value, "", []))
-
-
-def _emit_global(name: str) -> bytes:
-    module, _, attribute = name.rpartition(".")
-    return pickle.GLOBAL + f"{module}\n{attribute}\n".encode("ascii")
