@@ -174,10 +174,13 @@ def scalar(value: Any) -> Any:
     return value
 
 
-def _key(value: Any) -> Any:
-    if isinstance(value, int) and abs(value) >= _LARGEST_KEY:
-        raise ValueError("a key is too large a number")
-    return scalar(value)
+def _checked_keys(keys: list[Any]) -> list[Any]:
+    for key in keys:
+        if not isinstance(key, str | int | float | bytes | None):
+            raise TypeError(f"a {type(key).__name__} stands where a key should")
+        if isinstance(key, int) and abs(key) >= _LARGEST_KEY:
+            raise ValueError("a key is too large a number")
+    return keys
 
 
 def _sequence(value: Any) -> list[Any] | tuple[Any, ...]:
@@ -189,7 +192,7 @@ def _sequence(value: Any) -> list[Any] | tuple[Any, ...]:
 
 def _extend(target: Any, items: list[Any]) -> None:
     if isinstance(target, dict):
-        target.update(zip(map(_key, items[::2]), items[1::2], strict=True))
+        target.update(zip(_checked_keys(items[::2]), items[1::2], strict=True))
     elif isinstance(target, list):
         target.extend(items)
     else:
@@ -275,7 +278,10 @@ def _tensor(
 
 def _ordered_dict(budget: Budget, pairs: Any = ()) -> OrderedDict[Any, Any]:
     budget.spend(4 * _ITEM * len(_sequence(pairs)))
-    return OrderedDict((_key(key), value) for key, value in map(_sequence, pairs))
+    if not all(type(pair) in (list, tuple) and len(pair) == 2 for pair in pairs):
+        raise TypeError("something else than pairs for an OrderedDict")
+    _checked_keys([key for key, _ in pairs])
+    return OrderedDict(pairs)
 
 
 def _device(budget: Budget, kind: Any, index: Any = None) -> str:
