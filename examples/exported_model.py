@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 import vitdeblur_jax as vd
+from vitdeblur_jax.data.image_io import read_rgb
 from vitdeblur_jax.export import export
 
 PHOTOGRAPH = Path(__file__).parent / "photographs/defocused/building.jpg"
@@ -35,7 +35,7 @@ try:
     export("demo", folder)
 except vd.UserError as error:
     sys.exit(f"error: {error}")
-photograph = np.asarray(Image.open(PHOTOGRAPH).convert("RGB"))[90:290, 480:780] / np.float32(255)
+photograph = read_rgb(PHOTOGRAPH)[90:290, 480:780] / np.float32(255)
 np.save(folder / "photograph.npy", photograph)
 subprocess.run([sys.executable, "-c", ALONE, folder], check=True)
 restored = np.load(folder / "restored.npy")

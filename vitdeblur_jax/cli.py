@@ -148,6 +148,11 @@ def _restore_parser():
         action="store_true",
         help="take the photographs of the folders in a folder too, into folders of the same names",
     )
+    parser.add_argument(
+        "--quality",
+        type=int,
+        help="of results in JPEG and WebP, from 1 to 100 (as the photograph's own, else 95)",
+    )
     parser.add_argument("--force", action="store_true", help="overwrite results that exist")
     parser.add_argument(
         "--skip-existing",
@@ -300,6 +305,7 @@ def _restore(options) -> int:
         overwrite=options.force,
         skip_existing=options.skip_existing,
         recursive=options.recursive,
+        quality=options.quality,
     )
     join_others(options.coordinator, options.processes, options.process)
     signals.listen_again()

@@ -19,6 +19,8 @@ from vitdeblur_jax.checkpoints import (
 from vitdeblur_jax.data.image_io import (
     IMAGE_SUFFIXES,
     Photograph,
+    check_quality,
+    is_lossy,
     left_out,
     list_photographs,
     read_photograph,
@@ -60,6 +62,7 @@ class Options(NamedTuple):
       overwrite: replace files that exist; otherwise they are refused before any work.
       skip_existing: leave out photographs whose results exist, as those of an interrupted run.
       recursive: take the photographs of the folders in a folder, too.
+      quality: of results in JPEG and WebP, from 1 to 100; None: as the photograph's own.
     """
 
     strength: float = 1.0
@@ -71,6 +74,7 @@ class Options(NamedTuple):
     overwrite: bool = False
     skip_existing: bool = False
     recursive: bool = False
+    quality: int | None = None
 
 
 class Task(NamedTuple):
@@ -105,6 +109,7 @@ def restore_files(
         replaces = options.overwrite or options.skip_existing
         tasks = plan(sources, output, replaces, options.recursive)
         _check_maps(options, tasks)
+        _check_quality(options.quality, tasks)
         if options.skip_existing:
             _check_done_can_be_told(tasks)
         waiting = [
@@ -279,6 +284,15 @@ def _check_done_can_be_told(tasks: list[Task]) -> None:
             )
 
 
+def _check_quality(quality: int | None, tasks: list[Task]) -> None:
+    if quality is None:
+        return
+    check_quality(quality)
+    suffixes = [".png" if t.destination == STANDARD else t.destination.suffix for t in tasks]
+    if tasks and not any(is_lossy(suffix) for suffix in suffixes):
+        raise UserError(f"--quality is for JPEG and WebP; {tasks[0].destination} is neither")
+
+
 def _check_file(path: Path, endings: str, overwrite: bool, needs_folder: bool = True) -> None:
     if path.suffix.lower() not in IMAGE_SUFFIXES:
         raise UserError(f"{path}: the ending of {endings}")
@@ -306,7 +320,8 @@ def _restore_file(task: Task, pretrained: Pretrained, options: Options) -> None:
     restored, spread = _restored(given, pretrained, options)
     for note in notes:
         tell(f"note: {note}")
-    _write(dataclasses.replace(photograph, pixels=restored), destination, suffix, options.overwrite)
+    result = dataclasses.replace(photograph, pixels=restored)
+    _write(result, destination, suffix, options.overwrite, options.quality)
     if options.change is not None:
         change = np.abs(as_float(restored) - as_float(given)).mean(axis=-1)
         _write_map(change / WHITE_CHANGE, options.change, options.overwrite)
@@ -330,13 +345,13 @@ def _restored(pixels, pretrained, options):
     return as_dtype(blend(pixels, mean, options.strength), pixels.dtype), spread
 
 
-def _write(photograph, destination, suffix, overwrite):
+def _write(photograph, destination, suffix, overwrite, quality=None):
     if destination == STANDARD:
         encoded = io.BytesIO()
         write_photograph(photograph, encoded, suffix)
         write_result(encoded.getvalue())
         return
-    write_photograph(photograph, destination, overwrite=overwrite)
+    write_photograph(photograph, destination, overwrite=overwrite, quality=quality)
     tell(f"written: {destination}")
 
 

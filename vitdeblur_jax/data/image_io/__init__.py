@@ -9,7 +9,12 @@ from vitdeblur_jax.data.image_io.listing import (
 )
 from vitdeblur_jax.data.image_io.photograph import Metadata, Photograph, Samples, as_8_bits
 from vitdeblur_jax.data.image_io.reading import read_photograph, read_rgb, size_of
-from vitdeblur_jax.data.image_io.writing import what_is_lost, write_photograph
+from vitdeblur_jax.data.image_io.writing import (
+    check_quality,
+    is_lossy,
+    what_is_lost,
+    write_photograph,
+)
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -18,6 +23,8 @@ __all__ = [
     "Photograph",
     "Samples",
     "as_8_bits",
+    "check_quality",
+    "is_lossy",
     "left_out",
     "list_photographs",
     "read_photograph",

@@ -23,6 +23,7 @@ _KNOWN_SEGMENTS = (b"JFIF\0", b"JFXX\0", b"Adobe", b"MPF\0", _EXIF, _XMP, _PHOTO
 _IPTC = 0x0404
 # Warnings of libjpeg about data that it can decode all the same; the others are of damage.
 _HARMLESS = ("Unknown Adobe", "Warning: unknown JFIF", "Corrupt JPEG data: bad ICC")
+_ODD_SUBSAMPLING = "Could not determine subsampling"
 _COLOR_SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}  # by Pillow's mode
 _UNITS = {1: Fraction(1), 2: Fraction(254, 100)}  # JFIF's, per inch
 
@@ -52,7 +53,8 @@ def damage_of(data: bytes) -> tuple[str, ...]:
     try:
         simplejpeg.decode_jpeg(data, "GRAY")
     except ValueError as error:
-        return () if str(error).startswith(_HARMLESS) else (one_line(error),)
+        reason = one_line(error)
+        return () if reason.startswith(_HARMLESS) or _ODD_SUBSAMPLING in reason else (reason,)
     return ()
 
 
@@ -61,12 +63,21 @@ def _decode(data: bytes, color_space: str) -> tuple[np.ndarray, tuple[str, ...]]
         return simplejpeg.decode_jpeg(data, color_space), ()
     except ValueError as error:
         reason = one_line(error)
+    if _ODD_SUBSAMPLING in reason:
+        return _decode_with_pillow(data), ()
     samples = simplejpeg.decode_jpeg(data, color_space, strict=False)
     if reason.startswith(_HARMLESS):
         return samples, ()
     if not damage_of(data + _END):
         return samples, ("the mark at its end is missing",)
     return samples, (reason,)
+
+
+def _decode_with_pillow(data: bytes) -> np.ndarray:
+    """Decode what TurboJPEG's interface refuses, though libjpeg can decode it; without warnings."""
+    with open_with_pillow(data) as image:
+        samples = np.asarray(image)
+    return np.atleast_3d(255 - samples if image.mode == "CMYK" else samples)
 
 
 def _bytes_per_pixel(image: Image.Image) -> int:

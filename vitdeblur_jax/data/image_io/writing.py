@@ -22,7 +22,7 @@ _LONGEST_SIDE = {"JPEG": 65_535, "WEBP": 16_383}
 _DEEP = ("PNG", "TIFF")
 _OPAQUE = ("JPEG", "BMP")
 _WITHOUT_GRAY = ("WEBP",)
-LOSSY = ("JPEG", "WEBP")
+_LOSSY = ("JPEG", "WEBP")
 
 
 def what_is_lost(photograph: Photograph, suffix: str) -> tuple[str, ...]:
@@ -76,8 +76,8 @@ def write_photograph(
     """
     is_path = isinstance(destination, str | os.PathLike)
     name = str(destination) if is_path else "standard output"
-    if quality is not None and not 1 <= quality <= 100:
-        raise UserError(f"the quality is {quality}; it is from 1 to 100")
+    if quality is not None:
+        check_quality(quality)
     kind = _kind(format or (Path(destination).suffix if is_path else ""))
     try:
         encoded = _encode(photograph, kind, quality)
@@ -89,6 +89,17 @@ def write_photograph(
     if is_path:
         with replaced_when_whole(destination, overwrite) as temporary:
             temporary.write_bytes(encoded)
+
+
+def check_quality(quality: int) -> None:
+    """Raise `UserError` unless a quality is from 1 to 100."""
+    if not 1 <= quality <= 100:
+        raise UserError(f"the quality is {quality}; it is from 1 to 100")
+
+
+def is_lossy(suffix: str) -> bool:
+    """Tell whether files with this ending have a quality: JPEG and WebP."""
+    return FORMATS.get(suffix.lower()) in _LOSSY
 
 
 def _kind(suffix: str) -> str:
