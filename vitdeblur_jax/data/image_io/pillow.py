@@ -12,7 +12,7 @@ from vitdeblur_jax.data.image_io.formats import check_memory, open_with_pillow
 from vitdeblur_jax.data.image_io.photograph import Compression, Metadata, Resolution, Samples
 from vitdeblur_jax.errors import UserError
 
-_BYTES_PER_PIXEL = 20  # Pillow's image, one converted, its bytes in pieces and joined
+_BYTES_PER_PIXEL = 22  # two canvases of WebP, Pillow's image, its bytes in pieces and joined
 _REFUSED_MODES = {"I": "32-bit samples", "F": "floating-point samples"}
 _UNFIT = "{}; save it as gray or RGB with 8 or 16 bits a channel"
 
@@ -76,7 +76,8 @@ def _samples(image: Image.Image) -> Samples:
     if image.mode in _REFUSED_MODES:
         raise UserError(_UNFIT.format(_REFUSED_MODES[image.mode]))
     modes = ("L", "LA") if image.mode in ("1", "L", "LA", "La") else ("RGB", "RGBA")
-    return np.atleast_3d(np.asarray(image.convert(modes[image.has_transparency_data])))
+    mode = modes[image.has_transparency_data]
+    return np.atleast_3d(np.asarray(image if image.mode == mode else image.convert(mode)))
 
 
 def _comment(image: Image.Image) -> bytes | None:
