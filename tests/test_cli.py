@@ -578,3 +578,35 @@ def test_conversions_that_cannot_be(convert, checkpoint, source, destination, ex
         Path(f"text.{ending}").write_text("text")
     assert expected in refused(convert(source or checkpoint, destination))
     assert names() == ["text.pth", "text.safetensors"]
+
+
+# Damaged photographs, and quality
+
+
+def test_a_damaged_photograph_is_restored_with_a_note(vitdeblur, photo):
+    stream = io.BytesIO()
+    Image.fromarray(PHOTO).save(stream, "JPEG", quality=98)
+    data = stream.getvalue()
+    for damaged, told in (
+        (data[: len(data) // 2] + b"\xff\xd9", "note: the file is damaged"),
+        (data[:-2], "the mark at its end is missing"),
+    ):
+        Path("torn.jpg").write_bytes(damaged)
+        status, said = vitdeblur("torn.jpg", "--force", "--strength", "0")
+        assert status == 0, said
+        assert told in said
+        assert pixels("torn_restored.jpg").shape == PHOTO.shape
+
+
+def test_quality_of_the_result(vitdeblur, photo):
+    Image.fromarray(PHOTO).save("a.jpg", quality=60, subsampling=2)
+    for options, quality in ([], 60), (["--quality", "80"], 80):
+        assert vitdeblur("a.jpg", "--force", *options)[0] == 0
+        Image.fromarray(PHOTO).save("oracle.jpg", quality=quality, subsampling=2)
+        with Image.open("a_restored.jpg") as result, Image.open("oracle.jpg") as oracle:
+            assert result.quantization == oracle.quantization
+            assert result.layer == oracle.layer
+    status, said = vitdeblur("photo.png", "--quality", "80")
+    assert status == 2
+    assert "--quality is for JPEG and WebP; photo_restored.png is neither" in said
+    assert "from 1 to 100" in vitdeblur("a.jpg", "--force", "--quality", "0")[1]

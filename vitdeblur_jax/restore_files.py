@@ -313,7 +313,7 @@ def _check_model(pretrained: Pretrained) -> None:
 def _restore_file(task: Task, pretrained: Pretrained, options: Options) -> None:
     source, destination = task
     from_input, to_output = source == STANDARD, destination == STANDARD
-    photograph = read_photograph(read_input() if from_input else source)
+    photograph = read_photograph(read_input() if from_input else source, accept_damage=True)
     suffix = ".png" if to_output else destination.suffix
     notes = (*photograph.notes, *what_is_lost(photograph, suffix))
     given = photograph.pixels
