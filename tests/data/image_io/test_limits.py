@@ -52,7 +52,7 @@ def test_every_open_of_the_package_names_its_formats(monkeypatch, tmp_path):
         path.write_bytes(encoded(noise(6, 5, 3), kind))
         assert size_of(path) == (5, 6)
         read_photograph(path)
-    assert len(asked) >= 6
+    assert len(asked) >= 8
     assert all(formats and "EPS" not in formats for formats in asked)
 
 

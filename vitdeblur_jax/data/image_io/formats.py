@@ -17,7 +17,7 @@ IMAGE_SUFFIXES = tuple(FORMATS)
 
 # The only decoders of Pillow that may see a file. Others start programs (EPS: Ghostscript), fetch
 # files or guess at files without a signature.
-PILLOW_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+PILLOW_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PPM", "WEBP")
 
 MEMORY_LIMIT = 2**31  # bytes that reading one image may take
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageCms, JpegImagePlugin
 from vitdeblur_jax.data.image_io.decoded import Decoded, frame_notes, read_exif
 from vitdeblur_jax.data.image_io.formats import check_memory, decoding_bytes, open_with_pillow
 from vitdeblur_jax.data.image_io.photograph import Compression, Metadata, Resolution
-from vitdeblur_jax.errors import one_line
+from vitdeblur_jax.errors import UserError, one_line
 
 SIGNATURE = b"\xff\xd8\xff"
 _END = b"\xff\xd9"
@@ -32,8 +32,7 @@ def decode_jpeg(data: bytes) -> Decoded:
     """Decode a JPEG, a damaged one as far as possible; as `decoded.Decoded`.
 
     Raises:
-        UserError: Too large for the memory.
-        ValueError: Nothing can be decoded.
+        UserError: Too large for the memory, or nothing can be decoded.
     """
     with open_with_pillow(data) as image:
         check_memory(*image.size, _bytes_per_pixel(image))
@@ -65,7 +64,10 @@ def _decode(data: bytes, color_space: str) -> tuple[np.ndarray, tuple[str, ...]]
         reason = one_line(error)
     if _ODD_SUBSAMPLING in reason:
         return _decode_with_pillow(data), ()
-    samples = simplejpeg.decode_jpeg(data, color_space, strict=False)
+    try:
+        samples = simplejpeg.decode_jpeg(data, color_space, strict=False)
+    except ValueError as error:
+        raise UserError(f"damaged or cut short ({one_line(error)})") from error
     if reason.startswith(_HARMLESS):
         return samples, ()
     if not damage_of(data + _END):

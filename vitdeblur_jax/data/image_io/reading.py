@@ -61,6 +61,8 @@ def size_of(path: str | os.PathLike[str]) -> tuple[int, int] | None:
             head = file.read(64)
         if head.startswith(png.SIGNATURE):
             return png.png_header(head)[:2]
+        if head.startswith(tiff.SIGNATURES):
+            return tiff.tiff_size(path)
         with open_with_pillow(path) as image:
             return image.size
     except Exception:  # decoders raise nearly anything on damaged files
@@ -86,7 +88,9 @@ def _why_unreadable(error: Exception) -> str:
             return f"not an image that can be read, or one cut short; good are {formats}"
         case MemoryError():
             return "the picture does not fit into memory"
-    return f"damaged or cut short ({one_line(error)})"
+        case OSError() | RuntimeError():  # what Pillow and imagecodecs say
+            return f"damaged or cut short ({one_line(error)})"
+    return "damaged or cut short"
 
 
 def _upright(decoded: Decoded) -> Photograph:

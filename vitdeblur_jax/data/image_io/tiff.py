@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 import struct
 from collections.abc import Iterator
 from fractions import Fraction
@@ -73,6 +74,12 @@ def decode_tiff(data: bytes) -> Decoded:
         notes += ("palette expanded to RGB",)
     notes = (*notes, *more_notes)
     return Decoded(samples, orientation, metadata, notes=notes, damage=damage)
+
+
+def tiff_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Return width and height of the first page."""
+    with tifffile.TiffFile(path) as file:
+        return file.pages.first.imagewidth, file.pages.first.imagelength
 
 
 def unpremultiply(samples: Samples) -> None:
