@@ -187,6 +187,10 @@ def test_a_whole_one_is_kept_and_never_replaced(data, tmp_path):
     with pytest.raises(UserError, match=r"was prepared from other files.*00000-of-00004.*delete"):
         prepare(data, None, tmp_path / "out")
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    for text in ("[" * 100_000, "[]", "null", '"x"', "{}", '{"a": 3}'):
+        (folder / "preparation.json").write_text(text)
+        with pytest.raises(UserError, match="was prepared from other files"):
+            prepare(data, None, tmp_path / "out")
 
 
 def test_a_broken_photograph_is_named(data, tmp_path):

@@ -115,9 +115,9 @@ def test_without_a_checkpoint_another_config_takes_the_folder(tmp_path):
 
 def test_a_damaged_config_is_told(tmp_path):
     (tmp_path / "checkpoints" / "5").mkdir(parents=True)
-    for text in ("{broken", "[]", "\x00"):
+    for text in ("{broken", "[]", "\x00", "null", '"x"', "[" * 100_000, '{"a":' * 100_000):
         (tmp_path / "config.json").write_text(text)
-        with pytest.raises(UserError, match=r"config.json: cannot be read .*another --workdir"):
+        with pytest.raises(UserError, match=r"config.json: .*JSON.*another --workdir"):
             open_and_close(tmp_path)
 
 

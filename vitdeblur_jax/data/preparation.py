@@ -204,7 +204,8 @@ def _fingerprint(builder, root: Path, source, records: range) -> str:
 def _check_is_of(folder: Path, shards: Sequence[_Shard]) -> None:
     journal = _read_json(folder / _JOURNAL)
     for shard in shards:
-        if journal.get(shard.file, {}).get("fingerprint") != shard.fingerprint:
+        entry = journal.get(shard.file)
+        if not isinstance(entry, dict) or entry.get("fingerprint") != shard.fingerprint:
             raise UserError(
                 f"{folder} was prepared from other files (see {shard.file}); delete it, or choose "
                 "another folder"
@@ -373,6 +374,6 @@ def _finish(builder, shards: Sequence[_Shard], done: dict[str, _Done], folder: P
 def _read_json(path: Path) -> dict[str, Any]:
     """Return what a file holds, which is nothing if it is not there or is damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(path)
+    except UserError:
         return {}

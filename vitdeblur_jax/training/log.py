@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 
 from vitdeblur_jax.errors import UserError, one_line
 from vitdeblur_jax.files import write_text
+from vitdeblur_jax.json_files import parse_json
 from vitdeblur_jax.progress import Progress
 
 
@@ -135,8 +136,9 @@ class TrainingLog:
           UserError: the file cannot be read.
         """
         with _told_as_user_error(self._path, "read"):
-            records = [json.loads(line) for line in self._path.read_text().splitlines()]
-        return next((record for record in reversed(records) if record["kind"] == kind), None)
+            lines = self._path.read_text().splitlines()
+        records = (parse_json(line, str(self._path)) for line in reversed(lines))
+        return next((record for record in records if record.get("kind") == kind), None)
 
     def _record(self, kind, step, values, pictures=None):
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
@@ -255,9 +257,10 @@ def _remove_later_lines(path: Path, last_step: int) -> None:
 def _step_of(line: str) -> int | float:
     """Returns the step of a record; infinity for what is none, as a line written half."""
     try:
-        return json.loads(line)["step"]
-    except (ValueError, TypeError, KeyError):
+        step = parse_json(line, "a line of the log").get("step")
+    except UserError:
         return math.inf
+    return step if isinstance(step, int) else math.inf
 
 
 def _digits(value: float, count: int = 3) -> str:

@@ -14,6 +14,7 @@ import ml_collections
 from vitdeblur_jax.errors import UserError, one_line
 from vitdeblur_jax.files import write_text
 from vitdeblur_jax.interop.orbax_folders import step_folders
+from vitdeblur_jax.json_files import read_json
 from vitdeblur_jax.output import tell
 from vitdeblur_jax.versions import versions
 
@@ -88,11 +89,9 @@ def _keep_config(path, config, free_keys):
     text = json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
     if path.exists() and step_folders(path.parent / "checkpoints"):
         try:
-            earlier = _flat(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, AttributeError) as error:
-            raise UserError(
-                f"{path}: cannot be read ({one_line(error)}); choose another --workdir"
-            ) from error
+            earlier = _flat(read_json(path))
+        except UserError as error:
+            raise UserError(f"{error}; choose another --workdir") from error
         _check_same_run(path.parent, earlier, _flat(json.loads(text)), free_keys)
     write_text(path, text)
 
