@@ -54,6 +54,16 @@ def test_no_text_can_steer_a_terminal(text, expected, capsys):
     assert capsys.readouterr() == (f"{expected}\n", f"{expected}\n")
 
 
+def test_tracebacks_of_bugs_cannot_steer_a_terminal_either(capsys):
+    try:
+        raise ValueError("a\x1b[31m\nb")
+    except ValueError as error:
+        output.tell_traceback(error)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert lines[-2:] == [r"ValueError: a\x1b[31m", "b"]
+
+
 def test_what_an_encoding_lacks_is_escaped(monkeypatch):
     streams = {name: io.TextIOWrapper(io.BytesIO(), "ascii") for name in ("stdout", "stderr")}
     for name, stream in streams.items():

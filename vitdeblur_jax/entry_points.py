@@ -7,8 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vitdeblur_jax import signals
-from vitdeblur_jax.errors import CANNOT, INTERRUPTED, UserError, one_line
-from vitdeblur_jax.output import drop_what_cannot_be_written, occupy_closed_streams, show, tell
+from vitdeblur_jax.errors import CANNOT, CHECKED_AND_WRONG, INTERRUPTED, UserError, one_line
+from vitdeblur_jax.output import (
+    drop_what_cannot_be_written,
+    occupy_closed_streams,
+    show,
+    tell,
+    tell_traceback,
+)
 
 _CHOOSE_DEVICES = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")
 _NUL = "embedded null byte"  # what Python's functions of paths say
@@ -40,6 +46,9 @@ def run_process(work: Callable[[], int | None]) -> int:
     occupy_closed_streams()
     try:
         return exit_status(work)
+    except Exception as error:
+        tell_traceback(error)
+        return CHECKED_AND_WRONG
     finally:
         drop_what_cannot_be_written()
 

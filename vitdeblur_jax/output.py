@@ -10,6 +10,7 @@ import errno
 import io
 import os
 import sys
+import traceback
 
 from vitdeblur_jax.errors import UserError, one_line
 
@@ -31,6 +32,12 @@ def tell(line: str) -> None:
     """Prints one line on standard error; does nothing where that cannot be written."""
     standard_error.write(f"{printable(line)}\n")
     standard_error.flush()
+
+
+def tell_traceback(error: BaseException) -> None:
+    """Prints an error that nobody has foreseen as Python does, on standard error."""
+    for line in "".join(traceback.format_exception(error)).splitlines():
+        tell(line)
 
 
 def show(*lines: str, styled: bool = False) -> None:

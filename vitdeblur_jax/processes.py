@@ -8,7 +8,6 @@ import json
 import os
 import re
 import threading
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -25,7 +24,7 @@ from vitdeblur_jax.errors import (
     UserError,
     one_line,
 )
-from vitdeblur_jax.output import drop_what_cannot_be_written, tell
+from vitdeblur_jax.output import drop_what_cannot_be_written, tell, tell_traceback
 
 SECONDS_TO_GATHER = 120
 _SECONDS_WITHOUT_HEARTBEAT = 20  # until a process counts as dead
@@ -251,8 +250,7 @@ def _told(error) -> int:
             f"({one_line(error)}); started again, the same command goes on"
         )
         return LOST_OTHERS
-    for line in "".join(traceback.format_exception(error)).splitlines():
-        tell(line)
+    tell_traceback(error)
     return CHECKED_AND_WRONG
 
 

@@ -1,9 +1,11 @@
 """A model measured over small made-up data sets, against scikit-image."""
 
 import dataclasses
+import io
 import json
 import math
 import os
+import sys
 from pathlib import Path
 
 import imagecodecs
@@ -488,3 +490,15 @@ def test_a_file_in_place_of_the_results_folder(tmp_path, settings):
     make_pairs(tmp_path)
     (tmp_path / "results").touch()
     assert "results cannot be used" in refusal(settings(), tmp_path / "results")
+
+
+def test_names_that_are_not_utf8_are_evaluated_and_told(tmp_path, settings, monkeypatch):
+    """Standard output is strict, as that of a process with a UTF-8 locale."""
+    streams = {name: io.TextIOWrapper(io.BytesIO(), "utf-8") for name in ("stdout", "stderr")}
+    for name, stream in streams.items():
+        monkeypatch.setattr(sys, name, stream)
+    make_data(tmp_path / "data", [("caf\udce9", ["input/caf\udce9.png"], "target/caf\udce9.png")])
+    evaluate(settings(), tmp_path / "results")
+    assert rb"1 of 1: caf\udce9" in streams["stderr"].buffer.getvalue()
+    assert b"saved" in streams["stdout"].buffer.getvalue()
+    assert (tmp_path / "results/restored/caf\udce9.png").exists()
