@@ -1,6 +1,7 @@
 """The one exception that stands for a user's mistake, and what the commands end with."""
 
 import difflib
+import struct
 from collections.abc import Iterable
 
 CHECKED_AND_WRONG = 1
@@ -21,7 +22,14 @@ class ExistsError(UserError):
 
 
 def one_line(error: BaseException) -> str:
-    """Returns what an exception says, as one short line, to be part of a `UserError`."""
+    """Returns what an exception says, as one short line, to be part of a `UserError`.
+
+    What Python says of codecs and buffers tells a user nothing, so it is replaced.
+    """
+    if isinstance(error, UnicodeError):
+        return f"bytes that are not {getattr(error, 'encoding', 'valid')} text"
+    if isinstance(error, struct.error):
+        return "it ends too early"
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(text.split())[:200]
 

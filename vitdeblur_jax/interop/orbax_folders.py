@@ -292,7 +292,10 @@ def orbax_reason(error: Exception) -> str:
     """
     said = re.sub(r"( \[\w+=|\. See full TensorStore).*", "", " ".join(str(error).split()))
     reason = said.rpartition('": ')[2][:200]
-    return reason if reason and not isinstance(error, OSError) else one_line(error)
+    if isinstance(error, TypeError | AttributeError | LookupError):  # of damaged metadata
+        return "unexpected contents"
+    is_plain = isinstance(error, OSError | UnicodeError)
+    return reason if reason and not is_plain else one_line(error)
 
 
 @contextlib.contextmanager

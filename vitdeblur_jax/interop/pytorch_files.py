@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.errors import UserError, one_line
 from vitdeblur_jax.files import check_regular, replaced_when_whole
 from vitdeblur_jax.interop.pickle_writing import pickle_contents
 from vitdeblur_jax.interop.pytorch_pickles import (
@@ -71,7 +71,7 @@ def read_pytorch_file(path: str | os.PathLike[str]) -> Any:
         reason = getattr(error, "strerror", None) or str(error) or "it does not fit into memory"
         raise UserError(f"{path}: cannot be read: {reason}") from error
     except _DAMAGE as error:
-        reason = f"damaged or incomplete PyTorch file ({str(error)[:99]!r})"
+        reason = f"damaged or incomplete PyTorch file ({one_line(error)})"
         raise UserError(f"{path}: {reason}; fetch or save it again") from error
 
 
