@@ -237,6 +237,7 @@ def test_killed_at_any_time_a_whole_checkpoint_is_left(tmp_path):
 
 
 def _fill_the_disk(folder, told, at_next_save):
+    signals.listen()  # as a command: after an error, its process stays silent
     save_steps(folder, 1, width=5000)
     unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
