@@ -5,8 +5,8 @@
 Two losses, both differentiated through a lens. One knows that the spectrum of a sharp photograph
 falls as a power of frequency, and asks which radius makes of that the spectrum seen: it is right to
 4 % for 2 to 8 pixels on three photographs. The other trusts the bundled network and asks which
-radius makes of its restoration the photograph: right to 8 % from 4 pixels on for two of the three,
-off by up to five sixths elsewhere, for what it restores is still blurred, or too sharp.
+radius makes of its restoration the photograph: right to 6 % from 4 pixels on for two of the three,
+off by up to nine tenths elsewhere, for what it restores is still blurred, or too sharp.
 """
 
 import functools
