@@ -1,6 +1,6 @@
 """Restores and measures a data set; see configs/evaluate.py."""
 
-from vitdeblur_jax.entry_points import run_with_config
+from vitdeblur_jax.cli.with_config import run_with_config
 
 
 def evaluate(config, workdir):

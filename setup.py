@@ -50,7 +50,7 @@ setup(
             "weights/*",
             "evaluation/*.csv",
             "evaluation/*.html",
-            "exported/*",
+            "inference/exported/*",
         ]
     },
     install_requires=[

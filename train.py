@@ -1,6 +1,6 @@
 """Trains a model; see configs/ and docs/train.md."""
 
-from vitdeblur_jax.entry_points import run_with_config
+from vitdeblur_jax.cli.with_config import run_with_config
 
 
 def train(config, workdir):

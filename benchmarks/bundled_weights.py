@@ -17,19 +17,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vitdeblur_jax.checkpoints import Pretrained, load_pretrained
+from vitdeblur_jax.checkpoints.load_save import Pretrained, load_pretrained
 from vitdeblur_jax.data.apertures import disk
 from vitdeblur_jax.data.defocus import defocus
 from vitdeblur_jax.data.image_io import as_8_bits, list_photographs, read_rgb
 from vitdeblur_jax.data.layouts import find_pairs
 from vitdeblur_jax.data.sources import FolderSource, SyntheticSource
 from vitdeblur_jax.data.synthesis import SynthesisSettings, linear_to_srgb, srgb_to_linear
-from vitdeblur_jax.deblurring import deblur
+from vitdeblur_jax.inference.deblurring import deblur
+from vitdeblur_jax.inference.tiling import as_float
 from vitdeblur_jax.metrics import measure
-from vitdeblur_jax.models.vitdeblur import mean_of_views
-from vitdeblur_jax.photograph import as_float
-from vitdeblur_jax.table import format_table
+from vitdeblur_jax.models.vitdeblur.model import mean_of_views
 from vitdeblur_jax.training.data import validation_records
+from vitdeblur_jax.utils.table import format_table
 
 _IN_FOCUS = 40  # dB of a synthetic photograph that is out of focus by a trace only
 _RADII = (1, 1.5, 2, 3, 4, 6, 8, 10, 12)  # pixels

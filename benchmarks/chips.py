@@ -8,7 +8,7 @@ InfiniBand NDR for each GPU is assumed, 400 Gbit/s.
 
 from typing import NamedTuple
 
-from vitdeblur_jax.errors import known
+from vitdeblur_jax.utils.errors import known
 
 GIB = 2**30
 GPUS_A_MACHINE = 8

@@ -27,7 +27,7 @@ CASES = [
 
 def main() -> None:
     """Prints a line a case."""
-    from vitdeblur_jax.table import format_table
+    from vitdeblur_jax.utils.table import format_table
 
     context = multiprocessing.get_context("spawn")
     rows = []
@@ -43,11 +43,11 @@ def measure(name: str, width: int, height: int) -> tuple[str, ...]:
     """Returns the row of one case."""
     import jax
 
-    from vitdeblur_jax.checkpoints import Pretrained
-    from vitdeblur_jax.deblurring import deblur
+    from vitdeblur_jax.checkpoints.load_save import Pretrained
+    from vitdeblur_jax.inference.deblurring import deblur
+    from vitdeblur_jax.inference.tiling import count_windows
     from vitdeblur_jax.models import ViTDeblur, initial_variables
-    from vitdeblur_jax.models.configuration import named_configuration
-    from vitdeblur_jax.photograph import count_windows
+    from vitdeblur_jax.models.vitdeblur.configuration import named_configuration
 
     config = named_configuration(name)
     model = ViTDeblur(**config)

@@ -27,10 +27,8 @@ import ml_collections
 from benchmarks.chips import GPUS_A_MACHINE, Chip, chip
 from benchmarks.collectives import Traffic, collectives
 from benchmarks.flops import count_flops
-from vitdeblur_jax.entry_points import run_with_config
-from vitdeblur_jax.errors import CHECKED_AND_WRONG, UserError, one_line
-from vitdeblur_jax.sharding import DATA, FSDP, batch_sharded, make_mesh, spec_of
-from vitdeblur_jax.table import format_table
+from vitdeblur_jax.cli.with_config import run_with_config
+from vitdeblur_jax.distributed.sharding import DATA, FSDP, batch_sharded, make_mesh, spec_of
 from vitdeblur_jax.training.configuration import check_config, default_config
 from vitdeblur_jax.training.optimizer import trained_part
 from vitdeblur_jax.training.preparation import (
@@ -41,6 +39,8 @@ from vitdeblur_jax.training.preparation import (
     placed,
     prepare,
 )
+from vitdeblur_jax.utils.errors import CHECKED_AND_WRONG, UserError, one_line
+from vitdeblur_jax.utils.table import format_table
 
 
 class Plan(NamedTuple):

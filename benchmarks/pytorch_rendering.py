@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from vitdeblur_jax.interop.reference import variables_to_reference
+from vitdeblur_jax.checkpoints.reference import variables_to_reference
 
 WINDOW, STRIDE, BATCH = 320, 94, 16
 MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]

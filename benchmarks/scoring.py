@@ -32,7 +32,7 @@ from benchmarks.process_memory import begin_high_water_mark, memory
 from vitdeblur_jax.evaluation.measuring import measuring
 from vitdeblur_jax.evaluation.scoring import Method, score
 from vitdeblur_jax.metrics import DEFAULT, METRICS
-from vitdeblur_jax.table import format_number, format_table
+from vitdeblur_jax.utils.table import format_number, format_table
 
 GAUSSIAN = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
 Measure = Callable[[np.ndarray, np.ndarray], object]

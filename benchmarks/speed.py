@@ -18,9 +18,9 @@ import torch
 
 from benchmarks import pytorch_rendering
 from benchmarks.random_model import random_base_model
-from vitdeblur_jax.deblurring import deblur
-from vitdeblur_jax.models.position_embedding import resize_position_embedding
-from vitdeblur_jax.restoration import window_features
+from vitdeblur_jax.inference.deblurring import deblur
+from vitdeblur_jax.inference.restoration import window_features
+from vitdeblur_jax.models.vitdeblur.position_embedding import resize_position_embedding
 
 
 def shortest_time(work, runs: int) -> float:

@@ -47,7 +47,7 @@ def ours(dtype: str, rematerialize: bool) -> tuple[float, float, float]:
     import jax
 
     from benchmarks.random_model import random_base_model
-    from vitdeblur_jax.sharding import local_mesh, state_sharding
+    from vitdeblur_jax.distributed.sharding import local_mesh, state_sharding
     from vitdeblur_jax.training.configuration import default_config
     from vitdeblur_jax.training.preparation import prepare
 

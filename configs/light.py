@@ -4,9 +4,9 @@ r"""Train the light model on DPDD, with TinyMIM's ViT-Ti as primary encoder.
         --config.initial.encoder=TINYMIM_CHECKPOINT.pth --workdir=RUN
 
 7.8 M parameters. The authors released the primary encoder of their light model and nothing else of
-it; `vitdeblur_jax.models.configuration.light` says what is our choice. So is what configs/dpdd.py
-calls so; small as the model is, the encoder is trained with a tenth of the learning rate, the crop
-is the model's own window of 320 and the batch twice as large.
+it; `light` in `vitdeblur_jax.models.vitdeblur.configuration` says what is our choice. So is what
+configs/dpdd.py calls so; small as the model is, the encoder is trained with a tenth of the learning
+rate, the crop is the model's own window of 320 and the batch twice as large.
 
 For one GPU of 24 GB. Not run to its end yet: there is no figure to state.
 """
@@ -14,7 +14,7 @@ For one GPU of 24 GB. Not run to its end yet: there is no figure to state.
 import ml_collections
 
 from configs import dpdd
-from vitdeblur_jax.models.configuration import light
+from vitdeblur_jax.models.vitdeblur.configuration import light
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -24,7 +24,7 @@ sharp image is not encoded: the contextual terms have weight 0.
 
 import ml_collections
 
-from vitdeblur_jax.models.configuration import tiny
+from vitdeblur_jax.models.vitdeblur.configuration import tiny
 from vitdeblur_jax.training.configuration import default_config
 
 

@@ -25,7 +25,7 @@ import vitdeblur_jax as vd
 from vitdeblur_jax.data.image_io import read_rgb
 from vitdeblur_jax.data.pipelines import synthetic_batches
 from vitdeblur_jax.data.transforms import unit_range
-from vitdeblur_jax.models.configuration import token_grid
+from vitdeblur_jax.models.vitdeblur.configuration import token_grid
 from vitdeblur_jax.training.objective import deblurring_objective
 from vitdeblur_jax.training.step import fit
 

@@ -18,13 +18,13 @@ import optax
 from vitdeblur_jax import ViTDeblur
 from vitdeblur_jax.data.pipelines import synthetic_batches
 from vitdeblur_jax.data.transforms import unit_range
-from vitdeblur_jax.losses import charbonnier_loss
 from vitdeblur_jax.metrics import peak_signal_noise_ratio
 from vitdeblur_jax.models import initial_variables
-from vitdeblur_jax.models.configuration import tiny
-from vitdeblur_jax.models.decoder import tokens_to_map
+from vitdeblur_jax.models.vitdeblur.configuration import tiny
+from vitdeblur_jax.models.vitdeblur.decoder import tokens_to_map
 from vitdeblur_jax.training.configuration import default_config
 from vitdeblur_jax.training.initialization import as_identity, as_transparent
+from vitdeblur_jax.training.losses import charbonnier_loss
 from vitdeblur_jax.training.objective import restoration_objective
 from vitdeblur_jax.training.optimizer import make_optimizer, make_schedule
 from vitdeblur_jax.training.step import fit

@@ -14,7 +14,7 @@ import numpy as np
 
 import vitdeblur_jax as vd
 from vitdeblur_jax.data.image_io import read_rgb
-from vitdeblur_jax.export import export
+from vitdeblur_jax.inference.export import export
 
 PHOTOGRAPH = Path(__file__).parent / "photographs/defocused/building.jpg"
 ALONE = """

@@ -21,8 +21,8 @@ import vitdeblur_jax as vd
 from vitdeblur_jax.data.pipelines import synthetic_batches
 from vitdeblur_jax.data.synthesis import SynthesisSettings
 from vitdeblur_jax.data.transforms import unit_range
-from vitdeblur_jax.losses import charbonnier_loss
 from vitdeblur_jax.metrics import peak_signal_noise_ratio
+from vitdeblur_jax.training.losses import charbonnier_loss
 from vitdeblur_jax.training.objective import restoration_objective
 from vitdeblur_jax.training.step import fit
 

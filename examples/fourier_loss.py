@@ -12,10 +12,10 @@ import sys
 import jax.numpy as jnp
 import ml_collections
 
-from vitdeblur_jax.losses import charbonnier_loss
-from vitdeblur_jax.models.configuration import tiny
+from vitdeblur_jax.models.vitdeblur.configuration import tiny
 from vitdeblur_jax.training import train
 from vitdeblur_jax.training.configuration import default_config
+from vitdeblur_jax.training.losses import charbonnier_loss
 from vitdeblur_jax.training.objective import restoration_objective
 
 

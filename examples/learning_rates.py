@@ -19,10 +19,10 @@ import optax
 
 from vitdeblur_jax import ViTDeblur
 from vitdeblur_jax.data.pipelines import synthetic_batches
-from vitdeblur_jax.losses import charbonnier_loss
 from vitdeblur_jax.models import initial_variables
-from vitdeblur_jax.models.configuration import tiny
+from vitdeblur_jax.models.vitdeblur.configuration import tiny
 from vitdeblur_jax.training.initialization import as_identity, as_transparent
+from vitdeblur_jax.training.losses import charbonnier_loss
 from vitdeblur_jax.training.objective import restoration_objective
 from vitdeblur_jax.training.optimizer import trained_part
 from vitdeblur_jax.training.state import create_state

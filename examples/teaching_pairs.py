@@ -20,7 +20,7 @@ from scipy.stats import spearmanr
 import vitdeblur_jax as vd
 from vitdeblur_jax.data.pipelines import synthetic_batches
 from vitdeblur_jax.data.transforms import unit_range
-from vitdeblur_jax.losses import charbonnier_loss
+from vitdeblur_jax.training.losses import charbonnier_loss
 
 PHOTOGRAPHS = sorted((Path(__file__).parent / "photographs/sharp").glob("*.jpg"))
 (FIGURE,) = sys.argv[1:] or ["teaching_pairs.png"]

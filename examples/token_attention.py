@@ -16,7 +16,7 @@ import numpy as np
 
 import vitdeblur_jax as vd
 from vitdeblur_jax.data.image_io import read_rgb
-from vitdeblur_jax.models.configuration import token_grid
+from vitdeblur_jax.models.vitdeblur.configuration import token_grid
 
 PHOTOGRAPH = Path(__file__).parent / "photographs/defocused/building.jpg"
 (FIGURE,) = sys.argv[1:] or ["token_attention.png"]

@@ -11,7 +11,7 @@ from jaxtyping import install_import_hook
 
 with install_import_hook("vitdeblur_jax", "beartype.beartype"):
     import vitdeblur_jax
-    import vitdeblur_jax.cli
+    import vitdeblur_jax.cli.main
     import vitdeblur_jax.data.builders
     import vitdeblur_jax.data.checks
     import vitdeblur_jax.data.contact_sheet
@@ -19,17 +19,17 @@ with install_import_hook("vitdeblur_jax", "beartype.beartype"):
     import vitdeblur_jax.data.preparation
     import vitdeblur_jax.data.synthesis_files
     import vitdeblur_jax.evaluation
-    import vitdeblur_jax.export
-    import vitdeblur_jax.restore_files
+    import vitdeblur_jax.inference.export
+    import vitdeblur_jax.inference.restore_files
     import vitdeblur_jax.training  # noqa: F401
 
 from tests.compilation import compile_fast_and_cache, optimized_compilation
 from tests.small_model import small_pretrained
 from tests.stand_in_weights import reference_state_dict
-from vitdeblur_jax.checkpoints import Pretrained
-from vitdeblur_jax.interop.reference import variables_from_reference
+from vitdeblur_jax.checkpoints.load_save import Pretrained
+from vitdeblur_jax.checkpoints.reference import variables_from_reference
 from vitdeblur_jax.models import ViTDeblur
-from vitdeblur_jax.models.configuration import base
+from vitdeblur_jax.models.vitdeblur.configuration import base
 
 DATA = Path(__file__).parent / "data"
 

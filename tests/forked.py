@@ -26,10 +26,10 @@ _CONTEXT.set_forkserver_preload(
         "ml_collections.config_flags",
         "optax",
         "orbax.checkpoint",
-        "vitdeblur_jax.cli",
+        "vitdeblur_jax.cli.main",
         "vitdeblur_jax.data.preparation",
         "vitdeblur_jax.evaluation",
-        "vitdeblur_jax.restore_files",
+        "vitdeblur_jax.inference.restore_files",
         "vitdeblur_jax.training",
     ]
 )

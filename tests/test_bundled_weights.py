@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from vitdeblur_jax import deblur, load_pretrained
-from vitdeblur_jax.cli import main
+from vitdeblur_jax.cli.main import main
 from vitdeblur_jax.data.synthesis import SynthesisSettings, srgb_to_linear, synthesize
-from vitdeblur_jax.models.configuration import tiny
+from vitdeblur_jax.models.vitdeblur.configuration import tiny
 
 ROOT = Path(__file__).parent.parent
 PHOTOGRAPHS = ROOT / "examples/photographs"

@@ -25,12 +25,12 @@ from vitdeblur_jax import (
     load_pretrained,
     save_pretrained,
 )
-from vitdeblur_jax.checkpoints import convert
-from vitdeblur_jax.interop.orbax_folders import write_folder
-from vitdeblur_jax.interop.pytorch_files import read_pytorch_file, write_pytorch_file
-from vitdeblur_jax.interop.reference import reference_shapes, variables_to_reference
-from vitdeblur_jax.models.configuration import base, light
-from vitdeblur_jax.models.decoder import tokens_to_map
+from vitdeblur_jax.checkpoints.load_save import convert
+from vitdeblur_jax.checkpoints.orbax_folders import write_folder
+from vitdeblur_jax.checkpoints.pytorch_files import read_pytorch_file, write_pytorch_file
+from vitdeblur_jax.checkpoints.reference import reference_shapes, variables_to_reference
+from vitdeblur_jax.models.vitdeblur.configuration import base, light
+from vitdeblur_jax.models.vitdeblur.decoder import tokens_to_map
 from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
 from vitdeblur_jax.training.state import create_state
 
@@ -69,7 +69,7 @@ def test_a_failed_save_leaves_the_earlier_one(small, tmp_path, name, monkeypatch
     def fail(*_, **__):
         raise OSError(28, "No space left on device")
 
-    for module, function in (("os", "fsync"), ("vitdeblur_jax.files", "_put_in_place")):
+    for module, function in (("os", "fsync"), ("vitdeblur_jax.utils.files", "_put_in_place")):
         monkeypatch.setattr(f"{module}.{function}", fail)
     with pytest.raises(UserError, match="cannot be written"):
         save_pretrained(small_pretrained(seed=1), tmp_path / name, overwrite=True)
@@ -275,7 +275,7 @@ def test_a_folder_is_restored_on_other_devices_than_it_was_saved_from(small, tmp
 import sys
 import jax
 from tests.small_model import small_pretrained
-from vitdeblur_jax import checkpoints
+from vitdeblur_jax.checkpoints.load_save import load_save as checkpoints
 assert jax.device_count() == 4
 spread = checkpoints.on_local_devices(small_pretrained())
 checkpoints.save_pretrained(spread, sys.argv[1])
@@ -293,7 +293,7 @@ def test_a_damaged_folder_is_told(small, tmp_path):
         if file.is_file() and file.parent.name == "d":
             file.write_bytes(file.read_bytes()[:50])
     # In a process of its own, for Orbax's threads go on complaining when the error is told.
-    command = ["-m", "vitdeblur_jax.cli", "convert", tmp_path / "folder", tmp_path / "out.pth"]
+    command = ["-m", "vitdeblur_jax.cli.main", "convert", tmp_path / "folder", tmp_path / "out.pth"]
     ended = run_program(command, tmp_path)
     assert ended.returncode == 2
     assert f"error: {tmp_path / 'folder'}" in ended.stderr

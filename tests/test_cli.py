@@ -25,7 +25,7 @@ from vitdeblur_jax import (
     restore_files,
     save_pretrained,
 )
-from vitdeblur_jax.cli import main
+from vitdeblur_jax.cli.main import main
 
 STRIDE = 30
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -137,7 +137,7 @@ def test_standard_input_and_output(vitdeblur, photo, sharp, monkeypatch):
 def test_a_process_says_nothing_else(photo, small, sharp, tmp_path):
     """Neither JAX nor Orbax may add to what the command says."""
     save_pretrained(small, tmp_path / "checkpoint")
-    command = [sys.executable, "-m", "vitdeblur_jax.cli", "-", "--checkpoint", "checkpoint"]
+    command = [sys.executable, "-m", "vitdeblur_jax.cli.main", "-", "--checkpoint", "checkpoint"]
     done = subprocess.run(
         [*command, "--stride", str(STRIDE)],
         input=photo.read_bytes(),

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from vitdeblur_jax.cli import main
+from vitdeblur_jax.cli.main import main
 from vitdeblur_jax.data.image_io import Photograph, read_rgb, write_photograph
 from vitdeblur_jax.data.layouts import find_pairs
 from vitdeblur_jax.data.sources import FolderSource, PreparedSource

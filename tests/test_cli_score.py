@@ -7,7 +7,7 @@ import pytest
 
 from tests import made_up_data
 from tests.fake_terminal import Terminal
-from vitdeblur_jax.cli import main
+from vitdeblur_jax.cli.main import main
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from vitdeblur_jax.config_checks import (
+from vitdeblur_jax.utils.config_checks import (
     check_keys,
     check_values,
     choice,
@@ -17,7 +17,7 @@ from vitdeblur_jax.config_checks import (
     sequence,
     text,
 )
-from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.utils.errors import UserError
 
 NOT_NUMBERS = [None, "1", "many", math.nan, math.inf, -math.inf, True, (1,), 1j, 10**5000, object()]
 RULES = {

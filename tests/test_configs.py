@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from vitdeblur_jax.checkpoints import digest, load_pretrained
-from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.checkpoints.load_save import digest, load_pretrained
 from vitdeblur_jax.training import train
 from vitdeblur_jax.training.configuration import check_config
+from vitdeblur_jax.utils.errors import UserError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.py") if path.stem != "evaluate")

@@ -9,7 +9,7 @@ import pytest
 from tests.small_model import small_pretrained
 from tests.stand_in_weights import reference_state_dict
 from vitdeblur_jax import UserError, deblur, load_pretrained
-from vitdeblur_jax.interop.pytorch_files import write_pytorch_file
+from vitdeblur_jax.checkpoints.pytorch_files import write_pytorch_file
 
 
 @pytest.fixture(scope="module")

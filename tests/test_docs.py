@@ -26,7 +26,7 @@ from configs import evaluate
 from tests import made_up_data
 from tests.forked import run_program
 from vitdeblur_jax import load_pretrained, save_pretrained
-from vitdeblur_jax.cli import main
+from vitdeblur_jax.cli.main import main
 from vitdeblur_jax.training.configuration import default_config
 
 ROOT = Path(__file__).parents[1]
@@ -137,7 +137,7 @@ def programs_of(script: str) -> list[list[str]]:
     lines = [line for line in lines if line]
     is_plain = not re.search(r"[|&;<>$`*?~]", script)
     if is_plain and all(line[0] in ("python", "vitdeblur") for line in lines):
-        module = ["-m", "vitdeblur_jax.cli"]
+        module = ["-m", "vitdeblur_jax"]
         return [[*(module if line[0] == "vitdeblur" else []), *line[1:]] for line in lines]
     return [["bash", "-euo", "pipefail", "-c", script]]
 
@@ -247,7 +247,7 @@ def test_every_module_has_its_place_in_the_api():
     named = re.findall(r"^::: (\S+)$", "".join(p.read_text() for p in PAGES), re.MULTILINE)
     files = [path.relative_to(PACKAGE.parent) for path in PACKAGE.rglob("*.py")]
     modules = {".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in files}
-    beside_an_export = {"vitdeblur_jax.exported.restore"}
+    beside_an_export = {"vitdeblur_jax.inference.exported.restore"}
     assert sorted(named) == sorted(modules - beside_an_export)
 
 

@@ -16,8 +16,8 @@ from PIL import Image
 
 from tests.forked import Ended, run_program
 from vitdeblur_jax import save_pretrained
-from vitdeblur_jax.entry_points import _parse_flags, exit_status, find_devices
-from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.cli.with_config import _parse_flags, exit_status, find_devices
+from vitdeblur_jax.utils.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 CONFIG = f"--config={ROOT / 'configs' / 'evaluate.py'}"

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.forked import run_program
 from vitdeblur_jax import load_pretrained
-from vitdeblur_jax.models.attention import dot_product_attention
+from vitdeblur_jax.models.layers.attention import dot_product_attention
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))

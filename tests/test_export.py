@@ -16,9 +16,10 @@ import pytest
 import skimage.data
 from packaging.requirements import Requirement
 
-from vitdeblur_jax import checkpoints, deblur, load_pretrained, save_pretrained
-from vitdeblur_jax.cli import main
-from vitdeblur_jax.export import exported_functions
+from vitdeblur_jax import deblur, load_pretrained, save_pretrained
+from vitdeblur_jax.checkpoints.load_save import load_save as checkpoints
+from vitdeblur_jax.cli.main import main
+from vitdeblur_jax.inference.export import exported_functions
 
 RESTORE = """
 import sys
@@ -60,7 +61,7 @@ def checkpoint(small, tmp_path_factory) -> Path:
 
 
 def test_a_stride_that_repeats_the_token_grid_is_noted(small, export, monkeypatch):
-    monkeypatch.setattr("vitdeblur_jax.export.exported_functions", lambda *_: {})
+    monkeypatch.setattr("vitdeblur_jax.inference.export.exported_functions", lambda *_: {})
     poor = dataclasses.replace(small, model=dataclasses.replace(small.model, stride=28))
     save_pretrained(poor, "poor.safetensors")
     status, said = export("poor.safetensors", "out")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from vitdeblur_jax import files
-from vitdeblur_jax.errors import UserError
-from vitdeblur_jax.files import (
+from vitdeblur_jax.utils import files
+from vitdeblur_jax.utils.errors import UserError
+from vitdeblur_jax.utils.files import (
     check_regular,
     folder_when_whole,
     remove_abandoned,
@@ -16,7 +16,7 @@ from vitdeblur_jax.files import (
     replaced_when_whole,
     write_text,
 )
-from vitdeblur_jax.json_files import parse_json, read_json
+from vitdeblur_jax.utils.json_files import parse_json, read_json
 
 
 @pytest.fixture(autouse=True)

@@ -30,12 +30,12 @@ from tests.fuzzing import (
     watched,
 )
 from vitdeblur_jax import UserError, load_pretrained, save_pretrained
+from vitdeblur_jax.checkpoints.pretrained import configuration_from_json, configuration_to_json
+from vitdeblur_jax.checkpoints.pytorch_files import read_pytorch_file
+from vitdeblur_jax.checkpoints.safetensors_files import read_safetensors
 from vitdeblur_jax.data.image_io import read_photograph, read_rgb, size_of
-from vitdeblur_jax.interop.pytorch_files import read_pytorch_file
-from vitdeblur_jax.interop.safetensors_files import read_safetensors
-from vitdeblur_jax.json_files import read_json
 from vitdeblur_jax.models import ViTDeblur, abstract_variables
-from vitdeblur_jax.pretrained import configuration_from_json, configuration_to_json
+from vitdeblur_jax.utils.json_files import read_json
 
 SEED = int(os.environ.get("VITDEBLUR_FUZZ_SEED", "0"))
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

@@ -23,8 +23,8 @@ def test_commands_start_without_jax_to_set_their_handlers_first():
     run("""
 import sys
 import vitdeblur_jax.__main__
-import vitdeblur_jax.cli
-import vitdeblur_jax.entry_points
+import vitdeblur_jax.cli.main
+import vitdeblur_jax.cli.with_config
 assert {"vitdeblur_jax", "deblur", "load_pretrained"} <= {"vitdeblur_jax", *dir(vitdeblur_jax)}
 early = {"jax", "numpy", "absl", "flax"} & set(sys.modules)
 assert not early, early

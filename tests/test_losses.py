@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import spatial, special
 
-from vitdeblur_jax import losses
+from vitdeblur_jax.training import losses
 
 
 def _arrays(*shape, seed=0):

@@ -11,9 +11,9 @@ import pytest
 
 import vitdeblur_jax
 from tests import made_up_data
-from vitdeblur_jax import output
-from vitdeblur_jax.errors import UserError
-from vitdeblur_jax.output import printable, read_input, show, tell, write_result
+from vitdeblur_jax.utils import output
+from vitdeblur_jax.utils.errors import UserError
+from vitdeblur_jax.utils.output import printable, read_input, show, tell, write_result
 
 
 class Failing(io.StringIO):
@@ -147,7 +147,7 @@ def test_streams_of_each_command(command, status, tmp_path):
 
 def test_a_file_never_takes_the_place_of_a_closed_stream(tmp_path):
     """What a C library prints on standard error would go into that file."""
-    program = "from vitdeblur_jax.output import occupy_closed_streams as occupy"
+    program = "from vitdeblur_jax.utils.output import occupy_closed_streams as occupy"
     program += "; occupy(); print(open('x').fileno())"
     (tmp_path / "x").touch()
     command = f'{sys.executable} -c "{program}" 2>&- <&-'

@@ -3,8 +3,7 @@
 import jax
 import pytest
 
-from vitdeblur_jax.errors import UserError
-from vitdeblur_jax.processes import (
+from vitdeblur_jax.distributed.processes import (
     end_with_others,
     first_before_others,
     gather,
@@ -14,6 +13,7 @@ from vitdeblur_jax.processes import (
     tells_of_a_loss,
     together,
 )
+from vitdeblur_jax.utils.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -100,9 +100,9 @@ class _JaxRuntimeError(RuntimeError):
     ],
 )
 def test_a_lost_process_is_told_by_the_status_of_the_error(monkeypatch, error, is_loss):
-    monkeypatch.setattr("vitdeblur_jax.processes.several", lambda: True)
+    monkeypatch.setattr("vitdeblur_jax.distributed.processes.several", lambda: True)
     assert tells_of_a_loss(error) == is_loss
-    monkeypatch.setattr("vitdeblur_jax.processes.several", lambda: False)
+    monkeypatch.setattr("vitdeblur_jax.distributed.processes.several", lambda: False)
     assert not tells_of_a_loss(error)
 
 
@@ -117,7 +117,9 @@ def test_jax_gives_its_errors_a_status():
 def test_shares_are_a_partition_in_order(monkeypatch, count):
     shares = []
     for index in range(count):
-        monkeypatch.setattr("vitdeblur_jax.processes.place", lambda index=index: (index, count))
+        monkeypatch.setattr(
+            "vitdeblur_jax.distributed.processes.place", lambda index=index: (index, count)
+        )
         shares.append(share(list(range(5))))
     assert [item for items in shares for item in items] == list(range(5))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1

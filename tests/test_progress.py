@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from tests.fake_terminal import Terminal, set_clock
-from vitdeblur_jax import progress
-from vitdeblur_jax.progress import Progress
+from vitdeblur_jax.utils import progress
+from vitdeblur_jax.utils.progress import Progress
 
 
 @pytest.fixture

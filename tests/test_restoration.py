@@ -8,16 +8,16 @@ import pytest
 from scipy.signal import correlate
 
 from tests.forked import run_program
-from vitdeblur_jax import restoration
-from vitdeblur_jax.errors import UserError
-from vitdeblur_jax.photograph import (
+from vitdeblur_jax.inference import restoration
+from vitdeblur_jax.inference.restoration import restore, window_features
+from vitdeblur_jax.inference.tiling import (
     as_dtype,
     as_float,
     count_windows,
     extend_by_reflection,
     window_starts,
 )
-from vitdeblur_jax.restoration import restore, window_features
+from vitdeblur_jax.utils.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 SIZES = [(1, 1), (1, 60), (7, 5), (42, 42), (43, 50), (100, 61), (131, 42), (90, 160)]
@@ -143,7 +143,8 @@ import sys
 import jax, numpy as np
 from tests.small_model import small_pretrained
 from tests.test_restoration import _image, _restore
-from vitdeblur_jax import restoration, sharding
+from vitdeblur_jax.inference import restoration
+from vitdeblur_jax.distributed import sharding
 assert jax.device_count() == 4
 small = small_pretrained()
 restored = _restore(small, _image(60, 100), stride=25)

@@ -3,10 +3,10 @@
 import pytest
 from PIL import Image
 
-from vitdeblur_jax import restore_files
-from vitdeblur_jax.cli import main
-from vitdeblur_jax.errors import UserError
-from vitdeblur_jax.restore_files import plan
+from vitdeblur_jax.cli.main import main
+from vitdeblur_jax.inference import restore_files
+from vitdeblur_jax.inference.restore_files import plan
+from vitdeblur_jax.utils.errors import UserError
 
 
 @pytest.fixture

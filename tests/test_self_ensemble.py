@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vitdeblur_jax.self_ensemble import self_ensemble, symmetries
+from vitdeblur_jax.inference.self_ensemble import self_ensemble, symmetries
 
 
 @pytest.fixture

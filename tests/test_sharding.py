@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from vitdeblur_jax.errors import UserError
-from vitdeblur_jax.sharding import make_mesh, spec_of
+from vitdeblur_jax.distributed.sharding import make_mesh, spec_of
+from vitdeblur_jax.utils.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)

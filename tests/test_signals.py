@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.forked import running
-from vitdeblur_jax import signals
-from vitdeblur_jax.files import folder_when_whole, replaced_when_whole
+from vitdeblur_jax.utils import signals
+from vitdeblur_jax.utils.files import folder_when_whole, replaced_when_whole
 
 SIGNALS = {signal.SIGINT: "interrupted\n", signal.SIGTERM: "terminated\n"}
 

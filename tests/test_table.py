@@ -2,7 +2,7 @@
 
 import pytest
 
-from vitdeblur_jax.table import format_number, format_table
+from vitdeblur_jax.utils.table import format_number, format_table
 
 
 def test_columns_are_aligned():

@@ -12,7 +12,7 @@ import hashlib
 import sys
 from pathlib import Path
 
-from vitdeblur_jax.checkpoints import BUNDLED_WEIGHTS, load_pretrained, save_pretrained
+from vitdeblur_jax.checkpoints.load_save import BUNDLED_WEIGHTS, load_pretrained, save_pretrained
 
 LICENCE = "Apache-2.0; trained on the photographs that MODEL_CARD.md credits"
 

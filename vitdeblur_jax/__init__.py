@@ -12,20 +12,20 @@ their signal handlers before.
 
 TYPE_CHECKING = False  # as in `typing`, whose import takes longer than this package's own
 if TYPE_CHECKING:
-    from vitdeblur_jax.checkpoints import Pretrained as Pretrained
-    from vitdeblur_jax.checkpoints import load_pretrained as load_pretrained
-    from vitdeblur_jax.checkpoints import save_pretrained as save_pretrained
-    from vitdeblur_jax.deblurring import deblur as deblur
-    from vitdeblur_jax.errors import UserError as UserError
+    from vitdeblur_jax.checkpoints.load_save import load_pretrained as load_pretrained
+    from vitdeblur_jax.checkpoints.load_save import save_pretrained as save_pretrained
+    from vitdeblur_jax.checkpoints.pretrained import Pretrained as Pretrained
+    from vitdeblur_jax.inference.deblurring import deblur as deblur
     from vitdeblur_jax.models import ViTDeblur as ViTDeblur
+    from vitdeblur_jax.utils.errors import UserError as UserError
 
 _MODULES = {
-    "Pretrained": "checkpoints",
-    "UserError": "errors",
+    "Pretrained": "checkpoints.pretrained",
+    "UserError": "utils.errors",
     "ViTDeblur": "models",
-    "deblur": "deblurring",
-    "load_pretrained": "checkpoints",
-    "save_pretrained": "checkpoints",
+    "deblur": "inference.deblurring",
+    "load_pretrained": "checkpoints.load_save",
+    "save_pretrained": "checkpoints.load_save",
 }
 __all__ = list(_MODULES)
 

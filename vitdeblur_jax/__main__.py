@@ -4,10 +4,10 @@ import sys
 
 
 def main() -> None:
-    from vitdeblur_jax import signals
+    from vitdeblur_jax.utils import signals
 
     signals.listen()
-    from vitdeblur_jax.cli import main
+    from vitdeblur_jax.cli.main import main
 
     sys.exit(main())
 

@@ -113,7 +113,7 @@ import jax, jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec as P
 from tests.forked import run_program
-from vitdeblur_jax.sharding import make_mesh
+from vitdeblur_jax.distributed.sharding import make_mesh
 
 def send(x):  # a device holds 6 x 32
     whole = lax.all_gather(x, "fsdp", tiled=True)

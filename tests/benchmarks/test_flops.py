@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks.flops import count_flops
-from vitdeblur_jax.models.convolution import valid_convolution
-from vitdeblur_jax.models.rematerialization import rematerialized
+from vitdeblur_jax.models.layers.convolution import valid_convolution
+from vitdeblur_jax.models.layers.cpu_remat import rematerialized
 
 MATRIX = jnp.zeros((16, 16))
 IMAGE, KERNEL = jnp.zeros((2, 20, 18, 3)), jnp.zeros((5, 7, 3, 4))

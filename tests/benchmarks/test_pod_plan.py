@@ -13,7 +13,7 @@ from benchmarks.chips import Chip
 from benchmarks.collectives import Traffic
 from benchmarks.pod_plan import Plan, largest_that_fits, least_seconds, topology, traffic_by_rule
 from tests.forked import Ended, run_program
-from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 SMALL = f"--config={ROOT / 'tests/training/small_run.py'}:small"

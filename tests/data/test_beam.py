@@ -7,11 +7,11 @@ import pytest
 
 from tests import made_up_data
 from tests.data.test_preparation import COUNT, break_photograph, digests
-from vitdeblur_jax.cli import main
+from vitdeblur_jax.cli.main import main
 from vitdeblur_jax.data import beam, preparation
 from vitdeblur_jax.data.preparation import prepare
 from vitdeblur_jax.data.sources import PreparedSource
-from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.utils.errors import UserError
 
 THREADS = ("--direct_num_workers=4", "--direct_running_mode=multi_threading")
 PROCESSES = ("--direct_num_workers=4", "--direct_running_mode=multi_processing")

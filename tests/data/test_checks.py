@@ -10,7 +10,7 @@ from PIL import Image
 
 from vitdeblur_jax.data.check_report import report_json, report_lines
 from vitdeblur_jax.data.checks import check_data, run_check
-from vitdeblur_jax.errors import CHECKED_AND_WRONG, UserError
+from vitdeblur_jax.utils.errors import CHECKED_AND_WRONG, UserError
 
 
 def make(root: Path, *names: str, size: tuple[int, int] = (5, 4), bits: int = 8) -> Path:

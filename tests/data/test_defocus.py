@@ -14,7 +14,7 @@ from vitdeblur_jax.data.defocus import (
     depth_from_disparity,
     photograph,
 )
-from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.utils.errors import UserError
 
 APERTURES = {"disk": disk(), "pentagon": polygon(5, 0.3), "cat_eye": cat_eye(0.6, 0.4)}
 LENS = {"focal_length": 50.0, "f_number": 2.0, "focus_distance": 2000.0, "pixel_pitch": 0.01}

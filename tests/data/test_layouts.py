@@ -17,7 +17,7 @@ from vitdeblur_jax.data.layouts import (
     read_pair,
 )
 from vitdeblur_jax.data.recognition import recognize
-from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.utils.errors import UserError
 
 
 def make(root: Path, *names: str, value: int = 0, size: tuple[int, int] = (4, 3)) -> None:

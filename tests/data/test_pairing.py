@@ -6,8 +6,8 @@ import re
 import pytest
 
 from vitdeblur_jax.data.pairing import Pairing, pair_names
-from vitdeblur_jax.errors import UserError
-from vitdeblur_jax.natural_order import natural_key
+from vitdeblur_jax.utils.errors import UserError
+from vitdeblur_jax.utils.natural_order import natural_key
 
 TWELVE = range(1, 13)
 

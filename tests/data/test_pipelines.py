@@ -13,8 +13,8 @@ import pytest
 from vitdeblur_jax.data import pipelines
 from vitdeblur_jax.data.pipelines import make_train_dataset, prefetch_to_device
 from vitdeblur_jax.data.transforms import random_crop_and_flips
-from vitdeblur_jax.errors import UserError
-from vitdeblur_jax.sharding import batch_sharded, local_mesh
+from vitdeblur_jax.distributed.sharding import batch_sharded, local_mesh
+from vitdeblur_jax.utils.errors import UserError
 
 CROP = 6
 SETTINGS = {"seed": 3, "batch_size": 4, "crop": CROP}

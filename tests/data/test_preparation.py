@@ -15,7 +15,7 @@ from tests.made_up_data import DATA_SETS
 from vitdeblur_jax.data.builders import BUILDERS
 from vitdeblur_jax.data.preparation import prepare, training_flags
 from vitdeblur_jax.data.sources import PreparedSource
-from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.utils.errors import UserError
 
 COUNT = 27  # four files of records
 
@@ -273,7 +273,7 @@ def test_a_full_disk_is_one_line(data, tmp_path):
     program = f"""
 import resource, signal
 from vitdeblur_jax.data.preparation import prepare
-from vitdeblur_jax.entry_points import exit_status
+from vitdeblur_jax.cli.with_config import exit_status
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
 raise SystemExit(exit_status(lambda: prepare({str(data)!r}, None, {str(tmp_path / "out")!r})))

@@ -7,7 +7,7 @@ import pytest
 
 from vitdeblur_jax.data.layouts import find_pairs
 from vitdeblur_jax.data.recognition import recognize
-from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.utils.errors import UserError
 
 TWO_FOLDERS = {f"{side}/{number}.png" for side in ("source", "target") for number in (7, 8, 9)}
 

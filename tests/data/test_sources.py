@@ -19,7 +19,7 @@ from vitdeblur_jax.data.preparation import prepare
 from vitdeblur_jax.data.sources import FolderSource, PreparedSource, SyntheticSource
 from vitdeblur_jax.data.synthesis import SynthesisSettings, synthesize
 from vitdeblur_jax.data.synthesis_files import generator_for, synthesize_folder
-from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.utils.errors import UserError
 
 SETTINGS = SynthesisSettings(noise=1.0)
 

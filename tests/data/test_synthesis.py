@@ -23,7 +23,7 @@ from vitdeblur_jax.data.synthesis import (
     synthesize,
 )
 from vitdeblur_jax.data.synthesis_files import generator_for, synthesize_folder
-from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.utils.errors import UserError
 
 # All in focus, nothing added.
 CLEAN = SynthesisSettings(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vitdeblur_jax.data.transforms import random_crop_and_flips, unit_range
-from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.utils.errors import UserError
 
 
 def coordinates(height: int, width: int, views: int = 1, dtype=np.uint8) -> dict:

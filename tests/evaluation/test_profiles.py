@@ -8,8 +8,8 @@ import pytest
 from tests import made_up_data
 from tests.made_up_data import photograph
 from vitdeblur_jax.data.layouts import Pair, find_pairs
-from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.evaluation.profiles import PROFILES, align, find_profile, match
+from vitdeblur_jax.utils.errors import UserError
 
 COUNT = 12
 SOURCES = [f"1P0A{2 * i + 100:04}" for i in range(COUNT)]

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from tests.evaluation.made_up_report import HOSTILE, made_up_scores, noise
-from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.evaluation.report import add_picture, error_map, write_report
+from vitdeblur_jax.utils.errors import UserError
 
 ONE = made_up_scores(["a"], {"b": {"a": 20.0}})
 

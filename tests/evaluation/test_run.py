@@ -19,10 +19,10 @@ from tests.made_up_data import write_png
 from tests.small_model import small_pretrained, write_deep_checkpoint
 from vitdeblur_jax import Pretrained, deblur, load_pretrained, save_pretrained
 from vitdeblur_jax.data.layouts import LAYOUTS
-from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.evaluation import evaluate, run
 from vitdeblur_jax.evaluation.scoring import Method, score
 from vitdeblur_jax.metrics import DEFAULT
+from vitdeblur_jax.utils.errors import UserError
 
 STRIDE = 30
 SIZE = (45, 50)

@@ -13,13 +13,13 @@ from tests.evaluation.scikit_image_figures import scikit_image_figures
 from tests.made_up_data import photograph, write_png
 from vitdeblur_jax.data.image_io import read_rgb
 from vitdeblur_jax.data.layouts import find_pairs
-from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.evaluation import scoring
 from vitdeblur_jax.evaluation.profiles import PROFILES, find_profile
 from vitdeblur_jax.evaluation.results import Results
 from vitdeblur_jax.evaluation.scores import write_scores
 from vitdeblur_jax.evaluation.scoring import Method, parse_method, parse_metrics, score
 from vitdeblur_jax.metrics import METRICS
+from vitdeblur_jax.utils.errors import UserError
 
 SIZE = (42, 53)
 NAMES = ("photo000", "photo001", "photo002")

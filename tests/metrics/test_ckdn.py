@@ -8,9 +8,9 @@ import pytest
 
 from tests.metrics.golden_pairs import ONE_AT_LEAST, as_floats, golden_pair, statistics
 from tests.metrics.metric_weights import stand_in_state_dict
-from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.metrics import ckdn
 from vitdeblur_jax.metrics.ckdn import ckdn_params, compare, encode, pool, preprocess, regress, stem
+from vitdeblur_jax.utils.errors import UserError
 
 
 @functools.cache

@@ -7,10 +7,10 @@ import pytest
 
 from tests.metrics.golden_pairs import ONE_AT_LEAST, as_floats, golden_pair
 from tests.metrics.metric_weights import stand_in_state_dict
-from vitdeblur_jax.errors import UserError
-from vitdeblur_jax.interop.metric_weights import read_packaged_lpips, squeezenet_params
+from vitdeblur_jax.checkpoints.metric_weights import read_packaged_lpips, squeezenet_params
 from vitdeblur_jax.metrics import lpips
 from vitdeblur_jax.metrics.lpips import BACKBONES, lpips_layers, lpips_params
+from vitdeblur_jax.utils.errors import UserError
 
 layers = jax.jit(lpips_layers, static_argnames="backbone")
 compiled = jax.jit(lpips, static_argnames="backbone")

@@ -9,7 +9,6 @@ from PIL import Image, ImageFilter
 from skimage import metrics as theirs
 
 from vitdeblur_jax import metrics
-from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.metrics import (
     mean_absolute_error,
     measure,
@@ -18,6 +17,7 @@ from vitdeblur_jax.metrics import (
     structural_similarity_gaussian,
     structural_similarity_luminance,
 )
+from vitdeblur_jax.utils.errors import UserError
 
 METRICS = (
     peak_signal_noise_ratio,

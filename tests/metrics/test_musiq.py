@@ -8,7 +8,6 @@ import pytest
 
 from tests.metrics.golden_pairs import ONE_AT_LEAST, golden_pair, statistics
 from tests.metrics.metric_weights import stand_in_state_dict
-from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.metrics import musiq
 from vitdeblur_jax.metrics.musiq import (
     _layer_norm,
@@ -23,6 +22,7 @@ from vitdeblur_jax.metrics.musiq import (
     transformer_block,
     with_places,
 )
+from vitdeblur_jax.utils.errors import UserError
 
 
 @functools.cache

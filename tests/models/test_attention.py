@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vitdeblur_jax.models import attention
+from vitdeblur_jax.models.layers import attention
 
 
 @pytest.fixture

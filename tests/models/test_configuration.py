@@ -4,9 +4,9 @@ from types import SimpleNamespace
 import pytest
 
 from tests.small_model import small_configuration
-from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.inference.tiling import window_starts
 from vitdeblur_jax.models import ViTDeblur, abstract_variables
-from vitdeblur_jax.models.configuration import (
+from vitdeblur_jax.models.vitdeblur.configuration import (
     CONFIGURATIONS,
     base,
     complete_configuration,
@@ -14,7 +14,7 @@ from vitdeblur_jax.models.configuration import (
     parameter_count,
     stride_note,
 )
-from vitdeblur_jax.photograph import window_starts
+from vitdeblur_jax.utils.errors import UserError
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.signal import correlate
 
-from vitdeblur_jax.models import convolution
+from vitdeblur_jax.models.layers import convolution
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from vitdeblur_jax.models.decoder import Fusion, tokens_to_map
+from vitdeblur_jax.models.vitdeblur.decoder import Fusion, tokens_to_map
 
 
 def test_fusion_is_a_layer_norm_and_a_linear_layer_on_the_whole_concatenation():

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from vitdeblur_jax.models.matrix_product import linear, product_on_cpu
+from vitdeblur_jax.models.layers.cpu_products import linear, product_on_cpu
 
 BOUNDS = {"float32": 1e-6, "bfloat16": 2.0**-7}
 

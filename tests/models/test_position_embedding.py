@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vitdeblur_jax.models.position_embedding import (
+from vitdeblur_jax.models.vitdeblur.position_embedding import (
     resize_position_embedding,
     sincos_position_embedding,
 )

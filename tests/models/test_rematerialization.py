@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vitdeblur_jax.models.rematerialization import gradient_computed_once, rematerialized
-from vitdeblur_jax.models.transformer_block import transformer_blocks
+from vitdeblur_jax.models.layers.cpu_remat import gradient_computed_once, rematerialized
+from vitdeblur_jax.models.layers.transformer_block import transformer_blocks
 from vitdeblur_jax.training.step import SAVE_MEMORY_ON_CPU
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tests.small_model import small_pretrained
-from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.models import ViTDeblur, abstract_variables, initial_variables
+from vitdeblur_jax.utils.errors import UserError
 
 
 def _assert_near(actual, expected, std):

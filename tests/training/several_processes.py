@@ -18,8 +18,8 @@ import ml_collections
 import numpy as np
 
 from tests.forked import start_program
-from vitdeblur_jax.processes import is_first, join_others
-from vitdeblur_jax.sharding import make_mesh, whole_on_local_devices
+from vitdeblur_jax.distributed.processes import is_first, join_others
+from vitdeblur_jax.distributed.sharding import make_mesh, whole_on_local_devices
 from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
 from vitdeblur_jax.training.preparation import abstract_state, placed, prepare
 

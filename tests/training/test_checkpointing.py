@@ -16,9 +16,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from tests.forked import running
 from tests.small_model import small_configuration
-from vitdeblur_jax import UserError, signals
+from vitdeblur_jax import UserError
 from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
 from vitdeblur_jax.training.state import TrainState, create_state
+from vitdeblur_jax.utils import signals
 
 POSITION = {
     "next_step": 2**53 + 1,

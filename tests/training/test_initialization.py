@@ -10,11 +10,10 @@ from scipy import fft
 from tests.small_model import small_pretrained
 from tests.training.small_run import prepare_once, small_config
 from vitdeblur_jax import save_pretrained
-from vitdeblur_jax.errors import UserError
-from vitdeblur_jax.interop.reference import variables_to_reference
-from vitdeblur_jax.interop.safetensors_files import write_safetensors
+from vitdeblur_jax.checkpoints.reference import variables_to_reference
+from vitdeblur_jax.checkpoints.safetensors_files import write_safetensors
+from vitdeblur_jax.distributed.sharding import batch_sharded, local_mesh
 from vitdeblur_jax.models import ViTDeblur, initial_variables
-from vitdeblur_jax.sharding import batch_sharded, local_mesh
 from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
 from vitdeblur_jax.training.initialization import (
     as_identity,
@@ -24,6 +23,7 @@ from vitdeblur_jax.training.initialization import (
     starting_variables,
 )
 from vitdeblur_jax.training.preparation import first_state
+from vitdeblur_jax.utils.errors import UserError
 
 DEPTHS = {"primary_depth": 1, "decoder_depth": 1}
 

@@ -14,9 +14,9 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tqdm import TMonitor
 
 from tests.fake_terminal import Terminal, set_clock
-from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.training import log as log_module
 from vitdeblur_jax.training.log import TrainingLog
+from vitdeblur_jax.utils.errors import UserError
 
 
 @pytest.fixture

@@ -25,16 +25,16 @@ from tests.training.small_run import (
     train_py,
 )
 from vitdeblur_jax import load_pretrained, save_pretrained
+from vitdeblur_jax.checkpoints.orbax_folders import read_psnr, step_folders
 from vitdeblur_jax.data.pipelines import DeviceBatches
-from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.distributed.sharding import local_mesh
 from vitdeblur_jax.evaluation import evaluate
-from vitdeblur_jax.interop.orbax_folders import read_psnr, step_folders
-from vitdeblur_jax.sharding import local_mesh
 from vitdeblur_jax.training import loop, preparation, train
 from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
 from vitdeblur_jax.training.data import TrainingData
 from vitdeblur_jax.training.log import TrainingLog
 from vitdeblur_jax.training.preparation import first_state
+from vitdeblur_jax.utils.errors import UserError
 
 RATES = ("steps_per_second", "images_per_second", "waiting_share")
 COMPILED = "/jax/core/compile/backend_compile_duration"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from vitdeblur_jax.interop.reference import variables_to_reference
+from vitdeblur_jax.checkpoints.reference import variables_to_reference
 from vitdeblur_jax.training.configuration import default_config
 from vitdeblur_jax.training.objective import (
     deblurring_objective,

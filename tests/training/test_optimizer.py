@@ -8,7 +8,6 @@ import optax
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.training.optimizer import (
     PARTS,
     check_optimizer,
@@ -19,6 +18,7 @@ from vitdeblur_jax.training.optimizer import (
     merge,
     trained_part,
 )
+from vitdeblur_jax.utils.errors import UserError
 
 SHAPES = {
     ("tokenizer", "class_tokens"): (2, 7),

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from tests.training.several_processes import Ended, end, free_port, restored, start
-from vitdeblur_jax.interop.orbax_folders import step_folders
-from vitdeblur_jax.processes import SECONDS_TO_GATHER
+from vitdeblur_jax.checkpoints.orbax_folders import step_folders
+from vitdeblur_jax.distributed.processes import SECONDS_TO_GATHER
 
 CONFIG = "tests/training/small_run.py"
 LOST = (75, -signal.SIGABRT)  # statuses of one that has lost another: told by us, or by JAX
@@ -158,7 +158,10 @@ def test_a_process_that_is_wrong_ends_all_with_its_reason(pairs, tmp_path):
 
 
 def test_a_cluster_that_does_not_come_together_is_told(tmp_path):
-    program = "import vitdeblur_jax.processes as p; p.SECONDS_TO_GATHER = 5; p.join_others(*{!r})"
+    program = (
+        "import vitdeblur_jax.distributed.processes as p;"
+        "p.SECONDS_TO_GATHER = 5; p.join_others(*{!r})"
+    )
     place = (f"127.0.0.1:{free_port()}", 2, 1)
     begun = time.monotonic()
     (alone,) = end(start(1, ["-c", program.format(place)], tmp_path), tmp_path)
@@ -256,7 +259,7 @@ def test_folders_of_photographs_are_shared_out(pairs, tmp_path):
     found = {}
     for count in (1, 3):
         folder, output = tmp_path / str(count), tmp_path / f"output{count}"
-        program = ["-m", "vitdeblur_jax.cli", str(pairs / "blurred"), "-o", f"{folder}/"]
+        program = ["-m", "vitdeblur_jax.cli.main", str(pairs / "blurred"), "-o", f"{folder}/"]
         assert_all(end(start(count, program, output), output))
         found[count] = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert len(found[1]) == 6

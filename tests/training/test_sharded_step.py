@@ -16,7 +16,7 @@ import pytest
 from benchmarks.collectives import KINDS
 from tests.small_model import small_pretrained
 from tests.training.several_processes import by_path, on_devices
-from vitdeblur_jax.sharding import batch_sharded, make_mesh, state_sharding
+from vitdeblur_jax.distributed.sharding import batch_sharded, make_mesh, state_sharding
 from vitdeblur_jax.training.objective import deblurring_objective
 from vitdeblur_jax.training.preparation import bytes_a_device
 from vitdeblur_jax.training.state import create_state

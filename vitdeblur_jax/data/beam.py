@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 
-from vitdeblur_jax.errors import UserError, nearest, one_line
+from vitdeblur_jax.utils.errors import UserError, nearest, one_line
 
 _DEFAULTS = (
     "--default_sdk_harness_log_level=ERROR",

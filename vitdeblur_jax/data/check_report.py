@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from vitdeblur_jax.data.layouts import some
-from vitdeblur_jax.output import printable
-from vitdeblur_jax.table import format_table
+from vitdeblur_jax.utils.output import printable
+from vitdeblur_jax.utils.table import format_table
 
 _LINES_A_KIND = 10
 

@@ -42,9 +42,9 @@ from vitdeblur_jax.data.layouts import (
     some,
 )
 from vitdeblur_jax.data.recognition import Part, photographs_in, recognize
-from vitdeblur_jax.errors import CHECKED_AND_WRONG, UserError
-from vitdeblur_jax.output import show
-from vitdeblur_jax.progress import Progress
+from vitdeblur_jax.utils.errors import CHECKED_AND_WRONG, UserError
+from vitdeblur_jax.utils.output import show
+from vitdeblur_jax.utils.progress import Progress
 
 
 def _of_each(count: int) -> dict[str, int]:

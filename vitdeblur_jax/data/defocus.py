@@ -25,7 +25,7 @@ from jaxtyping import Bool, Complex64, Float
 from scipy import ndimage, signal
 
 from vitdeblur_jax.data.apertures import Aperture, Half, point_image
-from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.utils.errors import UserError
 
 _Map = Float[np.ndarray, "height width"]
 _Image = Float[np.ndarray, "height width 3"]

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from vitdeblur_jax.data.image_io import list_photographs, read_rgb, subfolders
 from vitdeblur_jax.data.pairing import Pairing, pair_in_order, pair_names
-from vitdeblur_jax.errors import UserError, known
-from vitdeblur_jax.natural_order import natural_key
+from vitdeblur_jax.utils.errors import UserError, known
+from vitdeblur_jax.utils.natural_order import natural_key
 
 SPLITS = ("train", "val", "test")
 ALL = "all"

@@ -25,8 +25,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, takewhile
 
-from vitdeblur_jax.errors import UserError
-from vitdeblur_jax.natural_order import natural_key
+from vitdeblur_jax.utils.errors import UserError
+from vitdeblur_jax.utils.natural_order import natural_key
 
 _PARTS = re.compile(r"\d+|[^\d\s_.-]+")  # numbers and words, between separators
 

@@ -28,7 +28,7 @@ from absl import flags
 from vitdeblur_jax.data.sources import SyntheticSource
 from vitdeblur_jax.data.synthesis import SynthesisSettings
 from vitdeblur_jax.data.transforms import Example, random_crop_and_flips
-from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.utils.errors import UserError
 
 Batch = dict[str, Any]
 _OPEN: "weakref.WeakSet[TrainBatches]" = weakref.WeakSet()

@@ -24,11 +24,11 @@ from vitdeblur_jax.data import beam
 from vitdeblur_jax.data.layouts import describe
 from vitdeblur_jax.data.recognition import recognize
 from vitdeblur_jax.data.sources import INFO, FolderSource, SyntheticSource, with_name_in_bytes
-from vitdeblur_jax.errors import UserError, known, one_line
-from vitdeblur_jax.files import replaced_when_whole, write_text
-from vitdeblur_jax.json_files import read_json
-from vitdeblur_jax.output import tell
-from vitdeblur_jax.progress import Progress
+from vitdeblur_jax.utils.errors import UserError, known, one_line
+from vitdeblur_jax.utils.files import replaced_when_whole, write_text
+from vitdeblur_jax.utils.json_files import read_json
+from vitdeblur_jax.utils.output import tell
+from vitdeblur_jax.utils.progress import Progress
 
 _JOURNAL = "preparation.json"
 _ENTRIES = "preparation"

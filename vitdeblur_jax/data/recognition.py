@@ -18,7 +18,7 @@ from vitdeblur_jax.data.layouts import (
     pixeldp_folders,
     split_named_in,
 )
-from vitdeblur_jax.errors import UserError, one_line
+from vitdeblur_jax.utils.errors import UserError, one_line
 
 _REALDOF_NAMES = {f"{number:02}" for number in range(1, 51)}
 _LOOKED_FOR = (

@@ -18,7 +18,7 @@ from vitdeblur_jax.data.image_io import Samples, as_8_bits, read_rgb
 from vitdeblur_jax.data.layouts import Pair, contents, read_pair, some
 from vitdeblur_jax.data.synthesis import SynthesisSettings, synthesize
 from vitdeblur_jax.data.synthesis_files import generator_for
-from vitdeblur_jax.errors import UserError, one_line
+from vitdeblur_jax.utils.errors import UserError, one_line
 
 Example = dict[str, Any]
 

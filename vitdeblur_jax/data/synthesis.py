@@ -13,10 +13,10 @@ from jaxtyping import Float, Float32, Integer, UInt8
 from PIL import Image
 from scipy import fft, ndimage
 
-from vitdeblur_jax.config_checks import check_values, flag, integer, number, sequence
 from vitdeblur_jax.data.apertures import Aperture, cat_eye, disk, polygon
 from vitdeblur_jax.data.defocus import defocus
-from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.utils.config_checks import check_values, flag, integer, number, sequence
+from vitdeblur_jax.utils.errors import UserError
 
 _Photograph = UInt8[np.ndarray, "height width 3"]
 _Map = Float32[np.ndarray, "height width"]

@@ -18,11 +18,11 @@ from vitdeblur_jax.data.image_io import (
     write_photograph,
 )
 from vitdeblur_jax.data.synthesis import SynthesisSettings, synthesize
-from vitdeblur_jax.errors import UserError, one_line
-from vitdeblur_jax.files import write_text
-from vitdeblur_jax.json_files import read_json
-from vitdeblur_jax.output import tell
-from vitdeblur_jax.progress import Progress
+from vitdeblur_jax.utils.errors import UserError, one_line
+from vitdeblur_jax.utils.files import write_text
+from vitdeblur_jax.utils.json_files import read_json
+from vitdeblur_jax.utils.output import tell
+from vitdeblur_jax.utils.progress import Progress
 
 _JOURNAL = "synthesis.json"
 _BYTES = 256  # a byte's values

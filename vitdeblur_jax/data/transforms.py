@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Float32, UInt8, UInt16
 
-from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.utils.errors import UserError
 
 Example = dict[str, Any]
 _TWO_VIEWS = 6  # channels

@@ -8,9 +8,9 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from vitdeblur_jax.errors import known
-from vitdeblur_jax.interop.metric_weights import READERS, MissingWeightsError, default_folder
+from vitdeblur_jax.checkpoints.metric_weights import READERS, MissingWeightsError, default_folder
 from vitdeblur_jax.metrics import DEFAULT, METRICS, measure
+from vitdeblur_jax.utils.errors import known
 
 _Image = Float[np.ndarray, "height width 3"]
 Measure = Callable[[_Image, _Image], dict[str, float]]

@@ -17,7 +17,7 @@ from jaxtyping import UInt
 from vitdeblur_jax.data.image_io import IMAGE_SUFFIXES
 from vitdeblur_jax.data.layouts import Pair, some
 from vitdeblur_jax.data.recognition import photographs_in
-from vitdeblur_jax.errors import UserError, known, one_line
+from vitdeblur_jax.utils.errors import UserError, known, one_line
 
 _Pixels = UInt[np.ndarray, "_ _ 3"]
 

@@ -7,7 +7,7 @@ import csv
 from importlib.resources import files
 from typing import NamedTuple
 
-from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.utils.errors import UserError
 
 # What else than the image may make a measured figure differ from the published one.
 NOTES = {

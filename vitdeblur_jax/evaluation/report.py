@@ -19,8 +19,8 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from vitdeblur_jax.data.image_io import size_of
-from vitdeblur_jax.errors import UserError, one_line
-from vitdeblur_jax.files import replaced_when_whole, write_text
+from vitdeblur_jax.utils.errors import UserError, one_line
+from vitdeblur_jax.utils.files import replaced_when_whole, write_text
 
 REPORT = "report.html"
 WHITE_ERROR = 0.1

@@ -19,7 +19,6 @@ import ml_collections
 import numpy as np
 
 from vitdeblur_jax.data.layouts import Pair
-from vitdeblur_jax.errors import UserError, one_line
 from vitdeblur_jax.evaluation.scores import (
     image_record,
     new_method,
@@ -29,9 +28,10 @@ from vitdeblur_jax.evaluation.scores import (
     write_scores,
 )
 from vitdeblur_jax.evaluation.tables import terminal
-from vitdeblur_jax.files import write_text
-from vitdeblur_jax.json_files import read_json
-from vitdeblur_jax.table import format_table
+from vitdeblur_jax.utils.errors import UserError, one_line
+from vitdeblur_jax.utils.files import write_text
+from vitdeblur_jax.utils.json_files import read_json
+from vitdeblur_jax.utils.table import format_table
 
 COMPARED = {
     "input": "the blurred photographs, of two views their mean",

@@ -15,30 +15,37 @@ from pathlib import Path
 import ml_collections
 import numpy as np
 
-from vitdeblur_jax import signals
-from vitdeblur_jax.checkpoints import (
+from vitdeblur_jax.checkpoints.load_save import (
     BUNDLED_NOTE,
     Pretrained,
     digest,
     load_pretrained,
     on_local_devices,
 )
-from vitdeblur_jax.config_checks import check_paths, check_values, choice, integer, text
 from vitdeblur_jax.data.image_io import Photograph, as_8_bits, left_out, write_photograph
 from vitdeblur_jax.data.layouts import LAYOUTS, describe, find_pairs, read_pair
-from vitdeblur_jax.deblurring import deblur
-from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.distributed.processes import (
+    first_before_others,
+    gather,
+    is_first,
+    place,
+    share,
+    together,
+)
 from vitdeblur_jax.evaluation.report import add_picture
 from vitdeblur_jax.evaluation.results import Results
 from vitdeblur_jax.evaluation.scoring import load_metrics, parse_metrics, target_as_deep
 from vitdeblur_jax.evaluation.subsets import find_subsets
-from vitdeblur_jax.models.configuration import named_configuration
-from vitdeblur_jax.models.vitdeblur import mean_of_views
-from vitdeblur_jax.output import results_go_to_terminal, show, tell
-from vitdeblur_jax.photograph import as_dtype, as_float, count_windows
-from vitdeblur_jax.processes import first_before_others, gather, is_first, place, share, together
-from vitdeblur_jax.progress import Progress
-from vitdeblur_jax.restoration import check_options, tell_of_stride
+from vitdeblur_jax.inference.deblurring import deblur
+from vitdeblur_jax.inference.restoration import check_options, tell_of_stride
+from vitdeblur_jax.inference.tiling import as_dtype, as_float, count_windows
+from vitdeblur_jax.models.vitdeblur.configuration import named_configuration
+from vitdeblur_jax.models.vitdeblur.model import mean_of_views
+from vitdeblur_jax.utils import signals
+from vitdeblur_jax.utils.config_checks import check_paths, check_values, choice, integer, text
+from vitdeblur_jax.utils.errors import UserError
+from vitdeblur_jax.utils.output import results_go_to_terminal, show, tell
+from vitdeblur_jax.utils.progress import Progress
 
 RULES = {
     "checkpoint": text(),

@@ -26,14 +26,14 @@ from typing import Any
 
 import numpy as np
 
-from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.evaluation import tables
 from vitdeblur_jax.evaluation.report import REPORT, write_report
 from vitdeblur_jax.evaluation.statistics import mean_interval, paired_difference
-from vitdeblur_jax.files import write_text
-from vitdeblur_jax.json_files import read_json
 from vitdeblur_jax.metrics import METRICS
-from vitdeblur_jax.versions import versions
+from vitdeblur_jax.utils.errors import UserError
+from vitdeblur_jax.utils.files import write_text
+from vitdeblur_jax.utils.json_files import read_json
+from vitdeblur_jax.utils.versions import versions
 
 _DEFINITION = ("title", "definition", "better", "digits")
 _JSON = "metrics.json"

@@ -15,7 +15,6 @@ import numpy as np
 
 from vitdeblur_jax.data.image_io import Samples, as_8_bits, read_rgb
 from vitdeblur_jax.data.layouts import Pair, describe, find_pairs, some
-from vitdeblur_jax.errors import UserError, known, one_line
 from vitdeblur_jax.evaluation.measuring import Measure, measuring
 from vitdeblur_jax.evaluation.profiles import Match, Profile, align, find_profile, match
 from vitdeblur_jax.evaluation.published import IMAGES, NOTES, published_figures
@@ -28,10 +27,11 @@ from vitdeblur_jax.evaluation.scores import (
     summarize,
 )
 from vitdeblur_jax.evaluation.subsets import find_subsets
+from vitdeblur_jax.inference.tiling import as_float
 from vitdeblur_jax.metrics import DEFAULT, METRICS
-from vitdeblur_jax.output import printable, tell
-from vitdeblur_jax.photograph import as_float
-from vitdeblur_jax.progress import Progress
+from vitdeblur_jax.utils.errors import UserError, known, one_line
+from vitdeblur_jax.utils.output import printable, tell
+from vitdeblur_jax.utils.progress import Progress
 
 SETS = ("dpdd", "dpdd_dual_pixel", "realdof", "lfdof", "pairs")
 _MOST_WORKERS = 8  # each holds a photograph in float64 several times over

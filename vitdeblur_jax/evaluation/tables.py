@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from vitdeblur_jax.output import printable
-from vitdeblur_jax.table import format_table
+from vitdeblur_jax.utils.output import printable
+from vitdeblur_jax.utils.table import format_table
 
 BEST, SECOND = 1, 2
 _INTERVALS = "intervals hold 95 % of the means of 10,000 resamples of the images"

@@ -36,7 +36,7 @@ class Metric(NamedTuple):
     Attributes:
       title: in a table's head.
       function: of image and reference; with weights, of these, too, as
-        `vitdeblur_jax.interop.metric_weights` reads them.
+        `vitdeblur_jax.checkpoints.metric_weights` reads them.
       definition: what a figure means, in one line.
       digits: after the point.
       better: "higher" or "lower".

@@ -16,8 +16,8 @@ from jaxtyping import Array, Float
 
 from vitdeblur_jax.metrics.numerics import RGBImage, nan_unless_finite
 from vitdeblur_jax.metrics.resizing import resize_antialiased, resize_nearest
-from vitdeblur_jax.models.convolution import direct_convolution
-from vitdeblur_jax.shapes import check_shapes
+from vitdeblur_jax.models.layers.convolution import direct_convolution
+from vitdeblur_jax.utils.shapes import check_shapes
 
 _SHORTER_SIDE, _CROP = 329, 288
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.metrics.numerics import RGBImage, nan_unless_finite, positive_power
-from vitdeblur_jax.models.convolution import direct_convolution
-from vitdeblur_jax.shapes import check_shapes
+from vitdeblur_jax.models.layers.convolution import direct_convolution
+from vitdeblur_jax.utils.errors import UserError
+from vitdeblur_jax.utils.shapes import check_shapes
 
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 

@@ -15,9 +15,9 @@ from jaxtyping import Array, Float, Integer
 
 from vitdeblur_jax.metrics.numerics import RGBImage, nan_unless_finite
 from vitdeblur_jax.metrics.resizing import resize_bicubic
-from vitdeblur_jax.models.attention import dot_product_attention
-from vitdeblur_jax.models.convolution import direct_convolution
-from vitdeblur_jax.shapes import check_shapes
+from vitdeblur_jax.models.layers.attention import dot_product_attention
+from vitdeblur_jax.models.layers.convolution import direct_convolution
+from vitdeblur_jax.utils.shapes import check_shapes
 
 _LONGER_SIDES = (224, 384)  # of the smaller scales; the third is the image as it is
 _PATCH = 32

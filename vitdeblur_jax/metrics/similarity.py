@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vitdeblur_jax.errors import UserError
 from vitdeblur_jax.metrics.luminance import luminance
 from vitdeblur_jax.metrics.numerics import Image, RGBImage
+from vitdeblur_jax.utils.errors import UserError
 
 _UNIFORM = np.full(7, 1 / 7)
 _SAMPLE = 49 / 48  # what makes the variance in a 7 x 7 window a sample's

@@ -3,7 +3,7 @@
 | item | what it holds |
 |---|---|
 | variables | of the model as they were validated, so averaged where an average is kept |
-| config | of the model, with checksums: with "variables", what `vitdeblur_jax.checkpoints` reads |
+| config | of the model, with checksums; `load_pretrained` reads it with "variables" |
 | training | step, skipped, optimizer state; the parameters too where "variables" has averages |
 | position | in the data and whatever else is needed to go on, as JSON |
 | metrics | the validation PSNR, where there is one |
@@ -18,9 +18,8 @@ from pathlib import Path
 
 import ml_collections
 
-from vitdeblur_jax.errors import UserError
-from vitdeblur_jax.interop.checksums import checksum
-from vitdeblur_jax.interop.orbax_folders import (
+from vitdeblur_jax.checkpoints.checksums import checksum
+from vitdeblur_jax.checkpoints.orbax_folders import (
     check_space,
     damaged_items,
     flat_shapes,
@@ -31,9 +30,10 @@ from vitdeblur_jax.interop.orbax_folders import (
     step_folders,
     write_psnr,
 )
-from vitdeblur_jax.processes import gather, is_first, tells_of_a_loss
-from vitdeblur_jax.shapes import few_of, shape_differences
+from vitdeblur_jax.distributed.processes import gather, is_first, tells_of_a_loss
 from vitdeblur_jax.training.state import TrainState
+from vitdeblur_jax.utils.errors import UserError
+from vitdeblur_jax.utils.shapes import few_of, shape_differences
 
 _NOT_WRITTEN = "step {} cannot be written; mend that, and the same command goes on from before it"
 

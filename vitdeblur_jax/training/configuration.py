@@ -8,8 +8,8 @@
 | crop | side of the training crops, pixels; need not be the model's training_window |
 | progressive | ((first_step, crop, batch_size), ...): from that step on, these instead |
 | accumulation | parts that a batch is cut into and taken one after the other, to save memory |
-| mesh.data, .fsdp | the grid of devices, see `vitdeblur_jax.sharding`; -1: the other's rest |
-| model | the model's attributes, see `vitdeblur_jax.models.configuration` |
+| mesh.data, .fsdp | the grid of devices, see `make_mesh`; -1: inferred from the device count |
+| model | the model's attributes, see `vitdeblur_jax.models.vitdeblur.configuration` |
 | initial.checkpoint | a checkpoint to start from, of the same architecture; empty: none |
 | initial.encoder | weights of MAE or TinyMIM for tokenizer and primary encoder; empty: none |
 | initial.identity | the image head starts as the identity, the decoder at zero |
@@ -22,7 +22,7 @@
 | data.synthesis | of synthetic: `vitdeblur_jax.data.synthesis.SynthesisSettings` |
 | data.vertical_flip, .quarter_turns | augmentation beyond the published horizontal flip |
 | data.workers | processes that read ahead; 0: threads. Changes nothing in what is learned |
-| loss.* | weights of the terms, see `vitdeblur_jax.losses`; loss.border in pixels |
+| loss.* | weights of the terms, see `vitdeblur_jax.training.losses`; loss.border in pixels |
 | optimizer.* | see `vitdeblur_jax.training.optimizer` |
 | averaging | decay of the moving average of the parameters, which is validated; 0: no average |
 | skip_not_finite | steps that may be left out for a loss or gradient that is not finite |
@@ -41,22 +41,11 @@ import dataclasses
 
 import ml_collections
 
-from vitdeblur_jax.config_checks import (
-    check_paths,
-    check_values,
-    choice,
-    flag,
-    integer,
-    number,
-    sequence,
-    text,
-)
 from vitdeblur_jax.data.layouts import LAYOUTS
 from vitdeblur_jax.data.synthesis import RULES as SYNTHESIS_RULES
 from vitdeblur_jax.data.synthesis import SynthesisSettings, check_settings
-from vitdeblur_jax.errors import UserError
-from vitdeblur_jax.models.configuration import RULES as MODEL_RULES
-from vitdeblur_jax.models.configuration import (
+from vitdeblur_jax.models.vitdeblur.configuration import RULES as MODEL_RULES
+from vitdeblur_jax.models.vitdeblur.configuration import (
     base,
     check_configuration,
     check_stride,
@@ -66,6 +55,17 @@ from vitdeblur_jax.training.data import KINDS, stages
 from vitdeblur_jax.training.objective import needs_the_sharp_encoding
 from vitdeblur_jax.training.optimizer import RULES as OPTIMIZER_RULES
 from vitdeblur_jax.training.optimizer import check_optimizer
+from vitdeblur_jax.utils.config_checks import (
+    check_paths,
+    check_values,
+    choice,
+    flag,
+    integer,
+    number,
+    sequence,
+    text,
+)
+from vitdeblur_jax.utils.errors import UserError
 
 LARGEST_BATCH = 2**16
 LARGEST_CROP = 2**14  # pixels

@@ -19,10 +19,10 @@ from vitdeblur_jax.data.pipelines import (
 )
 from vitdeblur_jax.data.sources import FolderSource, PreparedSource, SyntheticSource
 from vitdeblur_jax.data.synthesis import SynthesisSettings
-from vitdeblur_jax.errors import UserError
-from vitdeblur_jax.output import tell
-from vitdeblur_jax.processes import is_first
-from vitdeblur_jax.sharding import rows_of_this_process
+from vitdeblur_jax.distributed.processes import is_first
+from vitdeblur_jax.distributed.sharding import rows_of_this_process
+from vitdeblur_jax.utils.errors import UserError
+from vitdeblur_jax.utils.output import tell
 
 KINDS = ("pairs", "prepared", "synthetic")
 _MOST_SIZES_READ = 1000

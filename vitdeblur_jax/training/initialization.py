@@ -10,9 +10,9 @@ from flax import traverse_util
 from jaxtyping import Array, Float
 from scipy import fft
 
-from vitdeblur_jax.checkpoints import initialize_encoder, load_pretrained
+from vitdeblur_jax.checkpoints.load_save import initialize_encoder, load_pretrained
 from vitdeblur_jax.models import ViTDeblur, abstract_variables, initial_variables
-from vitdeblur_jax.output import tell
+from vitdeblur_jax.utils.output import tell
 
 # Photographs have amplitudes that fall about like 1 / frequency, and blur takes more of the high
 # ones; chroma has less than luma.

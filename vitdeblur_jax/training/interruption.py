@@ -8,7 +8,7 @@ from types import FrameType
 
 from jax.experimental import multihost_utils
 
-from vitdeblur_jax import signals
+from vitdeblur_jax.utils import signals
 
 _SIGNALLED = 128  # what shells add to a signal's number; `errors.INTERRUPTED` is that of Ctrl-C
 _STANDARD_ERROR = 2

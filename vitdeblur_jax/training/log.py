@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from vitdeblur_jax.errors import UserError, one_line
-from vitdeblur_jax.files import write_text
-from vitdeblur_jax.json_files import parse_json
-from vitdeblur_jax.progress import Progress
+from vitdeblur_jax.utils.errors import UserError, one_line
+from vitdeblur_jax.utils.files import write_text
+from vitdeblur_jax.utils.json_files import parse_json
+from vitdeblur_jax.utils.progress import Progress
 
 
 class TrainingLog:

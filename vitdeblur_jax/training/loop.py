@@ -8,15 +8,12 @@ from pathlib import Path
 import jax
 import ml_collections
 
-from vitdeblur_jax.checkpoints import Pretrained
+from vitdeblur_jax.checkpoints.load_save import Pretrained
+from vitdeblur_jax.checkpoints.orbax_folders import step_folders
 from vitdeblur_jax.data.image_io import Photograph, write_photograph
-from vitdeblur_jax.errors import UserError
-from vitdeblur_jax.files import write_text
-from vitdeblur_jax.interop.orbax_folders import step_folders
-from vitdeblur_jax.output import tell
-from vitdeblur_jax.processes import gather, is_first, several, together
-from vitdeblur_jax.restoration import tell_of_stride
-from vitdeblur_jax.sharding import batch_sharded, make_mesh, whole_on_local_devices
+from vitdeblur_jax.distributed.processes import gather, is_first, several, together
+from vitdeblur_jax.distributed.sharding import batch_sharded, make_mesh, whole_on_local_devices
+from vitdeblur_jax.inference.restoration import tell_of_stride
 from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
 from vitdeblur_jax.training.configuration import check_config, free_keys
 from vitdeblur_jax.training.data import TrainingData, validation_records
@@ -29,6 +26,9 @@ from vitdeblur_jax.training.preparation import Run, describe, first_state, prepa
 from vitdeblur_jax.training.profiling import Profile
 from vitdeblur_jax.training.run_folder import run_folder
 from vitdeblur_jax.training.validation import validate
+from vitdeblur_jax.utils.errors import UserError
+from vitdeblur_jax.utils.files import write_text
+from vitdeblur_jax.utils.output import tell
 
 
 def train(

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vitdeblur_jax import losses
 from vitdeblur_jax.models import ViTDeblur
+from vitdeblur_jax.training import losses
 
 _OF_THE_PROJECTOR = ("vicreg_invariance", "vicreg_variance", "vicreg_covariance")
 _OF_THE_SHARP_IMAGE = ("contextual_cosine", "contextual_l1", "sharpness", *_OF_THE_PROJECTOR)
@@ -90,7 +90,7 @@ def restoration_objective(
       variables: of the model.
       blurred: in [0, 1], one view or two.
       sharp: in [0, 1].
-      loss: of restored and sharp images; a number for each image, as in `vitdeblur_jax.losses`.
+      loss: of restored and sharp images; a number for each image, as in `training.losses`.
     """
     per_image = loss(model.apply(variables, blurred), sharp)
     return Objective(per_image.mean(), {}, per_image, variables["batch_stats"])

@@ -28,8 +28,8 @@ import ml_collections
 import optax
 from flax import traverse_util
 
-from vitdeblur_jax.config_checks import check_values, choice, flag, integer, number, sequence
-from vitdeblur_jax.errors import UserError, nearest
+from vitdeblur_jax.utils.config_checks import check_values, choice, flag, integer, number, sequence
+from vitdeblur_jax.utils.errors import UserError, nearest
 
 Frozen = str | Iterable[str | tuple[str, ...]]
 

@@ -12,10 +12,8 @@ import optax
 from flax import traverse_util
 from jax.sharding import Mesh
 
-from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.distributed.sharding import FSDP, spec_of, state_sharding
 from vitdeblur_jax.models import ViTDeblur, abstract_variables
-from vitdeblur_jax.sharding import FSDP, spec_of, state_sharding
-from vitdeblur_jax.table import format_table
 from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
 from vitdeblur_jax.training.data import stages
 from vitdeblur_jax.training.initialization import given_variables, starting_variables
@@ -32,6 +30,8 @@ from vitdeblur_jax.training.optimizer import (
 )
 from vitdeblur_jax.training.state import TrainState, create_state
 from vitdeblur_jax.training.step import compile_train_step
+from vitdeblur_jax.utils.errors import UserError
+from vitdeblur_jax.utils.table import format_table
 
 
 class Run(NamedTuple):

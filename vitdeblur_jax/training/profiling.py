@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from vitdeblur_jax.errors import UserError, one_line
+from vitdeblur_jax.utils.errors import UserError, one_line
 
 
 class Profile:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import ml_collections
 
-from vitdeblur_jax.errors import UserError, one_line
-from vitdeblur_jax.files import write_text
-from vitdeblur_jax.interop.orbax_folders import step_folders
-from vitdeblur_jax.json_files import read_json
-from vitdeblur_jax.output import tell
-from vitdeblur_jax.versions import versions
+from vitdeblur_jax.checkpoints.orbax_folders import step_folders
+from vitdeblur_jax.utils.errors import UserError, one_line
+from vitdeblur_jax.utils.files import write_text
+from vitdeblur_jax.utils.json_files import read_json
+from vitdeblur_jax.utils.output import tell
+from vitdeblur_jax.utils.versions import versions
 
 # What a run writes into its folder, beside config.json and the lock.
 _WRITTEN = ("versions.json", "parameters.txt", "log.jsonl", "tensorboard", "checkpoints", "profile")

@@ -12,11 +12,11 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
 from vitdeblur_jax.data.transforms import unit_range
-from vitdeblur_jax.errors import UserError
-from vitdeblur_jax.sharding import gathered, local_mesh, replicated, state_sharding
+from vitdeblur_jax.distributed.sharding import gathered, local_mesh, replicated, state_sharding
 from vitdeblur_jax.training.objective import Objective
 from vitdeblur_jax.training.optimizer import Frozen, frozen_paths, merge, trained_part
 from vitdeblur_jax.training.state import TrainState, create_state
+from vitdeblur_jax.utils.errors import UserError
 
 # XLA's scheduler for CPUs would begin whatever it can as soon as it can, so that what is recomputed
 # in the backward pass lies in memory all at once.

@@ -4,15 +4,15 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from vitdeblur_jax.checkpoints import Pretrained
+from vitdeblur_jax.checkpoints.load_save import Pretrained
 from vitdeblur_jax.data.pipelines import Source
-from vitdeblur_jax.deblurring import deblur
-from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.distributed.processes import gather, share
+from vitdeblur_jax.inference.deblurring import deblur
+from vitdeblur_jax.inference.tiling import as_float
 from vitdeblur_jax.metrics import measure
-from vitdeblur_jax.models.vitdeblur import mean_of_views
-from vitdeblur_jax.photograph import as_float
-from vitdeblur_jax.processes import gather, share
+from vitdeblur_jax.models.vitdeblur.model import mean_of_views
 from vitdeblur_jax.training.pictures import comparison
+from vitdeblur_jax.utils.errors import UserError
 
 
 def validate(

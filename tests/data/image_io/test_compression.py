@@ -11,7 +11,7 @@ from tests.data.image_io.made_up_files import (
     noise,
 )
 from tests.data.image_io.written_files import rewritten
-from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.utils.errors import UserError
 
 
 def test_a_webp_that_was_lossless_stays_so():

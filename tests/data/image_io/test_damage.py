@@ -11,7 +11,7 @@ from PIL import Image
 from tests.data.image_io.made_up_files import encoded, noise, tiff
 from vitdeblur_jax.data.checks import check_data
 from vitdeblur_jax.data.image_io import read_photograph, read_rgb
-from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.utils.errors import UserError
 
 SMOOTH = np.add.outer(np.arange(120), np.arange(160))[..., None].repeat(3, 2).astype(np.uint8)
 PICTURE = (SMOOTH // 2 + noise(120, 160, 3) // 8).astype(np.uint8)

@@ -9,7 +9,7 @@ from vitdeblur_jax.data.image_io import (
     list_photographs,
     read_photograph,
 )
-from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.utils.errors import UserError
 
 
 def touch(folder, *names):

@@ -23,7 +23,7 @@ from tests.data.image_io.made_up_files import (
     tiff,
 )
 from vitdeblur_jax.data.image_io import read_photograph, read_rgb, write_photograph
-from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.utils.errors import UserError
 
 
 def refusal(source: object) -> str:

@@ -29,7 +29,7 @@ from vitdeblur_jax.data.image_io import (
     what_is_lost,
     write_photograph,
 )
-from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.utils.errors import UserError
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".TIFF"])
@@ -168,7 +168,7 @@ def test_a_full_disk(tmp_path):
 import resource, sys
 import numpy as np
 from vitdeblur_jax.data.image_io import Photograph, write_photograph
-from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.utils.errors import UserError
 pixels = np.random.default_rng(0).integers(0, 255, (100, 100, 3), np.uint8)
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
 try:

@@ -18,7 +18,7 @@ from vitdeblur_jax.data.sources import (
     SyntheticSource,
     with_name_in_bytes,
 )
-from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.utils.errors import UserError
 
 ONLY_SPLIT = {"pairs": "train"}  # of the layouts without splits; the others are for testing only
 _LAYOUTS_WITH_SPLITS = ("dpdd", "dpdd_dual_pixel", "lfdof")

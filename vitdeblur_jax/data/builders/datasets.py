@@ -12,8 +12,8 @@ from vitdeblur_jax.data.builders.base import DefocusBuilder, DefocusConfig, arra
 from vitdeblur_jax.data.image_io import left_out, list_photographs
 from vitdeblur_jax.data.sources import SyntheticSource
 from vitdeblur_jax.data.synthesis import SynthesisSettings
-from vitdeblur_jax.errors import UserError
-from vitdeblur_jax.output import tell
+from vitdeblur_jax.utils.errors import UserError
+from vitdeblur_jax.utils.output import tell
 
 _DPDD_HOMEPAGE = "https://github.com/Abdullah-Abuolaim/defocus-deblurring-dual-pixel"
 _DPDD_CITATION = """\

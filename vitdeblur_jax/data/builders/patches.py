@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, UInt8, UInt16
 from scipy import ndimage
 
-from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.utils.errors import UserError
 
 PATCH = 512
 STEP = 204  # 60 % of a patch overlap with the next one

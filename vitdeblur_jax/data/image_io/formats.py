@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from PIL import Image
 
-from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.utils.errors import UserError
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF"}
 FORMATS |= {".webp": "WEBP", ".bmp": "BMP"}

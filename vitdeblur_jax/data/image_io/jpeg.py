@@ -12,7 +12,7 @@ from PIL import Image, ImageCms, JpegImagePlugin
 from vitdeblur_jax.data.image_io.decoded import Decoded, frame_notes, read_exif
 from vitdeblur_jax.data.image_io.formats import check_memory, decoding_bytes, open_with_pillow
 from vitdeblur_jax.data.image_io.photograph import Compression, Metadata, Resolution
-from vitdeblur_jax.errors import UserError, one_line
+from vitdeblur_jax.utils.errors import UserError, one_line
 
 SIGNATURE = b"\xff\xd8\xff"
 _END = b"\xff\xd9"

@@ -7,8 +7,8 @@ from pathlib import Path
 from PIL import features
 
 from vitdeblur_jax.data.image_io.formats import FORMATS
-from vitdeblur_jax.errors import UserError, one_line
-from vitdeblur_jax.natural_order import natural_key
+from vitdeblur_jax.utils.errors import UserError, one_line
+from vitdeblur_jax.utils.natural_order import natural_key
 
 _ONLY_READ = (".jpe", ".jfif", ".gif", ".ppm", ".pgm", ".pbm", ".pnm")
 READABLE_SUFFIXES = (*FORMATS, *_ONLY_READ, *[".avif"] * features.check("avif"))

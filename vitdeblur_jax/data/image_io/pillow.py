@@ -10,7 +10,7 @@ from PIL import Image
 from vitdeblur_jax.data.image_io.decoded import Decoded, frame_notes, read_exif
 from vitdeblur_jax.data.image_io.formats import check_memory, open_with_pillow
 from vitdeblur_jax.data.image_io.photograph import Compression, Metadata, Resolution, Samples
-from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.utils.errors import UserError
 
 _BYTES_PER_PIXEL = 22  # two canvases of WebP, Pillow's image, its bytes in pieces and joined
 _REFUSED_MODES = {"I": "32-bit samples", "F": "floating-point samples"}

@@ -16,7 +16,7 @@ import numpy as np
 from vitdeblur_jax.data.image_io.decoded import Decoded, frame_notes, read_exif
 from vitdeblur_jax.data.image_io.formats import check_memory, decoding_bytes
 from vitdeblur_jax.data.image_io.photograph import Metadata, Resolution, Samples
-from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.utils.errors import UserError
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HEADER_END = 33  # of the signature and IHDR

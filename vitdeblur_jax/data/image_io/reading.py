@@ -11,7 +11,7 @@ from vitdeblur_jax.data.image_io.decoded import Decoded
 from vitdeblur_jax.data.image_io.formats import FORMATS, open_with_pillow
 from vitdeblur_jax.data.image_io.photograph import Photograph, Samples
 from vitdeblur_jax.data.image_io.pillow import decode_with_pillow
-from vitdeblur_jax.errors import UserError, one_line
+from vitdeblur_jax.utils.errors import UserError, one_line
 
 
 def read_photograph(

@@ -20,7 +20,7 @@ from vitdeblur_jax.data.image_io.formats import MEMORY_LIMIT, check_memory, deco
 from vitdeblur_jax.data.image_io.jpeg import cmyk_to_rgb, damage_of
 from vitdeblur_jax.data.image_io.photograph import Metadata, Resolution, Samples
 from vitdeblur_jax.data.image_io.tiff_writing import PIXEL_TAGS
-from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.utils.errors import UserError
 
 SIGNATURES = (b"II*\0", b"MM\0*", *BIG_TIFF)
 UNFIT = "{}; save it as gray or RGB with 8 or 16 bits a channel"

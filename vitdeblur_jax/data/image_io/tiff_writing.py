@@ -12,7 +12,7 @@ from PIL.ExifTags import Base
 
 from vitdeblur_jax.data.image_io.exif import byte_order, first_directory
 from vitdeblur_jax.data.image_io.photograph import Metadata, Samples
-from vitdeblur_jax.errors import UserError
+from vitdeblur_jax.utils.errors import UserError
 
 _BYTE, _SHORT, _LONG, _RATIONAL, _UNDEFINED = 1, 3, 4, 5, 7
 _CODES = {_SHORT: "H", _LONG: "I", _RATIONAL: "I"}

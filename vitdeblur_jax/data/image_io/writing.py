@@ -15,8 +15,8 @@ from vitdeblur_jax.data.image_io.photograph import Metadata, Photograph, Samples
 from vitdeblur_jax.data.image_io.pillow import encode_with_pillow
 from vitdeblur_jax.data.image_io.png import encode_png
 from vitdeblur_jax.data.image_io.tiff_writing import encode_tiff
-from vitdeblur_jax.errors import UserError, one_line
-from vitdeblur_jax.files import replaced_when_whole
+from vitdeblur_jax.utils.errors import UserError, one_line
+from vitdeblur_jax.utils.files import replaced_when_whole
 
 _LONGEST_SIDE = {"JPEG": 65_535, "WEBP": 16_383}
 _DEEP = ("PNG", "TIFF")

@@ -1,0 +1,128 @@
+"""Damaged and hostile checkpoints: flipped bits, pipes, JSON that is none, configurations."""
+
+import contextlib
+import json
+import os
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from vitdeblur_jax import (
+    UserError,
+    checkpoints,
+    load_pretrained,
+    save_pretrained,
+)
+from vitdeblur_jax.checkpoints.checksums import checksum
+from vitdeblur_jax.checkpoints.pytorch_files import write_pytorch_file
+from vitdeblur_jax.checkpoints.reference import variables_to_reference
+from vitdeblur_jax.models.vitdeblur.configuration import base
+from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
+
+
+def test_a_flipped_bit_in_a_folder_is_noticed(small, tmp_path):
+    save_pretrained(small, tmp_path / "folder")
+    files = [path for path in (tmp_path / "folder").rglob("d/*") if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    sound, noticed = largest.read_bytes(), 0
+    for place in range(1000, len(sound), len(sound) // 6):
+        largest.write_bytes(sound[:place] + bytes([sound[place] ^ 4]) + sound[place + 1 :])
+        with pytest.raises(UserError, match=r"folder: (its data is damaged|cannot be)"):
+            load_pretrained(tmp_path / "folder")
+        noticed += 1
+    assert noticed >= 5
+    largest.write_bytes(sound)
+    load_pretrained(tmp_path / "folder")
+
+
+def test_other_weights_than_the_checksum_was_made_of_are_refused(small, tmp_path):
+    save_pretrained(small, tmp_path / "folder")
+    path = tmp_path / "folder" / "config" / "metadata"
+    config = json.loads(path.read_text())
+    assert config["checksums"] == {"variables": checksum(small.variables)}
+    path.write_text(json.dumps({**config, "checksums": {"variables": "0" * 16}}))
+    with pytest.raises(UserError, match="its data is damaged"):
+        load_pretrained(tmp_path / "folder")
+    del config["checksums"]  # as in folders from before there were any
+    path.write_text(json.dumps(config))
+    load_pretrained(tmp_path / "folder")
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors", "a", "folder/config/metadata"])
+def test_a_pipe_does_not_hang(small, tmp_path, name):
+    save_pretrained(small, tmp_path / "folder")
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    source = tmp_path / "folder" if name.startswith("folder") else tmp_path / name
+    with pytest.raises(UserError, match="no regular file"):
+        load_pretrained(source)
+    with pytest.raises(UserError):
+        checkpoints.initialize_encoder(small.variables, small.config, tmp_path / name)
+
+
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize("text", [DEEP, "[]", '"x"', "null", '{"views": {}}', '{"other": 1}'])
+def test_a_configuration_that_is_none_is_told(small, tmp_path, text):
+    state_dict = variables_to_reference(small.variables, small.config)
+    save_file(state_dict, tmp_path / "a.safetensors", {"config": text})
+    write_pytorch_file(tmp_path / "a.pth", {"state_dict": state_dict, "config": text})
+    save_pretrained(small, tmp_path / "folder")
+    (tmp_path / "folder" / "config" / "metadata").write_text(text)
+    for name in ("a.safetensors", "a.pth", "folder"):
+        with pytest.raises(UserError, match=name) as refusal:
+            load_pretrained(tmp_path / name)
+        assert "\n" not in str(refusal.value)
+        assert len(str(refusal.value)) < 600
+
+
+@pytest.mark.parametrize("file", ["_CHECKPOINT_METADATA", "variables/_METADATA"])
+@pytest.mark.parametrize("text", [DEEP, "[]", "null", '{"item_handlers": 3}'])
+def test_damaged_metadata_of_orbax_is_told(small, tmp_path, file, text):
+    save_pretrained(small, tmp_path / "folder")
+    (tmp_path / "folder" / file).write_text(text)
+    with contextlib.suppress(UserError):  # Orbax can do without some of it
+        load_pretrained(tmp_path / "folder")
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", '"x"', "null", DEEP, '{"psnr": "x"}', '{"psnr": []}', '{"psnr": NaN}']
+)
+def test_metrics_of_a_step_that_are_none_are_told(tmp_path, text):
+    path = tmp_path / "checkpoints" / "5" / "metrics" / "metrics"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"5/metrics/metrics.*; delete \S+/checkpoints/5"):
+        load_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"5/metrics/metrics.*; delete \S+/checkpoints/5"):
+        TrainingCheckpoints(tmp_path / "checkpoints", 2)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"contextual_depth": 3000}, {"primary_width": 2**70}, {"views": []}]
+)
+def test_a_hostile_configuration_in_a_checkpoint_is_refused_before_tracing(
+    small, tmp_path, monkeypatch, changes
+):
+    state_dict = variables_to_reference(small.variables, small.config)
+    text = json.dumps({**small.config.to_dict(), **changes})
+    save_file(state_dict, tmp_path / "a.safetensors", {"config": text})
+    write_pytorch_file(tmp_path / "a.pth", {"state_dict": state_dict, "config": text})
+    save_pretrained(small, tmp_path / "folder")
+    (tmp_path / "folder" / "config" / "metadata").write_text(text)
+    monkeypatch.setattr(jax, "eval_shape", None)
+    for name in ("a.safetensors", "a.pth", "folder"):
+        told = f"{name}: its configuration cannot be used .{next(iter(changes))} is"
+        with pytest.raises(UserError, match=told):
+            load_pretrained(tmp_path / name)
+
+
+def test_few_tensors_for_a_deep_configuration_are_refused_before_tracing(tmp_path, monkeypatch):
+    text = json.dumps({**base().to_dict(), "primary_depth": 64, "decoder_depth": 64})
+    save_file({"a": np.zeros(3)}, tmp_path / "a.safetensors", {"config": text})
+    monkeypatch.setattr(jax, "eval_shape", None)
+    with pytest.raises(UserError, match=r"0 of \d+ names fit"):
+        load_pretrained(tmp_path / "a.safetensors")

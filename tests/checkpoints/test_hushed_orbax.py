@@ -1,0 +1,40 @@
+"""What the host application's loggers and hooks are after a checkpoint was read or written."""
+
+import logging
+import sys
+
+import pytest
+
+from vitdeblur_jax import load_pretrained, save_pretrained
+from vitdeblur_jax.checkpoints.orbax_folders import hushed_orbax
+from vitdeblur_jax.utils import signals
+from vitdeblur_jax.utils.errors import UserError
+
+
+def state():
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    return [list(logger.filters) for logger in loggers], sys.unraisablehook
+
+
+def test_an_error_leaves_no_filter_and_no_hook(small, tmp_path):
+    before = state()
+    save_pretrained(small, tmp_path / "checkpoint")
+    for path in (tmp_path / "checkpoint/variables").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    with pytest.raises(UserError):
+        load_pretrained(tmp_path / "checkpoint")
+    assert state() == before
+
+
+@pytest.mark.parametrize("error", [UserError, KeyboardInterrupt])
+def test_only_the_process_of_a_command_stays_hushed_after_an_error(monkeypatch, error):
+    before, (filters, hook) = state(), state()
+    for is_command in (False, True):
+        monkeypatch.setattr(signals, "is_listening", lambda is_command=is_command: is_command)
+        with pytest.raises(error), hushed_orbax():
+            raise error
+        assert (state() == before) == (not is_command)
+    for name, old in zip(("absl", "asyncio"), filters, strict=True):
+        logging.getLogger(name).filters[:] = old
+    sys.unraisablehook = hook

@@ -1,0 +1,284 @@
+"""Between our variables and the state dict of the released PyTorch code, in both directions.
+
+The released network sees BGR images, normalised with ImageNet's R, G, B figures in that order. Ours
+sees RGB, rightly normalised. Both compute the same when the difference is folded into three kernels
+and one bias, which is done here and nowhere else. The folding is exact but for rounding: each entry
+of the patch kernel is off by at most 1.2e-7 of itself after a round trip, the patch bias by at most
+1e-6 of the sum of the absolute kernel entries and itself, everything else by nothing.
+"""
+
+import math
+
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from flax import traverse_util
+
+from vitdeblur_jax.checkpoints.state_dicts import StateDict, check_weights, without_prefix
+from vitdeblur_jax.models import ViTDeblur, abstract_variables
+from vitdeblur_jax.models.vitdeblur.configuration import token_grid
+from vitdeblur_jax.models.vitdeblur.position_embedding import (
+    resize_position_embedding,
+    sincos_position_embedding,
+)
+from vitdeblur_jax.models.vitdeblur.tokenizer import IMAGENET_MEAN, IMAGENET_STD
+from vitdeblur_jax.utils.errors import UserError
+from vitdeblur_jax.utils.shapes import Shapes, check_most_names, check_shapes
+
+_ENCODER = "primary_encoder.pretrain_mae"
+_POSITION = f"{_ENCODER}.pos_embed"
+_PATCH = f"{_ENCODER}.patch_embed.proj"
+_CLASS_TOKEN = f"{_ENCODER}.cls_token"
+_INPUT, _OUTPUT = "inputecoding_step", "outputprojr_step"
+
+
+def variables_from_reference(
+    state_dict: StateDict, config: ml_collections.ConfigDict, where: str
+) -> tuple[dict, dict[str, np.ndarray]]:
+    """Returns our variables (float32) and the entries of `state_dict` that nothing uses.
+
+    Args:
+      state_dict: the reference's names, all behind the same prefix or none, and PyTorch layouts;
+        any float dtype. Without a position table, the reference's own is computed.
+      config: of the model.
+      where: the file's name, for errors.
+
+    Raises:
+      UserError: entries are missing or of another shape or dtype; the first ones are named.
+    """
+    names = reference_names(config)
+    state_dict = without_prefix(state_dict, names.values(), where)
+    check_most_names(state_dict, names.values(), where)
+    shapes = reference_shapes(config)
+    optional = {_POSITION} - state_dict.keys()
+    _check(state_dict, {n: shape for n, shape in shapes.items() if n not in optional}, where)
+    if optional:
+        state_dict = {**state_dict, _POSITION: _reference_position_table(config)}
+    rgb = _swap_rgb_and_bgr({name: np.asarray(state_dict[name], np.float32) for name in shapes})
+    flat = {path: _to_ours(rgb[name], path) for path, name in names.items()}
+    unused = {name: value for name, value in state_dict.items() if name not in shapes}
+    return traverse_util.unflatten_dict(flat), unused
+
+
+def variables_to_reference(
+    variables: dict, config: ml_collections.ConfigDict, unused: StateDict | None = None
+) -> dict[str, np.ndarray]:
+    """Returns a state dict that the reference's own strict loading takes.
+
+    Args:
+      variables: ours.
+      config: of the model.
+      unused: entries that the reference holds and never uses, as `variables_from_reference` gave
+        them; those that are lacking become zeros.
+    """
+    flat = traverse_util.flatten_dict(variables)
+    names = reference_names(config)
+    rgb = {name: _to_reference(np.asarray(flat[path]), path) for path, name in names.items()}
+    return {**_unused_zeros(config), **(unused or {}), **_swap_rgb_and_bgr(rgb)}
+
+
+def encoder_from_pretraining(
+    variables: dict, state_dict: StateDict, config: ml_collections.ConfigDict, where: str
+) -> tuple[dict, tuple[str, ...]]:
+    """Returns variables whose tokenizer and primary encoder come from MAE or TinyMIM.
+
+    These see RGB, so nothing is folded. The position table is resized from the file's, or from the
+    sin-cos table where it has none.
+
+    Args:
+      variables: of the model to initialise; not changed.
+      state_dict: of the pretrained encoder (`mae_pretrain_vit_base.pth`'s "model", TinyMIM's).
+      config: of the model.
+      where: the file's name, for errors.
+
+    Returns:
+      The new variables, and the names of the entries that were not needed.
+
+    Raises:
+      UserError: entries are missing or of another shape or dtype; the first ones are named.
+    """
+    prefix = f"{_ENCODER}."
+    names = {
+        path: name
+        for path, name in reference_names(config).items()
+        if name.startswith(prefix) and name != _POSITION
+    }
+    shapes = {
+        name.removeprefix(prefix): shape
+        for name, shape in reference_shapes(config).items()
+        if name in names.values()
+    }
+    state_dict = without_prefix(state_dict, [*shapes, "pos_embed"], where)
+    _check(state_dict, shapes, where)
+    flat = traverse_util.flatten_dict(variables)
+    for path, name in names.items():
+        value = np.asarray(state_dict[name.removeprefix(prefix)], np.float32)
+        flat[path] = jnp.asarray(_to_ours(value, path))
+    table = state_dict.get("pos_embed")
+    if table is not None:
+        _check_table(table, config.primary_width, where)
+    flat["position_embedding", "tokenizer", "table"] = _resized_table(table, config)
+    used = {*shapes, "pos_embed"}
+    return traverse_util.unflatten_dict(flat), tuple(n for n in state_dict if n not in used)
+
+
+def reference_shapes(config: ml_collections.ConfigDict) -> dict[str, tuple[int, ...]]:
+    """Returns the names and PyTorch shapes of all entries that the network uses."""
+    ours = traverse_util.flatten_dict(abstract_variables(ViTDeblur(**config)))
+    return {
+        name: _to_reference(np.broadcast_to(np.float32(0), ours[path].shape), path).shape
+        for path, name in reference_names(config).items()
+    }
+
+
+def reference_names(config: ml_collections.ConfigDict) -> dict[tuple[str, ...], str]:
+    """Returns the reference's name of each of our variables, by path."""
+    names = {
+        ("params", "tokenizer", "class_token"): _CLASS_TOKEN,
+        ("position_embedding", "tokenizer", "table"): _POSITION,
+        ("params", "contextual_encoder", "blur_parameter"): "contextual_encoder.blur_parameter",
+    }
+
+    def linear(path, name, bias=True):
+        names["params", *path, "kernel"] = f"{name}.weight"
+        if bias:
+            names["params", *path, "bias"] = f"{name}.bias"
+
+    def norm(path, name):
+        names["params", *path, "scale"] = f"{name}.weight"
+        names["params", *path, "bias"] = f"{name}.bias"
+
+    def blocks(part, depth, name):
+        for i in range(depth):
+            path, block = (part, f"blocks_{i}"), f"{name}.{i}"
+            norm((*path, "attention_norm"), f"{block}.norm1")
+            linear((*path, "attention", "query_key_value"), f"{block}.attn.qkv")
+            linear((*path, "attention", "output"), f"{block}.attn.proj")
+            norm((*path, "mlp_norm"), f"{block}.norm2")
+            linear((*path, "mlp", "expand"), f"{block}.mlp.fc1")
+            linear((*path, "mlp", "contract"), f"{block}.mlp.fc2")
+
+    linear(("tokenizer", "patch_embedding"), _PATCH)
+    blocks("primary_encoder", config.primary_depth, f"{_ENCODER}.blocks")
+
+    blocks("contextual_encoder", config.contextual_depth, "contextual_encoder.embed_blocks")
+    norm(("contextual_encoder", "norm"), "contextual_encoder.embed_norm")
+    norm(("contextual_encoder", "sharpness_norm"), "contextual_encoder.fc_norm")
+    linear(("contextual_encoder", "sharpness"), "contextual_encoder.head")
+    projector = ("contextual_encoder", "projector")
+    linear((*projector, "hidden"), "contextual_encoder.projector.0")
+    norm((*projector, "batch_norm"), "contextual_encoder.projector.1")
+    for ours, theirs in (("mean", "running_mean"), ("var", "running_var")):
+        path = ("batch_stats", *projector, "batch_norm", ours)
+        names[path] = f"contextual_encoder.projector.1.{theirs}"
+    linear((*projector, "output"), "contextual_encoder.projector.3", bias=False)
+
+    norm(("decoder", "primary_norm"), "decoder.decoder_dnorm1")
+    norm(("decoder", "contextual_norm"), "decoder.decoder_anorm")
+    for i in range(config.decoder_depth):
+        fusion = f"decoder.decoder_linears.{i}"
+        names["params", "decoder", f"fusions_{i}", "scale"] = f"{fusion}.0.weight"
+        names["params", "decoder", f"fusions_{i}", "shift"] = f"{fusion}.0.bias"
+        linear(("decoder", f"fusions_{i}"), f"{fusion}.1")
+    blocks("decoder", config.decoder_depth, "decoder.embed_blocks")
+    norm(("decoder", "norm"), "decoder.decoder_norm")
+    linear(("decoder", "prediction"), "decoder.decoder_pred")
+
+    linear(("image_head", "input_convolution"), _INPUT)
+    linear(("image_head", "output_convolution"), _OUTPUT)
+    return names
+
+
+def _unused_zeros(config) -> dict[str, np.ndarray]:
+    """Returns zeros for what the reference's strict loading asks for and its network never uses."""
+    width, hidden = config.primary_width, config.mlp_ratio * config.primary_width
+    shapes = {
+        f"{_ENCODER}.mask_token": (1, 1, 512),
+        f"{_ENCODER}.norm.weight": (width,),
+        f"{_ENCODER}.norm.bias": (width,),
+        "decoder.decoder_dnorm2.weight": (width,),
+        "decoder.decoder_dnorm2.bias": (width,),
+    }
+    block = f"{_ENCODER}.blocks.{config.primary_depth}"
+    for layer, shape in {
+        "norm1": (width,),
+        "attn.qkv": (3 * width, width),
+        "attn.proj": (width, width),
+        "norm2": (width,),
+        "mlp.fc1": (hidden, width),
+        "mlp.fc2": (width, hidden),
+    }.items():
+        shapes[f"{block}.{layer}.weight"] = shape
+        shapes[f"{block}.{layer}.bias"] = shape[:1]
+    zeros = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    return {**zeros, "contextual_encoder.projector.1.num_batches_tracked": np.zeros((), np.int64)}
+
+
+def _to_ours(value, path):
+    """Turns a PyTorch layout into ours."""
+    if path[-1] in ("class_token", "table"):
+        return value.reshape(value.shape[1:] if path[-1] == "table" else value.shape[2:])
+    if path[-1] == "kernel":
+        return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
+    return value
+
+
+def _to_reference(value, path):
+    """Turns our layout into PyTorch's."""
+    if path[-1] in ("class_token", "table"):
+        return value.reshape((1,) * (3 - value.ndim) + value.shape)
+    if path[-1] == "kernel":
+        return value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
+    return value
+
+
+def _swap_rgb_and_bgr(state_dict: StateDict) -> dict[str, np.ndarray]:
+    """Turns the reference's network into one that sees RGB, or that one back: it undoes itself.
+
+    The reference computes W[c] * (x[c] - m[c]) / s[c] with x[c] the BGR channel c and m, s in RGB
+    order. With k = 2 - c the same light is our channel k, normalised n[k] = (x - m[k]) / s[k], so
+    the kernel becomes W[c] * s[k] / s[c], and the bias takes up W[c] * (m[k] - m[c]) / s[c].
+    """
+    mean, std = IMAGENET_MEAN.astype(np.float64), IMAGENET_STD.astype(np.float64)
+    kernel = state_dict[f"{_PATCH}.weight"].astype(np.float64)
+    reversed_kernel = kernel[:, ::-1] * (std / std[::-1])[:, None, None]
+    moved = kernel * ((mean[::-1] - mean) / std)[:, None, None]
+    bias = state_dict[f"{_PATCH}.bias"] + moved.sum(axis=(1, 2, 3))
+    head = state_dict[f"{_INPUT}.weight"]
+    views = head.reshape(head.shape[0], 2, 3, *head.shape[2:])[:, :, ::-1]
+    return {
+        **state_dict,
+        f"{_PATCH}.weight": reversed_kernel.astype(np.float32),
+        f"{_PATCH}.bias": bias.astype(np.float32),
+        f"{_INPUT}.weight": views.reshape(head.shape),
+        f"{_OUTPUT}.weight": state_dict[f"{_OUTPUT}.weight"][::-1],
+        f"{_OUTPUT}.bias": state_dict[f"{_OUTPUT}.bias"][::-1],
+    }
+
+
+def _reference_position_table(config):
+    return np.asarray(_resized_table(None, config))[None]
+
+
+def _resized_table(table, config):
+    if table is None:
+        table = sincos_position_embedding(config.pretraining_grid, config.primary_width)
+    table = jnp.asarray(np.asarray(table, np.float32).reshape(-1, config.primary_width))
+    grid = token_grid(config.training_window, config.patch_size, config.patch_stride)
+    return resize_position_embedding(table, grid, grid)
+
+
+def _check_table(table, width, where):
+    side = math.isqrt(max(0, table.size // width - 1))
+    if table.shape != (1, 1 + side**2, width):
+        raise UserError(
+            f"{where} does not fit the model: pos_embed is {table.shape}, should be a square grid "
+            f"and a class token, {width} wide"
+        )
+
+
+def _check(state_dict: StateDict, shapes: Shapes, where: str) -> None:
+    used = {name: tuple(state_dict[name].shape) for name in shapes if name in state_dict}
+    check_most_names(state_dict, shapes, where)
+    check_shapes(used, shapes, where)
+    check_weights(state_dict, shapes, where)

@@ -1,0 +1,133 @@
+"""State dicts within the files that training programs write, whatever they are wrapped in."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from vitdeblur_jax.checkpoints.pytorch_files import read_pytorch_file
+from vitdeblur_jax.checkpoints.safetensors_files import read_safetensors
+from vitdeblur_jax.utils.config_checks import shown
+from vitdeblur_jax.utils.errors import UserError
+from vitdeblur_jax.utils.output import tell
+from vitdeblur_jax.utils.shapes import few_of
+
+StateDict = Mapping[str, np.ndarray]
+
+# Where state dicts lie, the ones that are preferred first: those of BasicSR's averages, then those
+# that training goes on from.
+_KEYS = ("state_dict", "model", "params_ema", "params")
+_WEIGHTS = (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)
+
+
+def read_state_dict(path: Path) -> tuple[StateDict, str | None]:
+    """Returns the state dict in a `.safetensors` or PyTorch file, and its configuration as JSON.
+
+    Returns:
+      Arrays by name, and the text that this package stored as "config", or None.
+
+    Raises:
+      UserError: the file cannot be read or holds no state dict.
+    """
+    if path.suffix == ".safetensors":
+        state_dict, metadata = read_safetensors(path)
+        return state_dict, metadata.get("config")
+    contents = read_pytorch_file(path)
+    state_dict = find_state_dict(contents, str(path))
+    saved = contents.get("config") if contents is not state_dict else None
+    return state_dict, saved if isinstance(saved, str) else None
+
+
+def find_state_dict(contents: Any, where: str) -> StateDict:
+    """Returns the one mapping of arrays in what a PyTorch file holds.
+
+    It is looked for at the top, at "state_dict", "model", "params_ema" and "params", and then at
+    any other key. A choice between several is printed.
+
+    Raises:
+      UserError: there is none, or none that is to be preferred; `where` names the file.
+    """
+    if _is_state_dict(contents):
+        return contents
+    if not isinstance(contents, Mapping):
+        raise UserError(f"{where} holds no state dict, but a {type(contents).__name__}")
+    found = {key: value for key, value in contents.items() if _is_state_dict(value)}
+    if not found:
+        raise UserError(f"{where} holds no state dict{_reason(contents)}")
+    preferred = [key for key in _KEYS if key in found]
+    if len(found) > 1:
+        said = f"{where} holds several state dicts, at {few_of(map(shown, found))}"
+        if not preferred:
+            raise UserError(f"{said}; save one of them alone")
+        tell(f"{said}; {preferred[0]!r} is loaded")
+    return found[[*preferred, *found][0]]
+
+
+def without_prefix(state_dict: StateDict, wanted: Iterable[str], where: str) -> StateDict:
+    """Returns the state dict with the prefix removed that stands before the `wanted` names.
+
+    Such as `module.`, `_orig_mod.`, `model.` or `net_g.`. Names without it stay as they are.
+
+    Raises:
+      UserError: the names stand behind two prefixes, equally often.
+    """
+    wanted = set(wanted)
+    longest = max(map(len, wanted))
+    prefixes = Counter(
+        name[:start]
+        for name in state_dict
+        for start in _starts(name, longest)
+        if name[start:] in wanted
+    )
+    (prefix, count), *next_one = prefixes.most_common(2) or [("", 0)]
+    if next_one and next_one[0][1] == count:
+        pair = " and ".join(map(shown, (prefix, next_one[0][0])))
+        raise UserError(f"{where} holds the network more than once, behind {pair}; save it once")
+    stripped = {n[len(prefix) :]: value for n, value in state_dict.items() if n.startswith(prefix)}
+    others = {n: value for n, value in state_dict.items() if not n.startswith(prefix)}
+    return {**others, **stripped}
+
+
+def check_weights(state_dict: StateDict, names: Iterable[str], where: str) -> None:
+    """Raises `UserError` unless those of the names that are there are of a float dtype."""
+    wrong = [
+        f"{name} is {state_dict[name].dtype}"
+        for name in names
+        if name in state_dict and state_dict[name].dtype not in _WEIGHTS
+    ]
+    if wrong:
+        raise UserError(
+            f"{where}: weights are float16, bfloat16, float32 or float64; {few_of(wrong)}"
+        )
+
+
+def _starts(name, longest):
+    """Returns where the parts of a name begin that has dots, within its last `longest` letters."""
+    first = max(0, len(name) - longest)
+    return [at for at in range(first, len(name)) if at == 0 or name[at - 1] == "."]
+
+
+def _is_state_dict(value):
+    return (
+        isinstance(value, Mapping)
+        and len(value) > 0
+        and all(isinstance(key, str) for key in value)
+        and all(isinstance(item, np.ndarray) for item in value.values())
+    )
+
+
+def _reason(contents):
+    """Returns what keeps the likeliest mapping in a file from being a state dict."""
+    inner = (contents.get(key) for key in _KEYS)
+    for mapping in (*inner, contents):
+        entries = mapping.items() if isinstance(mapping, Mapping) else ()
+        others = [shown(key) for key, value in entries if not isinstance(value, np.ndarray)]
+        if len(others) < len(entries):
+            wrong = [shown(key) for key, _ in entries if not isinstance(key, str)]
+            if wrong:
+                return f": names must be strings, not {few_of(wrong)}"
+            return f": no arrays are at {few_of(others)}"
+    return f"; it has the keys {few_of(map(shown, contents))}" if contents else "; it is empty"

@@ -1,0 +1,1 @@
+"""One image of any size: tiling, restoration, files, export."""

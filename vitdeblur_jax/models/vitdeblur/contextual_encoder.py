@@ -1,0 +1,136 @@
+"""The contextual encoder: abstract, sharp representations, and the heads that train it."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vitdeblur_jax.models.layers.transformer_block import Dense, layer_norm, transformer_blocks
+from vitdeblur_jax.utils.errors import UserError
+
+
+class ContextualEncoder(nn.Module):
+    """Blocks and a norm on the last primary output; `blur_parameter` then scales each channel.
+
+    The norm's output is what the losses compare on the sharp image; scaled by `blur_parameter`,
+    which starts at zero, it is h_s, what the decoder gets of the blurred image.
+
+    Attributes:
+      width, depth, heads, mlp_ratio: of the transformer.
+      projector_widths: hidden and output channels of the VICReg projector.
+      rematerialize: recompute the blocks in the backward pass.
+      dtype, precision: see `TransformerBlock`.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    mlp_ratio: int = 4
+    projector_widths: tuple[int, int] = (256, 128)
+    rematerialize: bool = False
+    dtype: str = "float32"
+    precision: str | None = None
+
+    def setup(self):
+        self.blocks = transformer_blocks(
+            self.depth,
+            self.rematerialize,
+            width=self.width,
+            heads=self.heads,
+            mlp_ratio=self.mlp_ratio,
+            dtype=self.dtype,
+            precision=self.precision,
+        )
+        self.norm = layer_norm(1e-5, self.dtype)
+        self.blur_parameter = self.param("blur_parameter", nn.initializers.zeros, (self.width,))
+        self.sharpness_norm = layer_norm(1e-5)
+        self.sharpness = Dense(1, "float32", self.precision)
+        self.projector = Projector(self.projector_widths, self.precision)
+
+    def __call__(
+        self, tokens: Float[Array, "batch tokens embedding"]
+    ) -> Float[Array, "batch tokens embedding"]:
+        """Returns h_s."""
+        return self.scale(self.normalized_tokens(tokens))
+
+    def normalized_tokens(
+        self, tokens: Float[Array, "batch tokens embedding"]
+    ) -> Float[Array, "batch tokens embedding"]:
+        """Returns the tokens after the blocks and the norm, before `blur_parameter`."""
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.norm(tokens)
+
+    def scale(
+        self, normalized: Float[Array, "batch tokens embedding"]
+    ) -> Float[Array, "batch tokens embedding"]:
+        """Returns h_s of tokens that `normalized_tokens` gave."""
+        return normalized * self.blur_parameter.astype(self.dtype)
+
+    def sharpness_logit(
+        self, normalized: Float[Array, "batch tokens embedding"]
+    ) -> Float[Array, " batch"]:
+        """Returns the float32 logit of "this image is sharp" from normalised tokens."""
+        return self.sharpness(self.sharpness_norm(_mean_without_class_token(normalized)))[:, 0]
+
+    def project(
+        self, tokens: Float[Array, "batch tokens embedding"], train: bool
+    ) -> Float[Array, "batch projection"]:
+        """Returns the float32 projection that VICReg's terms are computed on.
+
+        Args:
+          tokens: h_s of a blurred image, or the normalised tokens of a sharp one.
+          train: use the batch's own statistics and update the running ones (the collection
+            "batch_stats" must then be mutable).
+        """
+        return self.projector(_mean_without_class_token(tokens), train)
+
+
+def _mean_without_class_token(tokens):
+    return tokens[:, 1:].astype(jnp.float32).mean(axis=1)
+
+
+class Projector(nn.Module):
+    """Linear, batch norm, ReLU, linear without bias."""
+
+    widths: tuple[int, int]
+    precision: str | None = None
+
+    def setup(self):
+        hidden, output = self.widths
+        self.hidden = Dense(hidden, "float32", self.precision)
+        self.batch_norm = BatchNorm()
+        self.output = Dense(output, "float32", self.precision, use_bias=False)
+
+    def __call__(
+        self, x: Float[Array, "batch width"], train: bool
+    ) -> Float[Array, "batch projection"]:
+        return self.output(jax.nn.relu(self.batch_norm(self.hidden(x), train)))
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation with PyTorch's running statistics.
+
+    Linen's own keeps the running variance biased; PyTorch's, and so a checkpoint's, is unbiased.
+    """
+
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch width"], train: bool) -> Float[Array, "batch width"]:
+        width = x.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones, width)
+        bias = self.param("bias", nn.initializers.zeros, width)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, width)
+        running_variance = self.variable("batch_stats", "var", jnp.ones, width)
+        mean, variance = running_mean.value, running_variance.value
+        if train and not self.is_initializing():
+            if x.shape[0] < 2:
+                raise UserError("batch norm needs at least 2 images to train on; this batch has 1")
+            mean, variance = x.mean(axis=0), x.var(axis=0)
+            unbiased = variance * x.shape[0] / (x.shape[0] - 1)
+            keep, take = self.momentum, 1 - self.momentum
+            running_mean.value = keep * running_mean.value + take * mean
+            running_variance.value = keep * running_variance.value + take * unbiased
+        return (x - mean) * jax.lax.rsqrt(variance + self.epsilon) * scale + bias

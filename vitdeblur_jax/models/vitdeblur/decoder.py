@@ -1,0 +1,121 @@
+"""The decoder: joins primary and contextual representations into a map of image features."""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vitdeblur_jax.models.layers.cpu_products import linear
+from vitdeblur_jax.models.layers.transformer_block import Dense, layer_norm, transformer_blocks
+
+
+class Decoder(nn.Module):
+    """Transformer blocks that take in one primary output each, the last one first.
+
+    Attributes:
+      width, depth, heads, mlp_ratio: of the transformer.
+      patch_stride: side of the square of pixels that a token becomes.
+      feature_channels: channels of the feature map.
+      rematerialize: recompute the blocks in the backward pass.
+      dtype, precision: see `TransformerBlock`.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    patch_stride: int
+    feature_channels: int
+    mlp_ratio: int = 4
+    rematerialize: bool = False
+    dtype: str = "float32"
+    precision: str | None = None
+
+    def setup(self):
+        numerics = {"dtype": self.dtype, "precision": self.precision}
+        self.primary_norm = layer_norm(1e-5, self.dtype)
+        self.contextual_norm = layer_norm(1e-5, self.dtype)
+        self.fusions = [Fusion(self.width, **numerics) for _ in range(self.depth)]
+        self.blocks = transformer_blocks(
+            self.depth,
+            self.rematerialize,
+            width=self.width,
+            heads=self.heads,
+            mlp_ratio=self.mlp_ratio,
+            **numerics,
+        )
+        self.norm = layer_norm(1e-5, self.dtype)
+        self.prediction = Dense(self.patch_stride**2 * self.feature_channels, **numerics)
+
+    def __call__(
+        self,
+        primary: list[Float[Array, "batch tokens primary_width"]],
+        contextual: Float[Array, "batch tokens contextual_width"],
+    ) -> Float[Array, "batch side side channels"]:
+        """Returns the feature map, `patch_stride` pixels a token, of a square image.
+
+        Args:
+          primary: all outputs of the primary encoder, class tokens included.
+          contextual: h_s, class token included.
+        """
+        primary = [tokens[:, 1:] for tokens in primary]
+        primary[-1] = self.primary_norm(primary[-1])
+        x = self.contextual_norm(contextual[:, 1:])
+        for fusion, block, tokens in zip(
+            self.fusions, self.blocks, reversed(primary), strict=False
+        ):
+            x = block(fusion(tokens, x))
+        return tokens_to_map(self.prediction(self.norm(x)), self.patch_stride)
+
+
+def tokens_to_map(
+    tokens: Float[Array, "batch tokens embedding"], side: int
+) -> Float[Array, "batch height width_ channels"]:
+    """Lays tokens, each `side` x `side` pixels x channels, out as one square map."""
+    grid = math.isqrt(tokens.shape[1])
+    pixels = tokens.reshape(tokens.shape[0], grid, grid, side, side, -1)
+    return pixels.transpose(0, 1, 3, 2, 4, 5).reshape(tokens.shape[0], grid * side, grid * side, -1)
+
+
+class Fusion(nn.Module):
+    """LayerNorm and a linear layer on `concatenate([primary, primary, x])`.
+
+    The reference really repeats the primary tokens. Their two parts of the kernel are therefore
+    added up before the product, with the norm's scale folded in: a third less work, and the
+    parameters stay those of the reference, (2 * primary + x) channels long.
+    """
+
+    width: int
+    epsilon: float = 1e-5
+    dtype: str = "float32"
+    precision: str | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        primary: Float[Array, "batch tokens primary_width"],
+        x: Float[Array, "batch tokens embedding"],
+    ) -> Float[Array, "batch tokens fused_width"]:
+        repeated, total = 2 * primary.shape[-1], 2 * primary.shape[-1] + x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (total,))
+        shift = self.param("shift", nn.initializers.zeros, (total,))
+        kernel = self.param("kernel", nn.initializers.xavier_uniform(), (total, self.width))
+        bias = self.param("bias", nn.initializers.zeros, (self.width,))
+
+        scaled = scale[:, None] * kernel
+        primary_kernel = scaled[: repeated // 2] + scaled[repeated // 2 : repeated]
+        constant = jnp.matmul(shift, kernel, precision="highest") + bias
+
+        primary, x = primary.astype(jnp.float32), x.astype(jnp.float32)
+        mean = (2 * primary.sum(-1, keepdims=True) + x.sum(-1, keepdims=True)) / total
+        primary, x = primary - mean, x - mean
+        squares = 2 * (primary**2).sum(-1, keepdims=True) + (x**2).sum(-1, keepdims=True)
+        inverse = jax.lax.rsqrt(squares / total + self.epsilon)
+
+        def product(tokens, matrix):
+            tokens, matrix = (tokens * inverse).astype(self.dtype), matrix.astype(self.dtype)
+            return linear(tokens, matrix, None, self.precision)
+
+        fused = product(primary, primary_kernel) + product(x, scaled[repeated:])
+        return fused + constant.astype(self.dtype)

@@ -1,0 +1,46 @@
+"""The primary feature encoder: keeps as much of the photograph's detail as it can."""
+
+import flax.linen as nn
+from jaxtyping import Array, Float
+
+from vitdeblur_jax.models.layers.transformer_block import transformer_blocks
+
+
+class PrimaryEncoder(nn.Module):
+    """The first blocks of a masked autoencoder's ViT, without a final norm.
+
+    Attributes:
+      width, depth, heads, mlp_ratio: of the transformer (ViT-B/16 has 768, 12 and 4; 4 blocks).
+      rematerialize: recompute the blocks in the backward pass.
+      dtype, precision: see `TransformerBlock`.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    mlp_ratio: int = 4
+    rematerialize: bool = False
+    dtype: str = "float32"
+    precision: str | None = None
+
+    def setup(self):
+        self.blocks = transformer_blocks(
+            self.depth,
+            self.rematerialize,
+            width=self.width,
+            heads=self.heads,
+            mlp_ratio=self.mlp_ratio,
+            epsilon=1e-6,
+            dtype=self.dtype,
+            precision=self.precision,
+        )
+
+    def __call__(
+        self, tokens: Float[Array, "batch tokens embedding"]
+    ) -> list[Float[Array, "batch tokens embedding"]]:
+        """Returns the tokens after each of the blocks, the first block's first."""
+        outputs = []
+        for block in self.blocks:
+            tokens = block(tokens)
+            outputs.append(tokens)
+        return outputs

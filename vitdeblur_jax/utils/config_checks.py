@@ -1,0 +1,192 @@
+"""Checks of config values: one table per config, from each key to the values it may have.
+
+    check_values(config, {
+        "steps": integer(1),
+        "optimizer.b1": number(0, 1, below_high=True),
+        "data.kind": choice("pairs", "prepared"),
+        "projector_widths": sequence(integer(1, 65536), length=2),
+    })
+
+A value that breaks its rule is a `UserError`, such as "optimizer.b1 is nan; it must be a finite
+number >= 0 and < 1".
+"""
+
+import math
+import reprlib
+from collections.abc import Callable, Iterable, Mapping
+from numbers import Integral, Real
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from vitdeblur_jax.utils.errors import UserError, nearest
+
+_LARGEST = 2**31 - 1
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+
+
+class Rule(NamedTuple):
+    """What a value may be.
+
+    Attributes:
+      accepts: Returns whether a value of any type is allowed; never raises.
+      wanted: What is allowed, to complete "it must be ...".
+      choices: The allowed texts, if there are only a few.
+    """
+
+    accepts: Callable[[Any], bool]
+    wanted: str
+    choices: tuple[str, ...] = ()
+
+
+def integer(low: int, high: int = _LARGEST) -> Rule:
+    """Returns the rule for integers from `low` to `high`, both included; bools are refused."""
+    wanted = f"an integer from {low} to {high}" if high < _LARGEST else f"an integer >= {low}"
+    if high == _LARGEST:
+        wanted += " and below 2^31"
+    return Rule(lambda value: _is_integer(value) and low <= value <= high, wanted)
+
+
+def number(
+    low: float | int = -math.inf,
+    high: float | int = math.inf,
+    *,
+    above_low: bool = False,
+    below_high: bool = False,
+) -> Rule:
+    """Returns the rule for finite numbers in a range; bools, nan and infinity are refused.
+
+    Args:
+      low: The smallest number allowed.
+      high: The largest number allowed.
+      above_low: Refuse `low` itself.
+      below_high: Refuse `high` itself.
+    """
+
+    def accepts(value):
+        if not isinstance(value, Real) or isinstance(value, bool):
+            return False
+        try:
+            value = float(value)
+        except OverflowError:
+            return False
+        in_range = low <= value <= high and math.isfinite(value)
+        return in_range and not (above_low and value == low) and not (below_high and value == high)
+
+    bounds = [f"{'>' if above_low else '>='} {low:g}"] if low > -math.inf else []
+    bounds += [f"{'<' if below_high else '<='} {high:g}"] if high < math.inf else []
+    return Rule(accepts, " ".join(["a finite number", " and ".join(bounds)]).strip())
+
+
+def flag() -> Rule:
+    """Returns the rule for True and False."""
+    return Rule(lambda value: isinstance(value, bool), "True or False")
+
+
+def text() -> Rule:
+    """Returns the rule for any string."""
+    return Rule(lambda value: isinstance(value, str), "a string")
+
+
+def choice(*choices: str | int) -> Rule:
+    """Returns the rule for one of a few strings or integers."""
+    return Rule(
+        lambda value: (
+            isinstance(value, str | int) and not isinstance(value, bool) and value in choices
+        ),
+        f"one of {', '.join(map(str, choices))}",
+        tuple(value for value in choices if isinstance(value, str)),
+    )
+
+
+def sequence(item: Rule, *, length: int | None = None) -> Rule:
+    """Returns the rule for tuples and lists whose items all obey `item`.
+
+    Args:
+      item: The rule of each item.
+      length: How many items there must be; None for any number.
+    """
+
+    def accepts(value):
+        if not isinstance(value, tuple | list) or length not in (None, len(value)):
+            return False
+        return all(map(item.accepts, value))
+
+    count = "a tuple" if length is None else f"a tuple of {length}"
+    return Rule(accepts, f"{count}, each {item.wanted}")
+
+
+def check_values(config: Any, rules: Mapping[str, Rule], prefix: str = "") -> None:
+    """Checks the type and range of every value that has a rule.
+
+    Args:
+      config: Holds the keys as attributes: a ConfigDict, a Linen module, a dataclass.
+      rules: By key; a dotted key is looked up in nested configs.
+      prefix: Of the keys in the message, such as "model.".
+
+    Raises:
+      UserError: A value breaks its rule; names key, value and rule.
+    """
+    for key, rule in rules.items():
+        value = config
+        for part in key.split("."):
+            value = getattr(value, part)
+        if not rule.accepts(value):
+            near = nearest(value, rule.choices) if isinstance(value, str) else ""
+            raise UserError(f"{prefix}{key} is {shown(value)}{near}; it must be {rule.wanted}")
+
+
+def check_paths(config: Any, known: Iterable[str]) -> None:
+    """Checks that a config has the keys it must have, and no others.
+
+    Args:
+      config: A ConfigDict; groups of keys are ConfigDicts in it.
+      known: The dotted path of each key, without those of the groups.
+
+    Raises:
+      UserError: A key is unknown (names the nearest one), missing, or a value where a group of keys
+        must be.
+    """
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"the config is {shown(config)}; it must be an ml_collections.ConfigDict")
+    known = list(known)
+    groups = {path[:place] for path in known for place, sign in enumerate(path) if sign == "."}
+    found = set(_paths(config, groups))
+    check_keys(sorted(found), known, "the config")
+    missing = [path for path in known if path not in found]
+    if missing:
+        raise UserError(f"the config lacks the key {missing[0]!r}")
+
+
+def _paths(config, groups, prefix=""):
+    for key, value in config.items():
+        path = f"{prefix}{key}"
+        if path not in groups:
+            yield path
+        elif isinstance(value, ConfigDict):
+            yield from _paths(value, groups, f"{path}.")
+        else:
+            raise UserError(f"{path} is {shown(value)}; it must be a group of keys")
+
+
+def check_keys(keys: Iterable[Any], known: Iterable[str], what: str) -> None:
+    """Raises `UserError` for the first of `keys` that is not `known`; `what` has no such key."""
+    known = list(known)
+    for key in keys:
+        if key not in known:
+            near = nearest(key, known) if isinstance(key, str) else ""
+            raise UserError(f"{what} has no key {shown(key)}{near}")
+
+
+def shown(value: Any) -> str:
+    """Returns any value as one short line, for a message."""
+    try:
+        said = _SHORT.repr(value)
+    except Exception:  # an integer of over 4300 digits, or a repr that fails
+        said = f"a value of type {type(value).__name__}"
+    return " ".join(said.split())[:100]
+
+
+def _is_integer(value):
+    return isinstance(value, Integral) and not isinstance(value, bool)

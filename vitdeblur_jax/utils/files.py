@@ -1,0 +1,233 @@
+"""Files and folders that appear whole or not at all.
+
+A file or folder is written under a temporary name beside its target, `.TARGET.HOST-PID-RANDOM.tmp`,
+and takes the target's place when it is whole. If the process is killed, the temporary stays; the
+next process that writes into the same folder removes it.
+"""
+
+import contextlib
+import ctypes
+import errno
+import functools
+import hashlib
+import os
+import re
+import shutil
+import socket
+import stat
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from vitdeblur_jax.utils import signals
+from vitdeblur_jax.utils.errors import ExistsError, UserError, one_line
+
+_TEMPORARY = re.compile(r"\.(.+)\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp", re.DOTALL)
+_LONGEST_NAME = 200  # bytes of the target's name in a temporary file's: 255 are allowed in all
+_DAY = 24 * 3600
+_NEW, _OLD = "new", "old"  # within a temporary folder
+_RENAME_EXCHANGE, _AT_FDCWD = 2, -100  # of linux/fs.h and fcntl.h
+_NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
+
+
+@contextlib.contextmanager
+def replaced_when_whole(path: str | os.PathLike[str], overwrite: bool = True) -> Iterator[Path]:
+    """Gives a temporary path beside `path`, which takes its place if the block succeeds.
+
+    The new file gets the permissions of the one that it replaces. Without `overwrite`, a file that
+    another process has put there in the meantime is kept.
+
+    After any failure, Ctrl-C included, the temporary is gone and what stood at `path` is untouched.
+    A symbolic link stays one: the file that it points to is replaced.
+
+    Raises:
+      UserError: the block or the replacing failed with an `OSError` (a full disk, no permission).
+    """
+    target = Path(os.path.realpath(_absolute(path)))
+    temporary = _temporary(target)
+    try:
+        remove_abandoned(target.parent)
+        temporary.touch()
+        mode = (target if target.exists() else temporary).stat().st_mode
+        yield temporary
+        temporary.chmod(mode)  # some libraries make their files private
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())  # a full disk may show only here
+        if target.exists() and not overwrite:
+            raise ExistsError(f"{path} has come into being meanwhile; --force overwrites it")
+        os.replace(temporary, target)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({one_line(error)})") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        del _in_use[temporary]
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes a UTF-8 text file by `replaced_when_whole`."""
+    with replaced_when_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def check_absent(path: str | os.PathLike[str]) -> None:
+    """Raises `UserError` if there is something at `path`, a dead link included."""
+    if os.path.lexists(path):
+        raise UserError(f"{path} exists; give another name, or delete it first")
+
+
+@contextlib.contextmanager
+def folder_when_whole(
+    path: str | os.PathLike[str],
+    check: Callable[[str | os.PathLike[str]], None] = check_absent,
+) -> Iterator[Path]:
+    """Gives an empty temporary folder beside `path`, which takes its place if the block succeeds.
+
+    A folder at `path` that passes `check` is exchanged for the new one and deleted. Where the
+    system can, the exchange is one atomic step. Elsewhere the old folder is moved away first, and
+    `repair_folder` puts it back if the process is killed at that moment.
+
+    After any failure, Ctrl-C included, the temporary is gone and what stood at `path` is untouched.
+
+    Args:
+      path: of the folder to write.
+      check: raises `UserError` unless what is at `path` may be deleted; called before the block and
+        again after it.
+
+    Raises:
+      UserError: `check` did, or the block or the renaming failed with an `OSError` (a full disk, no
+        permission).
+    """
+    target = _absolute(path)
+    check(path)
+    temporary = _temporary(target)
+    new, old = temporary / _NEW, temporary / _OLD
+    try:
+        remove_abandoned(target.parent)
+        temporary.mkdir()
+        new.mkdir()
+        yield new
+        check(path)
+        _put_in_place(new, target, old)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({one_line(error)})") from error
+    finally:
+        if os.path.lexists(old) and not os.path.lexists(target):
+            os.rename(old, target)
+        shutil.rmtree(temporary, ignore_errors=True)
+        del _in_use[temporary]
+
+
+def repair_folder(path: str | os.PathLike[str]) -> None:
+    """Puts back the folder that a killed process had moved away from `path` to replace it."""
+    target = _absolute(path)
+    if not os.path.lexists(target):
+        with contextlib.suppress(OSError):
+            _remove_abandoned(target.parent)
+
+
+@functools.cache
+def remove_abandoned(folder: Path) -> None:
+    """Removes the temporaries in `folder` whose writers are dead; once per process.
+
+    A writer on this machine is dead if no process has its id. One on another machine, which may
+    share the disk, counts as dead when its temporary is a day old.
+    """
+    with contextlib.suppress(OSError):
+        _remove_abandoned(folder)
+
+
+def _remove_abandoned(folder):
+    with os.scandir(folder) as entries:
+        found = [(Path(entry.path), _TEMPORARY.fullmatch(entry.name)) for entry in entries]
+    for path, parts in found:
+        if parts and _is_abandoned(path, parts[2], int(parts[3])):
+            _remove_temporary(path, folder / parts[1])
+
+
+def _remove_temporary(path, target):
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    if os.path.lexists(path / _OLD) and not os.path.lexists(target):
+        os.rename(path / _OLD, target)
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_abandoned(path, host, pid):
+    if host != _this_host():
+        return time.time() - path.lstat().st_mtime > _DAY
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
+
+
+def _temporary(target):
+    name = os.fsdecode(os.fsencode(target.name)[:_LONGEST_NAME])
+    path = target.parent / f".{name}.{_this_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
+    _in_use[path] = target
+    return path
+
+
+def _remove_those_in_use():
+    """Removes the temporaries of this process, which a signal ends."""
+    for path, target in list(_in_use.items()):
+        with contextlib.suppress(OSError):
+            _remove_temporary(path, target)
+
+
+_in_use: dict[Path, Path] = {}  # targets by their temporaries
+signals.before_end(_remove_those_in_use)
+
+
+def _absolute(path):
+    if "\0" in os.fsdecode(path):
+        raise UserError(f"{os.fsdecode(path)!r}: a path cannot hold a NUL character")
+    return Path(os.path.abspath(path))
+
+
+@functools.cache
+def _this_host():
+    try:
+        processes = os.readlink("/proc/self/ns/pid")  # containers count their own processes
+    except OSError:
+        processes = ""
+    return hashlib.sha256(f"{socket.gethostname()} {processes}".encode()).hexdigest()[:8]
+
+
+def _put_in_place(new, target, old):
+    """Renames `new` to `target`; a folder that stood there lies under the other name then."""
+    if not os.path.lexists(target):
+        os.rename(new, target)
+    elif not _exchange(new, target):
+        os.rename(target, old)
+        os.rename(new, target)
+
+
+def _exchange(one, other):
+    """Exchanges two folders in one step; returns False where the system has no such call."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    paths = [os.fsencode(path) for path in (one, other)]
+    if rename(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in _NO_EXCHANGE:
+        return False
+    raise OSError(code, os.strerror(code))
+
+
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """Raises `UserError` if `path` is a pipe, device or socket: reading one may never end."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({one_line(error)})") from error
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise UserError(f"{path} is no regular file; copy what it gives into one")

@@ -1,0 +1,62 @@
+"""JSON files, read within bounds."""
+
+import json
+import os
+from typing import Any
+
+from vitdeblur_jax.utils.errors import UserError, one_line
+from vitdeblur_jax.utils.files import check_regular
+
+_LARGEST_JSON = 256 * 2**20
+_DEEPEST_JSON = 64
+
+
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads a JSON file whose outermost value is an object.
+
+    Raises:
+      UserError: it is missing, too large, nested too deeply, damaged or no object.
+    """
+    check_regular(path)
+    try:
+        with open(path, "rb") as file:
+            text = file.read(_LARGEST_JSON + 1)
+        if len(text) > _LARGEST_JSON:
+            raise UserError(f"{path}: too large for JSON (over {_LARGEST_JSON >> 20} MB)")
+        return parse_json(text.decode("utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({one_line(error)})") from error
+
+
+def parse_json(text: str, where: str) -> dict[str, Any]:
+    """Parses a JSON object; `where` names its file in errors.
+
+    Raises:
+      UserError: it is nested too deeply, damaged or no object.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise UserError(f"{where}: its JSON is nested too deeply") from None
+    except ValueError as error:
+        raise UserError(f"{where}: damaged JSON ({one_line(error)})") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: its JSON holds {_kind(value)}, where an object belongs")
+    if _is_deeper(value, _DEEPEST_JSON):
+        raise UserError(f"{where}: its JSON is nested too deeply")
+    return value
+
+
+def _kind(value):
+    kinds = {list: "a list", str: "a string", bool: "true or false", type(None): "null"}
+    return kinds.get(type(value), "a number")
+
+
+def _is_deeper(value, levels):
+    layer = [value]
+    for _ in range(levels):
+        inner = [part.values() if isinstance(part, dict) else part for part in layer]
+        layer = [item for part in inner for item in part if isinstance(item, dict | list)]
+        if not layer:
+            return False
+    return True
