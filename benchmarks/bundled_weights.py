@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vitdeblur_jax.checkpoints.load_save import Pretrained, load_pretrained
+from vitdeblur_jax.checkpoints.load_save import load_pretrained
+from vitdeblur_jax.checkpoints.pretrained import Pretrained
 from vitdeblur_jax.data.apertures import disk
 from vitdeblur_jax.data.defocus import defocus
 from vitdeblur_jax.data.image_io import as_8_bits, list_photographs, read_rgb

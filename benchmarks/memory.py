@@ -43,7 +43,7 @@ def measure(name: str, width: int, height: int) -> tuple[str, ...]:
     """Returns the row of one case."""
     import jax
 
-    from vitdeblur_jax.checkpoints.load_save import Pretrained
+    from vitdeblur_jax.checkpoints.pretrained import Pretrained
     from vitdeblur_jax.inference.deblurring import deblur
     from vitdeblur_jax.inference.tiling import count_windows
     from vitdeblur_jax.models import ViTDeblur, initial_variables

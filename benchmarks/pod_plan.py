@@ -27,7 +27,7 @@ import ml_collections
 from benchmarks.chips import GPUS_A_MACHINE, Chip, chip
 from benchmarks.collectives import Traffic, collectives
 from benchmarks.flops import count_flops
-from vitdeblur_jax.cli.with_config import run_with_config
+from vitdeblur_jax.cli.with_config import import_jax, run_with_config
 from vitdeblur_jax.distributed.sharding import DATA, FSDP, batch_sharded, make_mesh, spec_of
 from vitdeblur_jax.training.configuration import check_config, default_config
 from vitdeblur_jax.training.optimizer import trained_part
@@ -90,7 +90,9 @@ def main() -> None:
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     }
     jax.config.update("jax_platforms", "cpu")
-    run_with_config(lambda config, _: report(config, options), required=("config",))
+    run_with_config(
+        lambda config, _: report(config, options), required=("config",), find=import_jax
+    )
 
 
 def report(config: ml_collections.ConfigDict, options: argparse.Namespace) -> int:

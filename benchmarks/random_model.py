@@ -1,6 +1,6 @@
 """The base model with random variables, for measuring what does not depend on their values."""
 
-from vitdeblur_jax.checkpoints.load_save import Pretrained
+from vitdeblur_jax.checkpoints.pretrained import Pretrained
 from vitdeblur_jax.models import ViTDeblur, initial_variables
 from vitdeblur_jax.models.vitdeblur.configuration import base
 

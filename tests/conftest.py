@@ -26,7 +26,7 @@ with install_import_hook("vitdeblur_jax", "beartype.beartype"):
 from tests.compilation import compile_fast_and_cache, optimized_compilation
 from tests.small_model import small_pretrained
 from tests.stand_in_weights import reference_state_dict
-from vitdeblur_jax.checkpoints.load_save import Pretrained
+from vitdeblur_jax.checkpoints.pretrained import Pretrained
 from vitdeblur_jax.checkpoints.reference import variables_from_reference
 from vitdeblur_jax.models import ViTDeblur
 from vitdeblur_jax.models.vitdeblur.configuration import base

@@ -7,7 +7,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from vitdeblur_jax.checkpoints.load_save import Pretrained
+from vitdeblur_jax.checkpoints.pretrained import Pretrained
 from vitdeblur_jax.checkpoints.safetensors_files import write_safetensors
 from vitdeblur_jax.models import ViTDeblur, abstract_variables
 from vitdeblur_jax.models.vitdeblur.configuration import complete_configuration

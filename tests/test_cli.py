@@ -20,12 +20,11 @@ from vitdeblur_jax import (
     Pretrained,
     UserError,
     deblur,
-    deblurring,
     load_pretrained,
-    restore_files,
     save_pretrained,
 )
 from vitdeblur_jax.cli.main import main
+from vitdeblur_jax.inference import deblurring, restore_files
 
 STRIDE = 30
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

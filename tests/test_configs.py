@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from vitdeblur_jax.checkpoints.load_save import digest, load_pretrained
+from vitdeblur_jax.checkpoints.load_save import load_pretrained
+from vitdeblur_jax.checkpoints.pretrained import digest
 from vitdeblur_jax.training import train
 from vitdeblur_jax.training.configuration import check_config
 from vitdeblur_jax.utils.errors import UserError

@@ -17,7 +17,7 @@ import skimage.data
 from packaging.requirements import Requirement
 
 from vitdeblur_jax import deblur, load_pretrained, save_pretrained
-from vitdeblur_jax.checkpoints.load_save import load_save as checkpoints
+from vitdeblur_jax.checkpoints.pretrained import configuration_to_json, digest
 from vitdeblur_jax.cli.main import main
 from vitdeblur_jax.inference.export import exported_functions
 
@@ -99,7 +99,7 @@ def test_two_exports_in_one_process_are_two_models(exported, tmp_path, monkeypat
     assert not np.array_equal(one.load()(image), two.load()(image))
     files = {name: getattr(module, "__file__", None) for name, module in sys.modules.items()}
     added = {name for name, file in files.items() if file and file.startswith(str(tmp_path))}
-    assert added == {"one", "one.photograph", "two", "two.photograph"}
+    assert added == {"one", "one.tiling", "two", "two.tiling"}
     for name in added:
         monkeypatch.delitem(sys.modules, name)
 
@@ -126,12 +126,10 @@ def test_photographs_are_restored_without_this_package(checkpoint, exported, tmp
 def test_the_metadata_tells_what_it_is(checkpoint, exported):
     metadata = json.loads((exported / "metadata.json").read_text())
     pretrained = load_pretrained(checkpoint)
-    assert metadata["configuration"] == json.loads(
-        checkpoints.configuration_to_json(pretrained.config)
-    )
+    assert metadata["configuration"] == json.loads(configuration_to_json(pretrained.config))
     with np.load(exported / "variables.npz") as file:
-        assert metadata["digest"] == checkpoints.digest(dict(file))
-    assert metadata["digest"] == checkpoints.digest(pretrained.variables)
+        assert metadata["digest"] == digest(dict(file))
+    assert metadata["digest"] == digest(pretrained.variables)
     assert metadata["source"] == "small.safetensors"
     assert metadata["platforms"] == ["cpu", "cuda", "tpu"]
     assert metadata["batch_size"] is None

@@ -5,8 +5,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from vitdeblur_jax.checkpoints import checksums
 from vitdeblur_jax.checkpoints.checksums import checksum
-from vitdeblur_jax.checkpoints.load_save import checksums
 
 RNG = np.random.default_rng(0)
 

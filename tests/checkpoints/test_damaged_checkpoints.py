@@ -11,10 +11,10 @@ from safetensors.numpy import save_file
 
 from vitdeblur_jax import (
     UserError,
-    checkpoints,
     load_pretrained,
     save_pretrained,
 )
+from vitdeblur_jax.checkpoints import load_save as checkpoints
 from vitdeblur_jax.checkpoints.checksums import checksum
 from vitdeblur_jax.checkpoints.pytorch_files import write_pytorch_file
 from vitdeblur_jax.checkpoints.reference import variables_to_reference

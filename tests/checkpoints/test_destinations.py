@@ -12,8 +12,9 @@ from vitdeblur_jax import (
     load_pretrained,
     save_pretrained,
 )
+from vitdeblur_jax.checkpoints import orbax_folders
 from vitdeblur_jax.checkpoints.destinations import check_replaceable
-from vitdeblur_jax.checkpoints.load_save import convert, orbax_folders
+from vitdeblur_jax.checkpoints.load_save import convert
 from vitdeblur_jax.models.vitdeblur.configuration import base
 
 

@@ -25,12 +25,13 @@ from vitdeblur_jax.checkpoints.orbax_folders import (
     read_folder_variables,
     write_folder,
 )
-from vitdeblur_jax.checkpoints.pretrained import Pretrained as Pretrained
-from vitdeblur_jax.checkpoints.pretrained import checked_configuration, configuration_of
-from vitdeblur_jax.checkpoints.pretrained import configuration_from_json as configuration_from_json
-from vitdeblur_jax.checkpoints.pretrained import configuration_to_json as configuration_to_json
-from vitdeblur_jax.checkpoints.pretrained import digest as digest
-from vitdeblur_jax.checkpoints.pretrained import on_local_devices as on_local_devices
+from vitdeblur_jax.checkpoints.pretrained import (
+    Pretrained,
+    checked_configuration,
+    configuration_from_json,
+    configuration_of,
+    configuration_to_json,
+)
 from vitdeblur_jax.checkpoints.pytorch_files import write_pytorch_file
 from vitdeblur_jax.checkpoints.reference import (
     encoder_from_pretraining,

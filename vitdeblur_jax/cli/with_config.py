@@ -137,7 +137,10 @@ def _mistake(error: Exception, smaller: str) -> str | None:
 
 
 def run_with_config(
-    work: Callable, required: Sequence[str] = ("config", "workdir"), smaller: str = ""
+    work: Callable,
+    required: Sequence[str] = ("config", "workdir"),
+    smaller: str = "",
+    find: Callable[[], None] = find_devices,
 ) -> None:
     """Runs `work(config, workdir)` with the absl flags --config and --workdir, then exits.
 
@@ -146,11 +149,14 @@ def run_with_config(
         from this call on.
       required: the flags that may not be missing.
       smaller: as of `exit_status`.
+      find: called before the work; other than the default where the work makes up devices.
     """
-    sys.exit(run_process(lambda: _run_with_flags(work, required, smaller)))
+    sys.exit(run_process(lambda: _run_with_flags(work, required, smaller, find)))
 
 
-def _run_with_flags(work: Callable, required: Sequence[str], smaller: str) -> None:
+def _run_with_flags(
+    work: Callable, required: Sequence[str], smaller: str, find: Callable[[], None]
+) -> None:
     from absl import app, flags
     from ml_collections import config_flags
 
@@ -176,7 +182,7 @@ def _run_with_flags(work: Callable, required: Sequence[str], smaller: str) -> No
 
         def joined_work():
             join_others(coordinator.value, count.value, index.value)
-            find_devices()
+            find()
             return work(config.value, workdir.value)
 
         return end_with_others(lambda: exit_status(joined_work, smaller))

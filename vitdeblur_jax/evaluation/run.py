@@ -15,13 +15,8 @@ from pathlib import Path
 import ml_collections
 import numpy as np
 
-from vitdeblur_jax.checkpoints.load_save import (
-    BUNDLED_NOTE,
-    Pretrained,
-    digest,
-    load_pretrained,
-    on_local_devices,
-)
+from vitdeblur_jax.checkpoints.load_save import BUNDLED_NOTE, load_pretrained
+from vitdeblur_jax.checkpoints.pretrained import Pretrained, digest, on_local_devices
 from vitdeblur_jax.data.image_io import Photograph, as_8_bits, left_out, write_photograph
 from vitdeblur_jax.data.layouts import LAYOUTS, describe, find_pairs, read_pair
 from vitdeblur_jax.distributed.processes import (

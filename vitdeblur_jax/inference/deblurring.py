@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Num
 
-from vitdeblur_jax.checkpoints.load_save import Pretrained
+from vitdeblur_jax.checkpoints.pretrained import Pretrained
 from vitdeblur_jax.inference.restoration import check_image, restore
 from vitdeblur_jax.inference.self_ensemble import Ensemble, self_ensemble
 from vitdeblur_jax.inference.tiling import as_dtype, as_float

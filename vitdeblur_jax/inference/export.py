@@ -30,7 +30,8 @@ import jax.export
 import numpy as np
 from flax import traverse_util
 
-from vitdeblur_jax.checkpoints.load_save import Pretrained, digest, load_pretrained
+from vitdeblur_jax.checkpoints.load_save import load_pretrained
+from vitdeblur_jax.checkpoints.pretrained import Pretrained, digest
 from vitdeblur_jax.inference import tiling
 from vitdeblur_jax.inference.restoration import head_tile, tell_of_stride, window_features
 from vitdeblur_jax.utils.errors import UserError, known

@@ -10,12 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from vitdeblur_jax.checkpoints.load_save import (
-    BUNDLED_NOTE,
-    Pretrained,
-    load_pretrained,
-    on_local_devices,
-)
+from vitdeblur_jax.checkpoints.load_save import BUNDLED_NOTE, load_pretrained
+from vitdeblur_jax.checkpoints.pretrained import Pretrained, on_local_devices
 from vitdeblur_jax.data.image_io import (
     IMAGE_SUFFIXES,
     Photograph,

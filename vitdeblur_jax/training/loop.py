@@ -8,8 +8,8 @@ from pathlib import Path
 import jax
 import ml_collections
 
-from vitdeblur_jax.checkpoints.load_save import Pretrained
 from vitdeblur_jax.checkpoints.orbax_folders import step_folders
+from vitdeblur_jax.checkpoints.pretrained import Pretrained
 from vitdeblur_jax.data.image_io import Photograph, write_photograph
 from vitdeblur_jax.distributed.processes import gather, is_first, several, together
 from vitdeblur_jax.distributed.sharding import batch_sharded, make_mesh, whole_on_local_devices

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from vitdeblur_jax.checkpoints.load_save import Pretrained
+from vitdeblur_jax.checkpoints.pretrained import Pretrained
 from vitdeblur_jax.data.pipelines import Source
 from vitdeblur_jax.distributed.processes import gather, share
 from vitdeblur_jax.inference.deblurring import deblur

@@ -21,12 +21,13 @@ from vitdeblur_jax import (
     Pretrained,
     UserError,
     ViTDeblur,
-    checkpoints,
     load_pretrained,
     save_pretrained,
 )
+from vitdeblur_jax.checkpoints import load_save as checkpoints
 from vitdeblur_jax.checkpoints.load_save import convert
 from vitdeblur_jax.checkpoints.orbax_folders import write_folder
+from vitdeblur_jax.checkpoints.pretrained import configuration_to_json, digest
 from vitdeblur_jax.checkpoints.pytorch_files import read_pytorch_file, write_pytorch_file
 from vitdeblur_jax.checkpoints.reference import reference_shapes, variables_to_reference
 from vitdeblur_jax.models.vitdeblur.configuration import base, light
@@ -82,7 +83,7 @@ def test_a_failed_save_leaves_the_earlier_one(small, tmp_path, name, monkeypatch
 def test_convert_goes_round_and_tells_what_is_unused(small, tmp_path):
     state_dict = variables_to_reference(small.variables, small.config)
     state_dict["decoder.decoder_dnorm2.weight"][:] = 7
-    config = checkpoints.configuration_to_json(small.config)
+    config = configuration_to_json(small.config)
     write_pytorch_file(tmp_path / "a.pth", {"state_dict": state_dict, "config": config})
     unused = checkpoints.convert(tmp_path / "a.pth", tmp_path / "b.safetensors", False)
     assert "decoder.decoder_dnorm2.weight" in unused
@@ -183,7 +184,7 @@ def test_without_a_name_the_bundled_weights_are_loaded(tmp_path, monkeypatch):
     assert path.stat().st_size < 10e6
     with safe_open(path, framework="numpy") as file:
         metadata = file.metadata()
-    assert metadata["config"] == checkpoints.configuration_to_json(pretrained.config)
+    assert metadata["config"] == configuration_to_json(pretrained.config)
     assert metadata.keys() == {"config", "recipe", "recipe_sha256", "step", "licence"}
     with pytest.raises(UserError, match="demo is no checkpoint folder"):
         load_pretrained("demo")
@@ -227,12 +228,12 @@ def test_an_unknown_ending_is_refused(small, tmp_path):
 
 def test_the_digest_is_that_of_the_values(small, tmp_path):
     save_pretrained(small, tmp_path / "folder")
-    digest = checkpoints.digest(small.variables)
-    assert checkpoints.digest(load_pretrained(tmp_path / "folder").variables) == digest
+    expected = digest(small.variables)
+    assert digest(load_pretrained(tmp_path / "folder").variables) == expected
     changed = jax.tree.map(lambda leaf: leaf, small.variables)
     bias = changed["params"]["decoder"]["norm"]["bias"]
     changed["params"]["decoder"]["norm"]["bias"] = bias.at[0].add(1e-6)
-    assert checkpoints.digest(changed) != digest
+    assert digest(changed) != expected
 
 
 @pytest.mark.parametrize("key", ["model", "state_dict"])
@@ -275,9 +276,10 @@ def test_a_folder_is_restored_on_other_devices_than_it_was_saved_from(small, tmp
 import sys
 import jax
 from tests.small_model import small_pretrained
-from vitdeblur_jax.checkpoints.load_save import load_save as checkpoints
+from vitdeblur_jax.checkpoints import load_save as checkpoints
+from vitdeblur_jax.checkpoints.pretrained import on_local_devices
 assert jax.device_count() == 4
-spread = checkpoints.on_local_devices(small_pretrained())
+spread = on_local_devices(small_pretrained())
 checkpoints.save_pretrained(spread, sys.argv[1])
 """
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
