@@ -1,5 +1,6 @@
 """Fixtures. While the tests run, jaxtyping checks every annotation of shapes in the package."""
 
+import ctypes
 import gc
 import os
 from pathlib import Path
@@ -32,6 +33,7 @@ from vitdeblur_jax.models import ViTDeblur
 from vitdeblur_jax.models.vitdeblur.configuration import base
 
 DATA = Path(__file__).parent / "data"
+_LIBC = ctypes.CDLL(None) if os.name == "posix" else None
 
 
 def pytest_configure():
@@ -60,6 +62,8 @@ def _forget_compiled_programs():
     yield
     jax.clear_caches()
     gc.collect()
+    if hasattr(_LIBC, "malloc_trim"):  # glibc keeps what is freed
+        _LIBC.malloc_trim(0)
 
 
 @pytest.fixture(scope="session")
