@@ -16,7 +16,7 @@ from vitdeblur_jax.data.layouts import find_pairs
 from vitdeblur_jax.evaluation import scoring
 from vitdeblur_jax.evaluation.profiles import PROFILES, find_profile
 from vitdeblur_jax.evaluation.results import Results
-from vitdeblur_jax.evaluation.scores import write_scores
+from vitdeblur_jax.evaluation.scores import image_record, write_scores
 from vitdeblur_jax.evaluation.scoring import Method, parse_method, parse_metrics, score
 from vitdeblur_jax.metrics import METRICS
 from vitdeblur_jax.utils.errors import UserError
@@ -359,3 +359,9 @@ def test_the_inputs_of_lfdof_saved_as_each_system_would(shared, tmp_path):
         assert method["mean"]["psnr"] == pytest.approx(24.2943, abs=1e-4)
         assert method["name"] in method["rule"]
         assert "multiple" not in method["rule"]  # 1008 x 688 is one of 16 already
+
+
+def test_a_figure_that_is_nan_is_never_told_as_infinite():
+    with pytest.raises(UserError, match="NaN"):
+        image_record("a.png", "", {"psnr": float("nan")})
+    assert image_record("a.png", "", {"psnr": float("inf")})["metrics"] == {"psnr": None}

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 import skimage.data
@@ -199,3 +200,62 @@ def test_metrics_need_no_cpu_device(monkeypatch):
     metrics._measuring_device.cache_clear()
     assert measure(*images) == expected
     metrics._measuring_device.cache_clear()
+
+
+@pytest.fixture
+def as_users_run(monkeypatch):
+    """The tests check annotations of shapes, users do not."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+NOT_COMPARED = {
+    "8 bits": (np.uint8, 255, "uint8; metrics take floats in [0, 1]: divide it by 255"),
+    "16 bits": (np.uint16, 65535, "uint16; metrics take floats in [0, 1]: divide it by 65535"),
+    "floats to 255": (np.float32, 255, "metrics take floats in [0, 1]; this reference goes from"),
+}
+
+
+@pytest.mark.usefixtures("as_users_run")
+@pytest.mark.parametrize("names", [("psnr",), ("ssim",), ("fsimc",), ("ssim_luminance",)])
+@pytest.mark.parametrize("case", NOT_COMPARED)
+def test_images_on_another_scale_than_metrics_take_are_refused(case, names):
+    dtype, scale, message = NOT_COMPARED[case]
+    pair = tuple((scale * image).astype(dtype) for image in random_pair())
+    for measured in (lambda: metrics.METRICS[names[0]].function(*pair), lambda: measure(*pair)):
+        with pytest.raises(UserError) as raised:
+            measured()
+        assert message in str(raised.value)
+
+
+@pytest.mark.usefixtures("as_users_run")
+@pytest.mark.parametrize("metric", metrics.METRICS)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x[..., 0], "is 40 x 48; metrics take height x width x"),
+        (lambda x: x[None], "jax.vmap takes them over a batch"),
+        (lambda x: x.transpose(2, 0, 1), "is 3 x 40 x 48; metrics take height x width x"),
+        (lambda x: x[:0], "is 0 x 48 x 3"),
+        (lambda x: x.tolist(), "is a list; metrics take NumPy or JAX arrays"),
+    ],
+)
+def test_every_metric_says_which_shape_it_takes(metric, change, message):
+    pair = map(change, random_pair())
+    needs_weights = metric.startswith(("lpips", "musiq", "ckdn"))
+    with pytest.raises(UserError, match=message):
+        metrics.METRICS[metric].function(*pair, *[{}] * needs_weights)
+
+
+@pytest.mark.usefixtures("as_users_run")
+def test_images_of_two_shapes_are_not_compared():
+    image, reference = random_pair()
+    for other in (image[:30], image[:1], image[..., :1], image[:, :1]):
+        for metric in ("psnr", "mae", "ssim", "fsim"):
+            with pytest.raises(UserError, match=r"one shape|3 \(RGB\)"):
+                metrics.METRICS[metric].function(other, reference)
+
+
+def test_a_network_that_diverges_is_measured_all_the_same():
+    image, reference = random_pair()
+    assert float(peak_signal_noise_ratio(1000 * image, reference)) < -50
+    assert np.isnan(measure(np.full_like(image, np.nan), reference, ("psnr",))["psnr"])

@@ -186,4 +186,6 @@ def _comparison(first, second, metric, better, names):
 
 
 def _or_null(value):
+    if np.isnan(value):  # null stands for infinity
+        raise UserError("a figure is NaN; the image it is of holds values that are not finite")
     return float(value) if np.isfinite(value) else None

@@ -17,6 +17,7 @@ from vitdeblur_jax.metrics.ckdn import ckdn as ckdn
 from vitdeblur_jax.metrics.feature_similarity import feature_similarity as feature_similarity
 from vitdeblur_jax.metrics.lpips import lpips as lpips
 from vitdeblur_jax.metrics.musiq import musiq as musiq
+from vitdeblur_jax.metrics.numerics import check_pair
 from vitdeblur_jax.metrics.pixelwise import mean_absolute_error as mean_absolute_error
 from vitdeblur_jax.metrics.pixelwise import peak_signal_noise_ratio as peak_signal_noise_ratio
 from vitdeblur_jax.metrics.similarity import structural_similarity as structural_similarity
@@ -128,7 +129,11 @@ def measure(image: _Image, reference: _Image, names: tuple[str, ...] = DEFAULT) 
       image: float32 or float64.
       reference: likewise.
       names: of `METRICS`, those without weights.
+
+    Raises:
+      UserError: they are not two such images of one shape.
     """
+    check_pair(image, reference)
     with jax.enable_x64(True), jax.default_device(_measuring_device()):
         pair = (array.astype(np.float64) for array in (image, reference))
         return {name: float(value) for name, value in _measured(*pair, names).items()}

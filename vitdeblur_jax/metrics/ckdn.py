@@ -14,7 +14,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from vitdeblur_jax.metrics.numerics import RGBImage, nan_unless_finite
+from vitdeblur_jax.metrics.numerics import RGBImage, check_pair, nan_unless_finite
 from vitdeblur_jax.metrics.resizing import resize_antialiased, resize_nearest
 from vitdeblur_jax.models.layers.convolution import direct_convolution
 from vitdeblur_jax.utils.shapes import check_shapes
@@ -38,6 +38,7 @@ def ckdn(image: RGBImage, reference: RGBImage, params: Params) -> Float[Array, "
       reference: likewise; the paper takes the degraded image, pyiqa what it is given.
       params: as `ckdn_params` returns them.
     """
+    check_pair(image, reference, rgb=True)
     seen = encode(preprocess(image), params["qse_1"], params["qse_2"])
     wanted = encode(preprocess(reference, is_reference=True), params["dte_1"], params["dte_2"])
     logit = regress(pool(seen - wanted, params["csp"]), params["head"])

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from vitdeblur_jax.metrics.luminance import chroma, luminance
-from vitdeblur_jax.metrics.numerics import RGBImage, positive_power
+from vitdeblur_jax.metrics.numerics import RGBImage, check_pair, positive_power
 
 _SCALES, _ORIENTATIONS = 4, 4
 _EPSILON = float(np.finfo(np.float32).eps)
@@ -38,6 +38,7 @@ def feature_similarity(
       reference: likewise.
       chromatic: compare I and Q of YIQ, too.
     """
+    check_pair(image, reference, rgb=True)
     one, other = features(image), features(reference)
     weight = jnp.maximum(one.phase_congruency, other.phase_congruency)
     similarity = _similar(one.phase_congruency, other.phase_congruency, _PHASE_CONSTANT)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vitdeblur_jax.metrics.numerics import RGBImage, nan_unless_finite, positive_power
+from vitdeblur_jax.metrics.numerics import RGBImage, check_pair, nan_unless_finite, positive_power
 from vitdeblur_jax.models.layers.convolution import direct_convolution
 from vitdeblur_jax.utils.errors import UserError
 from vitdeblur_jax.utils.shapes import check_shapes
@@ -110,6 +110,7 @@ def lpips_layers(
     backbone: str,
 ) -> Float[Array, " taps"]:
     """Returns the terms that `lpips` adds up, one for each tap."""
+    check_pair(image, reference, rgb=True)
     pairs = jnp.stack([image, reference])
     scaled = (2 * pairs - 1 - jnp.array(_SHIFT)) / jnp.array(_SCALE)
     taps = _taps(scaled.astype(jnp.float32), params["convolutions"], BACKBONES[backbone])

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer
 
-from vitdeblur_jax.metrics.numerics import RGBImage, nan_unless_finite
+from vitdeblur_jax.metrics.numerics import RGBImage, check_single, nan_unless_finite
 from vitdeblur_jax.metrics.resizing import resize_bicubic
 from vitdeblur_jax.models.layers.attention import dot_product_attention
 from vitdeblur_jax.models.layers.convolution import direct_convolution
@@ -40,6 +40,7 @@ def musiq(image: RGBImage, params: Params) -> Float[Array, ""]:
       image: RGB in [0, 1].
       params: as `musiq_params` returns them.
     """
+    check_single(image)
     tokens = with_places(embed(patches_of_scales(image), params), *image.shape[:2], params)
 
     def next_block(tokens, block):

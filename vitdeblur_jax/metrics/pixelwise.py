@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vitdeblur_jax.metrics.numerics import Image
+from vitdeblur_jax.metrics.numerics import Image, check_pair
 
 
 def peak_signal_noise_ratio(
@@ -15,6 +15,7 @@ def peak_signal_noise_ratio(
     Infinite for identical images, where its gradient is taken to be 0. Equal to scikit-image's
     `peak_signal_noise_ratio` with `data_range=1`.
     """
+    check_pair(image, reference)
     error = jnp.mean((image - reference) ** 2)
     is_identical = error == 0
     # The logarithm of a zero that is not chosen would still make the gradient NaN.
@@ -27,4 +28,5 @@ def mean_absolute_error(
     reference: Image,
 ) -> Float[Array, ""]:
     """Returns the mean of |image - reference| over all pixels and channels."""
+    check_pair(image, reference)
     return jnp.mean(jnp.abs(image - reference))

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from vitdeblur_jax.metrics.luminance import luminance
-from vitdeblur_jax.metrics.numerics import Image, RGBImage
+from vitdeblur_jax.metrics.numerics import Image, RGBImage, check_pair
 from vitdeblur_jax.utils.errors import UserError
 
 _UNIFORM = np.full(7, 1 / 7)
@@ -66,6 +66,7 @@ def structural_similarity_luminance(
     Raises:
       UserError: a side is shorter than 11 pixels.
     """
+    check_pair(image, reference, rgb=True)
     steps = (_rounded(255 * luminance(picture))[..., None] for picture in (image, reference))
     return structural_similarity_gaussian(*(value / 255 for value in steps), clamp=True)
 
@@ -76,6 +77,7 @@ def _rounded(values):
 
 def _factors(image, reference, window, variance_factor=1.0):
     """Returns the maps of similar brightness and of similar contrast and structure."""
+    check_pair(image, reference)
     _check_size(image, len(window))
     # Shifting both alike changes no variance, but keeps digits that E[x^2] - E[x]^2 loses.
     centre = reference.mean(axis=(0, 1))
