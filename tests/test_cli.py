@@ -23,7 +23,9 @@ from vitdeblur_jax import (
     load_pretrained,
     save_pretrained,
 )
+from vitdeblur_jax.cli.main import _parse as parse_command
 from vitdeblur_jax.cli.main import main
+from vitdeblur_jax.evaluation.scoring import parse_method
 from vitdeblur_jax.inference import deblurring, restore_files
 
 STRIDE = 30
@@ -609,3 +611,13 @@ def test_quality_of_the_result(vitdeblur, photo):
     assert status == 2
     assert "--quality is for JPEG and WebP; photo_restored.png is neither" in said
     assert "from 1 to 100" in vitdeblur("a.jpg", "--force", "--quality", "0")[1]
+
+
+def test_a_tilde_in_an_option_is_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    options = parse_command(["~/a.jpg", "~b.jpg", "--output=~/out"])
+    assert options.photograph == ["/home/me/a.jpg", "~b.jpg"]
+    assert options.output == "/home/me/out"
+    options = parse_command(["score", "--data=~/d", "--set=pairs", "--out=~/o", "a=~/r"])
+    assert (options.data, options.out) == ("/home/me/d", Path("/home/me/o"))
+    assert parse_method(options.methods[0]).folder == Path("/home/me/r")

@@ -30,7 +30,7 @@ def run(folder: Path, *arguments: str) -> Ended:
 @pytest.mark.parametrize(
     ("arguments", "pattern"),
     [
-        ([CONFIG, "--workdir=w", "--config.checkpont=x"], 'no such key.*mean "checkpoint"'),
+        ([CONFIG, "--workdir=w", "--config.checkpont=x"], "no key 'checkpont' .*mean 'checkpoint'"),
         ([CONFIG, "--workdir=w", "--config.stride=abc"], r"--config\.stride=abc: .*'abc'$"),
         ([CONFIG, "--workdir=w", "--strid=3"], "flag 'strid'"),
         ([CONFIG, "--workdir=w", "photographs"], "'photographs' is no flag"),
@@ -109,6 +109,40 @@ def test_what_a_config_file_raises_is_told_with_its_place(parse, capsys, text, m
     told = capsys.readouterr().err
     assert re.fullmatch("error: [^\n]*\n", told), told
     assert message in told
+
+
+NESTED = f"{BODY}return ConfigDict({{'a': {{'learning_rate': 1.0, 'parts': {{'x': 1}}}}}})"
+
+
+@pytest.mark.filterwarnings("ignore:the load_module")  # ml_collections calls it
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--config.a.lr=1", "no key 'a.lr'; there are learning_rate, parts"),
+        ("--config.a.learnig_rate=1", "no key 'a.learnig_rate' (did you mean 'a.learning_rate'?)"),
+        ("-config.a.parts.y=1", "no key 'a.parts.y' (did you mean 'a.parts.x'?)"),
+        ("--config.b=1", "no key 'b'; there are a"),
+        ("--config.a.learning_rate=x", "could not convert string to float: 'x'"),
+    ],
+)
+def test_a_key_that_the_config_lacks_is_told_with_its_group_and_those_there(
+    parse, capsys, flag, message
+):
+    assert parse(NESTED, flag) == 2
+    told = capsys.readouterr().err
+    assert re.fullmatch("error: [^\n]*\n", told), told
+    assert message in told
+
+
+@pytest.mark.filterwarnings("ignore:the load_module")  # ml_collections calls it
+def test_a_tilde_is_the_home_folder_and_no_folder_of_that_name(parse, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    text = f"{BODY}return ConfigDict({{'root': '~/photos', 'data': {{'root': '', 'x': '~y/z'}}}})"
+    assert parse(text, "--workdir=~/run", "--config.data.root=~/dpdd") == 0
+    config = flags.FLAGS["config"].value
+    assert flags.FLAGS["workdir"].value == "/home/me/run"
+    expected = {"root": "/home/me/photos", "data": {"root": "/home/me/dpdd", "x": "~y/z"}}
+    assert config.to_dict() == expected
 
 
 @pytest.mark.filterwarnings("ignore:the load_module")  # ml_collections calls it

@@ -95,6 +95,7 @@ def test_prepared_data_have_their_own_parts(tmp_path):
     data = TrainingData(config)
     assert [len(part) for part in (data._source(data.stage(0)), data.validation)] == [3, 2]
     assert batches(data, 0, 1)[0]["blurred"].shape == (4, CROP, CROP, 3)
+    assert data.fingerprint["examples"] == 3
     with pytest.raises(UserError, match=r"data\.hold_out is for pairs and synthetic data"):
         TrainingData(settings(folder, data__kind="prepared", data__hold_out=1))
     with pytest.raises(UserError, match=r"crop is 21 pixels, but .* has 24 x 20; choose"):

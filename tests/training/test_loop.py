@@ -246,6 +246,26 @@ def test_a_run_is_trained_longer_where_its_schedule_allows_it(pairs, tmp_path, c
         train(config, tmp_path / "longer")
 
 
+def test_a_run_resumes_where_its_data_has_moved_and_with_no_other_data(tmp_path, stand_in):
+    first = photographs(tmp_path / "first", count=5)
+    changes = {"steps": 4, "save_every": 2, "optimizer__schedule": "constant"}
+    assert train(quick_config(first, **changes), tmp_path / "run") == 0
+    moved = first.rename(tmp_path / "moved")
+    changes["steps"] = 5
+    for relative in (moved, Path(os.path.relpath(moved))):
+        assert train(quick_config(f"{relative}/", **changes), tmp_path / "run") == 0
+    changes["steps"] = 6
+    kept = {path: path.read_bytes() for path in moved.rglob("photo4.png")}
+    for path in kept:
+        path.unlink()
+    with pytest.raises(UserError, match=r"moved is not the data .* holds 4 examples, not 5"):
+        train(quick_config(moved, **changes), tmp_path / "run")
+    for path, data in kept.items():
+        path.with_name("photo9.png").write_bytes(data)
+    with pytest.raises(UserError, match=r"moved is not the data .* holds other files"):
+        train(quick_config(moved, **changes), tmp_path / "run")
+
+
 @pytest.mark.slow
 def test_killed_and_gone_on_with_it_is_the_same_run(pairs, small, finished, tmp_path):
     flags = [

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vitdeblur_jax.cli.with_config import exit_status, find_devices, import_jax, run_process
 from vitdeblur_jax.utils.errors import CANNOT, UserError
+from vitdeblur_jax.utils.files import home_expanded
 from vitdeblur_jax.utils.output import results_go_to_terminal, show, tell
 
 _RESTORE = """\
@@ -93,13 +94,30 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Prints by this package's functions; a mistake is a `UserError`."""
+    """Prints by this package's functions; a mistake is a `UserError`; `~/` is the home folder."""
+
+    def parse_args(self, args=None, namespace=None):
+        options = super().parse_args(args, namespace)
+        for name, value in vars(options).items():
+            setattr(options, name, _home_expanded(value))
+        return options
 
     def print_help(self, file=None):
         show(*self.format_help().splitlines())
 
     def error(self, message):
         raise UserError(f"{message}; see {self.prog} --help")
+
+
+def _home_expanded(value):
+    match value:
+        case str():
+            return home_expanded(value)
+        case Path():
+            return Path(home_expanded(str(value)))
+        case list():
+            return [_home_expanded(item) for item in value]
+    return value
 
 
 def _restore_parser():

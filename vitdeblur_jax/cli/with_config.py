@@ -7,7 +7,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vitdeblur_jax.utils import signals
-from vitdeblur_jax.utils.errors import CANNOT, CHECKED_AND_WRONG, INTERRUPTED, UserError, one_line
+from vitdeblur_jax.utils.errors import (
+    CANNOT,
+    CHECKED_AND_WRONG,
+    INTERRUPTED,
+    UserError,
+    nearest,
+    one_line,
+)
+from vitdeblur_jax.utils.files import home_expanded
 from vitdeblur_jax.utils.output import (
     drop_what_cannot_be_written,
     occupy_closed_streams,
@@ -207,8 +215,44 @@ def _parse_flags(arguments: Sequence[str], config, workdir, required: Sequence[s
     for flag in (config, workdir):
         if flag.name in required and not flag.value:
             raise UserError(_MISSING.format(flag.name))
+    if config.value:
+        _expand_home(config.value)
+    if workdir.value:
+        flags.FLAGS[workdir.name].value = home_expanded(workdir.value)
     if flags.FLAGS["verbosity"].using_default_value:
         flags.FLAGS.verbosity = -1  # warnings; absl would show what JAX and Orbax merely mention
+
+
+def _unknown_key(arguments: Sequence[str], name: str) -> str | None:
+    """Returns what to tell of the first flag that sets a key which the config lacks, or None.
+
+    ml_collections names the last part of the key alone, and keeps no config that it cannot change.
+    """
+    from absl import flags
+
+    words = [(word.lstrip("-") + "=").split("=")[:2] for word in arguments]
+    try:
+        config = flags.FLAGS[name].parser.parse(dict(words)[name])
+        for flag, _ in words:
+            path, group = "", config
+            for key in flag.split(".")[1:] if flag.startswith(f"{name}.") else ():
+                if key not in group:
+                    near = nearest(f"{path}{key}", [f"{path}{other}" for other in group])
+                    there = ", ".join(sorted(group))
+                    return f"the config has no key {f'{path}{key}'!r}{near}; there are {there}"
+                path, group = f"{path}{key}.", group[key]
+    except Exception:  # no such config, or no group of keys: ml_collections says what is wrong
+        return None
+    return None
+
+
+def _expand_home(config) -> None:
+    """Puts the home folder in place of a leading `~/` in every text of a config."""
+    for key, value in config.items():
+        if hasattr(value, "to_dict"):
+            _expand_home(value)
+        elif isinstance(value, str):
+            config[key] = home_expanded(value)
 
 
 def _check_is_config(config) -> None:
@@ -246,6 +290,8 @@ def _told(error: BaseException, name: str) -> str | None:
         return None
     cause = _innermost(error)
     is_key = isinstance(cause, KeyError)
+    if is_key and (unknown := _unknown_key(sys.argv, name)):
+        return unknown
     what = "the config has no such key" if is_key else "the config file cannot be read"
     return f"{what}: {_said(cause)}"
 

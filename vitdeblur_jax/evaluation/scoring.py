@@ -30,6 +30,7 @@ from vitdeblur_jax.evaluation.subsets import find_subsets
 from vitdeblur_jax.inference.tiling import as_float
 from vitdeblur_jax.metrics import DEFAULT, METRICS
 from vitdeblur_jax.utils.errors import UserError, known, one_line
+from vitdeblur_jax.utils.files import home_expanded
 from vitdeblur_jax.utils.output import printable, tell
 from vitdeblur_jax.utils.progress import Progress
 
@@ -62,7 +63,7 @@ def parse_method(text: str) -> Method:
     name = name if colon else head
     if not (name and equals and folder):
         raise UserError(f"{text!r} is no NAME=FOLDER, such as NRKNet=results/nrknet")
-    return Method(name, Path(folder), find_profile(profile) if colon else None)
+    return Method(name, Path(home_expanded(folder)), find_profile(profile) if colon else None)
 
 
 def parse_metrics(text: str) -> list[str]:

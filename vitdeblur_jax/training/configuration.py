@@ -75,7 +75,15 @@ LOSS_TERMS = (
 )
 
 _FREE_KEYS = (
-    *("mesh", "data.workers", "model.rematerialize", "skip_not_finite", "log_every", "save_every"),
+    *(
+        "mesh",
+        "data.root",
+        "data.workers",
+        "model.rematerialize",
+        "skip_not_finite",
+        "log_every",
+        "save_every",
+    ),
     *("keep_checkpoints", "validation", "profile", "afterwards"),
 )
 

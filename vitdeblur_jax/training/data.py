@@ -1,5 +1,7 @@
 """From the config to examples: which source, what is held out, which batch at which step."""
 
+import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,15 +19,16 @@ from vitdeblur_jax.data.pipelines import (
     make_train_dataset,
     prefetch_to_device,
 )
-from vitdeblur_jax.data.sources import FolderSource, PreparedSource, SyntheticSource
+from vitdeblur_jax.data.sources import INFO, FolderSource, PreparedSource, SyntheticSource
 from vitdeblur_jax.data.synthesis import SynthesisSettings
 from vitdeblur_jax.distributed.processes import is_first
 from vitdeblur_jax.distributed.sharding import rows_of_this_process
-from vitdeblur_jax.utils.errors import UserError
+from vitdeblur_jax.utils.errors import UserError, one_line
 from vitdeblur_jax.utils.output import tell
 
 KINDS = ("pairs", "prepared", "synthetic")
 _MOST_SIZES_READ = 1000
+_DIGITS = 16
 
 
 class Stage(NamedTuple):
@@ -59,6 +62,11 @@ class TrainingData:
     Args:
       config: the training config.
 
+    Attributes:
+      validation: the source of what is held out; None if nothing is validated.
+      fingerprint: tells the training examples from others, wherever they lie: `examples` is their
+        number, `digest` is of their names and of the sizes of at most 1000 files.
+
     Raises:
       UserError: there is no such data, nothing to train on or to validate with, or a crop is larger
         than a photograph (for which the sizes of at most 1000 files are read).
@@ -69,6 +77,7 @@ class TrainingData:
             raise UserError("--config.data.root is missing: the folder of the training data")
         self._config, self._stages = config, stages(config)
         self._training, held_out = _split(config)
+        self.fingerprint = _fingerprint(self._training)
         self.validation = None
         if config.validation.every:
             self.validation = _validation_source(config, self._training, held_out)
@@ -141,6 +150,20 @@ def _split(config) -> tuple[Any, Any]:
     aside = set(_spread(sorted({pair.target for pair in pairs if pair.target}), data.hold_out))
     kept = [pair for pair in pairs if pair.target not in aside]
     return _not_empty(kept, data), [pair for pair in pairs if pair.target in aside]
+
+
+def _fingerprint(examples) -> dict[str, Any]:
+    try:
+        if isinstance(examples, PreparedSource):
+            traits = [(examples.folder / INFO).read_text(encoding="utf-8")]
+        else:
+            files = [item.target if isinstance(item, Pair) else item for item in examples]
+            sizes = [os.path.getsize(file) for file in _spread(files, _MOST_SIZES_READ) if file]
+            traits = [*(item.name for item in examples), *map(str, sizes)]
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read ({one_line(error)})") from error
+    digest = hashlib.sha256("\n".join(traits).encode("utf-8", "surrogateescape"))
+    return {"examples": len(examples), "digest": digest.hexdigest()[:_DIGITS]}
 
 
 def _pairs(root, layout: str, split: str) -> list[Pair]:

@@ -72,6 +72,7 @@ def train(
             del given  # as large as the model
             step = int(state.step)
             _check_steps(folder, step, config)
+            _check_data(folder, position, data.fingerprint, config)
             log = stack.enter_context(_begin_log(folder, step, config, describe(run)))
         if position:
             log.say(_what_was_done(folder, step, config))
@@ -102,6 +103,21 @@ def _check_steps(folder, step, config):
             f"steps is {config.steps}, but the run in {folder} is at step {step} already; raise "
             "steps, or choose another --workdir"
         )
+
+
+def _check_data(folder, position, found, config):
+    """Refuses to resume with other examples: which of them a batch holds depends on all."""
+    begun = position.get("data", found)
+    if begun == found:
+        return
+    what = "other files"
+    if begun["examples"] != found["examples"]:
+        what = f"{found['examples']} examples, not {begun['examples']}"
+    raise UserError(
+        f"{config.data.root} is not the data that the run in {folder} began with: it holds {what} "
+        "to train on; bring them back, or start in another --workdir with "
+        f"--config.initial.checkpoint={folder}"
+    )
 
 
 def _what_was_done(folder, step, config) -> str:
@@ -239,7 +255,10 @@ class _Loop:
     def save(self, psnr: float | None = None):
         """Saves all that the rest of the run depends on, once a step."""
         if self.saved_step != self.step:
-            position = {"next_step": self.step, "window": self.window.state()}
+            position = {
+                **{"next_step": self.step, "window": self.window.state()},
+                "data": self.data.fingerprint,
+            }
             self.checkpoints.save(self.state, self.config.model, position, psnr)
             self.saved_step = self.step
 

@@ -31,6 +31,14 @@ _RENAME_EXCHANGE, _AT_FDCWD = 2, -100  # of linux/fs.h and fcntl.h
 _NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
 
 
+def home_expanded(path: str) -> str:
+    """Returns a path with the home folder in place of a leading `~/`.
+
+    Shells leave `~/` as it is in `--option=~/folder`; a folder called `~` would come into being.
+    """
+    return os.path.expanduser(path) if path == "~" or path.startswith("~/") else path
+
+
 @contextlib.contextmanager
 def replaced_when_whole(path: str | os.PathLike[str], overwrite: bool = True) -> Iterator[Path]:
     """Gives a temporary path beside `path`, which takes its place if the block succeeds.
