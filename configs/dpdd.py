@@ -1,21 +1,21 @@
-r"""Train the published model on DPDD, the Canon dual-pixel set, its combined views.
+r"""Train the published model on DPDD, the Canon dual-pixel data set: its combined views.
 
     python train.py --config=configs/dpdd.py --config.data.root=DPDD \
         --config.initial.encoder=mae_pretrain_vit_base.pth --workdir=RUN
 
-The published parts: architecture, crop of 360, horizontal flips, losses and their weights, AdamW
-with weight decay 1e-2, a learning rate that falls by steps, MAE's ViT-B as tokenizer and primary
-encoder, both frozen. `--config.optimizer.learning_rate_factors.primary_encoder=0.1` trains it
-slowly instead.
+Published: the architecture, crop 360, horizontal flips, losses and their weights, AdamW
+with weight decay 1e-2, a stepwise learning rate schedule, and MAE's ViT-B as tokenizer and primary
+encoder, both frozen. `--config.optimizer.learning_rate_factors.primary_encoder=0.1` trains the
+primary encoder at a low rate instead.
 
-Our choice, for the authors released no value: learning rate, milestones, batch size and length. The
-learning rate lies between NRKNet's 1e-4 (Adam, batch 4, 5000 epochs) and Restormer's 3e-4 (AdamW,
-8 GPUs, 300 000 steps, crops from 128 to 384); MAXIM has 2e-4, too. 100 000 steps of 16 are 4600
-epochs of DPDD's 350 photographs. The contextual terms' gradients are large as long as h_s is
-small, so the gradient is clipped and the learning rate warms up.
+Our choice, because the authors released no values: learning rate, milestones, batch size and
+length. The learning rate is between NRKNet's 1e-4 (Adam, batch 4, 5000 epochs) and Restormer's 3e-4
+(AdamW, 8 GPUs, 300 000 steps, crops from 128 to 384); MAXIM also uses 2e-4. 100 000 steps of 16 are
+4600 epochs of DPDD's 350 images. The contextual terms have large gradients while h_s is
+small, so the config clips the gradient and warms up the learning rate.
 
-For a GPU of 80 GB, or several smaller ones, in bfloat16; rematerialisation takes a third more time
-and saves most of the memory. Not run to its end yet: there is no figure to state.
+Needs a GPU with 80 GB, or several smaller ones, in bfloat16. Rematerialization takes a third more
+time and saves most of the memory. No run is complete yet, so there are no results.
 """
 
 import ml_collections

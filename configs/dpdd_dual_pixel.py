@@ -3,11 +3,12 @@ r"""Train on DPDD's left and right views; the image head sees both, the encoders
     python train.py --config=configs/dpdd_dual_pixel.py --config.data.root=DPDD \
         --config.initial.encoder=mae_pretrain_vit_base.pth --workdir=RUN
 
-As configs/dpdd.py but for the views, with the same reasons. A mirrored scene changes left and right
-of the lens, so a horizontal flip also exchanges the views. The six channels of the image head's
-first kernel have their place in the published code; no result with two views was published.
+This is configs/dpdd.py with two views; all choices have the same reasons. Mirroring a scene swaps
+the left and right halves of the lens, so a horizontal flip also swaps the views. The published code
+defines the six input channels of the image head's first kernel, but no result with two views is
+published.
 
-For a GPU of 80 GB, or several smaller ones. Not run to its end yet: there is no figure to state.
+Needs a GPU with 80 GB, or several smaller ones. No run is complete yet, so there are no results.
 """
 
 import ml_collections

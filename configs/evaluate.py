@@ -1,9 +1,9 @@
-r"""Evaluate a checkpoint over a data set.
+r"""Evaluate a checkpoint on a data set.
 
     python evaluate.py --config=configs/evaluate.py:LAYOUT --config.checkpoint=CHECKPOINT \
         --config.data_dir=FOLDER --workdir=RESULTS
 
-LAYOUT says how the data lies on disk:
+LAYOUT is the layout of the data on disk:
 
 - dpdd: `test_c/{source,target}`, or Restormer's `test/DPDD/{inputC,target}`
 - dpdd_dual_pixel: the left and right views instead, for a model with two views
@@ -12,10 +12,10 @@ LAYOUT says how the data lies on disk:
 - pixeldp, pixeldp_dual_pixel: `test_c`, or `test_l` and `test_r`; no targets
 - pairs: a folder `source`, `input`, `blurred` or `blur`, and a folder `target`, `ground_truth`,
   `sharp` or `gt`
-- photographs: a folder of photographs without targets
+- photographs: a folder of images without targets
 
-The published protocol is the default: 8 bits, stride 94, float32. On an accelerator
-`--config.dtype=bfloat16` or `--config.precision=default` is faster and a little less exact.
+The default is the published protocol: 8 bits, stride 94, float32. On an accelerator,
+`--config.dtype=bfloat16` or `--config.precision=default` is faster and slightly less exact.
 """
 
 import ml_collections

@@ -1,11 +1,11 @@
-r"""See it learn: nothing to download or to prepare, three minutes on two CPU cores.
+r"""A first training run: no download, no preparation, three minutes on two CPU cores.
 
     python train.py --config=configs/first_run.py --workdir=RUN
 
-learns from three of the photographs in `examples/photographs/sharp`, which it puts out of focus
-itself, and measures on the fourth. So few photographs in so short a time teach it little: the loss
-falls, and PSNR begins to rise over that of the blurred input. `configs/tiny.py` learns for half an
-hour from photographs of your own.
+This trains on three of the images in `examples/photographs/sharp`, with synthetic defocus, and
+validates on the fourth. Three images in three minutes teach the model little: the loss
+falls, and PSNR begins to rise above that of the blurred input. `configs/tiny.py` trains for half an
+hour on your own images.
 """
 
 from pathlib import Path

@@ -1,14 +1,14 @@
-r"""Train the published model on LFDOF, light-field photographs with several focus settings a scene.
+r"""Train the published model on LFDOF, light-field images with several focus settings per scene.
 
     python train.py --config=configs/lfdof.py --config.data.root=LFDOF \
         --config.initial.encoder=mae_pretrain_vit_base.pth --workdir=RUN
 
-The published parts and our choices are those of configs/dpdd.py. LFDOF has no validation part: 20
-of its 790 training scenes are held out, whole, so that no photograph of them is trained on, and 40
-photographs of these are measured. 200 000 steps of 16 are some 290 epochs of what is left of
-its 11,261 photographs.
+configs/dpdd.py lists the published settings and our choices. LFDOF has no validation split. The
+config holds out 20 of its 790 training scenes completely, so that no image of them is trained on,
+and validates on 40 of their images. 200 000 steps of 16 are about 290 epochs of the rest of
+its 11,261 images.
 
-For a GPU of 80 GB, or several smaller ones. Not run to its end yet: there is no figure to state.
+Needs a GPU with 80 GB, or several smaller ones. No run is complete yet, so there are no results.
 """
 
 import ml_collections

@@ -3,12 +3,13 @@ r"""Train the light model on DPDD, with TinyMIM's ViT-Ti as primary encoder.
     python train.py --config=configs/light.py --config.data.root=DPDD \
         --config.initial.encoder=TINYMIM_CHECKPOINT.pth --workdir=RUN
 
-7.8 M parameters. The authors released the primary encoder of their light model and nothing else of
-it; `light` in `vitdeblur_jax.models.vitdeblur.configuration` says what is our choice. So is what
-configs/dpdd.py calls so; small as the model is, the encoder is trained with a tenth of the learning
-rate, the crop is the model's own window of 320 and the batch twice as large.
+7.8 M parameters. Of their light model, the authors released only the primary encoder. `light` in
+`vitdeblur_jax.models.vitdeblur.configuration` lists our own choices for the rest; configs/dpdd.py
+lists those for training. Because the model is small, three settings differ: the encoder trains with
+a tenth of the learning rate, the crop is the model's own window of 320, and the batch is twice as
+large.
 
-For one GPU of 24 GB. Not run to its end yet: there is no figure to state.
+Needs one GPU with 24 GB. No run is complete yet, so there are no results.
 """
 
 import ml_collections
