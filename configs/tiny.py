@@ -3,7 +3,7 @@ r"""Train a small model on two CPU cores, on sharp images only.
     python train.py --config=configs/tiny.py --config.data.root=PHOTOGRAPHS --workdir=RUN
 
 PHOTOGRAPHS is any folder of sharp images. Each step draws new crops and blurs them with the
-thin-lens model. Some images are held out; validation blurs them as a whole and restores them.
+thin-lens model. Some images are held out; validation blurs and restores them at full size.
 
 Needs two CPU cores and half an hour: 28 minutes on two cores of a Xeon of 2023, 2.4 steps a second
 (32 minutes with other load). Results with BSDS500's training images, ten of them held
