@@ -134,7 +134,7 @@ def read_or_refused(read: Callable[[], Any], refusal: type[Exception]) -> bool:
 
 _OF_A_PROGRAMMER = re.compile(
     r"NoneType|not supported between|unsupported operand|indices|has no attribute|codec can't|"
-    r"positional argument|not subscriptable|not iterable|object is not|__\w+__|unpack"
+    r"not subscriptable|not iterable|object is not|__\w+__|unpack"
 )
 
 

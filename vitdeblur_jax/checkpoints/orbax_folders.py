@@ -28,10 +28,6 @@ from vitdeblur_jax.utils.errors import UserError, one_line
 from vitdeblur_jax.utils.files import check_absent, check_regular, folder_when_whole, write_text
 from vitdeblur_jax.utils.json_files import read_json
 
-_DAMAGE = (
-    *(ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError),
-    ValueError,  # a UserError, too
-)
 _NO_FOLDER = (
     "{} is no checkpoint folder of this package (it lacks a readable 'config' and 'variables')"
 )
@@ -66,7 +62,7 @@ def read_folder_metadata(path: Path) -> FolderMetadata:
         with _checkpointer() as checkpointer:
             tree = checkpointer.metadata(path).item_metadata["variables"].tree
             shapes = flat_shapes(tree)
-    except _DAMAGE as error:
+    except Exception as error:  # Orbax raises nearly anything on damaged files
         raise UserError(_NO_FOLDER.format(path)) from error
     network, checksums = config.pop("network", None), config.pop("checksums", {})
     return FolderMetadata(config, network, checksums, shapes)

@@ -170,14 +170,14 @@ def _allowed(module: Any, name: Any) -> str:
 def scalar(value: Any) -> Any:
     # Hashing or printing tuples within tuples could overflow the stack of C or never end.
     if not isinstance(value, str | int | float | bytes | None):
-        raise TypeError(f"a {type(value).__name__} stands where a name or key should")
+        raise TypeError(f"a {_kind(value)} stands where a name or key should")
     return value
 
 
 def _checked_keys(keys: list[Any]) -> list[Any]:
     for key in keys:
         if not isinstance(key, str | int | float | bytes | None):
-            raise TypeError(f"a {type(key).__name__} stands where a key should")
+            raise TypeError(f"a {_kind(key)} stands where a key should")
         if isinstance(key, int) and abs(key) >= _LARGEST_KEY:
             raise ValueError("a key is too large a number")
     return keys
@@ -186,7 +186,7 @@ def _checked_keys(keys: list[Any]) -> list[Any]:
 def _sequence(value: Any) -> list[Any] | tuple[Any, ...]:
     # A tensor can be iterated too, and a tiny file can hold one of any number of equal elements.
     if type(value) not in (list, tuple):
-        raise TypeError(f"a {type(value).__name__} stands where a tuple should")
+        raise TypeError(f"a {_kind(value)} stands where a tuple should")
     return value
 
 
@@ -196,7 +196,11 @@ def _extend(target: Any, items: list[Any]) -> None:
     elif isinstance(target, list):
         target.extend(items)
     else:
-        raise TypeError(f"items for a {type(target).__name__}")
+        raise TypeError(f"items for a {_kind(target)}")
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else type(value).__name__
 
 
 def _set_state(budget: Budget, target: Any, state: Any) -> None:
@@ -216,7 +220,7 @@ def _set_state(budget: Budget, target: Any, state: Any) -> None:
             np.frombuffer(data, dtype).reshape(shape)  # checks the size
             target.__setstate__((1, shape, dtype, bool(is_fortran), data))
         case _:
-            raise TypeError(f"a state for a {type(target).__name__}")
+            raise TypeError(f"a state for a {_kind(target)}")
 
 
 def _bytes(budget: Budget, data: Any = b"", encoding: Any = "latin1") -> bytes:
@@ -224,7 +228,7 @@ def _bytes(budget: Budget, data: Any = b"", encoding: Any = "latin1") -> bytes:
         budget.spend(len(data))
         return data.encode("latin1")
     if not isinstance(data, bytes):
-        raise TypeError(f"a {type(data).__name__} stands for bytes")
+        raise TypeError(f"a {_kind(data)} stands for bytes")
     return data
 
 
