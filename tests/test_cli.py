@@ -120,8 +120,8 @@ def test_several_photographs_without_output(vitdeblur, photo):
     Image.fromarray(PHOTO).save("b.ppm")
     status, said = vitdeblur("photo.png", "b.ppm")
     assert status == 0
-    assert "b.ppm (2 of 2)\nwritten: b_restored.png" in said
-    assert names() == ["b.ppm", "b_restored.png", "photo.png", "photo_restored.png"]
+    assert "b.ppm (2 of 2)\nwritten: b_restored.ppm.png" in said
+    assert names() == ["b.ppm", "b_restored.ppm.png", "photo.png", "photo_restored.png"]
 
 
 def test_standard_input_and_output(vitdeblur, photo, sharp, monkeypatch):
@@ -252,7 +252,10 @@ def test_a_photograph_cannot_replace_one_that_is_to_be_restored(vitdeblur, photo
         (["photo.png", "text", "-o", "a.png"], "a.png is the name of one picture"),
         (["photo.png", "text", "-o", "-"], "standard output takes one photograph"),
         (["photo.png", "./photo.png"], "photo.png and photo.png would both become"),
-        (["photo.png", "photo.ppm", "-o", "new"], "would both become new/photo.png"),
+        (
+            ["photo.png", "empty folder/../photo.png", "-o", "new"],
+            "would both become new/photo.png",
+        ),
         (["photo.png", "--checkpoint", "nothing"], "there is no checkpoint 'nothing'"),
         (["photo.png", "--checkpoint", "text"], "text"),
         (["photo.png", "--checkpoint", "empty folder"], "empty folder is no checkpoint folder"),
@@ -374,7 +377,8 @@ def test_broken_photographs_do_not_stop_the_good_ones(vitdeblur, photo, sharp):
     assert names("new") == ["e.png", "photo.png"]
     np.testing.assert_array_equal(pixels("new/e.png"), sharp)
     errors = [line for line in said.splitlines() if line.startswith("error: ")]
-    assert len(said.splitlines()) == 5 + 3 + 2  # one for each, errors, what was written
+    assert len(said.splitlines()) == 5 + 3 + 2 + 1  # one for each, errors, what was written
+    assert said.endswith("\n3 of 5 could not be restored; the errors above name them\n")
     for line, expected in zip(
         errors, ["b.png: the file is empty", "c.png: ", "d.png: not an"], strict=True
     ):

@@ -29,7 +29,7 @@ def planned(*arguments, **options):
 
 def test_a_folder_is_restored_in_natural_order_without_the_folders_in_it(album):
     assert planned(["album"], "out") == [
-        ("album/b9.jpe", "out/b9.png"),
+        ("album/b9.jpe", "out/b9.jpe"),
         ("album/b10.png", "out/b10.png"),
     ]
 
@@ -69,3 +69,15 @@ def test_the_command_has_the_option(album, monkeypatch, flag):
     monkeypatch.setattr(restore_files, "restore_files", lambda *given: seen.append(given[-1]) or 0)
     assert main(["album", "-o", "out", *flag]) == 0
     assert seen[0].recursive is bool(flag)
+
+
+def test_photographs_of_one_name_in_two_formats_have_two_results(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ("a.avif", "a.gif", "a.JFIF", "a.jpe", "a.jpg", "a.png", "a.ppm")
+    for name in names:
+        (tmp_path / name).touch()
+    results = ["a.avif.png", "a.gif.png", "a.JFIF", "a.jpe", "a.jpg", "a.png", "a.ppm.png"]
+    assert [result for _, result in planned(list(names), "out")] == [f"out/{r}" for r in results]
+    beside = [result.replace("a.", "a_restored.", 1) for result in results]
+    assert [result for _, result in planned(list(names), None)] == beside
+    assert planned(["a.gif"], "out/") == [("a.gif", "out/a.gif.png")]  # whatever lies beside it

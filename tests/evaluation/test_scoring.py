@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from configs.evaluate import get_config
 from tests import made_up_data
@@ -365,3 +366,28 @@ def test_a_figure_that_is_nan_is_never_told_as_infinite():
     with pytest.raises(UserError, match="NaN"):
         image_record("a.png", "", {"psnr": float("nan")})
     assert image_record("a.png", "", {"psnr": float("inf")})["metrics"] == {"psnr": None}
+
+
+def test_files_that_cannot_hold_what_was_restored_are_noted(tmp_path):
+    made = {"1.jpg": "RGB", "2.png": "L", "3.png": "RGBA", "4.png": "RGB"}
+    for number, (name, mode) in enumerate(made.items()):
+        for part in ("input", "target"):
+            write_png(tmp_path / f"data/{part}/{name[0]}.png", photograph(number))
+        (tmp_path / "method").mkdir(exist_ok=True)
+        image = Image.fromarray(photograph(number)).convert(mode)
+        image.save(tmp_path / "method" / name)
+    scores = score(tmp_path / "data", "pairs", [Method("m", tmp_path / "method")], ["mae"])
+    assert scores["methods"][0]["notes"] == [
+        "1 of 4 saved as JPEG: its losses are measured, too",
+        "1 of 4 gray, which the targets are not",
+        "1 of 4 with transparency, which is left out",
+    ]
+    assert set(scores["methods"][0]["images"]["1"]) == {"file", "size_note", "metrics"}
+
+
+def test_a_name_that_nothing_comes_near_is_told_without_a_guess():
+    with pytest.raises(UserError, match=r"unknown metric 'xyz'; there are psnr"):
+        parse_metrics("xyz")
+    with pytest.raises(UserError, match=r"',' names no metric; there are psnr"):
+        parse_metrics(",")
+    assert parse_metrics("psnr, ssim,") == ["psnr", "ssim"]

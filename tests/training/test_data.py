@@ -192,7 +192,7 @@ def _without_targets(root):
         ({"data__root": "nowhere", "data__kind": "prepared"}, None, "nowhere.*it is no folder"),
         ({}, _empty, "pairs: no images in .*sharp"),
         ({"data__kind": "synthetic", "data__root": "sharp"}, _empty, "no images in .*sharp"),
-        ({"data__layout": "pears"}, None, "unknown layout 'pears': did you mean 'pairs'"),
+        ({"data__layout": "pears"}, None, "unknown layout 'pears' .did you mean 'pairs'"),
         ({"data__layout": "dpdd"}, None, "no train_c/source"),
         ({"crop": 21}, None, "crop is 21 pixels, but .* has 24 x 20; choose a smaller crop"),
         ({"progressive": ((9, 21, 2),)}, None, "crop is 21 pixels, but .* has 24 x 20"),

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vitdeblur_jax.data.image_io import Samples, as_8_bits, read_rgb
+from vitdeblur_jax.data.image_io import Photograph, Samples, as_8_bits, read_photograph
 from vitdeblur_jax.data.layouts import Pair, describe, find_pairs, some
 from vitdeblur_jax.evaluation.measuring import Measure, measuring
 from vitdeblur_jax.evaluation.profiles import Match, Profile, align, find_profile, match
@@ -72,7 +72,10 @@ def parse_metrics(text: str) -> list[str]:
     Raises:
       UserError: one is unknown, or named twice.
     """
-    names = list(METRICS) if text == "all" else [name.strip() for name in text.split(",")]
+    words = [word.strip() for word in text.split(",")]
+    names = list(METRICS) if text == "all" else [word for word in words if word]
+    if not names:
+        raise UserError(f"{text!r} names no metric; there are {', '.join(METRICS)}")
     _refuse_twice("metric", [known("metric", name, METRICS) for name in names])
     return names
 
@@ -132,8 +135,12 @@ def score(
     for pair, records in zip(pairs, _in_parallel(score_one, len(pairs)), strict=True):
         for method, record in zip(scores["methods"], records, strict=True):
             if record:
+                method["notes"] += record.pop("notes")
                 method["images"][pair.name] = record
     for method in scores["methods"]:
+        count = len(method["images"])
+        notes = Counter(method["notes"]).items()
+        method["notes"] = [f"{number} of {count} {note}" for note, number in notes]
         method["rule"] += _sizes_in_words(method["images"].values())
     summarize(scores, subsets)
     return scores
@@ -200,7 +207,8 @@ def _in_parallel(work: Callable[[int], Any], count: int) -> list[Any]:
 
 def _score_pair(pair, number, methods, matches, measure, out):
     """Returns the record of each method's image, None where there is none."""
-    target = _read(pair.target)
+    sharp = _read(pair.target)
+    target = sharp.pixels
     if out is not None:
         add_picture(out, number, 0, as_8_bits(target), None)
     records = []
@@ -209,7 +217,8 @@ def _score_pair(pair, number, methods, matches, measure, out):
         if path is None:
             records.append(None)
             continue
-        image, reference, size_note = _aligned(path, target, method, found)
+        photograph = _read(path)
+        image, reference, size_note = _aligned(path, photograph.pixels, target, method, found)
         try:
             figures = measure(as_float(image), as_float(reference))
         except UserError as error:
@@ -217,12 +226,22 @@ def _score_pair(pair, number, methods, matches, measure, out):
         if out is not None:
             add_picture(out, number, order, as_8_bits(image), as_8_bits(reference))
         file = path.relative_to(method.folder).as_posix()
-        records.append(image_record(file, size_note, figures))
+        record = image_record(file, size_note, figures)
+        records.append(record | {"notes": _file_notes(photograph, sharp)})
     return records
 
 
-def _aligned(path, target, method, found):
-    image = _read(path)
+def _file_notes(image: Photograph, target: Photograph) -> list[str]:
+    """Returns what of a file the figures do not tell, or suffer from."""
+    notes = {
+        "saved as JPEG: its losses are measured, too": image.compression.quantization is not None,
+        "gray, which the targets are not": image.is_gray and not target.is_gray,
+        "with transparency, which is left out": image.alpha is not None,
+    }
+    return [note for note, is_so in notes.items() if is_so]
+
+
+def _aligned(path, image, target, method, found):
     aligned = align(image, target_as_deep(target, image), found.profiles)
     if aligned is None:
         sizes = [f"{pixels.shape[1]} x {pixels.shape[0]}" for pixels in (image, target)]
@@ -237,9 +256,9 @@ def _aligned(path, target, method, found):
     return aligned
 
 
-def _read(path: Path) -> Samples:
+def _read(path: Path) -> Photograph:
     try:
-        return read_rgb(path)
+        return read_photograph(path)
     except UserError as error:
         raise UserError(printable(str(error))) from error
 

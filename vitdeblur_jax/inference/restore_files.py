@@ -144,7 +144,10 @@ def restore_files(
         except UserError as error:
             tell(f"error: {error}")
             failed += 1
-    return sum(gather(failed))
+    failed = sum(gather(failed))
+    if failed and len(waiting) > 1 and is_first():
+        tell(f"{failed} of {len(waiting)} could not be restored; the errors above name them")
+    return failed
 
 
 def _is_done(task: Task) -> bool:
@@ -209,9 +212,10 @@ def _destination(
         return output if output == STANDARD else Path(output)
     if file == STANDARD:
         return Path(output) / "restored.png" if into_folder else STANDARD
-    stem, suffix = _stem(file), ".png"
-    if file.suffix.lower() in IMAGE_SUFFIXES:
-        suffix = file.suffix
+    stem = _stem(file)
+    suffix = file.name.removeprefix(stem)
+    if suffix.lower() not in IMAGE_SUFFIXES:
+        suffix += ".png"  # a.gif becomes a.gif.png, for there may be an a.png, now or later
     if into_folder:
         return Path(output) / below / f"{stem}{suffix}"
     return file.with_name(f"{stem}_restored{suffix}")
@@ -252,7 +256,10 @@ def _check(tasks: list[Task], overwrite: bool, into_folder: bool) -> None:
             check_result_can_be_written()
             continue
         if path in sources and (source == STANDARD or path != os.path.realpath(source)):
-            raise UserError(f"{destination} is to be restored itself: {source} cannot overwrite it")
+            raise UserError(
+                f"{destination} is to be restored itself: {source} cannot overwrite it; leave one "
+                "of them out, or name another folder with -o"
+            )
         endings = f"a picture is one of {', '.join(IMAGE_SUFFIXES)}; a folder ends in /"
         _check_file(destination, endings, overwrite, needs_folder=not into_folder)
 

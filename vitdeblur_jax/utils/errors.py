@@ -48,8 +48,7 @@ def known(what: str, name: str, names: Iterable[str]) -> str:
     """
     names = list(names)
     if name not in names:
-        closest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
         raise UserError(
-            f"unknown {what} {name!r}: did you mean {closest!r}? There are {', '.join(names)}"
+            f"unknown {what} {name!r}{nearest(name, names)}; there are {', '.join(names)}"
         )
     return name

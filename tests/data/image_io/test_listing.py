@@ -66,3 +66,13 @@ def test_recursive_takes_the_folders_in_a_folder(tmp_path):
     assert listed(tmp_path, recursive=True) == [
         *("z.png", "s9/b.png", "s9/inner/c.png", "s10/a.png")
     ]
+
+
+def test_a_broken_link_is_a_photograph_that_cannot_be_read_and_is_not_passed_over(tmp_path):
+    touch(tmp_path, "a.png")
+    (tmp_path / "b.png").symlink_to("nowhere")
+    (tmp_path / "c.txt").symlink_to("nowhere")
+    assert listed(tmp_path) == ["a.png", "b.png"]
+    assert left_out(tmp_path) == "left out: 1 file of formats that are not read (.txt)"
+    with pytest.raises(UserError, match=r"b\.png: cannot be read \(No such file"):
+        read_photograph(tmp_path / "b.png")

@@ -27,6 +27,7 @@ from tests.data.image_io.written_files import (
     IPTC,
     PICTURE,
     UPRIGHT_XMP,
+    XMP,
     full_jpeg,
     jpeg,
     lost,
@@ -165,3 +166,11 @@ def test_resolution_of_a_bmp():
     data = encoded(PICTURE, "BMP", dpi=(300, 200))
     assert isinstance(Image.open(io.BytesIO(data)), BmpImagePlugin.BmpImageFile)
     assert png_chunks(rewritten(data, ".png"))[b"pHYs"] == struct.pack(">IIB", 11811, 7874, 1)
+
+
+def test_xmp_alone_turns_no_pixels_and_keeps_its_orientation():
+    buffer = io.BytesIO()
+    Image.new("RGB", (5, 3)).save(buffer, "WEBP", lossless=True, xmp=XMP)
+    result = rewritten(buffer.getvalue(), ".webp")
+    with Image.open(io.BytesIO(result)) as image:
+        assert (image.size, image.info["xmp"]) == ((5, 3), XMP)

@@ -12,7 +12,7 @@ from PIL import Image
 from vitdeblur_jax.utils.errors import UserError
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF"}
-FORMATS |= {".webp": "WEBP", ".bmp": "BMP"}
+FORMATS |= {".webp": "WEBP", ".bmp": "BMP", ".jfif": "JPEG", ".jpe": "JPEG"}
 IMAGE_SUFFIXES = tuple(FORMATS)
 
 # The only decoders of Pillow that may see a file. Others start programs (EPS: Ghostscript), fetch

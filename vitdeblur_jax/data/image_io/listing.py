@@ -10,7 +10,7 @@ from vitdeblur_jax.data.image_io.formats import FORMATS
 from vitdeblur_jax.utils.errors import UserError, one_line
 from vitdeblur_jax.utils.natural_order import natural_key
 
-_ONLY_READ = (".jpe", ".jfif", ".gif", ".ppm", ".pgm", ".pbm", ".pnm")
+_ONLY_READ = (".gif", ".ppm", ".pgm", ".pbm", ".pnm")
 READABLE_SUFFIXES = (*FORMATS, *_ONLY_READ, *[".avif"] * features.check("avif"))
 ADDED_FOLDERS = ("__MACOSX", "@eaDir")  # by archives and network disks
 _MOST_SUFFIXES_NAMED = 5
@@ -66,7 +66,7 @@ def _walk(folder: Path, recursive: bool) -> Iterator[tuple[list[Path], list[Path
     try:
         entries = sorted(folder.iterdir(), key=lambda path: natural_key(path.name))
         entries = [path for path in entries if path.name[0] != "."]
-        files = [path for path in entries if path.is_file()]
+        files = [path for path in entries if path.is_file() or _is_broken_link(path)]
         folders = [path for path in entries if path.is_dir() and path.name not in ADDED_FOLDERS]
     except OSError as error:
         raise UserError(f"{folder}: cannot be listed as a folder ({one_line(error)})") from error
@@ -74,6 +74,11 @@ def _walk(folder: Path, recursive: bool) -> Iterator[tuple[list[Path], list[Path
     for inner in folders if recursive else ():
         if not inner.is_symlink():  # it may lead back
             yield from _walk(inner, recursive)
+
+
+def _is_broken_link(path: Path) -> bool:
+    """Tell what is listed like a file, so that reading it tells that it is missing."""
+    return path.is_symlink() and not path.exists()
 
 
 def _is_photograph(path: Path) -> bool:

@@ -10,6 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vitdeblur_jax.data.image_io.exif import first_directory
+
+_ORIENTATION = 274
+
 Samples = NDArray[np.uint8] | NDArray[np.uint16]
 
 
@@ -52,14 +56,20 @@ class Metadata:
         """Return a copy with other values."""
         return dataclasses.replace(self, **changes)
 
-    def upright(self, is_turned: bool) -> "Metadata":
+    def upright(self, orientation: int) -> "Metadata":
         """Return the metadata of the image after its orientation has been applied.
 
         The orientation in XMP becomes 1 and, if the image was turned by 90 degrees, what belongs to
-        one axis changes places. EXIF has been changed where it was read.
+        one axis changes places. EXIF has been changed where it was read. An orientation in XMP
+        alone is not applied, so it stays: programs that turn an image by it still have to.
+
+        Args:
+            orientation: What was applied, from 1 to 8.
         """
         xmp, resolution = self.xmp, self.resolution
-        if xmp:
+        is_turned = orientation > 4
+        is_told = orientation != 1 or (self.exif and _ORIENTATION in first_directory(self.exif))
+        if xmp and is_told:
             xmp = re.sub(rb"""(tiff:Orientation(?:=["']|>))[1-8]""", rb"\g<1>1", xmp)
         if xmp and is_turned:
             xmp = re.sub(rb"(Pixel)([XY])(Dimension)", _other_axis, xmp)

@@ -105,5 +105,5 @@ def _upright(decoded: Decoded) -> Photograph:
     pixels = np.repeat(colors, 3, axis=-1) if is_gray else np.ascontiguousarray(colors)
     alpha = np.ascontiguousarray(samples[..., -1]) if has_alpha else None
     damaged = tuple(f"the file is damaged, and the picture may be, too ({d})" for d in damage)
-    metadata = metadata.upright(is_turned)
+    metadata = metadata.upright(orientation)
     return Photograph(pixels, alpha, is_gray, metadata, compression, (*damaged, *notes))
