@@ -12,6 +12,7 @@ from vitdeblur_jax.data.layouts import (
     LAYOUTS,
     Pair,
     UnpairedError,
+    check_sizes,
     describe,
     find_pairs,
     read_pair,
@@ -339,3 +340,16 @@ def test_read_pair_refuses_other_sizes_and_depths(tmp_path):
     with pytest.raises(UserError, match=r"depths differ.*uint8 and uint16"):
         read_pair(Pair("a", (a, tmp_path / "deep.png"), None))
     assert read_pair(Pair("a", (tmp_path / "deep.png",), a))[0].dtype == np.uint16
+
+
+def test_unequal_sizes_are_found_in_the_heads_of_the_files(tmp_path):
+    make(tmp_path, "a.png", size=(4, 3))
+    make(tmp_path, "turned.png", size=(3, 4))
+    make(tmp_path, "larger.png", size=(4, 5))
+    a, turned, larger = (tmp_path / name for name in ("a.png", "turned.png", "larger.png"))
+    for path in (a, turned, larger):
+        path.write_bytes(path.read_bytes()[:64])
+    check_sizes([Pair("a", (a,), turned), Pair("b", (a, a), None)])
+    for pair in (Pair("a", (a,), larger), Pair("b", (a, larger), None), Pair("c", (a, a), larger)):
+        with pytest.raises(UserError, match=r"sizes differ: .*a.png is 4 x 3, .*larger.png is 4 x"):
+            check_sizes([Pair("a", (a,), turned), pair])

@@ -444,9 +444,20 @@ def test_a_run_that_did_nothing_can_be_corrected(tmp_path, settings):
     make_pairs(tmp_path)
     write_png(tmp_path / "data" / "input" / "a.png", np.zeros((3, 3, 3), np.uint8))
     assert "sizes differ" in refusal(settings(), tmp_path / "results")
+    assert not (tmp_path / "results").exists()
     write_png(tmp_path / "data" / "input" / "a.png", noise(0))
     evaluate(settings(stride=29), tmp_path / "results")
     assert contents(tmp_path / "results")["config"]["stride"] == 29
+
+
+def test_one_folder_in_other_words_is_no_other_run(tmp_path, settings, monkeypatch):
+    make_pairs(tmp_path)
+    evaluate(settings(), tmp_path / "results")
+    before = contents(tmp_path / "results")["restored"]
+    monkeypatch.chdir(tmp_path)
+    for same in ("data", "data/", "./data", f"{tmp_path}/data/"):
+        evaluate(settings(data_dir=same), tmp_path / "results")
+    assert contents(tmp_path / "results")["restored"].keys() == before.keys()
 
 
 def test_the_stride_of_the_model_is_recorded_and_a_poor_one_noted(

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vitdeblur_jax.data.image_io import list_photographs, read_rgb, subfolders
+from vitdeblur_jax.data.image_io import list_photographs, read_rgb, size_of, subfolders
 from vitdeblur_jax.data.pairing import Pairing, pair_in_order, pair_names
 from vitdeblur_jax.utils.errors import UserError, known
 from vitdeblur_jax.utils.natural_order import natural_key
@@ -101,6 +101,29 @@ def _in_words(pair: Pair) -> str:
     return " <-> ".join(path.stem for path in paths)
 
 
+def check_sizes(pairs: Iterable[Pair]) -> None:
+    """Compare the sizes that the heads of files tell, which is fast, before any work begins.
+
+    An orientation may turn a file of a pair and not the other, so the order of the sides is left
+    to `read_pair`.
+
+    Raises:
+        UserError: The files of a pair differ in size.
+    """
+    for pair in pairs:
+        paths = pair.source if pair.target is None else (*pair.source, pair.target)
+        sizes = {path: size for path in paths if (size := size_of(path)) is not None}
+        if len({tuple(sorted(size)) for size in sizes.values()}) > 1:
+            first = next(iter(sizes))
+            other = next(p for p in sizes if sorted(sizes[p]) != sorted(sizes[first]))
+            raise _sizes_differ(first, sizes[first], other, sizes[other])
+
+
+def _sizes_differ(path, size, other, other_size):
+    sizes = [f"{width} x {height}" for width, height in (size, other_size)]
+    return UserError(f"sizes differ: {path} is {sizes[0]}, {other} is {sizes[1]}")
+
+
 def read_pair(pair: Pair) -> tuple[_Pixels, _Pixels | None]:
     """Read the pixels of a pair.
 
@@ -115,8 +138,7 @@ def read_pair(pair: Pair) -> tuple[_Pixels, _Pixels | None]:
     pictures = [read_rgb(path) for path in paths]
     for path, picture in zip(paths[1:], pictures[1:], strict=True):
         if picture.shape != pictures[0].shape:
-            sizes = [f"{p.shape[1]} x {p.shape[0]}" for p in (pictures[0], picture)]
-            raise UserError(f"sizes differ: {paths[0]} is {sizes[0]}, {path} is {sizes[1]}")
+            raise _sizes_differ(paths[0], pictures[0].shape[1::-1], path, picture.shape[1::-1])
     views = pictures[: len(pair.source)]
     if views[0].dtype != views[-1].dtype:
         depths = f"{views[0].dtype} and {views[-1].dtype}"

@@ -9,6 +9,7 @@ What each figure means:
 """
 
 import dataclasses
+import os
 import time
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import numpy as np
 from vitdeblur_jax.checkpoints.load_save import BUNDLED_NOTE, load_pretrained
 from vitdeblur_jax.checkpoints.pretrained import Pretrained, digest, on_local_devices
 from vitdeblur_jax.data.image_io import Photograph, as_8_bits, left_out, write_photograph
-from vitdeblur_jax.data.layouts import LAYOUTS, describe, find_pairs, read_pair
+from vitdeblur_jax.data.layouts import LAYOUTS, check_sizes, describe, find_pairs, read_pair
 from vitdeblur_jax.distributed.processes import (
     first_before_others,
     gather,
@@ -76,11 +77,14 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     with together():
         _check(config)
         pairs = find_pairs(config.data_dir, config.layout, config.split)
+        check_sizes(pairs)
         pretrained = _load(config)
         check_options(pretrained.model, config.stride or None, config.batch_size or None)
         # Results made with another stride are other results: record the one that is used.
         stride = config.stride or pretrained.model.stride
-        config = ml_collections.ConfigDict({**config, "stride": stride})
+        # A relative path would not tell, at the next start, which folder it was.
+        data_dir = os.path.abspath(config.data_dir)
+        config = ml_collections.ConfigDict({**config, "stride": stride, "data_dir": data_dir})
         measure, metrics, notes = load_metrics(
             parse_metrics(config.metrics),
             Path(config.metric_weights) if config.metric_weights else None,

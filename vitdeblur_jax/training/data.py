@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 
 from vitdeblur_jax.data.image_io import left_out, list_photographs, size_of
-from vitdeblur_jax.data.layouts import Pair, describe, find_pairs
+from vitdeblur_jax.data.layouts import Pair, check_sizes, describe, find_pairs
 from vitdeblur_jax.data.pipelines import (
     DeviceBatches,
     Source,
@@ -262,6 +262,8 @@ def _check_sizes(source: Source, crop: int) -> None:
         return _check_size(first["name"], first["blurred"].shape[1::-1], crop)
     for record in _spread(range(len(source)), _MOST_SIZES_READ):
         path = source.files(record)[0]
+        if isinstance(source, FolderSource):
+            check_sizes([source.pairs[record]])
         size = size_of(path)
         if size is not None:  # or else reading it tells why
             _check_size(path, size, crop)
