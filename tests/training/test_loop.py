@@ -354,7 +354,7 @@ def test_a_disk_that_refuses_ends_train_py_in_one_line(
     ended = train_py(tmp_path, "quick,full,13", f"data.root={pairs}", *flags)
     assert ended.returncode == 2
     assert "Traceback" not in ended.stderr
-    _, *lines = ended.stderr.splitlines()
+    _paired, _size, *lines = ended.stderr.splitlines()
     (error,) = [line for line in lines if not line.startswith("step ")]
     assert re.match(f"error: {message}", error)
     assert list(step_folders(tmp_path / "checkpoints")) == [10]
