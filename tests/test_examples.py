@@ -57,15 +57,17 @@ def number(pattern: str, text: str) -> float:
 def test_teaching_pairs(run):
     printed = run("teaching_pairs")
     assert number("expected against real fall: rank correlation N", printed) > 0.98
-    assert number("what the blur took against teaching: rank correlation N", printed) < -0.4
-    assert 20 < number("N% of the pairs teach the wrong thing", printed) < 40
+    causes = re.findall(r"against teaching: rank correlation (\S+)", printed)
+    assert len(causes) == 3
+    assert max(abs(float(cause)) for cause in causes) < 0.5
+    assert 25 < number("N% of the pairs teach the wrong thing", printed) < 50
 
 
 @pytest.mark.slow
 def test_ensemble(run):
     printed = run("ensemble")
-    assert number("spread against error: rank correlation N", printed) > 0.6
-    assert number("contrast against error: rank correlation N", printed) > 0.7
+    assert 0.2 < number("spread against error: rank correlation N", printed) < 0.55
+    assert number("contrast against error: rank correlation N", printed) > 0.65
     assert number("error over spread: N to", printed) > 1.5
     assert number("to N by groups of spread", printed) > 10
 
