@@ -2,8 +2,10 @@
 
 import itertools
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import grain
 import jax
@@ -205,7 +207,8 @@ def test_a_script_without_a_guard_ends_with_one_traceback(tmp_path):
     script.write_text(
         "from tests.data.test_pipelines import make\nprint(next(make(workers=2))['sharp'].shape)\n"
     )
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment)
     assert done.returncode == 1
     assert "__name__ == '__main__'" in done.stderr.splitlines()[-1]
     assert done.stderr.count("Traceback") == 1

@@ -250,7 +250,7 @@ def test_patches_are_prepared_and_a_small_photograph_is_named(tmp_path):
 
 
 def test_unknown_names_and_missing_data(data, tmp_path):
-    with pytest.raises(UserError, match="unknown data set, 'dpd': did you mean 'dpdd'"):
+    with pytest.raises(UserError, match=r"unknown data set, 'dpd' .did you mean 'dpdd'"):
         prepare(data, "dpd", tmp_path)
     with pytest.raises(UserError, match=r"unknown config of dpdd.*did you mean 'single_8bit'"):
         prepare(data, "dpdd", tmp_path, config="single_8")
