@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import os
+import signal
 from pathlib import Path
 
 import jax
@@ -37,6 +38,8 @@ _LIBC = ctypes.CDLL(None) if os.name == "posix" else None
 
 
 def pytest_configure():
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # child processes inherit it
     compile_fast_and_cache()
 
 

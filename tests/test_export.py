@@ -25,7 +25,7 @@ RESTORE = """
 import sys
 sys.modules["vitdeblur_jax"] = sys.modules["flax"] = None  # to import them is an error
 folder, given, result, *batch_sizes = sys.argv[1:]
-import importlib, os
+import importlib.util, os
 import numpy as np
 is_installed = importlib.util.find_spec("flatbuffers") is not None
 sys.path.insert(0, os.path.dirname(folder))
@@ -169,7 +169,10 @@ def test_a_batch_size_is_for_good(checkpoint, export, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["{}", "out", "--platforms", "cpu,cuad"], "unknown platform 'cuad': did you mean 'cuda'?"),
+        (
+            ["{}", "out", "--platforms", "cpu,cuad"],
+            "unknown platform 'cuad' (did you mean 'cuda'?)",
+        ),
         (["{}", "out", "--platforms", ""], "unknown platform ''"),
         (["{}", "out", "--platforms", "gpu"], "the platform 'gpu' is called 'cuda'"),
         (["{}", "my-model"], "'my-model' is no name for a Python package"),
