@@ -19,9 +19,14 @@ import jaxlib
 CACHE_LIMIT = 2 * 10**9  # bytes
 
 
-def compile_fast_and_cache() -> None:
-    """Sets the environment of this process and its children, and this process's JAX."""
-    _drop_large_cache(cache_folder().parent)
+def compile_fast_and_cache(is_first: bool) -> None:
+    """Sets the environment of this process and its children, and this process's JAX.
+
+    Args:
+      is_first: no other process of this run of the tests uses the cache yet.
+    """
+    if is_first:
+        _drop_large_cache(cache_folder().parent)
     settings = {
         "jax_compilation_cache_dir": str(cache_folder()),
         "jax_disable_most_optimizations": True,

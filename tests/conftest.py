@@ -37,10 +37,10 @@ DATA = Path(__file__).parent / "data"
 _LIBC = ctypes.CDLL(None) if os.name == "posix" else None
 
 
-def pytest_configure():
+def pytest_configure(config):
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell
         signal.signal(signal.SIGINT, signal.default_int_handler)  # child processes inherit it
-    compile_fast_and_cache()
+    compile_fast_and_cache(is_first=not hasattr(config, "workerinput"))
 
 
 @pytest.fixture(scope="session")

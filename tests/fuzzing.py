@@ -4,6 +4,7 @@ import contextlib
 import copy
 import io
 import json
+import os
 import re
 import signal
 import sys
@@ -158,18 +159,21 @@ class _Watch:
     def _note(self, event, arguments):
         if self._events is None:
             return
-        writes = (
-            event == "open" and isinstance(arguments[1], str) and set("wax+") & set(arguments[1])
-        )
+        writes = event == "open" and arguments[2] & _WRITING
         if writes or event.startswith(_FORBIDDEN):
             self._events.append((event, str(arguments)[:200]))
 
 
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 _WATCH = _Watch()
 
 
+class _HungError(BaseException):
+    """No `Exception`: readers turn those into refusals."""
+
+
 def _hung(*_):
-    raise TimeoutError("reading hangs")
+    raise _HungError("reading hangs")
 
 
 def _resident_megabytes(reset_peak: bool = False) -> float:
@@ -177,8 +181,7 @@ def _resident_megabytes(reset_peak: bool = False) -> float:
     if not status.exists():
         return 0.0
     if reset_peak:
-        with contextlib.suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5")
     return int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) / 1024
 
 

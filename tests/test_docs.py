@@ -52,7 +52,7 @@ OTHERS = {
         "--photographs",
         "--durations",
     ),  # pip, MkDocs, a benchmark, pytest
-    *("--config", "--workdir"),  # read by entry_points.py
+    *("--config", "--workdir"),  # read by cli/with_config.py
     *("--nodes", "--requeue", "--build-arg"),  # Slurm's, Docker's
     *("--topology", "--fsdp", "--search"),  # of benchmarks/pod_plan.py
 }

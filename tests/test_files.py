@@ -1,5 +1,6 @@
 """Files and folders that appear whole or not at all, and what killed writers leave behind."""
 
+import errno
 import os
 import subprocess
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vitdeblur_jax.utils import files
-from vitdeblur_jax.utils.errors import UserError
+from vitdeblur_jax.utils.errors import ExistsError, UserError
 from vitdeblur_jax.utils.files import (
     check_regular,
     folder_when_whole,
@@ -114,6 +115,25 @@ def test_a_folder_that_appears_meanwhile_is_kept(tmp_path):
         (tmp_path / "folder" / "photos").mkdir(parents=True)
     assert os.listdir(tmp_path / "folder") == ["photos"]
     assert os.listdir(tmp_path) == ["folder"]
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_file_that_appears_meanwhile_is_kept(tmp_path, monkeypatch, has_links):
+    def no_links(*_):
+        raise OSError(errno.EPERM, "no hard links")
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", no_links)
+    writing = replaced_when_whole(tmp_path / "a", overwrite=False)
+    writing.__enter__().write_text("second")
+    (tmp_path / "a").write_text("first")
+    with pytest.raises(ExistsError):
+        writing.__exit__(None, None, None)
+    assert (tmp_path / "a").read_text() == "first"
+    with replaced_when_whole(tmp_path / "b", overwrite=False) as new:
+        new.write_text("alone")
+    assert (tmp_path / "b").read_text() == "alone"
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
 
 
 def test_pipes_and_devices_are_no_files(tmp_path):

@@ -81,7 +81,7 @@ def test_a_configuration_that_is_none_is_told(small, tmp_path, text):
 
 @pytest.mark.parametrize("file", ["_CHECKPOINT_METADATA", "variables/_METADATA"])
 @pytest.mark.parametrize("text", [DEEP, "[]", "null", '{"item_handlers": 3}'])
-def test_damaged_metadata_of_orbax_is_told(small, tmp_path, file, text):
+def test_damaged_metadata_of_orbax_raises_no_other_error(small, tmp_path, file, text):
     save_pretrained(small, tmp_path / "folder")
     (tmp_path / "folder" / file).write_text(text)
     with contextlib.suppress(UserError):  # Orbax can do without some of it

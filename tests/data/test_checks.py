@@ -172,7 +172,9 @@ def test_a_missing_ground_truth_of_lfdof(tmp_path):
 
 def test_a_photograph_beside_the_scenes(tmp_path):
     make(tmp_path, "input/IMG_1/a.png", "ground_truth/IMG_1.png", "input/IMG_2.png")
-    assert problems(tmp_path) == [("pairs", ("all",), "in no pair: input/IMG_2.png")]
+    ((kind, splits, message),) = problems(tmp_path)
+    assert (kind, splits) == ("pairs", ("all",))
+    assert "holds folders of scenes and IMG_2.png beside them" in message
 
 
 def test_empty_and_missing_folders(tmp_path):

@@ -201,6 +201,12 @@ def test_lfdof_scenes_and_their_ground_truth_pair_by_number(tmp_path):
     assert refusal(tmp_path, "lfdof").endswith("ground_truth: s10, s012_gt")
 
 
+def test_images_beside_the_scenes_of_lfdof_are_refused(tmp_path):
+    make(tmp_path, "input/s1/a.png", "input/loose.png", "ground_truth/s1.png")
+    with pytest.raises(UserError, match=r"folders of scenes and loose\.png beside them"):
+        find_pairs(tmp_path, "lfdof")
+
+
 def test_lfdof_scene_without_ground_truth(tmp_path):
     make(tmp_path, "input/s1/a.png", "input/s2/a.png", "ground_truth/s1.png")
     assert re.search(r"not in both input and ground_truth: s2$", refusal(tmp_path, "lfdof"))

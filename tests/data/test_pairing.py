@@ -180,3 +180,7 @@ def test_names_made_of_known_keys_are_paired_right_or_refused(seed):
         assert are_right or (found.by == "order" and not set(left.values()) & set(right.values()))
         paired += are_right
     assert paired > 120
+
+
+def test_names_of_separators_alone_are_names():
+    assert set(pair_names(["_", "a"], ["x", "y"]).unpaired) <= {"_", "a", "x", "y"}

@@ -16,6 +16,7 @@ from vitdeblur_jax.data.builders import BUILDERS
 from vitdeblur_jax.data.preparation import prepare, training_flags
 from vitdeblur_jax.data.sources import PreparedSource
 from vitdeblur_jax.utils.errors import UserError
+from vitdeblur_jax.utils.files import _this_host
 
 COUNT = 27  # four files of records
 
@@ -142,7 +143,8 @@ def test_half_written_records_are_not_taken_for_whole(data, tmp_path):
     unfinished = tmp_path / "out/paired_folder/8bit/1.0.0.unfinished"
     third = "paired_folder-train.array_record-00002-of-00004"
     (unfinished / third).write_bytes(b"half of it")
-    (unfinished / ".0123.tmp").write_bytes(b"left behind")
+    dead = 2**22 + 1  # no process has such a number
+    (unfinished / f".{third}.{_this_host()}-{dead}-0123abcd.tmp").write_bytes(b"left behind")
     (unfinished / "paired_folder-train.array_record-00000-of-00099").write_bytes(b"another plan")
     made_up_data.write(data / "blurred/photo020.png", 40)
     folder = prepare(data, None, tmp_path / "out")

@@ -56,6 +56,8 @@ def read_folder_metadata(path: Path) -> FolderMetadata:
       UserError: the folder is no such checkpoint.
     """
     path = path.resolve()
+    if not os.path.lexists(path / "config" / "metadata"):
+        raise UserError(_NO_FOLDER.format(path))
     _check_all_regular(path)
     try:
         config = read_json(path / "config" / "metadata")

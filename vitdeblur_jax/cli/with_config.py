@@ -251,7 +251,7 @@ def _expand_home(config) -> None:
     for key, value in config.items():
         if hasattr(value, "to_dict"):
             _expand_home(value)
-        elif isinstance(value, str):
+        elif isinstance(value, str) and home_expanded(value) != value:
             config[key] = home_expanded(value)
 
 

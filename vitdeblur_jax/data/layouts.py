@@ -9,7 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vitdeblur_jax.data.image_io import list_photographs, read_rgb, size_of, subfolders
+from vitdeblur_jax.data.image_io import (
+    READABLE_SUFFIXES,
+    list_photographs,
+    read_rgb,
+    size_of,
+    subfolders,
+)
 from vitdeblur_jax.data.pairing import Pairing, pair_in_order, pair_names
 from vitdeblur_jax.utils.errors import UserError, known
 from vitdeblur_jax.utils.natural_order import natural_key
@@ -216,6 +222,13 @@ def _lfdof(root: Path, split: str) -> list[Pair]:
     inputs, truths = _folder(base, ("input",)), _by_stem(_folder(base, ("ground_truth",)))
     scenes = subfolders(inputs)
     if scenes:
+        names = [path.name for path in inputs.iterdir() if path.name[0] != "."]
+        loose = [name for name in names if name.lower().endswith(READABLE_SUFFIXES)]
+        if loose:
+            raise UserError(
+                f"{inputs} holds folders of scenes and {some(loose)} beside them; "
+                "move the images into their scenes"
+            )
         views = [(scene.name, path) for scene in scenes for path in list_photographs(scene)]
         names = [f"{scene}_{path.stem}" for scene, path in views]
     else:  # the authors' sample: a scene is one photograph

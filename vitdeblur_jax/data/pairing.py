@@ -164,7 +164,7 @@ def _by_character(names: Sequence[_Name]) -> tuple[_Name, ...]:
             ((unit,), (word,)) if isinstance(unit, int) else (unit, ("",) * len(unit))
             for unit, word in zip(name.units, name.words, strict=True)
         ]
-        units, words = (tuple(chain.from_iterable(part)) for part in zip(*parts, strict=True))
+        units, words = (tuple(chain.from_iterable(part[i] for part in parts)) for i in (0, 1))
         split.append(_Name(name.text, units, words))
     return tuple(split)
 

@@ -25,7 +25,7 @@ from vitdeblur_jax.data.layouts import describe
 from vitdeblur_jax.data.recognition import recognize
 from vitdeblur_jax.data.sources import INFO, FolderSource, SyntheticSource, with_name_in_bytes
 from vitdeblur_jax.utils.errors import UserError, known, one_line
-from vitdeblur_jax.utils.files import replaced_when_whole, write_text
+from vitdeblur_jax.utils.files import remove_abandoned, replaced_when_whole, write_text
 from vitdeblur_jax.utils.json_files import read_json
 from vitdeblur_jax.utils.output import tell
 from vitdeblur_jax.utils.progress import Progress
@@ -215,8 +215,7 @@ def _check_is_of(folder: Path, shards: Sequence[_Shard]) -> None:
 def _make_folders(folder: Path) -> None:
     try:
         (folder / _ENTRIES).mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(".*.tmp"):  # of a run that was killed
-            leftover.unlink()
+        remove_abandoned(folder)  # of a run that was killed
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({one_line(error)})") from error
 

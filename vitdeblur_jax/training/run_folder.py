@@ -19,7 +19,10 @@ from vitdeblur_jax.utils.output import tell
 from vitdeblur_jax.utils.versions import versions
 
 # What a run writes into its folder, beside config.json and the lock.
-_WRITTEN = ("versions.json", "parameters.txt", "log.jsonl", "tensorboard", "checkpoints", "profile")
+_WRITTEN = (
+    *("versions.json", "parameters.txt", "log.jsonl", "tensorboard", "checkpoints", "pictures"),
+    "profile",
+)
 _SHOWN_DIFFERENCES = 5
 _HELD_BY_ANOTHER = (errno.EAGAIN, errno.EACCES)
 _ABSENT = "absent"

@@ -62,9 +62,13 @@ def replaced_when_whole(path: str | os.PathLike[str], overwrite: bool = True) ->
         temporary.chmod(mode)  # some libraries make their files private
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())  # a full disk may show only here
-        if target.exists() and not overwrite:
-            raise ExistsError(f"{path} has come into being meanwhile; --force overwrites it")
-        os.replace(temporary, target)
+        if overwrite:
+            os.replace(temporary, target)
+        else:
+            _rename_to_vacant(temporary, target)
+    except FileExistsError as error:
+        message = f"{path} has come into being meanwhile; --force overwrites it"
+        raise ExistsError(message) from error
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({one_line(error)})") from error
     finally:
@@ -201,11 +205,26 @@ def _absolute(path):
 
 @functools.cache
 def _this_host():
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts.append(os.readlink("/proc/self/ns/pid"))  # containers count their own processes
+    with contextlib.suppress(OSError):
+        parts.append(Path("/etc/machine-id").read_text())  # host names may be equal
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:8]
+
+
+def _rename_to_vacant(temporary, target):
+    """Renames a file; raises `FileExistsError` if another process has written the target."""
     try:
-        processes = os.readlink("/proc/self/ns/pid")  # containers count their own processes
-    except OSError:
-        processes = ""
-    return hashlib.sha256(f"{socket.gethostname()} {processes}".encode()).hexdigest()[:8]
+        os.link(temporary, target)
+    except FileExistsError:
+        raise
+    except OSError:  # the disk has no hard links
+        if os.path.lexists(target):
+            raise FileExistsError from None
+        os.replace(temporary, target)
+    else:
+        os.unlink(temporary)
 
 
 def _put_in_place(new, target, old):

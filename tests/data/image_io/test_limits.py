@@ -1,5 +1,6 @@
 """Which decoders may see a file, and how much memory one image may take."""
 
+import os
 import struct
 import subprocess
 import sys
@@ -200,3 +201,42 @@ def file_of(samples: np.ndarray, name: str) -> bytes:
         image = image.convert("P")
     kind = {"jpg": "JPEG", "tif": "TIFF"}.get(suffix, suffix.upper())
     return encoded(image, kind, **({"progressive": True} if stem == "progressive" else {}))
+
+
+def test_a_tile_larger_than_the_limit_is_refused(monkeypatch):
+    """The image is small; what its only tile decodes to is not."""
+    data = tiff(np.zeros((2048, 2048), np.uint8), tile=(2048, 2048), compression="zlib")
+    for tag in (256, 257):
+        old = struct.pack("<HHII", tag, 4, 1, 2048)
+        assert data.count(old) == 1
+        data = data.replace(old, struct.pack("<HHII", tag, 4, 1, 32))
+    monkeypatch.setattr("vitdeblur_jax.data.image_io.formats.MEMORY_LIMIT", 10**6)
+    with pytest.raises(UserError, match=r"2048 x 2048 pixels take .* GiB to decode"):
+        read_photograph(data)
+
+
+def test_a_volume_is_refused():
+    data = tiff(np.zeros((3, 16, 16), np.uint8), volumetric=True, photometric="minisblack")
+    with pytest.raises(UserError, match="holds a volume"):
+        read_photograph(data)
+
+
+def test_only_the_first_color_profile_of_a_png_is_expanded(monkeypatch):
+    expanded = []
+    decompress = zlib.decompressobj
+
+    def counted():
+        expanded.append(1)
+        return decompress()
+
+    monkeypatch.setattr("vitdeblur_jax.data.image_io.png.zlib.decompressobj", counted)
+    profiles = [chunk(b"iCCP", b"p\0\0" + zlib.compress(bytes(50)))] * 9
+    read_photograph(png(2, 8, (1, 1), [bytes(3)], *profiles))
+    assert len(expanded) == 1
+
+
+def test_a_pipe_named_as_an_image_does_not_hang(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(UserError, match="no regular file"):
+        read_photograph(tmp_path / "a.png")
+    assert size_of(tmp_path / "a.png") is None

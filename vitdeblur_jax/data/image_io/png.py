@@ -85,23 +85,24 @@ def _metadata(chunks: Iterable[tuple[bytes, bytes]]) -> tuple[Metadata, tuple[st
     found, text, exif, others = {}, [], None, []
     for kind, content in chunks:
         keyword, _, rest = content.partition(b"\0")
-        if kind == b"iCCP":
+        if kind == b"iCCP" and "icc_profile" not in found:
             found["icc_profile"] = _expanded(rest[1:])
             others += [] if found["icc_profile"] else ["a damaged color profile"]
         elif kind == b"eXIf":
             exif = content
         elif kind == b"pHYs" and len(content) == 9:
             found["resolution"] = _resolution(content)
-        elif kind == b"iTXt" and keyword == _XMP:
+        elif kind == b"iTXt" and keyword == _XMP and "xmp" not in found:
             found["xmp"] = _international_text(rest)
         elif kind in (b"tEXt", b"zTXt") and keyword in _OLD_EXIF:
-            exif = exif or _hexadecimal(_expanded(rest[1:]) if kind == b"zTXt" else rest)
+            if exif is None:  # each may expand to many times its size
+                exif = _hexadecimal(_expanded(rest[1:]) if kind == b"zTXt" else rest) or b""
         elif kind == b"tEXt" and keyword == b"Comment" and "comment" not in found:
             found["comment"] = rest
         elif kind in _TEXT_CHUNKS:
             text.append((kind, content))
     color = {kind: content for kind, content in chunks if kind in _COLOR_CHUNKS}
-    orientation, exif, notes = read_exif(exif)
+    orientation, exif, notes = read_exif(exif or None)
     metadata = Metadata(png_color=color, exif=exif, png_text=text, others=others, **found)
     return metadata, notes, orientation
 

@@ -12,6 +12,7 @@ from vitdeblur_jax.data.image_io.formats import FORMATS, open_with_pillow
 from vitdeblur_jax.data.image_io.photograph import Photograph, Samples
 from vitdeblur_jax.data.image_io.pillow import decode_with_pillow
 from vitdeblur_jax.utils.errors import UserError, one_line
+from vitdeblur_jax.utils.files import check_regular
 
 
 def read_photograph(
@@ -30,6 +31,8 @@ def read_photograph(
             color.
     """
     name = name or ("standard input" if isinstance(source, bytes) else str(source))
+    if not isinstance(source, bytes):
+        check_regular(source)
     try:
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
     except (OSError, ValueError) as error:
@@ -57,6 +60,7 @@ def read_rgb(path: str | os.PathLike[str]) -> Samples:
 def size_of(path: str | os.PathLike[str]) -> tuple[int, int] | None:
     """Return width and height from a file's head; None where only reading it all would tell."""
     try:
+        check_regular(path)
         with open(path, "rb") as file:
             head = file.read(64)
         if head.startswith(png.SIGNATURE):

@@ -127,7 +127,11 @@ def _check(page: tifffile.TiffPage, size: int) -> None:
     # The decoded segments, the page, and planes put together.
     copies = (page.compression != 1) + (page.planarconfig == 2)
     per_pixel = decoding_bytes(channels, depth, copies=copies) + extra.get(page.photometric, 0)
+    if page.imagedepth != 1 or page.tiledepth > 1:
+        raise UserError("holds a volume; save one of its slices")
     check_memory(page.imagewidth, page.imagelength, per_pixel)
+    if page.is_tiled:
+        check_memory(page.tilewidth, page.tilelength, per_pixel)
     if page.is_reduced:
         raise UserError("begins with a thumbnail, as raw files of cameras do; save it as TIFF")
     if page.sampleformat != 1 or page.bitspersample not in (1, 2, 4, 8, 16):
