@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jaxtyping import install_import_hook
@@ -80,6 +81,8 @@ def base_model() -> Pretrained:
     """The published configuration with the stand-in weights of seed 0: half a gigabyte."""
     config = base()
     variables, unused = variables_from_reference(reference_state_dict(0), config, "stand-in")
+    # On the device once, instead of with each call.
+    variables = jax.tree.map(jnp.asarray, variables)
     return Pretrained(ViTDeblur(**config), variables, "stand-in", unused)
 
 
