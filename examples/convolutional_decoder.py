@@ -2,8 +2,9 @@
 
     python examples/convolutional_decoder.py
 
-A subclass overrides `make_decoder`; nothing else changes. Both begin as the identity, and after 200
-steps each both have gained the same, about 0.1 dB: so short a training cannot tell them apart.
+A subclass overrides `make_decoder`; nothing else changes. Both begin as the identity. After 200
+steps the PSNR over all unseen crops has risen by 0.40 dB with the transformer and by 0.76 dB with
+the convolutions. This is one short run of each on one draw of crops, no ranking.
 """
 
 import functools
@@ -18,7 +19,6 @@ import optax
 from vitdeblur_jax import ViTDeblur
 from vitdeblur_jax.data.pipelines import synthetic_batches
 from vitdeblur_jax.data.transforms import unit_range
-from vitdeblur_jax.metrics import peak_signal_noise_ratio
 from vitdeblur_jax.models import initial_variables
 from vitdeblur_jax.models.vitdeblur.configuration import tiny
 from vitdeblur_jax.models.vitdeblur.decoder import tokens_to_map
@@ -66,8 +66,9 @@ blurred, sharp = unit_range(held_out["blurred"]), unit_range(held_out["sharp"])
 
 
 def psnr(images):
+    """Returns the PSNR of all crops together: one that is in focus has no finite PSNR."""
     kept = slice(BORDER, -BORDER)
-    return jax.vmap(peak_signal_noise_ratio)(images[:, kept, kept], sharp[:, kept, kept]).mean()
+    return -10 * jnp.log10(((images - sharp)[:, kept, kept] ** 2).mean())
 
 
 print(f"input: {psnr(blurred):.2f} dB")

@@ -2,7 +2,7 @@
 
     python examples/learning_rates.py learning_rates.png
 
-For Adam, 60 steps of one crop and this start anything from 1e-5 to 3e-4 is alike within 1 %, with
+For Adam, 60 steps of one crop and this start anything from 1e-5 to 3e-4 is alike within 3 %, with
 1e-4 the least; 1e-3 is worse, 3e-3 and more destroy. Trained alone, the best one gives the same
 losses to 1e-8.
 """

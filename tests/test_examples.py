@@ -123,8 +123,8 @@ def test_convolutional_decoder(run):
     before = number("input: N dB", printed)
     usual = number(r"\nViTDeblur: N dB", printed)
     convolutional = number("WithConvolutionalDecoder: N dB", printed)
-    assert min(usual, convolutional) > before + 0.03
-    assert abs(usual - convolutional) < 0.06
+    assert min(usual, convolutional) > before + 0.2
+    assert max(usual, convolutional) < before + 1.2
 
 
 @pytest.mark.slow
@@ -141,7 +141,7 @@ def test_fine_tune(run):
     assert number("N% as many values", printed) <= 5
     gains = re.findall(r"(\w+) lens: .* before (\S+), after (\S+)", printed)
     gain = {which: float(after) - float(before) for which, before, after in gains}
-    assert gain["this"] > 0.1
+    assert gain["this"] > 0.05
     assert gain["any"] > -0.05
 
 
@@ -150,7 +150,7 @@ def test_learning_rates(run):
     printed = run("learning_rates")
     losses = [float(loss) for loss in re.findall(r"learning rate \S+: loss (\S+)", printed)]
     assert 0 < np.argmin(losses) < 4
-    assert max(losses[:4]) < 1.015 * min(losses)
+    assert max(losses[:4]) < 1.04 * min(losses)
     assert min(losses[5:]) > 1.2 * min(losses)
     assert number("alone: within N of the same", printed) < 1e-6
 
