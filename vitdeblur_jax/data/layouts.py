@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitdeblur_jax.data.image_io import (
-    READABLE_SUFFIXES,
     list_photographs,
+    photographs_in,
     read_rgb,
     size_of,
     subfolders,
@@ -222,11 +222,10 @@ def _lfdof(root: Path, split: str) -> list[Pair]:
     inputs, truths = _folder(base, ("input",)), _by_stem(_folder(base, ("ground_truth",)))
     scenes = subfolders(inputs)
     if scenes:
-        names = [path.name for path in inputs.iterdir() if path.name[0] != "."]
-        loose = [name for name in names if name.lower().endswith(READABLE_SUFFIXES)]
-        if loose:
+        if loose := photographs_in(inputs):
+            beside = some(path.name for path in loose)
             raise UserError(
-                f"{inputs} holds folders of scenes and {some(loose)} beside them; "
+                f"{inputs} holds folders of scenes and {beside} beside them; "
                 "move the images into their scenes"
             )
         views = [(scene.name, path) for scene in scenes for path in list_photographs(scene)]

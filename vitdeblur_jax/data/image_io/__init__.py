@@ -5,6 +5,7 @@ from vitdeblur_jax.data.image_io.listing import (
     READABLE_SUFFIXES,
     left_out,
     list_photographs,
+    photographs_in,
     subfolders,
 )
 from vitdeblur_jax.data.image_io.photograph import Metadata, Photograph, Samples, as_8_bits
@@ -27,6 +28,7 @@ __all__ = [
     "is_lossy",
     "left_out",
     "list_photographs",
+    "photographs_in",
     "read_photograph",
     "read_rgb",
     "size_of",

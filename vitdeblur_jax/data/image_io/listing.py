@@ -26,13 +26,21 @@ def list_photographs(folder: str | os.PathLike[str], *, recursive: bool = False)
     Raises:
         UserError: A folder is missing or unreadable, or there is no photograph.
     """
-    paths = []
-    for files, _ in _walk(Path(folder), recursive):
-        paths += [path for path in files if _is_photograph(path)]
+    paths = photographs_in(folder, recursive=recursive)
     if not paths:
         looked_for = f"looked for {', '.join(READABLE_SUFFIXES)}"
         raise UserError(f"no images in {folder}: {looked_for}{_in_brackets(left_out(folder))}")
     return paths
+
+
+def photographs_in(folder: str | os.PathLike[str], *, recursive: bool = False) -> list[Path]:
+    """List the photographs in a folder as `list_photographs` does; there may be none.
+
+    Raises:
+        UserError: A folder is missing or unreadable.
+    """
+    walked = _walk(Path(folder), recursive)
+    return [path for files, _ in walked for path in files if _is_photograph(path)]
 
 
 def left_out(folder: str | os.PathLike[str], *, recursive: bool = False) -> str:
