@@ -1,0 +1,125 @@
+"""Names and layouts of published checkpoints: an exact conversion in both directions.
+
+A network's file states one `Entry` for each variable. What a published network sees as BGR or in
+another range is absorbed by an entry's `Layout` where that is exact.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from flax import traverse_util
+
+Path = tuple[str, ...]
+Shape = tuple[int, ...]
+StateDict = Mapping[str, np.ndarray]
+
+
+class Layout(NamedTuple):
+    """Two functions of an array that undo each other.
+
+    Attributes:
+      to_flax: from the published layout to ours.
+      to_published: and back.
+    """
+
+    to_flax: Callable[[np.ndarray], np.ndarray]
+    to_published: Callable[[np.ndarray], np.ndarray]
+
+    def then(self, other: "Layout") -> "Layout":
+        """Returns the layout that applies `other` to what this one makes."""
+        return Layout(
+            lambda value: other.to_flax(self.to_flax(value)),
+            lambda value: self.to_published(other.to_published(value)),
+        )
+
+
+def transposed(*axes: int) -> Layout:
+    """Returns a layout with permuted axes."""
+    back = tuple(int(axis) for axis in np.argsort(axes))
+    return Layout(lambda value: value.transpose(axes), lambda value: value.transpose(back))
+
+
+def reshaped(published: Shape, ours: Shape) -> Layout:
+    """Returns a layout of the same values in another shape."""
+    return Layout(lambda value: value.reshape(ours), lambda value: value.reshape(published))
+
+
+def reversed_along(axis: int) -> Layout:
+    """Returns a layout with one axis reversed: BGR becomes RGB along an axis of three."""
+    return Layout(lambda value: np.flip(value, axis), lambda value: np.flip(value, axis))
+
+
+SAME = Layout(lambda value: value, lambda value: value)
+LINEAR = transposed(1, 0)  # PyTorch's (out, in)
+CONV = transposed(2, 3, 1, 0)  # PyTorch's (out, in, height, width), depthwise too
+CONV_TRANSPOSE = transposed(2, 3, 1, 0)  # PyTorch's (in, out, height, width): ours is
+# (height, width, out, in), as `nn.ConvTranspose(transpose_kernel=True)` takes it.
+
+
+class Entry(NamedTuple):
+    """One variable in a published checkpoint.
+
+    Attributes:
+      name: in the checkpoint.
+      layout: of the array there.
+    """
+
+    name: str
+    layout: Layout = SAME
+
+
+Entries = Mapping[Path, Entry]
+
+
+def from_published(state_dict: StateDict, entries: Entries) -> dict:
+    """Returns variables, float32, of arrays that have all the entries' names."""
+    flat = {
+        path: np.ascontiguousarray(layout.to_flax(np.asarray(state_dict[name], np.float32)))
+        for path, (name, layout) in entries.items()
+    }
+    return traverse_util.unflatten_dict(flat)
+
+
+def to_published(variables: Mapping, entries: Entries) -> dict[str, np.ndarray]:
+    """Returns the arrays of a published checkpoint, by name."""
+    flat = traverse_util.flatten_dict(variables)
+    return {
+        name: np.ascontiguousarray(layout.to_published(np.asarray(flat[path])))
+        for path, (name, layout) in entries.items()
+    }
+
+
+def published_shapes(shapes: Mapping[Path, Shape], entries: Entries) -> dict[str, Shape]:
+    """Returns the shapes in a published checkpoint, by name, for variables of such shapes."""
+    return {
+        name: layout.to_published(np.broadcast_to(np.float32(0), shapes[path])).shape
+        for path, (name, layout) in entries.items()
+    }
+
+
+def conv(path: Path, name: str, layout: Layout = CONV, bias: bool = True) -> dict[Path, Entry]:
+    """Returns the entries of a convolution, or of a dense layer with `layout=LINEAR`."""
+    entries = {("params", *path, "kernel"): Entry(f"{name}.weight", layout)}
+    return entries | ({("params", *path, "bias"): Entry(f"{name}.bias")} if bias else {})
+
+
+def norm(path: Path, name: str) -> dict[Path, Entry]:
+    """Returns the entries of a norm's scale and bias."""
+    return {
+        ("params", *path, "scale"): Entry(f"{name}.weight"),
+        ("params", *path, "bias"): Entry(f"{name}.bias"),
+    }
+
+
+def batch_norm(path: Path, name: str) -> dict[Path, Entry]:
+    """Returns the entries of a batch norm with its running statistics."""
+    return norm(path, name) | {
+        ("batch_stats", *path, "mean"): Entry(f"{name}.running_mean"),
+        ("batch_stats", *path, "var"): Entry(f"{name}.running_var"),
+    }
+
+
+def joined(parts: Iterable[Entries]) -> dict[Path, Entry]:
+    """Returns the entries of several parts in one."""
+    return {path: entry for part in parts for path, entry in part.items()}
