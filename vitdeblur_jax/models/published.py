@@ -50,6 +50,16 @@ def reversed_along(axis: int) -> Layout:
     return Layout(lambda value: np.flip(value, axis), lambda value: np.flip(value, axis))
 
 
+def rolled(shift: int, axis: int) -> Layout:
+    """Returns a layout with an axis rolled: by 3, two views of three channels change places.
+
+    One view stays as it is.
+    """
+    return Layout(
+        lambda value: np.roll(value, shift, axis), lambda value: np.roll(value, -shift, axis)
+    )
+
+
 SAME = Layout(lambda value: value, lambda value: value)
 LINEAR = transposed(1, 0)  # PyTorch's (out, in)
 CONV = transposed(2, 3, 1, 0)  # PyTorch's (out, in, height, width), depthwise too

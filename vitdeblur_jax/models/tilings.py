@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from vitdeblur_jax.utils.errors import UserError
+
 
 class HaloTiles(NamedTuple):
     """Tiles that overlap by a halo; only the middle of each is kept.
@@ -47,3 +49,24 @@ class Windows(NamedTuple):
 
 
 Tiling = HaloTiles | WholeImage | Windows
+
+
+def check_image(image_shape: tuple[int, ...], views: int, multiple: int) -> None:
+    """Raises `UserError` unless a network takes images of this shape.
+
+    Args:
+      image_shape: `(batch, height, width, channels)`.
+      views: images of three channels, one behind the other along the channels.
+      multiple: of pixels, which the sides have to be; see `HaloTiles` and `WholeImage`.
+    """
+    _, height, width, channels = image_shape
+    if channels != 3 * views:
+        raise UserError(
+            f"the network takes images of {3 * views} channels, and got {channels}: set its views "
+            f"to {channels // 3}, or give it {views} RGB image{'s' * (views > 1)}"
+        )
+    if height % multiple or width % multiple:
+        raise UserError(
+            f"the network takes sides that are multiples of {multiple} pixels, and got "
+            f"{height} x {width} (height x width): extend or crop the image"
+        )

@@ -1,0 +1,22 @@
+"""The views in an image of a dual-pixel network that also takes the combined image."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def views_and_combined(
+    image: Float[Array, "batch height width channels"],
+) -> tuple[Float[Array, "batch height width views"], Float[Array, "batch height width 3"]]:
+    """Returns the views, and the image that the sensor would take without dual pixels.
+
+    Args:
+      image: one view; two views (left, right), whose mean stands in for the combined image; or
+        three images: left, right and combined.
+    """
+    match image.shape[-1] // 3:
+        case 1:
+            return image, image
+        case 2:
+            return image, jnp.mean(jnp.stack(jnp.split(image, 2, axis=-1)), axis=0)
+        case _:
+            return image[..., :6], image[..., 6:]
