@@ -23,20 +23,23 @@ def reference_state_dict(seed: int) -> dict[str, np.ndarray]:
 
 
 def stand_in_state_dict(
-    shapes: Path, seed: int, special: Callable[[str, Noise], np.ndarray | None]
+    shapes: Path,
+    seed: int,
+    special: Callable[[str, Noise], np.ndarray | None],
+    gain: float = 1.0,
 ) -> dict[str, np.ndarray]:
     """Returns a state dict in PyTorch's layouts, float32.
 
     `shapes` is a JSON file of all names and shapes. `special` gives the values of entries that the
-    common rule does not fill, and None of the others.
+    common rule does not fill, and None of the others. `gain` multiplies the kernels.
     """
     return {
-        name: _fill(name, tuple(shape), seed, special)
-        for name, shape in json.loads(shapes.read_text()).items()
+        name: _fill(name, tuple(shape), seed, special, gain)
+        for name, shape in dict(json.loads(shapes.read_text())).items()
     }
 
 
-def _fill(name, shape, seed, special) -> np.ndarray:
+def _fill(name, shape, seed, special, gain) -> np.ndarray:
     rng = np.random.Generator(np.random.PCG64([seed, zlib.crc32(name.encode())]))
     noise, leaf = rng.standard_normal(shape), name.rsplit(".", 1)[-1]
     value = special(name, noise)
@@ -53,7 +56,7 @@ def _fill(name, shape, seed, special) -> np.ndarray:
             case "weight" if len(shape) == 1:
                 value = 1 + 0.1 * noise
             case _:
-                value = noise / np.sqrt(np.prod(shape[1:]))
+                value = gain * noise / np.sqrt(np.prod(shape[1:]))
     return value.astype(np.float32)
 
 

@@ -41,3 +41,8 @@ def test_initial_values_fill_the_interval_of_pytorch():
     values = convolution.fan_in_uniform(64)(jax.random.key(0), (10_000,))
     assert -0.125 <= values.min() < -0.124
     assert 0.124 < values.max() <= 0.125
+
+
+def test_initial_kernels_fill_the_interval_of_pytorch():
+    kernel = convolution.PYTORCH_KERNEL_INIT(jax.random.key(0), (4, 4, 4, 1000))
+    np.testing.assert_allclose([kernel.min(), kernel.max()], [-0.125, 0.125], rtol=1e-3)

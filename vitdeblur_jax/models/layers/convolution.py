@@ -4,8 +4,12 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from flax.linen.initializers import variance_scaling
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
+
+# PyTorch's default initialiser of a convolution's kernel: uniform in ±1 / sqrt(fan in).
+PYTORCH_KERNEL_INIT = variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def valid_convolution(

@@ -1,0 +1,87 @@
+"""What the tests of published networks share: stand-in weights and the comparison of stages.
+
+Golden files come in three forms, and the shapes of a checkpoint's entries in two.
+"""
+
+import json
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+
+PEERS = Path(__file__).parent / "data" / "peers"
+
+
+def entry_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of all entries of a checkpoint, by name."""
+    entries = json.loads(path.read_text())
+    pairs = [(e["name"], e["shape"]) if isinstance(e, dict) else e for e in entries]
+    return {name: tuple(shape) for name, shape in pairs}
+
+
+def stand_in_from_rules(path: Path, seed: int) -> dict[str, np.ndarray]:
+    """Returns the stand-in weights of a file that states the rule of each entry."""
+    return {entry["name"]: _by_rule(entry, seed) for entry in json.loads(path.read_text())}
+
+
+def _by_rule(entry, seed):
+    rng = np.random.Generator(np.random.PCG64([seed, zlib.crc32(entry["name"].encode())]))
+    noise = rng.standard_normal(entry["shape"])
+    if entry["rule"] == "kernel":
+        value = entry["gain"] * noise / np.sqrt(entry["fan_in"])
+    else:
+        value = entry["offset"] + entry["scale"] * noise
+    return value.astype(np.float32)
+
+
+def assert_stage(golden: Mapping, name: str, found, atol: float) -> None:
+    """Asserts that a stage is near the golden one: all that the file holds of it.
+
+    Args:
+      golden: the golden file.
+      name: of the stage.
+      found: our array, (height, width, channels).
+      atol: bound of the absolute difference of values, and of their mean and standard deviation.
+    """
+    found = np.asarray(found)
+    channels_first = found.transpose(2, 0, 1)
+    corners = {"first": np.s_[:8, :12, :12], "last": np.s_[-8:, -12:, -12:]}
+    middle = tuple(slice(side // 2 - 4, side // 2 + 4) if side > 1 else 0 for side in found.shape)
+    parts = {
+        "mid": found[middle[0], middle[1], :16],
+        "tl": found[:4, :4, :8],
+        "br": found[-4:, -4:, :8],
+    }
+    parts |= {part: channels_first[window] for part, window in corners.items()}
+    if f"stage_{name}_step" in golden:
+        c, y, x = golden[f"stage_{name}_step"]
+        parts["values"] = channels_first[::c, ::y, ::x]
+    statistics = [found.mean(dtype=np.float64), found.std(dtype=np.float64, ddof=1)]
+    parts |= {"stats": np.array(statistics), "stat": np.array(statistics)}
+    compared = [part for part in parts if f"stage_{name}_{part}" in golden]
+    assert len(compared) >= 2, name
+    for part in compared:
+        expected = golden[f"stage_{name}_{part}"]
+        np.testing.assert_allclose(
+            parts[part].reshape(expected.shape), expected, rtol=0, atol=atol, err_msg=name
+        )
+
+
+def random_variables(network, image_shape: tuple[int, ...], seed: int = 0) -> dict:
+    """Returns variables for tests, none of them zero; kernels keep the scale of their input."""
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), np.zeros(image_shape, np.float32))
+
+    def fill(path, leaf):
+        name, noise = path[-1].key, rng.standard_normal(leaf.shape)
+        if name in ("scale", "var"):
+            value = 1 + 0.1 * np.abs(noise)
+        elif name == "kernel":
+            value = noise / np.sqrt(np.prod(leaf.shape[:-1]))
+        else:
+            value = 0.1 * noise
+        return jax.numpy.asarray(value, leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(fill, shapes)
