@@ -10,4 +10,4 @@ def train(config, workdir):
 
 
 if __name__ == "__main__":
-    run_with_config(train, smaller="--config.batch_size, or raise --config.accumulation")
+    run_with_config(train, smaller="--config.batch_size, or raise --config.grad_accum_steps")

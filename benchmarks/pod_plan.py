@@ -125,7 +125,7 @@ def report(config: ml_collections.ConfigDict, options: argparse.Namespace) -> in
     print(
         f"{options.topology}: data {mesh.shape[DATA]} x fsdp {mesh.shape[FSDP]} chips\n"
         f"batch {batch} a chip, {batch * mesh.size} in all; crop {config.crop}, {model.dtype}, "
-        f"rematerialize {model.rematerialize}, accumulation {config.accumulation}\n"
+        f"remat {model.remat}, grad_accum_steps {config.grad_accum_steps}\n"
         f"{table.splitlines()[-1]}",
         flush=True,
     )

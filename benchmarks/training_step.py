@@ -6,7 +6,7 @@ Batch 2, crop 360, the published objective, AdamW, on the CPU, computed in float
 (PyTorch's automatic mixed precision; parameters are float32 throughout). Each runs in a process of
 its own, with the same weights and images; the first losses are compared too. A step's time is the
 shorter of two after the first, in which ours is compiled; memory is the whole process's
-high-water mark. Ours recomputes each block in the backward pass (`rematerialize`) unless
+high-water mark. Ours recomputes each block in the backward pass (`remat`) unless
 activations are to be kept. Needs PyTorch beside the package's own requirements, and Linux for the
 memory.
 """
@@ -42,7 +42,7 @@ def main() -> None:
             )
 
 
-def ours(dtype: str, rematerialize: bool) -> tuple[float, float, float]:
+def ours(dtype: str, remat: bool) -> tuple[float, float, float]:
     """Returns the first loss, seconds a step and peak memory in GB of the JAX step."""
     import jax
 
@@ -53,7 +53,7 @@ def ours(dtype: str, rematerialize: bool) -> tuple[float, float, float]:
 
     config = default_config()
     config.batch_size = 2
-    config.model.update(dtype=dtype, rematerialize=rematerialize)
+    config.model.update(dtype=dtype, remat=remat)
     mesh = local_mesh()
     run = prepare(config, mesh)
     state = jax.jit(run.create)(random_base_model().variables)

@@ -2,7 +2,7 @@ r"""The recipe of the bundled model: three runs on sharp images only.
 
     python train.py --config=configs/demo.py --config.data.root=PHOTOGRAPHS --workdir=FIRST
     python train.py --config=configs/demo.py:FIRST --config.data.root=PHOTOGRAPHS --workdir=SECOND
-    python train.py --config=configs/demo.py:SECOND --config.seed=2 --config.steps=8000 \
+    python train.py --config=configs/demo.py:SECOND --config.seed=2 --config.num_steps=8000 \
       --config.validation.every=2000 --config.data.synthesis.focused_share=0.15 \
       --config.data.root=PHOTOGRAPHS --workdir=RUN
     python tools/bundle_weights.py RUN
@@ -45,15 +45,15 @@ def get_config(before: str = "") -> ml_collections.ConfigDict:
       before: workdir of the run to start from, or another checkpoint; empty: the first run.
     """
     config = tiny.get_config()
-    config.steps = 5500
+    config.num_steps = 5500
     config.data.hold_out = 12
     config.data.synthesis.update(focused_share=0.05, large_share=0.15)
     config.log_every = 50
     config.validation.update(every=1375, photographs=6)
     if before:
-        config.initial.update(checkpoint=before, identity=False, transparent=False)
+        config.initial.update(checkpoint=before, identity_init=False, dct_init=False)
         config.seed = 1
-        config.steps = 9000
+        config.num_steps = 9000
         config.optimizer.learning_rate = 6e-3
         config.validation.update(every=2250, photographs=12)
     return config

@@ -27,8 +27,8 @@ def get_config() -> ml_collections.ConfigDict:
     """Returns the run's settings."""
     config = default_config()
     config.data.layout = "dpdd"
-    config.model.update(dtype="bfloat16", precision="default", rematerialize=True)
-    config.steps = 100_000
+    config.model.update(dtype="bfloat16", precision="default", remat=True)
+    config.num_steps = 100_000
     config.batch_size = 16
     config.crop = 360
     config.optimizer.update(
@@ -40,7 +40,7 @@ def get_config() -> ml_collections.ConfigDict:
         clip_norm=1.0,
     )
     config.optimizer.learning_rate_factors.update(tokenizer=0.0, primary_encoder=0.0)
-    config.averaging = 0.999
+    config.ema_decay = 0.999
     config.data.workers = 8
     config.validation.every = 2500
     config.validation.photographs = 16  # of the 74; 0 takes all

@@ -20,11 +20,11 @@ _PHOTOGRAPHS = Path(__file__).parent.parent / "examples/photographs/sharp"
 def get_config() -> ml_collections.ConfigDict:
     """Returns the run's settings."""
     config = tiny.get_config()
-    config.steps = 120
+    config.num_steps = 120
     config.data.root = str(_PHOTOGRAPHS)
     config.data.hold_out = 1
     config.optimizer.warmup_steps = 20
-    config.averaging = 0.95
+    config.ema_decay = 0.95
     config.log_every = 10
     config.save_every = 60
     config.validation.update(every=60, photographs=1, stride=90)

@@ -21,7 +21,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = dpdd.get_config()
     config.data.layout = "lfdof"
     config.data.hold_out = 20
-    config.steps = 200_000
+    config.num_steps = 200_000
     config.optimizer.milestones = (100_000, 150_000, 180_000)
     config.validation.every = 5000
     config.validation.photographs = 40

@@ -36,12 +36,12 @@ def get_config() -> ml_collections.ConfigDict:
     """Returns the run's settings."""
     config = default_config()
     config.model = tiny()
-    config.initial.update(identity=True, transparent=True)
+    config.initial.update(identity_init=True, dct_init=True)
     config.data.kind = "synthetic"
     config.data.hold_out = 10
     config.data.vertical_flip = True
     config.data.quarter_turns = True
-    config.steps = 4000
+    config.num_steps = 4000
     config.batch_size = 8
     config.crop = 106
     config.loss.update(contextual_cosine=0.0, sharpness=0.0, border=6)
@@ -53,7 +53,7 @@ def get_config() -> ml_collections.ConfigDict:
         clip_norm=1.0,
     )
     config.optimizer.learning_rate_factors.update(prediction=0.0225, image_head=0.00125)
-    config.averaging = 0.998
+    config.ema_decay = 0.998
     config.log_every = 20
     config.save_every = 100
     config.validation.every = 1000

@@ -23,7 +23,7 @@ from vitdeblur_jax.models import initial_variables
 from vitdeblur_jax.models.vitdeblur.configuration import tiny
 from vitdeblur_jax.models.vitdeblur.decoder import tokens_to_map
 from vitdeblur_jax.training.configuration import default_config
-from vitdeblur_jax.training.initialization import as_identity, as_transparent
+from vitdeblur_jax.training.initialization import dct_init, identity_init
 from vitdeblur_jax.training.losses import charbonnier_loss
 from vitdeblur_jax.training.objective import restoration_objective
 from vitdeblur_jax.training.optimizer import make_optimizer, make_schedule
@@ -74,7 +74,7 @@ def psnr(images):
 print(f"input: {psnr(blurred):.2f} dB")
 for kind in (ViTDeblur, WithConvolutionalDecoder):
     model = kind(**tiny())
-    variables = as_identity(as_transparent(initial_variables(model, seed=0)))
+    variables = identity_init(dct_init(initial_variables(model, seed=0)))
     decoder = optax.tree.size(variables["params"]["decoder"])
     trained = fit(
         variables,

@@ -25,7 +25,7 @@ from vitdeblur_jax.data.transforms import unit_range
 from vitdeblur_jax.models import initial_variables
 from vitdeblur_jax.models.vitdeblur.configuration import tiny
 from vitdeblur_jax.training.configuration import default_config
-from vitdeblur_jax.training.initialization import as_identity, as_transparent
+from vitdeblur_jax.training.initialization import dct_init, identity_init
 from vitdeblur_jax.training.losses import charbonnier_loss
 from vitdeblur_jax.training.objective import restoration_objective
 from vitdeblur_jax.training.optimizer import make_optimizer, make_schedule
@@ -46,8 +46,8 @@ objective = functools.partial(restoration_objective, model, loss=loss)
 
 
 def first_state(seed):
-    variables = as_identity(as_transparent(initial_variables(model, seed)))
-    return create_state(variables, variables["params"], optimizer, averages=False)
+    variables = identity_init(dct_init(initial_variables(model, seed)))
+    return create_state(variables, variables["params"], optimizer, with_ema=False)
 
 
 def in_blocks(images):

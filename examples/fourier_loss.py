@@ -32,9 +32,9 @@ def loss(restored, sharp):
 def get_config(photographs: str) -> ml_collections.ConfigDict:
     config = default_config()
     config.model = tiny()
-    config.initial.update(identity=True, transparent=True)
+    config.initial.update(identity_init=True, dct_init=True)
     config.data.update(kind="synthetic", root=photographs, hold_out=1)
-    config.update(steps=100, batch_size=4, crop=106, averaging=0.95)
+    config.update(num_steps=100, batch_size=4, crop=106, ema_decay=0.95)
     config.update(log_every=10, save_every=50)
     config.loss.update(contextual_cosine=0.0, sharpness=0.0)  # so their heads are not trained
     config.optimizer.update(name="muon", learning_rate=6e-3, warmup_steps=20, clip_norm=1.0)

@@ -21,7 +21,7 @@ from vitdeblur_jax import ViTDeblur
 from vitdeblur_jax.data.pipelines import synthetic_batches
 from vitdeblur_jax.models import initial_variables
 from vitdeblur_jax.models.vitdeblur.configuration import tiny
-from vitdeblur_jax.training.initialization import as_identity, as_transparent
+from vitdeblur_jax.training.initialization import dct_init, identity_init
 from vitdeblur_jax.training.losses import charbonnier_loss
 from vitdeblur_jax.training.objective import restoration_objective
 from vitdeblur_jax.training.optimizer import trained_part
@@ -34,7 +34,7 @@ RATES = np.float32(10) ** np.linspace(-5, -1.5, 8, dtype=np.float32)
 STEPS, FROZEN = 60, [("image_head",)]
 
 model = ViTDeblur(**tiny())
-variables = as_identity(as_transparent(initial_variables(model, seed=0)))
+variables = identity_init(dct_init(initial_variables(model, seed=0)))
 trained = trained_part(variables["params"], FROZEN)
 loss = functools.partial(charbonnier_loss, border=6)
 objective = functools.partial(restoration_objective, model, loss=loss)
@@ -46,7 +46,7 @@ def of_rate(rate):
 
 
 def first_state(rate):
-    return create_state(variables, trained, of_rate(rate), averages=False)
+    return create_state(variables, trained, of_rate(rate), with_ema=False)
 
 
 @jax.jit

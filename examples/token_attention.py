@@ -35,15 +35,15 @@ def projections(variables, images):
         variables,
         images,
         mutable="intermediates",
-        capture_intermediates=lambda module, method: module.name == "query_key_value",
+        capture_intermediates=lambda module, method: module.name == "qkv",
     )
     return kept["intermediates"]
 
 
-def attention(query_key_value, heads):
+def attention(qkv, heads):
     """Returns heads x tokens x tokens, class token first if there is one; each row adds up to 1."""
-    tokens, width = query_key_value.shape
-    query, key, _ = query_key_value.reshape(tokens, 3, heads, -1).transpose(1, 2, 0, 3)
+    tokens, width = qkv.shape
+    query, key, _ = qkv.reshape(tokens, 3, heads, -1).transpose(1, 2, 0, 3)
     return jax.nn.softmax(query @ key.swapaxes(1, 2) * (width // 3 // heads) ** -0.5)
 
 
@@ -54,8 +54,8 @@ maps = {}
 for part in ("primary_encoder", "contextual_encoder", "decoder"):
     heads = getattr(model, f"{part.removesuffix('_encoder')}_heads")
     for block, captured in sorted(kept[part].items()):
-        (query_key_value,) = captured["attention"]["query_key_value"]["__call__"]
-        of_tokens = attention(query_key_value[0], heads).mean(axis=0)[-(grid**2) :, -(grid**2) :]
+        (qkv,) = captured["attention"]["qkv"]["__call__"]
+        of_tokens = attention(qkv[0], heads).mean(axis=0)[-(grid**2) :, -(grid**2) :]
         maps[f"{part} {block[-1]}"] = np.asarray(of_tokens[token]).reshape(grid, grid)
 for name, weights in maps.items():
     most = np.sort(weights.ravel())[::-1].cumsum()

@@ -31,7 +31,7 @@ def test_the_second_run_of_the_bundled_model_goes_on_from_the_first():
     config = importlib.import_module("configs.demo").get_config("FIRST")
     check_config(config)
     assert config.initial.checkpoint == "FIRST"
-    assert not config.initial.identity
+    assert not config.initial.identity_init
 
 
 @pytest.mark.parametrize("name", ["dpdd", "dpdd_dual_pixel", "lfdof"])
@@ -44,7 +44,7 @@ def test_a_frozen_encoder_must_be_given(name):
 @pytest.mark.slow
 def test_the_first_run_goes_through_from_any_folder(tmp_path, monkeypatch, capfd):
     config = importlib.import_module("configs.first_run").get_config()
-    config.update(steps=4, log_every=2, save_every=4)
+    config.update(num_steps=4, log_every=2, save_every=4)
     config.optimizer.warmup_steps = 2
     config.validation.every = 4
     monkeypatch.chdir(tmp_path)
@@ -59,7 +59,7 @@ def test_the_first_run_goes_through_from_any_folder(tmp_path, monkeypatch, capfd
 @pytest.mark.slow
 def test_the_recipe_of_the_bundled_model_gives_the_same_weights_twice(tmp_path):
     config = importlib.import_module("configs.demo").get_config()
-    config.update(steps=20, batch_size=2)
+    config.update(num_steps=20, batch_size=2)
     config.data.update(root=str(CONFIGS.parent / "examples/photographs/sharp"), hold_out=1)
     config.optimizer.warmup_steps = 5
     config.validation.every = 0

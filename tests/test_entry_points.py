@@ -147,7 +147,7 @@ def test_a_tilde_is_the_home_folder_and_no_folder_of_that_name(parse, monkeypatc
 
 @pytest.mark.filterwarnings("ignore:the load_module")  # ml_collections calls it
 def test_a_good_config_file_and_other_exits_are_left_alone(parse):
-    assert parse(f"{BODY}return ConfigDict({{'steps': 1}})", "--config.steps=2") == 0
+    assert parse(f"{BODY}return ConfigDict({{'num_steps': 1}})", "--config.num_steps=2") == 0
     with pytest.raises(SystemExit):
         exit_status(lambda: sys.exit(3))
 

@@ -100,7 +100,7 @@ def test_token_attention(run, monkeypatch, tmp_path):
     assert max(others) < 10
     monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "again.png")])
     found = runpy.run_path(str(ROOT / "examples/token_attention.py"))
-    (captured,) = found["kept"]["decoder"]["blocks_2"]["attention"]["query_key_value"]["__call__"]
+    (captured,) = found["kept"]["decoder"]["blocks_2"]["attention"]["qkv"]["__call__"]
     heads = found["model"].decoder_heads
     query, key, value = np.moveaxis(captured.reshape(1, captured.shape[1], 3, heads, -1), 2, 0)
     mixed = dot_product_attention(query, key, value)[0]

@@ -9,7 +9,7 @@ from vitdeblur_jax.distributed.processes import (
     gather,
     is_first,
     join_others,
-    share,
+    split_across_processes,
     tells_of_a_loss,
     together,
 )
@@ -43,7 +43,7 @@ def test_one_process_is_alone_whatever_the_cluster_says(monkeypatch):
 
 def test_alone_nothing_waits_for_anyone():
     assert gather({"psnr": 0.1}) == [{"psnr": 0.1}]
-    assert share(range(5)) == range(5)
+    assert split_across_processes(range(5)) == range(5)
     assert first_before_others(lambda: 3) == 3
     with pytest.raises(UserError, match="mine"), together():
         raise UserError("mine")
@@ -100,9 +100,9 @@ class _JaxRuntimeError(RuntimeError):
     ],
 )
 def test_a_lost_process_is_told_by_the_status_of_the_error(monkeypatch, error, is_loss):
-    monkeypatch.setattr("vitdeblur_jax.distributed.processes.several", lambda: True)
+    monkeypatch.setattr("vitdeblur_jax.distributed.processes.is_multiprocess", lambda: True)
     assert tells_of_a_loss(error) == is_loss
-    monkeypatch.setattr("vitdeblur_jax.distributed.processes.several", lambda: False)
+    monkeypatch.setattr("vitdeblur_jax.distributed.processes.is_multiprocess", lambda: False)
     assert not tells_of_a_loss(error)
 
 
@@ -120,6 +120,6 @@ def test_shares_are_a_partition_in_order(monkeypatch, count):
         monkeypatch.setattr(
             "vitdeblur_jax.distributed.processes.place", lambda index=index: (index, count)
         )
-        shares.append(share(list(range(5))))
+        shares.append(split_across_processes(list(range(5))))
     assert [item for items in shares for item in items] == list(range(5))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1

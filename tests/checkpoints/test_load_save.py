@@ -131,7 +131,7 @@ def test_another_network_is_refused(small, tmp_path, name, changes):
 @pytest.mark.parametrize("name", NAMES)
 def test_another_way_of_computing_is_taken(small, tmp_path, name):
     save_pretrained(small, tmp_path / name)
-    config = small_configuration(dtype="bfloat16", window=46, rematerialize=True, views=2)
+    config = small_configuration(dtype="bfloat16", window=46, remat=True, views=2)
     assert load_pretrained(tmp_path / name, config).model.dtype == "bfloat16"
 
 
@@ -318,9 +318,7 @@ def save_run(folder, psnrs):
         pretrained, trained = small_pretrained(seed=step), small_pretrained(seed=100)
         params = trained.variables["params"]
         state = create_state({**pretrained.variables, "params": params}, params, optax.sgd(1), True)
-        state = state.replace(
-            step=jax.numpy.int32(step), averaged_params=pretrained.variables["params"]
-        )
+        state = state.replace(step=jax.numpy.int32(step), ema_params=pretrained.variables["params"])
         with TrainingCheckpoints(folder / "checkpoints", 9) as checkpoints:
             checkpoints.save(state, pretrained.config, {}, psnr)
 

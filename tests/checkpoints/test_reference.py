@@ -148,7 +148,7 @@ def test_a_pretrained_encoder_initialises_tokenizer_and_primary_encoder(
     kernel = new["params"]["tokenizer"]["patch_embedding"]["kernel"]
     theirs = pretraining["patch_embed.proj.weight"]
     np.testing.assert_array_equal(kernel, theirs.transpose(2, 3, 1, 0))
-    block = new["params"]["primary_encoder"]["blocks_1"]["attention"]["query_key_value"]
+    block = new["params"]["primary_encoder"]["blocks_1"]["attention"]["qkv"]
     np.testing.assert_array_equal(block["kernel"], pretraining["blocks.1.attn.qkv.weight"].T)
     assert new["position_embedding"]["tokenizer"]["table"].shape == (101, 32)
     for part in ("contextual_encoder", "decoder", "image_head"):

@@ -51,7 +51,7 @@ TYPES = [None, "8", 1.5, True, (1, 2), 2**70, 10**5000, -1, float("nan")]
 
 @pytest.mark.parametrize("key", base())
 def test_each_key_is_checked_for_type_and_range(key):
-    valid = {"rematerialize": True, "projector_widths": (1, 2)}.get(key, 0.5)
+    valid = {"remat": True, "projector_widths": (1, 2)}.get(key, 0.5)
     for value in TYPES:
         if value != valid:
             with pytest.raises(UserError, match=f"^{key} is .*; it must be ") as refusal:

@@ -293,7 +293,7 @@ def test_initial_values(small):
     assert not np.any(params["contextual_encoder"]["blur_parameter"])
     assert np.all(params["decoder"]["norm"]["scale"] == 1)
     assert 0.015 < np.std(params["tokenizer"]["class_token"]) < 0.025
-    for name, fans in (("query_key_value", 32 + 96), ("output", 32 + 32)):
+    for name, fans in (("qkv", 32 + 96), ("output", 32 + 32)):
         kernel = params["primary_encoder"]["blocks_0"]["attention"][name]["kernel"]
         bound = np.sqrt(6 / fans)
         assert 0.95 * bound < np.abs(kernel).max() <= bound

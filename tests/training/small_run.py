@@ -48,7 +48,7 @@ def small_config(root: Path | str = "", **changes) -> ml_collections.ConfigDict:
       changes: by key, `validation__every` for `validation.every`.
     """
     config = default_config()
-    config.update(steps=20, batch_size=4, crop=46, averaging=0.9, log_every=4, save_every=10)
+    config.update(num_steps=20, batch_size=4, crop=46, ema_decay=0.9, log_every=4, save_every=10)
     config.model = small_configuration(primary_depth=1, decoder_depth=1)
     config.data.update(root=str(root), vertical_flip=True, quarter_turns=True)
     config.optimizer.update(learning_rate=1e-3, warmup_steps=4, clip_norm=1.0)
@@ -59,7 +59,7 @@ def small_config(root: Path | str = "", **changes) -> ml_collections.ConfigDict:
 
 def quick_config(root: Path | str = "", **changes) -> ml_collections.ConfigDict:
     """Returns a run with nothing but the image head to train, for `stand_in_objective`."""
-    config = small_config(root, averaging=0.0)
+    config = small_config(root, ema_decay=0.0)
     for part in config.optimizer.learning_rate_factors:
         config.optimizer.learning_rate_factors[part] = float(part == "image_head")
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
@@ -134,7 +134,7 @@ def prepare_once(
     config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh, objective: Callable | None = None
 ) -> preparation.Run:
     """Returns what `prepare` does, for equal settings the very same."""
-    settings = ("model", "loss", "optimizer", "steps", "averaging", "accumulation")
+    settings = ("model", "loss", "optimizer", "num_steps", "ema_decay", "grad_accum_steps")
     values = json.dumps([config.to_dict()[key] for key in settings])
     key = preparation.deblurring_objective, objective, values
     if key not in _PREPARED:

@@ -21,14 +21,14 @@ from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
 from vitdeblur_jax.training.state import TrainState, create_state
 from vitdeblur_jax.utils import signals
 
-POSITION = {
+RESUME_STATE = {
     "next_step": 2**53 + 1,
     "window": {"sums": [0.1, 1e-310, -0.0, 1 / 3, float("inf")], "names": ["a", None]},
 }
 
 
 @functools.cache
-def state_of_step(step: int, averages: bool = True, width: int = 40) -> TrainState:
+def state_of_step(step: int, with_ema: bool = True, width: int = 40) -> TrainState:
     """Returns a state whose every leaf is random, and some values odd."""
     variables = {
         "params": {
@@ -45,7 +45,7 @@ def state_of_step(step: int, averages: bool = True, width: int = 40) -> TrainSta
         optax.trace(0.9, accumulator_dtype=jnp.bfloat16),
     )
     trained = {"encoder": variables["params"]["encoder"]}
-    shapes = jax.eval_shape(lambda: create_state(variables, trained, optimizer, averages))
+    shapes = jax.eval_shape(lambda: create_state(variables, trained, optimizer, with_ema))
     rng = np.random.default_rng(step)
 
     def fill(leaf):
@@ -71,7 +71,7 @@ def assert_same_bits(one: TrainState, other: TrainState):
 
 
 def save(checkpoints: TrainingCheckpoints, state: TrainState, psnr: float | None = None):
-    checkpoints.save(state, small_configuration(), POSITION, psnr)
+    checkpoints.save(state, small_configuration(), RESUME_STATE, psnr)
 
 
 def save_steps(folder, *steps: int, keep: int = 9, **keywords):
@@ -85,9 +85,9 @@ def restore_newest(folder, **keywords) -> TrainState:
     with TrainingCheckpoints(folder, 9) as checkpoints:
         step = checkpoints.latest_step()
         expected = state_of_step(step, **keywords)
-        state, position = checkpoints.restore(step, abstract(expected))
+        state, resume_state = checkpoints.restore(step, abstract(expected))
     assert_same_bits(state, expected)
-    assert json.dumps(position) == json.dumps(POSITION)
+    assert json.dumps(resume_state) == json.dumps(RESUME_STATE)
     return state
 
 
@@ -95,17 +95,17 @@ def steps_in(folder) -> list[str]:
     return sorted(os.listdir(folder), key=lambda name: (len(name), name))
 
 
-@pytest.mark.parametrize("averages", [True, False])
-def test_a_state_comes_back_bit_for_bit(tmp_path, averages):
-    save_steps(tmp_path / "checkpoints", 3, averages=averages)
-    state = restore_newest(tmp_path / "checkpoints", averages=averages)
-    assert (state.averaged_params is not None) == averages
+@pytest.mark.parametrize("with_ema", [True, False])
+def test_a_state_comes_back_bit_for_bit(tmp_path, with_ema):
+    save_steps(tmp_path / "checkpoints", 3, with_ema=with_ema)
+    state = restore_newest(tmp_path / "checkpoints", with_ema=with_ema)
+    assert (state.ema_params is not None) == with_ema
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state))
 
 
-@pytest.mark.parametrize("averages", [True, False])
-def test_nothing_is_stored_twice(tmp_path, averages):
-    state = state_of_step(1, averages=averages, width=5000)
+@pytest.mark.parametrize("with_ema", [True, False])
+def test_nothing_is_stored_twice(tmp_path, with_ema):
+    state = state_of_step(1, with_ema=with_ema, width=5000)
     with TrainingCheckpoints(tmp_path, 1) as checkpoints:
         save(checkpoints, state)
     stored = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
@@ -155,21 +155,21 @@ def test_arrays_may_be_given_away_and_the_position_changed_after_save(tmp_path):
         return state.replace(step=state.step + 1)
 
     first = state_of_step(1, width=5000)
-    state, copies, position = jax.tree.map(jnp.copy, first), {}, {"next": [0]}
+    state, copies, resume_state = jax.tree.map(jnp.copy, first), {}, {"next": [0]}
     with TrainingCheckpoints(tmp_path, 9) as checkpoints:
         for _ in range(4):
             copies[int(state.step)] = [np.array(leaf) for leaf in jax.tree.leaves(state)]
-            position["next"][0] = int(state.step)
-            checkpoints.save(state, small_configuration(), position)
-            position["next"][0] = None
+            resume_state["next"][0] = int(state.step)
+            checkpoints.save(state, small_configuration(), resume_state)
+            resume_state["next"][0] = None
             for _ in range(3):
                 state = train_step(state)
     with TrainingCheckpoints(tmp_path, 9) as checkpoints:
         for step, leaves in copies.items():
             saved = jax.tree.unflatten(jax.tree.structure(first), map(jnp.asarray, leaves))
-            state, position = checkpoints.restore(step, abstract(first))
+            state, resume_state = checkpoints.restore(step, abstract(first))
             assert_same_bits(state, saved)
-            assert position == {"next": [step]}
+            assert resume_state == {"next": [step]}
             # What is restored may be given away as well.
             assert_same_bits(train_step(state), train_step(saved))
 
@@ -182,7 +182,7 @@ def _save_from_four_devices(folder):
     def placed(leaf):
         return spread if leaf.ndim == 2 and leaf.shape[0] % 2 == 0 else whole
 
-    state = state_of_step(1, averages=False)
+    state = state_of_step(1, with_ema=False)
     state = jax.device_put(state, jax.tree.map(placed, state))
     with TrainingCheckpoints(folder, 2) as checkpoints:
         with jax.transfer_guard_host_to_device("disallow"):
@@ -199,7 +199,7 @@ def test_a_state_of_four_devices_is_restored_there_and_on_one(tmp_path):
     with running(_save_from_four_devices, tmp_path / "run", stderr=tmp_path / "said") as process:
         process.join(60)
     assert (process.exitcode, (tmp_path / "said").read_text()) == (0, "")
-    restore_newest(tmp_path / "run", averages=False)
+    restore_newest(tmp_path / "run", with_ema=False)
 
 
 def _save_and_die(folder, number):
@@ -278,7 +278,7 @@ def test_a_disk_too_small_is_told_before_anything_is_written(tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("name", "how"),
     [
-        ("position/metadata", "shortened"),
+        ("resume_state/metadata", "shortened"),
         ("variables/_METADATA", "removed"),
         ("training/_METADATA", "shortened"),
         ("training/manifest.ocdbt", "removed"),
@@ -338,16 +338,16 @@ def test_a_damaged_psnr_is_told_with_its_step(tmp_path):
 def test_another_model_or_optimizer_is_refused(tmp_path):
     save_steps(tmp_path, 1)
     other = abstract(state_of_step(1, width=41))
-    missing = abstract(state_of_step(1)).replace(optimizer_state=None)
-    missing_averages = abstract(state_of_step(1)).replace(averaged_params=None)
+    missing = abstract(state_of_step(1)).replace(opt_state=None)
+    missing_averages = abstract(state_of_step(1)).replace(ema_params=None)
     too_much = abstract(state_of_step(1)).replace(
-        optimizer_state=optax.adam(1e-3).init(state_of_step(1).params)
+        opt_state=optax.adam(1e-3).init(state_of_step(1).params)
     )
     with TrainingCheckpoints(tmp_path, 1) as checkpoints:
         for wanted, told in [
             (other, r"encoder/kernel is \(40, 64\), should be \(41, 64\)"),
-            (missing, "training/optimizer_state/.* has no place in it"),
-            (too_much, "training/optimizer_state/.* is missing"),
+            (missing, "training/opt_state/.* has no place in it"),
+            (too_much, "training/opt_state/.* is missing"),
             (missing_averages, "training/params/.* has no place in it"),
         ]:
             with pytest.raises(UserError, match=f"/1 is of another model or .*{told}"):

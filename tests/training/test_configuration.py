@@ -19,7 +19,7 @@ from vitdeblur_jax.utils.errors import UserError
 GOOD = [
     {},
     {"progressive": ((5, 50, 2), (10, 54, 6))},
-    {"accumulation": 2},
+    {"grad_accum_steps": 2},
     {"profile": (3, 3)},
     {"loss__border": 22},
     {"model__views": 2, "data__quarter_turns": False},
@@ -34,14 +34,14 @@ GOOD = [
 ]
 
 BAD = [
-    ({"steps": 0}, "steps is 0; it must be an integer >= 1"),
+    ({"num_steps": 0}, "num_steps is 0; it must be an integer >= 1"),
     ({"batch_size": 0}, "batch_size is 0; it must be an integer from 1 to 65536"),
     ({"seed": -1}, "seed is -1; it must be an integer >= 0"),
     ({"data__workers": -1}, "data.workers is -1; it must be an integer from 0 to 1024"),
     ({"validation__every": -5}, "validation.every is -5; it must be an integer >= 0"),
     ({"validation__stride": 37}, "stride is 37; the feature map of a window is 36 pixels"),
     ({"keep_checkpoints": 0}, "keep_checkpoints is 0; it must be an integer >= 1"),
-    ({"averaging": 1.0}, "averaging is 1.0; it must be a finite number >= 0 and <= 0.999999"),
+    ({"ema_decay": 1.0}, "ema_decay is 1.0; it must be a finite number >= 0 and <= 0.999999"),
     (
         {"data__kind": "pears"},
         "data.kind is 'pears' (did you mean 'pairs'?); it must be one of",
@@ -51,9 +51,12 @@ BAD = [
     ({"loss__border": 23}, "loss.border leaves out 23 pixels a side: nothing is left of a crop"),
     ({"crop": 47}, "crop 47 with patch_size 8 and patch_stride 4 gives a map of 40 pixels"),
     ({"crop": 7}, "crop is 7 pixels, smaller than patch_size 8"),
-    ({"accumulation": 3}, "a batch of 4 cannot be cut into 3 parts"),
+    ({"grad_accum_steps": 3}, "a batch of 4 cannot be cut into 3 parts"),
     ({"progressive": ((5, 51, 4),)}, "crop 51 with patch_size 8"),
-    ({"progressive": ((5, 50, 3),), "accumulation": 2}, "a batch of 3 cannot be cut into 2 parts"),
+    (
+        {"progressive": ((5, 50, 3),), "grad_accum_steps": 2},
+        "a batch of 3 cannot be cut into 2 parts",
+    ),
     ({"progressive": ((0, 50, 4),)}, "progressive begins at the steps [0]; they must rise from 1"),
     ({"progressive": ((20, 50, 4),)}, "they must rise from 1 to less than steps, which is 20"),
     ({"progressive": ((9, 50, 4), (5, 54, 4))}, "progressive begins at the steps [9, 5]"),
@@ -71,18 +74,18 @@ BAD = [
     ({"profile": ("a", "b")}, "profile is ('a', 'b'); it must be (first, last)"),
     ({"loss__charbonnier": 0.0}, "loss.charbonnier is 0: nothing would train the decoder"),
     ({"loss__sharpness": math.nan}, "loss.sharpness is nan; it must be a finite number >= 0"),
-    ({"accumulation": 4}, "a batch of 4 in 4 part(s) leaves one photograph for batch norm"),
+    ({"grad_accum_steps": 4}, "a batch of 4 in 4 part(s) leaves one image for batch norm"),
     (
         {"optimizer__learning_rate_factors__tokenizer": 0.0},
         "optimizer.learning_rate_factors.tokenizer is 0, so it would stay random",
     ),
     (
-        {"initial__checkpoint": "a", "initial__identity": True},
+        {"initial__checkpoint": "a", "initial__identity_init": True},
         "initial.checkpoint gives all values",
     ),
     (
-        {"initial__encoder": "a", "initial__transparent": True},
-        "initial.transparent would replace what initial.encoder gives",
+        {"initial__encoder": "a", "initial__dct_init": True},
+        "initial.dct_init would replace what initial.encoder gives",
     ),
     (
         {"optimizer__schedule": "multistep", "optimizer__milestones": ("a",)},
@@ -202,7 +205,7 @@ def test_free_keys_are_keys():
 def test_the_number_of_steps_is_free_unless_the_schedule_depends_on_it(schedule):
     config = small_config(optimizer__schedule=schedule, optimizer__milestones=(8,))
     rates = [make_schedule(config.optimizer, steps)(7) for steps in (20, 40)]
-    assert ("steps" in free_keys(config)) == (rates[0] == rates[1])
+    assert ("num_steps" in free_keys(config)) == (rates[0] == rates[1])
 
 
 # No key may have any of these, but for those in `VALID`.

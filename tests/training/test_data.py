@@ -136,13 +136,13 @@ def test_the_names_of_a_step_are_those_of_its_batch(plain):
 
 
 def test_stages_count_the_examples_before_them():
-    config = settings("", steps=20, batch_size=8, progressive=((5, 20, 4), (9, 24, 2)))
+    config = settings("", num_steps=20, batch_size=8, progressive=((5, 20, 4), (9, 24, 2)))
     plan = [Stage(0, 0, CROP, 8), Stage(5, 40, 20, 4), Stage(9, 56, 24, 2)]
     assert stages(config) == plan
 
 
 def test_each_step_has_its_stage_and_no_record_is_left_out_or_repeated(plain):
-    data = TrainingData(settings(plain, steps=9, progressive=((2, 20, 2), (5, 18, 3))))
+    data = TrainingData(settings(plain, num_steps=9, progressive=((2, 20, 2), (5, 18, 3))))
     stage_of = [data.stage(step) for step in range(9)]
     assert [stage.crop for stage in stage_of] == [CROP] * 2 + [20] * 3 + [18] * 4
     assert [data.end_of(stage) for stage in stage_of] == [2] * 2 + [5] * 3 + [9] * 4
@@ -152,7 +152,7 @@ def test_each_step_has_its_stage_and_no_record_is_left_out_or_repeated(plain):
         assert batch["blurred"].shape == (len(batch["record"]), *[stage_of[step].crop] * 2, 3)
         taken += batch["record"].tolist()
     assert len(taken) == 2 * 4 + 3 * 2 + 4 * 3
-    one_by_one = TrainingData(settings(plain, batch_size=1, steps=99))
+    one_by_one = TrainingData(settings(plain, batch_size=1, num_steps=99))
     assert taken == [int(batch["record"][0]) for batch in batches(one_by_one, 0, len(taken))]
     for epoch in range(5):
         assert sorted(taken[5 * epoch : 5 * epoch + 5]) == list(range(5))

@@ -16,10 +16,10 @@ from vitdeblur_jax.distributed.sharding import batch_sharded, local_mesh
 from vitdeblur_jax.models import ViTDeblur, initial_variables
 from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
 from vitdeblur_jax.training.initialization import (
-    as_identity,
-    as_transparent,
+    dct_init,
     frequency_kernel,
     given_variables,
+    identity_init,
     starting_variables,
 )
 from vitdeblur_jax.training.preparation import first_state
@@ -39,7 +39,7 @@ def another():
 @pytest.mark.parametrize("views", [1, 2])
 def test_as_identity_gives_back_the_mean_of_the_views_inside_of_the_border(views):
     pretrained = small_pretrained(views=views, **DEPTHS)
-    variables = as_identity(pretrained.variables)
+    variables = identity_init(pretrained.variables)
     image = np.random.default_rng(0).random((2, 46, 46, 3 * views), np.float32)
     restored = jax.jit(pretrained.model.apply)(variables, image)
     expected = np.mean(np.split(image, views, axis=-1), axis=0)
@@ -87,12 +87,12 @@ def test_a_transparent_decoder_sees_the_frequencies_of_each_patch():
 
     random = initial_variables(model, 0)
     assert abs(agreement(random)) < 0.5
-    assert agreement(as_transparent(random)) > 0.9
+    assert agreement(dct_init(random)) > 0.9
 
 
 @pytest.mark.slow
 def test_the_decoder_of_the_identity_learns(tmp_path):
-    config = small_config(initial__identity=True)
+    config = small_config(initial__identity_init=True)
     run = prepare_once(config, local_mesh())
     with TrainingCheckpoints(tmp_path, 1) as checkpoints:
         state, _ = first_state(config, run, checkpoints)
@@ -102,7 +102,7 @@ def test_the_decoder_of_the_identity_learns(tmp_path):
         batch = {"blurred": images[0], "sharp": images[1], "record": np.arange(4, dtype=np.int32)}
         state, _ = run.train_step(state, jax.device_put(batch, batch_sharded(run.mesh)))
     is_adam = lambda part: isinstance(part, optax.ScaleByAdamState)  # noqa: E731
-    (adam,) = filter(is_adam, jax.tree.leaves(state.optimizer_state, is_leaf=is_adam))
+    (adam,) = filter(is_adam, jax.tree.leaves(state.opt_state, is_leaf=is_adam))
     for name, squares in traverse_util.flatten_dict(adam.nu["decoder"], sep="/").items():
         assert np.max(squares) > 0, name
 

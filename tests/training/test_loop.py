@@ -81,11 +81,11 @@ def last_state(workdir, config):
 
 def assert_same_run(workdir, expected, config):
     """Asserts equal bits of all that is saved of the last step, and equal logs."""
-    (state, position), (other, other_position) = (
+    (state, resume_state), (other, other_resume_state) = (
         last_state(folder, config) for folder in (workdir, expected)
     )
-    assert int(state.step) == config.steps
-    assert position == other_position
+    assert int(state.step) == config.num_steps
+    assert resume_state == other_resume_state
     jax.tree.map(np.testing.assert_array_equal, state, other)
     for kind in ("train", "validation"):
         assert lines(workdir, kind) == lines(expected, kind)
@@ -103,7 +103,7 @@ def test_a_run_leaves_all_that_tells_of_it(small, finished):
     assert rates[0] == pytest.approx(1e-3 * (1 + np.cos(3 / 20 * np.pi)) / 2)
     assert rates[-1] == pytest.approx(1e-3 * (1 + np.cos(19 / 20 * np.pi)) / 2, rel=1e-5)
     assert {record["skipped"] for record in lines(finished, "train")} == {0}
-    assert json.loads((finished / "config.json").read_text())["steps"] == small.steps
+    assert json.loads((finished / "config.json").read_text())["num_steps"] == small.num_steps
     assert "jax" in json.loads((finished / "versions.json").read_text())
     table = (finished / "parameters.txt").read_text()
     assert re.search(r"^image_head/input_convolution/bias +5 +5 +- +20 +yes$", table, re.MULTILINE)
@@ -125,7 +125,7 @@ def test_a_complete_run_says_what_can_be_done_with_it(pairs, tmp_path, capfd, st
 
 
 def test_strides_that_repeat_the_token_grid_are_noted(pairs, tmp_path, capfd, stand_in):
-    config = quick_config(pairs, steps=1, optimizer__warmup_steps=0, validation__every=0)
+    config = quick_config(pairs, num_steps=1, optimizer__warmup_steps=0, validation__every=0)
     config.model.stride = 28
     config.validation.stride = 32
     train(config, tmp_path)
@@ -139,7 +139,7 @@ def test_another_objective_can_be_trained_with(pairs, tmp_path, stand_in):
         usual = stand_in_objective(model, {}, variables, blurred, sharp, border=0)
         return usual._replace(loss=2 * usual.loss, terms={"twice": 2 * usual.loss})
 
-    config = quick_config(pairs, steps=1, log_every=1, optimizer__warmup_steps=0)
+    config = quick_config(pairs, num_steps=1, log_every=1, optimizer__warmup_steps=0)
     assert train(config, tmp_path / "usual") == 0
     assert train(config, tmp_path / "other", doubled) == 0
     (usual,), (other,) = (lines(tmp_path / name, "train") for name in ("usual", "other"))
@@ -208,7 +208,7 @@ def test_what_is_trained_is_validated_averaged(small, finished):
     stored = load_pretrained(finished)
     assert stored.source == str(finished / "checkpoints/20")
     assert stored.config == small.model
-    jax.tree.map(np.testing.assert_array_equal, stored.variables, state.averaged_variables)
+    jax.tree.map(np.testing.assert_array_equal, stored.variables, state.ema_variables)
     bias = ("image_head", "output_convolution", "bias")
     raw, averaged = (
         functools.reduce(lambda tree, key: tree[key], bias, params)
@@ -220,41 +220,43 @@ def test_what_is_trained_is_validated_averaged(small, finished):
 def test_another_config_is_refused_but_for_its_free_keys(pairs, finished):
     keys = {"validation__every": 20, "validation__root": str(pairs / "val")}
     with pytest.raises(
-        UserError, match=r"another config \(steps: 20 -> 21\); choose .*--config\.initial\.check"
+        UserError, match=r"another config \(num_steps: 20 -> 21\); choose .*--config\.initial\.check"
     ):
-        train(small_config(pairs, **keys, steps=21), finished)
-    free = {"log_every": 3, "save_every": 7, "data__workers": 2, "skip_not_finite": 1}
+        train(small_config(pairs, **keys, num_steps=21), finished)
+    free = {"log_every": 3, "save_every": 7, "data__workers": 2, "max_nonfinite_steps": 1}
     assert train(small_config(pairs, **keys, **free, validation__pictures=0), finished) == 0
 
 
 def test_a_run_is_trained_longer_where_its_schedule_allows_it(pairs, tmp_path, capfd, stand_in):
-    config = quick_config(pairs, steps=20, optimizer__schedule="constant", save_every=6)
+    config = quick_config(pairs, num_steps=20, optimizer__schedule="constant", save_every=6)
     assert train(config, tmp_path / "in_one_go") == 0
-    config.steps = 8
+    config.num_steps = 8
     assert train(config, tmp_path / "longer") == 0
     capfd.readouterr()
     assert train(config, tmp_path / "longer") == 0
     told = capfd.readouterr().err
     assert "\nthis run is complete: all 8 steps are done; a larger steps trains longer\n" in told
-    config.steps = 20
+    config.num_steps = 20
     assert train(config, tmp_path / "longer") == 0
     assert "\nresuming at step 8 of 20\n" in capfd.readouterr().err
     longer, once = (last_state(tmp_path / name, config) for name in ("longer", "in_one_go"))
     jax.tree.map(np.testing.assert_array_equal, longer, once)
-    config.steps = 19
-    with pytest.raises(UserError, match=r"steps is 19, but the run in .* is at step 20 already"):
+    config.num_steps = 19
+    with pytest.raises(
+        UserError, match=r"num_steps is 19, but the run in .* is at step 20 already"
+    ):
         train(config, tmp_path / "longer")
 
 
 def test_a_run_resumes_where_its_data_has_moved_and_with_no_other_data(tmp_path, stand_in):
     first = photographs(tmp_path / "first", count=5)
-    changes = {"steps": 4, "save_every": 2, "optimizer__schedule": "constant"}
+    changes = {"num_steps": 4, "save_every": 2, "optimizer__schedule": "constant"}
     assert train(quick_config(first, **changes), tmp_path / "run") == 0
     moved = first.rename(tmp_path / "moved")
-    changes["steps"] = 5
+    changes["num_steps"] = 5
     for relative in (moved, Path(os.path.relpath(moved))):
         assert train(quick_config(f"{relative}/", **changes), tmp_path / "run") == 0
-    changes["steps"] = 6
+    changes["num_steps"] = 6
     kept = {path: path.read_bytes() for path in moved.rglob("photo4.png")}
     for path in kept:
         path.unlink()
@@ -482,10 +484,10 @@ def test_what_is_not_finite_is_told(with_a_white_one, tmp_path, stand_in, save_e
 
 def test_what_is_not_finite_can_be_skipped_and_is_counted(with_a_white_one, tmp_path, stand_in):
     config, bad = with_a_white_one
-    config.update(log_every=1, skip_not_finite=2)
+    config.update(log_every=1, max_nonfinite_steps=2)
     with pytest.raises(UserError, match=f"^step {bad[2]}: "):
         train(config, tmp_path / "run")
-    config.skip_not_finite = len(bad)
+    config.max_nonfinite_steps = len(bad)
     assert train(config, tmp_path / "run") == 0
     state, _ = last_state(tmp_path / "run", config)
     assert (int(state.step), int(state.skipped)) == (20, len(bad))
@@ -520,7 +522,7 @@ def test_stages_follow_each_other_and_each_is_traced_once(pairs, tmp_path, monke
 
     monkeypatch.setattr(preparation, "deblurring_objective", counted)
     monkeypatch.setattr(loop, "prepare", spying)
-    stages = {"steps": 16, "progressive": ((6, 50, 2), (12, 46, 6))}
+    stages = {"num_steps": 16, "progressive": ((6, 50, 2), (12, 46, 6))}
     config = quick_config(pairs, **stages)
     with monkeypatch.context() as patch:
         patch.setattr(TrainingLog, "advance", after_step(8, functools.partial(send, signal.SIGINT)))
@@ -530,7 +532,7 @@ def test_stages_follow_each_other_and_each_is_traced_once(pairs, tmp_path, monke
     assert traced == [(4, 46), (2, 50), (6, 46)]
     assert [size for *size, _ in seen] == [[4, 46]] * 6 + [[2, 50]] * 6 + [[6, 46]] * 4
     taken = [record for *_, records in seen for record in records]
-    one_by_one = TrainingData(quick_config(pairs, batch_size=1, steps=99))
+    one_by_one = TrainingData(quick_config(pairs, batch_size=1, num_steps=99))
     order = [one_by_one.names(step)[0] for step in range(len(taken))]
     assert [f"photo{record} (record {record})" for record in taken] == order
     assert train(config, tmp_path / "in_one_go") == 0

@@ -20,7 +20,7 @@ FREE = ("data.workers", "validation")
 def config(**changes) -> ml_collections.ConfigDict:
     made = ml_collections.ConfigDict(
         {
-            "steps": 100,
+            "num_steps": 100,
             "progressive": ((0, 64), (50, 96)),
             "data": {"root": "/photographs", "workers": 2},
             "validation": {"every": 10, "photographs": 8},
@@ -82,7 +82,7 @@ def test_another_config_is_refused_with_the_differences(tmp_path):
 def test_only_five_of_many_differences_are_shown(tmp_path):
     open_and_close(tmp_path)
     (tmp_path / "checkpoints" / "5").mkdir(parents=True)
-    other = config(steps=200, data__root="", optimizer__name="muon", optimizer__b1=0.8)
+    other = config(num_steps=200, data__root="", optimizer__name="muon", optimizer__b1=0.8)
     other.optimizer.learning_rate = 1.0
     other.optimizer.b2 = 0.5
     del other.progressive

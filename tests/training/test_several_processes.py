@@ -27,7 +27,7 @@ def train(pairs: Path, workdir: Path, kind: str) -> list[str]:
     """Returns train.py and its arguments: `quick` or `small` of the config, validated."""
     values = {
         "data.root": pairs,
-        "steps": 10,
+        "num_steps": 10,
         "save_every": 5,
         "validation.every": 10,
         "validation.root": pairs / "val",

@@ -50,10 +50,10 @@ def run(mesh: jax.sharding.Mesh):
         mesh,
         objective=functools.partial(deblurring_objective, pretrained.model, WEIGHTS),
         optimizer=optimizer,
-        averaging=0.9,
+        ema_decay=0.9,
     )
     params = pretrained.variables["params"]
-    state = create_state(pretrained.variables, params, optimizer, averages=True)
+    state = create_state(pretrained.variables, params, optimizer, with_ema=True)
     state = jax.device_put(state, state_sharding(mesh, state))
     compiled = step.lower(state, jax.device_put(batch(0), batch_sharded(mesh))).compile()
     metrics = []

@@ -30,7 +30,7 @@ def batch_of(count, seed=0):
     return jax.device_put(pixels, batch_sharded(local_mesh()))
 
 
-def run(steps, *, optimizer=None, batches=batch_of, averaging=0.15, accumulation=1, **model):
+def run(steps, *, optimizer=None, batches=batch_of, ema_decay=0.15, grad_accum_steps=1, **model):
     """Returns the states after each of some steps, on the host, their metrics, and the step."""
     pretrained = small_pretrained(**SHALLOW, **model)
     optimizer = optimizer or optax.sgd(0.1)
@@ -39,11 +39,11 @@ def run(steps, *, optimizer=None, batches=batch_of, averaging=0.15, accumulation
         objective=functools.partial(deblurring_objective, pretrained.model, WEIGHTS),
         optimizer=optimizer,
         frozen=FROZEN,
-        averaging=averaging,
-        accumulation=accumulation,
+        ema_decay=ema_decay,
+        grad_accum_steps=grad_accum_steps,
     )
     trained = trained_part(pretrained.variables["params"], FROZEN)
-    state = create_state(pretrained.variables, trained, optimizer, averages=True)
+    state = create_state(pretrained.variables, trained, optimizer, with_ema=True)
     state = jax.device_put(state, replicated(local_mesh()))
     states, measured = [], []
     for number in range(steps):
@@ -76,11 +76,11 @@ def test_a_second_batch_is_not_traced_again(three_steps):
 
 
 def test_rematerialization_changes_nothing(three_steps):
-    assert_same_steps(run(3, rematerialize=True), three_steps, 2e-6)
+    assert_same_steps(run(3, remat=True), three_steps, 2e-6)
 
 
 def test_two_halves_are_the_whole_but_for_batch_norm(three_steps):
-    in_parts = run(3, accumulation=2)
+    in_parts = run(3, grad_accum_steps=2)
     assert_same_steps(in_parts, three_steps, 2e-6)
     # The parts pass through batch norm one by one: its running mean moves once for each.
     means = [
@@ -96,7 +96,7 @@ def test_the_average_follows_its_definition(three_steps):
     for step, state in enumerate(three_steps[0]):
         decay = min(0.15, (1 + step) / (10 + step))
         average = decay * average + (1 - decay) * _at(state.params, path)
-        np.testing.assert_allclose(_at(state.averaged_params, path), average, atol=1e-7)
+        np.testing.assert_allclose(_at(state.ema_params, path), average, atol=1e-7)
 
 
 def _at(tree, path):
@@ -127,10 +127,10 @@ def test_parts_keep_the_order_of_the_images(parts):
 
     optimizer = optax.sgd(0.1)
     variables = _minimal({"decoder": 2.0})
-    state = create_state(variables, variables["params"], optimizer, averages=False)
+    state = create_state(variables, variables["params"], optimizer, with_ema=False)
     batch = {key: jnp.zeros((6, 2, 2, 3), jnp.uint8) for key in ("blurred", "sharp")}
     batch["sharp"] = batch["sharp"].at[4].set(255)
-    settings = {"objective": objective, "optimizer": optimizer, "accumulation": parts}
+    settings = {"objective": objective, "optimizer": optimizer, "grad_accum_steps": parts}
     _, metrics = train_step(state, batch, **settings)
     np.testing.assert_array_equal(metrics["images_finite"], np.arange(6) != 4)
     np.testing.assert_allclose(metrics["loss"], 2 / 6)
@@ -143,8 +143,8 @@ def test_what_is_not_finite_changes_nothing_but_the_counts():
 
     optimizer = optax.adam(0.1)
     variables = _minimal({"decoder": 2.0})
-    before = create_state(variables, variables["params"], optimizer, averages=True)
-    settings = {"objective": objective, "optimizer": optimizer, "averaging": 0.9}
+    before = create_state(variables, variables["params"], optimizer, with_ema=True)
+    settings = {"objective": objective, "optimizer": optimizer, "ema_decay": 0.9}
     after, metrics = train_step(before, batch_of(4), **settings)
     assert not metrics["finite"]
     assert (int(after.step), int(after.skipped)) == (1, 1)
@@ -160,21 +160,21 @@ def test_frozen_parts_stay_and_take_no_memory():
     frozen = (("tokenizer",),)
     variables = _minimal({"decoder": 2.0, "tokenizer": 3.0})
     trained = trained_part(variables["params"], frozen)
-    state = create_state(variables, trained, optimizer, averages=False)
+    state = create_state(variables, trained, optimizer, with_ema=False)
     settings = {"objective": _product, "optimizer": optimizer, "frozen": frozen}
     after, metrics = train_step(state, batch_of(4), **settings)
     assert after.params["tokenizer"]["kernel"] == 3
     assert after.params["decoder"]["kernel"] != 2
     light = np.asarray(batch_of(4)["sharp"]).mean() / 255
     np.testing.assert_allclose(metrics["gradient_norm"], 3 * light, rtol=1e-5)
-    assert len([x for x in jax.tree.leaves(state.optimizer_state) if x.dtype == np.float32]) == 2
+    assert len([x for x in jax.tree.leaves(state.opt_state) if x.dtype == np.float32]) == 2
 
 
 _ON_TWO_DEVICES = """
 import sys, jax, numpy as np
 assert len(jax.devices()) == 2
 from tests.training.test_step import run
-states, metrics, _ = run(3, accumulation=int(sys.argv[2]))
+states, metrics, _ = run(3, grad_accum_steps=int(sys.argv[2]))
 leaves = jax.tree.leaves((states, metrics))
 np.savez(sys.argv[1], *leaves)
 """
@@ -182,7 +182,7 @@ np.savez(sys.argv[1], *leaves)
 
 @pytest.mark.slow
 def test_two_devices_compute_what_one_does(tmp_path, three_steps):
-    two = _on_two_devices(tmp_path / "two.npz", accumulation=1)
+    two = _on_two_devices(tmp_path / "two.npz", grad_accum_steps=1)
     leaves = jax.tree.leaves(three_steps[:2])
     assert len(leaves) == len(two)
     for one, other in zip(two, leaves, strict=True):
@@ -191,13 +191,13 @@ def test_two_devices_compute_what_one_does(tmp_path, three_steps):
 
 @pytest.mark.slow
 def test_two_devices_take_parts_as_one_does(tmp_path):
-    two = _on_two_devices(tmp_path / "two.npz", accumulation=2)
-    for one, other in zip(two, jax.tree.leaves(run(3, accumulation=2)[:2]), strict=True):
+    two = _on_two_devices(tmp_path / "two.npz", grad_accum_steps=2)
+    for one, other in zip(two, jax.tree.leaves(run(3, grad_accum_steps=2)[:2]), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=2e-6)
 
 
-def _on_two_devices(path, accumulation):
-    on_devices(2, ["-c", _ON_TWO_DEVICES, str(path), str(accumulation)], path.parent)
+def _on_two_devices(path, grad_accum_steps):
+    on_devices(2, ["-c", _ON_TWO_DEVICES, str(path), str(grad_accum_steps)], path.parent)
     found = np.load(path)
     return [found[f"arr_{number}"] for number in range(len(found.files))]
 

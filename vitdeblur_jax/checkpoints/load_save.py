@@ -58,7 +58,7 @@ BUNDLED_NOTE = "the small model that comes with the package, not the authors'; s
 _DEFAULT = BUNDLED_WEIGHTS / "demo.safetensors"
 
 # What may differ from the run that made a checkpoint.
-_FREE_KEYS = ("window", "views", "dtype", "precision", "rematerialize", "stride", "margin")
+_FREE_KEYS = ("window", "views", "dtype", "precision", "remat", "stride", "margin")
 
 
 Configuration = ml_collections.ConfigDict | Mapping[str, Any]

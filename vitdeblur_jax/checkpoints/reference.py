@@ -152,11 +152,11 @@ def reference_names(config: ml_collections.ConfigDict) -> dict[tuple[str, ...], 
         for i in range(depth):
             path, block = (part, f"blocks_{i}"), f"{name}.{i}"
             norm((*path, "attention_norm"), f"{block}.norm1")
-            linear((*path, "attention", "query_key_value"), f"{block}.attn.qkv")
+            linear((*path, "attention", "qkv"), f"{block}.attn.qkv")
             linear((*path, "attention", "output"), f"{block}.attn.proj")
             norm((*path, "mlp_norm"), f"{block}.norm2")
-            linear((*path, "mlp", "expand"), f"{block}.mlp.fc1")
-            linear((*path, "mlp", "contract"), f"{block}.mlp.fc2")
+            linear((*path, "mlp", "fc1"), f"{block}.mlp.fc1")
+            linear((*path, "mlp", "fc2"), f"{block}.mlp.fc2")
 
     linear(("tokenizer", "patch_embedding"), _PATCH)
     blocks("primary_encoder", config.primary_depth, f"{_ENCODER}.blocks")

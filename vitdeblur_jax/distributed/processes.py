@@ -130,14 +130,14 @@ def _ends_after(seconds: int, message: str) -> Iterator[None]:
         timer.cancel()
 
 
-def several() -> bool:
+def is_multiprocess() -> bool:
     """Returns whether there are other processes than this one."""
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def place() -> tuple[int, int]:
     """Returns which process this is, from 0, and how many there are."""
-    return (jax.process_index(), jax.process_count()) if several() else (0, 1)
+    return (jax.process_index(), jax.process_count()) if is_multiprocess() else (0, 1)
 
 
 def is_first() -> bool:
@@ -145,7 +145,7 @@ def is_first() -> bool:
     return place()[0] == 0
 
 
-def share(items: Sequence) -> Sequence:
+def split_across_processes(items: Sequence) -> Sequence:
     """Returns this process's part of the items, some in a row; the parts differ by one at most."""
     index, count = place()
     bounds = [len(items) * part // count for part in (index, index + 1)]
@@ -158,7 +158,7 @@ def gather(value: Any) -> list:
     Args:
       value: whatever JSON keeps.
     """
-    if not several():
+    if not is_multiprocess():
         return [value]
     text = np.frombuffer(json.dumps(value).encode(), np.uint8)
     lengths = multihost_utils.process_allgather(np.array(len(text), np.int32))
@@ -211,10 +211,10 @@ def end_with_others(work: Callable[[], int]) -> int:
     try:
         status = work()
     except Exception as error:
-        if not several():
+        if not is_multiprocess():
             raise
         leave(_told(error))
-    if status in (CANNOT, INTERRUPTED) and several():
+    if status in (CANNOT, INTERRUPTED) and is_multiprocess():
         leave(status)
     return status
 
@@ -226,7 +226,7 @@ def tells_of_a_loss(error: BaseException) -> bool:
     array that a collective computes, raise ValueError or RuntimeError with the status at the
     beginning of the message.
     """
-    return several() and _is_a_loss(error)
+    return is_multiprocess() and _is_a_loss(error)
 
 
 def _is_a_loss(error):

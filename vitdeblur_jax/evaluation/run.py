@@ -25,7 +25,7 @@ from vitdeblur_jax.distributed.processes import (
     gather,
     is_first,
     place,
-    share,
+    split_across_processes,
     together,
 )
 from vitdeblur_jax.evaluation.report import add_picture
@@ -104,7 +104,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     waiting = [(number, pair) for number, pair in enumerate(pairs) if not results.has(pair.name)]
     if len(waiting) < len(pairs) and is_first():
         tell(f"{len(pairs) - len(waiting)} of {len(pairs)} images are done already")
-    for number, pair in share(waiting):
+    for number, pair in split_across_processes(waiting):
         tell(f"{number + 1} of {len(pairs)}: {pair.name}")
         image, target = (_at_depth(pixels, config.bit_depth) for pixels in read_pair(pair))
         restored, seconds = _restore(pretrained, image, config)

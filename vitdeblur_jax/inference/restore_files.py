@@ -24,7 +24,7 @@ from vitdeblur_jax.data.image_io import (
     what_is_lost,
     write_photograph,
 )
-from vitdeblur_jax.distributed.processes import gather, is_first, share, together
+from vitdeblur_jax.distributed.processes import gather, is_first, split_across_processes, together
 from vitdeblur_jax.inference.deblurring import blend, check_strength, deblur, restored_ensemble
 from vitdeblur_jax.inference.restoration import check_options, tell_of_stride
 from vitdeblur_jax.inference.self_ensemble import symmetries
@@ -126,7 +126,7 @@ def restore_files(
     if is_first():
         tell_of_stride(pretrained.model, options.stride)
     failed = 0
-    for number, task in share(waiting):
+    for number, task in split_across_processes(waiting):
         if options.skip_existing and _is_done(task):
             tell(f"{task.destination} is done already")  # by another process, meanwhile
             continue

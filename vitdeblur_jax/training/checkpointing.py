@@ -5,7 +5,7 @@
 | variables | of the model as they were validated, so averaged where an average is kept |
 | config | of the model, with checksums; `load_pretrained` reads it with "variables" |
 | training | step, skipped, optimizer state; the parameters too where "variables" has averages |
-| position | in the data and whatever else is needed to go on, as JSON |
+| resume_state | in the data and whatever else is needed to go on, as JSON |
 | metrics | the validation PSNR, where there is one |
 """
 
@@ -84,7 +84,7 @@ class TrainingCheckpoints:
         self,
         state: TrainState,
         model_config: ml_collections.ConfigDict,
-        position: dict,
+        resume_state: dict,
         psnr: float | None = None,
     ) -> None:
         """Begins to save; waits for the save before, if that is still in progress.
@@ -95,8 +95,8 @@ class TrainingCheckpoints:
         Args:
           state: leaves may lie on any devices.
           model_config: the model's configuration.
-          position: anything that JSON can hold; floats come back exactly, tuples as lists.
-          psnr: of validation with `state.averaged_variables`, in dB; None if it was not measured.
+          resume_state: anything that JSON can hold; floats come back exactly, tuples as lists.
+          psnr: of validation with `state.ema_variables`, in dB; None if it was not measured.
 
         Raises:
           UserError: this checkpoint has no room, or the one before could not be written.
@@ -116,7 +116,7 @@ class TrainingCheckpoints:
             training=save_tree(training),
             config=save_json({**model_config.to_dict(), "checksums": checksums}),
             # Orbax makes its JSON in the background, when the caller may have changed it.
-            position=save_json(json.loads(json.dumps(position))),
+            resume_state=save_json(json.loads(json.dumps(resume_state))),
         )
         self._saving = step
         with self._orbax_told(_NOT_WRITTEN.format(step)):
@@ -147,7 +147,7 @@ class TrainingCheckpoints:
             self._manager.reload()
 
     def restore(self, step: int, abstract_state: TrainState) -> tuple[TrainState, dict]:
-        """Returns the state and the position that were saved at that step, bit for bit.
+        """Returns the state and the resume_state that were saved at that step, bit for bit.
 
         Args:
           step: one that is there, as `latest_step` returns it.
@@ -170,7 +170,7 @@ class TrainingCheckpoints:
         items = ocp.args.Composite(
             variables=restore_tree(variables),
             training=restore_tree(training),
-            position=ocp.args.JsonRestore(),
+            resume_state=ocp.args.JsonRestore(),
             config=ocp.args.JsonRestore(),
         )
         with self._orbax_told(failure):
@@ -188,7 +188,7 @@ class TrainingCheckpoints:
             damaged = damaged_items(read, restored.config.get("checksums", {}))
             if damaged:
                 raise ValueError(f"the checksum of its {' and '.join(damaged)} data differs")
-        return _joined(abstract_state, restored.variables, restored.training), restored.position
+        return _joined(abstract_state, restored.variables, restored.training), restored.resume_state
 
     @contextlib.contextmanager
     def _orbax_told(self, what: str) -> Iterator[None]:
@@ -219,7 +219,7 @@ def _manager(folder, keep):
             "variables": trees(),
             "training": trees(),
             "config": texts(),
-            "position": texts(),
+            "resume_state": texts(),
         },
         options=ocp.CheckpointManagerOptions(
             best_fn=psnr_of,  # without it, no metrics would be written
@@ -249,22 +249,22 @@ def _parts(state):
     training = {
         "step": state.step,
         "skipped": state.skipped,
-        "optimizer_state": state.optimizer_state,
+        "opt_state": state.opt_state,
     }
-    if state.averaged_params is not None:
+    if state.ema_params is not None:
         training["params"] = state.params
-    return state.averaged_variables, training
+    return state.ema_variables, training
 
 
 def _joined(abstract_state, variables, training):
     """Returns the state whose `_parts` these are."""
-    averages = abstract_state.averaged_params is not None
+    with_ema = abstract_state.ema_params is not None
     return abstract_state.replace(
         step=training["step"],
         skipped=training["skipped"],
-        params=training["params"] if averages else variables["params"],
+        params=training["params"] if with_ema else variables["params"],
         batch_stats=variables["batch_stats"],
         position_embedding=variables["position_embedding"],
-        optimizer_state=training["optimizer_state"],
-        averaged_params=variables["params"] if averages else None,
+        opt_state=training["opt_state"],
+        ema_params=variables["params"] if with_ema else None,
     )

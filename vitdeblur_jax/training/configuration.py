@@ -3,17 +3,17 @@
 | key | meaning |
 |---|---|
 | seed | of initial values, order, augmentation, synthetic defocus (held out, too); 0 or more |
-| steps | batches to train on |
+| num_steps | batches to train on |
 | batch_size | photographs a batch, of all devices together |
 | crop | side of the training crops, pixels; need not be the model's training_window |
 | progressive | ((first_step, crop, batch_size), ...): from that step on, these instead |
-| accumulation | parts that a batch is cut into and taken one after the other, to save memory |
+| grad_accum_steps | parts that a batch is cut into and taken one after the other, to save memory |
 | mesh.data, .fsdp | the grid of devices, see `make_mesh`; -1: inferred from the device count |
 | model | the model's attributes, see `vitdeblur_jax.models.vitdeblur.configuration` |
 | initial.checkpoint | a checkpoint to start from, of the same architecture; empty: none |
 | initial.encoder | weights of MAE or TinyMIM for tokenizer and primary encoder; empty: none |
-| initial.identity | the image head starts as the identity, the decoder at zero |
-| initial.transparent | what a patch shows, its frequencies, passes unmixed to the decoder's end |
+| initial.identity_init | the image head starts as the identity, the decoder at zero |
+| initial.dct_init | what a patch shows, its frequencies, passes unmixed to the decoder's end |
 | data.kind | pairs (files), prepared (by `vitdeblur data prepare`), synthetic (of sharp ones) |
 | data.root | the folder of the data set |
 | data.layout, .split | of pairs: how they lie on disk; of pairs and prepared: which part |
@@ -24,8 +24,8 @@
 | data.workers | processes that read ahead; 0: threads. Changes nothing in what is learned |
 | loss.* | weights of the terms, see `vitdeblur_jax.training.losses`; loss.border in pixels |
 | optimizer.* | see `vitdeblur_jax.training.optimizer` |
-| averaging | decay of the moving average of the parameters, which is validated; 0: no average |
-| skip_not_finite | steps that may be left out for a loss or gradient that is not finite |
+| ema_decay | decay of the moving average of the parameters, which is validated; 0: no average |
+| max_nonfinite_steps | steps that may be left out for a loss or gradient that is not finite |
 | log_every, save_every | steps between lines of the log, between checkpoints |
 | keep_checkpoints | how many of the last to keep, beside the best |
 | validation.every | steps between validations; 0: none |
@@ -79,8 +79,8 @@ _FREE_KEYS = (
         "mesh",
         "data.root",
         "data.workers",
-        "model.rematerialize",
-        "skip_not_finite",
+        "model.remat",
+        "max_nonfinite_steps",
         "log_every",
         "save_every",
     ),
@@ -91,10 +91,10 @@ _FREE_KEYS = (
 def free_keys(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     """Returns the keys, or groups of keys, that a run in progress may change.
 
-    What is learned up to a step does not depend on them, but for rounding. `steps` is one of them
+    What is learned up to a step does not depend on them, but for rounding. `num_steps` is one of them
     unless the schedule is "cosine", which spreads its learning rates over all steps.
     """
-    return _FREE_KEYS if config.optimizer.schedule == "cosine" else (*_FREE_KEYS, "steps")
+    return _FREE_KEYS if config.optimizer.schedule == "cosine" else (*_FREE_KEYS, "num_steps")
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -102,14 +102,14 @@ def default_config() -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(
         {
             "seed": 0,
-            "steps": 100_000,
+            "num_steps": 100_000,
             "batch_size": 8,
             "crop": 360,
             "progressive": (),
-            "accumulation": 1,
+            "grad_accum_steps": 1,
             "model": base(),
             "mesh": {"data": -1, "fsdp": 1},
-            "initial": {"checkpoint": "", "encoder": "", "identity": False, "transparent": False},
+            "initial": {"checkpoint": "", "encoder": "", "identity_init": False, "dct_init": False},
             "data": {
                 "kind": "pairs",
                 "root": "",
@@ -133,8 +133,8 @@ def default_config() -> ml_collections.ConfigDict:
                 "border": 0,
             },
             "optimizer": _default_optimizer(),
-            "averaging": 0.0,
-            "skip_not_finite": 0,
+            "ema_decay": 0.0,
+            "max_nonfinite_steps": 0,
             "log_every": 100,
             "save_every": 1000,
             "keep_checkpoints": 2,
@@ -189,19 +189,19 @@ RULES = {
     **_within("optimizer", OPTIMIZER_RULES),
     **_within("data.synthesis", SYNTHESIS_RULES),
     "seed": integer(0),
-    "steps": integer(1),
+    "num_steps": integer(1),
     "batch_size": integer(1, LARGEST_BATCH),
     "crop": integer(1, LARGEST_CROP),
     "progressive": sequence(sequence(integer(0), length=3))._replace(
         wanted="((first_step, crop, batch_size), ...), three integers for each part"
     ),
-    "accumulation": integer(1, LARGEST_BATCH),
+    "grad_accum_steps": integer(1, LARGEST_BATCH),
     "mesh.data": integer(-1),
     "mesh.fsdp": integer(-1),
     "initial.checkpoint": text(),
     "initial.encoder": text(),
-    "initial.identity": flag(),
-    "initial.transparent": flag(),
+    "initial.identity_init": flag(),
+    "initial.dct_init": flag(),
     "data.kind": choice(*KINDS),
     "data.root": text(),
     "data.layout": choice(*LAYOUTS),
@@ -213,8 +213,8 @@ RULES = {
     "data.workers": integer(0, 1024),
     **{f"loss.{term}": number(0, 1e6) for term in LOSS_TERMS},
     "loss.border": integer(0, LARGEST_CROP),
-    "averaging": number(0, 0.999999),
-    "skip_not_finite": integer(0),
+    "ema_decay": number(0, 0.999999),
+    "max_nonfinite_steps": integer(0),
     "log_every": integer(1),
     "save_every": integer(1),
     "keep_checkpoints": integer(1),
@@ -239,7 +239,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     check_paths(config, RULES)
     check_values(config, RULES)
     check_configuration(config.model)
-    check_optimizer(config.optimizer, config.steps)
+    check_optimizer(config.optimizer, config.num_steps)
     check_settings(config.data.synthesis, "data.synthesis.")
     if config.validation.stride:
         check_stride(config.model, config.validation.stride)
@@ -267,14 +267,14 @@ def _check_views(config):
 
 def _check_initial(config):
     initial = config.initial
-    if initial.checkpoint and (initial.encoder or initial.identity or initial.transparent):
+    if initial.checkpoint and (initial.encoder or initial.identity_init or initial.dct_init):
         raise UserError(
-            "initial.checkpoint gives all values: leave initial.encoder, initial.identity and "
-            "initial.transparent out"
+            "initial.checkpoint gives all values: leave initial.encoder, initial.identity_init and "
+            "initial.dct_init out"
         )
-    if initial.encoder and initial.transparent:
+    if initial.encoder and initial.dct_init:
         raise UserError(
-            "initial.transparent would replace what initial.encoder gives; leave one of them out"
+            "initial.dct_init would replace what initial.encoder gives; leave one of them out"
         )
     factors = config.optimizer.learning_rate_factors
     is_used = factors.contextual_encoder or factors.decoder
@@ -289,35 +289,35 @@ def _check_initial(config):
 
 def _check_profile(config):
     steps = tuple(config.profile)
-    if steps and not (len(steps) == 2 and steps[0] <= steps[1] < config.steps):
+    if steps and not (len(steps) == 2 and steps[0] <= steps[1] < config.num_steps):
         raise UserError(
             f"profile is {tuple(config.profile)}; it is (first, last), two steps from 0 to "
-            f"{config.steps - 1}"
+            f"{config.num_steps - 1}"
         )
 
 
 def _check_stages(config):
     plan = stages(config)
     starts = [stage.first_step for stage in plan]
-    if starts != sorted(set(starts)) or starts[-1] >= config.steps:
+    if starts != sorted(set(starts)) or starts[-1] >= config.num_steps:
         raise UserError(
             f"progressive begins at the steps {starts[1:]}; they must rise from 1 to less than "
-            f"steps, which is {config.steps}"
+            f"steps, which is {config.num_steps}"
         )
     weights = {key: weight for key, weight in config.loss.items() if key != "border"}
     limits = {"crop": RULES["crop"], "batch_size": RULES["batch_size"]}
     for stage in plan:
         check_values(stage, limits, "" if stage is plan[0] else "progressive: ")
         check_window("crop", stage.crop, config.model)
-        if stage.batch_size % config.accumulation:
+        if stage.batch_size % config.grad_accum_steps:
             raise UserError(
-                f"a batch of {stage.batch_size} cannot be cut into {config.accumulation} parts; "
-                "make batch_size a multiple of accumulation"
+                f"a batch of {stage.batch_size} cannot be cut into {config.grad_accum_steps} "
+                "parts; make batch_size a multiple of grad_accum_steps"
             )
-        if stage.batch_size < 2 * config.accumulation and needs_the_sharp_encoding(weights):
+        if stage.batch_size < 2 * config.grad_accum_steps and needs_the_sharp_encoding(weights):
             raise UserError(
-                f"a batch of {stage.batch_size} in {config.accumulation} part(s) leaves one "
-                "photograph for batch norm, which needs two; raise batch_size, lower accumulation, "
+                f"a batch of {stage.batch_size} in {config.grad_accum_steps} part(s) leaves one "
+                "image for batch norm, which needs two; raise batch_size, lower grad_accum_steps "
                 "or set the contextual weights in loss to 0"
             )
         if stage.crop <= 2 * config.loss.border:

@@ -104,7 +104,7 @@ class TrainingData:
     def end_of(self, stage: Stage) -> int:
         """Returns the step after the last one of a stage."""
         later = [s.first_step for s in self._stages if s.first_step > stage.first_step]
-        return min([*later, self._config.steps])
+        return min([*later, self._config.num_steps])
 
     def names(self, step: int) -> list[str]:
         """Returns the names of the examples in the batch of a step, by reading them again."""

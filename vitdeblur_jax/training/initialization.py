@@ -19,7 +19,7 @@ from vitdeblur_jax.utils.output import tell
 _AMPLITUDE_EXPONENT = 1.8
 _CHROMA_FREQUENCY = 2.5
 _BRANCH_GAIN = 0.2
-_ENDS_OF_BRANCHES = (["output", "kernel"], ["contract", "kernel"])  # of attention and MLP
+_ENDS_OF_BRANCHES = (["output", "kernel"], ["fc2", "kernel"])  # of attention and MLP
 
 
 def given_variables(config: ml_collections.ConfigDict) -> dict[tuple[str, ...], Array]:
@@ -55,14 +55,14 @@ def starting_variables(
     initial = config.initial
     random = initial_variables(ViTDeblur(**config.model), config.seed)
     variables = traverse_util.unflatten_dict(traverse_util.flatten_dict(random) | given)
-    if initial.transparent:
-        variables = as_transparent(variables)
-    if initial.identity:
-        variables = as_identity(variables)
+    if initial.dct_init:
+        variables = dct_init(variables)
+    if initial.identity_init:
+        variables = identity_init(variables)
     return variables
 
 
-def as_identity(variables: dict) -> dict:
+def identity_init(variables: dict) -> dict:
     """Returns variables of an untrained model that gives back its input, inside of its borders.
 
     The image head's first convolution carries the image over in its first three channels (of two
@@ -91,7 +91,7 @@ def as_identity(variables: dict) -> dict:
     return {**variables, "params": params}
 
 
-def as_transparent(variables: dict) -> dict:
+def dct_init(variables: dict) -> dict:
     """Returns variables of an untrained model whose tokens keep what their patches show.
 
     A random start hides what is wanted, faint high frequencies, under brightness and position, and

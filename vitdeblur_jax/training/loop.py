@@ -11,17 +11,17 @@ import ml_collections
 from vitdeblur_jax.checkpoints.orbax_folders import step_folders
 from vitdeblur_jax.checkpoints.pretrained import Pretrained
 from vitdeblur_jax.data.image_io import Photograph, write_photograph
-from vitdeblur_jax.distributed.processes import gather, is_first, several, together
+from vitdeblur_jax.distributed.processes import gather, is_first, is_multiprocess, together
 from vitdeblur_jax.distributed.sharding import batch_sharded, make_mesh, whole_on_local_devices
 from vitdeblur_jax.inference.restoration import tell_of_stride
 from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
 from vitdeblur_jax.training.configuration import check_config, free_keys
 from vitdeblur_jax.training.data import TrainingData, validation_records
 from vitdeblur_jax.training.initialization import given_variables
-from vitdeblur_jax.training.interruption import AgreedInterruption, Interrupted, Interruption
 from vitdeblur_jax.training.log import SilentLog, TrainingLog
 from vitdeblur_jax.training.metrics_window import MetricsWindow, NotFiniteError
 from vitdeblur_jax.training.objective import Objective
+from vitdeblur_jax.training.preemption import AgreedPreemption, Preempted, Preemption
 from vitdeblur_jax.training.preparation import Run, describe, first_state, prepare
 from vitdeblur_jax.training.profiling import Profile
 from vitdeblur_jax.training.run_folder import run_folder
@@ -46,7 +46,7 @@ def train(
         gone on with by the same one is not checked.
 
     Returns:
-      The exit status: 0 when the run is complete, 128 + n when signal n has interrupted it.
+      The exit status: 0 when the run is complete, 128 + n when signal n has preempted it.
 
     Raises:
       UserError: whatever is wrong with the config, the data or the folder, before anything is
@@ -61,22 +61,22 @@ def train(
             if not step_folders(Path(workdir) / "checkpoints"):
                 given = given_variables(config)  # before anything is written
             folder = stack.enter_context(_shared_run_folder(workdir, config))
-        interruption = stack.enter_context(AgreedInterruption() if several() else Interruption())
+        preemption = stack.enter_context(AgreedPreemption() if is_multiprocess() else Preemption())
         with together():
             _check_is_shared(folder)
             checkpoints = stack.enter_context(
                 TrainingCheckpoints(folder / "checkpoints", config.keep_checkpoints)
             )
         with together():
-            state, position = first_state(config, run, checkpoints, given)
+            state, resume_state = first_state(config, run, checkpoints, given)
             del given  # as large as the model
             step = int(state.step)
             _check_steps(folder, step, config)
-            _check_data(folder, position, data.fingerprint, config)
+            _check_data(folder, resume_state, data.fingerprint, config)
             log = stack.enter_context(_begin_log(folder, step, config, describe(run)))
-        if position:
+        if resume_state:
             log.say(_what_was_done(folder, step, config))
-        loop = _Loop(config, run, data, checkpoints, log, interruption, state, position)
+        loop = _Loop(config, run, data, checkpoints, log, preemption, state, resume_state)
         try:
             return loop.run()
         except NotFiniteError as error:
@@ -98,16 +98,16 @@ def _check_is_shared(folder):
 
 
 def _check_steps(folder, step, config):
-    if step > config.steps:
+    if step > config.num_steps:
         raise UserError(
-            f"steps is {config.steps}, but the run in {folder} is at step {step} already; raise "
-            "steps, or choose another --workdir"
+            f"num_steps is {config.num_steps}, but the run in {folder} is at step {step} already; "
+            "raise num_steps, or choose another --workdir"
         )
 
 
-def _check_data(folder, position, found, config):
+def _check_data(folder, resume_state, found, config):
     """Refuses to resume with other examples: which of them a batch holds depends on all."""
-    begun = position.get("data", found)
+    begun = resume_state.get("data", found)
     if begun == found:
         return
     what = "other files"
@@ -121,10 +121,10 @@ def _check_data(folder, position, found, config):
 
 
 def _what_was_done(folder, step, config) -> str:
-    if step < config.steps:
-        return f"resuming at step {step} of {config.steps}"
+    if step < config.num_steps:
+        return f"resuming at step {step} of {config.num_steps}"
     longer = "a larger steps trains longer"
-    if "steps" not in free_keys(config):
+    if "num_steps" not in free_keys(config):
         longer = (
             f"to train longer, start in another --workdir with --config.initial.checkpoint={folder}"
         )
@@ -138,18 +138,18 @@ def _begin_log(folder, step, config, table):
     tell(table.splitlines()[-1])
     for stride in sorted({config.model.stride, config.validation.stride} - {0}):
         tell_of_stride(config.model, stride)
-    return TrainingLog(folder, step, config.steps)
+    return TrainingLog(folder, step, config.num_steps)
 
 
 class _Loop:
     """Goes through the steps that are left, and holds what changes on the way."""
 
-    def __init__(self, config, run: Run, data, checkpoints, log, interruption, state, position):
+    def __init__(self, config, run: Run, data, checkpoints, log, preemption, state, resume_state):
         self.config, self.fixed, self.data = config, run, data
-        self.checkpoints, self.log, self.interruption = checkpoints, log, interruption
+        self.checkpoints, self.log, self.preemption = checkpoints, log, preemption
         self.state, self.step = state, int(state.step)
-        self.saved_step = self.step if position else None
-        self.window = MetricsWindow(position.get("window"), config.skip_not_finite)
+        self.saved_step = self.step if resume_state else None
+        self.window = MetricsWindow(resume_state.get("window"), config.max_nonfinite_steps)
         self.pictures = []  # of the last validation
         self.profile = Profile(log.folder / "profile", config.profile if is_first() else ())
 
@@ -157,13 +157,13 @@ class _Loop:
         """Returns the exit status."""
         try:
             if self.is_due(self.config.validation.every) and not gather(self.was_validated())[0]:
-                self.checkpoints.add_psnr(self.step, self.validate())  # it was interrupted
-            while self.step < self.config.steps:
+                self.checkpoints.add_psnr(self.step, self.validate())  # it was preempted
+            while self.step < self.config.num_steps:
                 self.run_stage()
-        except Interrupted as interrupted:
+        except Preempted as preempted:
             self.save()
             self.log.say(f"saved at step {self.step}; the same command goes on from there")
-            return interrupted.status
+            return preempted.status
         finally:
             self.profile.close()
         self.checkpoints.wait()  # only what is whole is said to be there
@@ -192,7 +192,7 @@ class _Loop:
             return next(batches)
         except Exception:
             # The signal has ended a worker that was just starting, too.
-            self.interruption.check_alone()
+            self.preemption.check_alone()
             raise
 
     def report(self):
@@ -207,11 +207,11 @@ class _Loop:
             psnr = self.validate() if self.is_due(self.config.validation.every) else None
             if psnr is not None or self.is_due(self.config.save_every):
                 self.save(psnr)
-        if self.step < self.config.steps:
-            self.interruption.check()
+        if self.step < self.config.num_steps:
+            self.preemption.check()
 
     def is_due(self, every: int) -> bool:
-        last = self.step == self.config.steps
+        last = self.step == self.config.num_steps
         return bool(every and self.step and (last or self.step % every == 0))
 
     def was_validated(self) -> bool:
@@ -221,7 +221,7 @@ class _Loop:
     def validate(self) -> float:
         """Logs the quality of whole photographs and returns their mean PSNR."""
         settings, source = self.config.validation, self.data.validation
-        variables = whole_on_local_devices(self.fixed.mesh, self.state.averaged_variables)
+        variables = whole_on_local_devices(self.fixed.mesh, self.state.ema_variables)
         figures, pictures = validate(
             Pretrained(self.fixed.model, variables, "training"),
             source,
@@ -229,7 +229,7 @@ class _Loop:
             settings.pictures,
             stride=settings.stride or None,
             batch_size=settings.batch_size or None,
-            on_windows=lambda done: self.interruption.check_alone(),
+            on_windows=lambda done: self.preemption.check_alone(),
         )
         if is_first():
             self.write_validation(figures, pictures)
@@ -255,11 +255,11 @@ class _Loop:
     def save(self, psnr: float | None = None):
         """Saves all that the rest of the run depends on, once a step."""
         if self.saved_step != self.step:
-            position = {
+            resume_state = {
                 **{"next_step": self.step, "window": self.window.state()},
                 "data": self.data.fingerprint,
             }
-            self.checkpoints.save(self.state, self.config.model, position, psnr)
+            self.checkpoints.save(self.state, self.config.model, resume_state, psnr)
             self.saved_step = self.step
 
 
@@ -271,5 +271,5 @@ def _what_was_not_finite(error: NotFiniteError, data, checkpoints) -> str:
     return (
         f"step {error.step}: {', '.join(error.names)} not finite, in a batch with "
         f"{', '.join(blamed)}; {kept}. A lower optimizer.learning_rate or optimizer.clip_norm may "
-        "help; skip_not_finite leaves such steps out"
+        "help; max_nonfinite_steps leaves such steps out"
     )

@@ -70,22 +70,22 @@ def prepare(
       UserError: a batch cannot be spread over the devices of the mesh.
     """
     for stage in stages(config):
-        if stage.batch_size // config.accumulation % mesh.size:
+        if stage.batch_size // config.grad_accum_steps % mesh.size:
             raise UserError(
-                f"a batch of {stage.batch_size} in {config.accumulation} part(s) cannot be spread "
-                f"over {mesh.size} devices; make batch_size a multiple of "
-                f"{config.accumulation * mesh.size}"
+                f"a batch of {stage.batch_size} in {config.grad_accum_steps} part(s) cannot be "
+                f"spread over {mesh.size} devices; make batch_size a multiple of "
+                f"{config.grad_accum_steps * mesh.size}"
             )
     model = ViTDeblur(**config.model)
     weights = config.loss.to_dict()
     border = weights.pop("border")
     frozen = (*frozen_parts(config.optimizer), *heads_without_gradient(weights))
-    schedule = make_schedule(config.optimizer, config.steps)
+    schedule = make_schedule(config.optimizer, config.num_steps)
     optimizer = make_optimizer(config.optimizer, schedule)
 
     def create(variables):
         trained = trained_part(variables["params"], frozen)
-        return create_state(variables, trained, optimizer, averages=config.averaging > 0)
+        return create_state(variables, trained, optimizer, with_ema=config.ema_decay > 0)
 
     usual = partial(deblurring_objective, model, weights, border=border)
     train_step = compile_train_step(
@@ -93,8 +93,8 @@ def prepare(
         objective=usual if objective is None else partial(objective, model),
         optimizer=optimizer,
         frozen=frozen,
-        averaging=config.averaging,
-        accumulation=config.accumulation,
+        ema_decay=config.ema_decay,
+        grad_accum_steps=config.grad_accum_steps,
     )
     return Run(model, train_step, schedule, create, frozen, mesh)
 
@@ -105,7 +105,7 @@ def first_state(
     checkpoints: TrainingCheckpoints,
     given: dict | None = None,
 ) -> tuple[TrainState, dict]:
-    """Returns the state to resume from, and the position that was saved with it, if any.
+    """Returns the state to resume from, and the resume state that was saved with it, if any.
 
     That of the newest checkpoint, or else the one that the config asks to begin with.
 

@@ -17,8 +17,8 @@ class TrainState:
       params: nested, float32.
       batch_stats: the projector's running statistics.
       position_embedding: the fixed table.
-      optimizer_state: of the parameters that are trained.
-      averaged_params: exponential moving average of `params`; None if none is kept.
+      opt_state: of the parameters that are trained.
+      ema_params: exponential moving average of `params`; None if none is kept.
     """
 
     step: Any
@@ -26,8 +26,8 @@ class TrainState:
     params: dict
     batch_stats: dict
     position_embedding: dict
-    optimizer_state: Any
-    averaged_params: dict | None
+    opt_state: Any
+    ema_params: dict | None
 
     @property
     def variables(self) -> dict:
@@ -35,9 +35,9 @@ class TrainState:
         return self._with(self.params)
 
     @property
-    def averaged_variables(self) -> dict:
+    def ema_variables(self) -> dict:
         """The model's variables to be used: averaged where an average is kept."""
-        return self._with(self.params if self.averaged_params is None else self.averaged_params)
+        return self._with(self.params if self.ema_params is None else self.ema_params)
 
     def _with(self, params):
         return {
@@ -48,7 +48,7 @@ class TrainState:
 
 
 def create_state(
-    variables: dict, trained: dict, optimizer: optax.GradientTransformation, averages: bool
+    variables: dict, trained: dict, optimizer: optax.GradientTransformation, with_ema: bool
 ) -> TrainState:
     """Returns the state before the first step.
 
@@ -56,7 +56,7 @@ def create_state(
       variables: of the model.
       trained: those of its parameters that are trained.
       optimizer: of these.
-      averages: keep a moving average of the parameters.
+      with_ema: keep a moving average of the parameters.
     """
     params = variables["params"]
     return TrainState(
@@ -65,7 +65,7 @@ def create_state(
         params=params,
         batch_stats=variables["batch_stats"],
         position_embedding=variables["position_embedding"],
-        optimizer_state=optimizer.init(trained),
+        opt_state=optimizer.init(trained),
         # A copy: a step gives its state's memory away, and nothing may be given away twice.
-        averaged_params=jax.tree.map(jax.numpy.copy, params) if averages else None,
+        ema_params=jax.tree.map(jax.numpy.copy, params) if with_ema else None,
     )

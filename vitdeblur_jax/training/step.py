@@ -32,8 +32,8 @@ def train_step(
     objective: Callable[[dict, Array, Array], Objective],
     optimizer: optax.GradientTransformation,
     frozen: Frozen = (),
-    averaging: float = 0.0,
-    accumulation: int = 1,
+    ema_decay: float = 0.0,
+    grad_accum_steps: int = 1,
 ) -> tuple[TrainState, Metrics]:
     """Returns the state after a batch, and what is to be logged.
 
@@ -46,10 +46,10 @@ def train_step(
       objective: of variables, blurred and sharp images in [0, 1].
       optimizer: of the parameters that are trained.
       frozen: The parameters that are not trained; see `frozen_paths` in `optimizer.py`.
-      averaging: decay of the moving average, which is less in the beginning: at most
+      ema_decay: decay of the moving average, which is less in the beginning: at most
         (1 + step) / (10 + step).
-      accumulation: parts that the batch is taken in. Loss and gradient are their means, the same as
-        of the whole batch but for batch norm and VICReg, which see the parts one by one.
+      grad_accum_steps: parts of a batch. Loss and gradient are means over the parts: the same as of
+        the whole batch, except that batch norm and VICReg see each part alone.
 
     Returns:
       The new state; and the metrics: `loss`, its terms, `gradient_norm` (over what is trained),
@@ -57,10 +57,10 @@ def train_step(
     """
     trained = trained_part(state.params, frozen)
     images = unit_range(batch["blurred"]), unit_range(batch["sharp"])
-    result, gradients = _accumulated(objective, state, trained, images, accumulation)
+    result, gradients = _accumulated(objective, state, trained, images, grad_accum_steps)
     norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(result.loss) & jnp.isfinite(norm)
-    updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, trained)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
     params = merge(optax.apply_updates(trained, updates), state.params)
     new = TrainState(
         step=state.step + 1,
@@ -68,8 +68,8 @@ def train_step(
         params=params,
         batch_stats=result.batch_stats,
         position_embedding=state.position_embedding,
-        optimizer_state=optimizer_state,
-        averaged_params=_averaged(state, params, averaging),
+        opt_state=opt_state,
+        ema_params=_ema(state, params, ema_decay),
     )
     left = state.replace(step=state.step + 1, skipped=state.skipped + 1)
     new = jax.tree.map(partial(jnp.where, finite), new, left)
@@ -130,7 +130,7 @@ def fit(
     if not trained:
         raise UserError("frozen: all parameters are frozen, so that nothing is left to train")
     mesh = local_mesh()
-    state = create_state(variables, trained, optimizer, averages=False)
+    state = create_state(variables, trained, optimizer, with_ema=False)
     # Where a step leaves it: the second step would be compiled anew for another place.
     state = jax.device_put(state, state_sharding(mesh, state))
     step = compile_train_step(mesh, objective=objective, optimizer=optimizer, frozen=frozen)
@@ -175,13 +175,13 @@ def _accumulated(objective, state, trained, images, parts) -> tuple[Objective, d
     return result, jax.tree.map(lambda x: x / parts, total)
 
 
-def _averaged(state, params, averaging):
-    if state.averaged_params is None:
+def _ema(state, params, ema_decay):
+    if state.ema_params is None:
         return None
-    decay = jnp.minimum(averaging, (1 + state.step) / (10 + state.step))
+    decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
     return jax.tree.map(
         # In this form what does not move stays as it is, bit for bit.
         lambda average, new: average + (1 - decay) * (new - average),
-        state.averaged_params,
+        state.ema_params,
         params,
     )

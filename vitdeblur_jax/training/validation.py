@@ -6,7 +6,7 @@ import numpy as np
 
 from vitdeblur_jax.checkpoints.pretrained import Pretrained
 from vitdeblur_jax.data.pipelines import Source
-from vitdeblur_jax.distributed.processes import gather, share
+from vitdeblur_jax.distributed.processes import gather, split_across_processes
 from vitdeblur_jax.inference.deblurring import deblur
 from vitdeblur_jax.inference.tiling import as_float
 from vitdeblur_jax.metrics import measure
@@ -46,7 +46,7 @@ def validate(
       UserError: a photograph that cannot be read, or without a sharp one.
     """
     figures, drawn = [], {}
-    for record in share(records):
+    for record in split_across_processes(records):
         example = source[record]
         if "sharp" not in example:
             raise UserError(f"{example['name']}: no sharp photograph to validate with")

@@ -1,7 +1,7 @@
 """Checks of config values: one table per config, from each key to the values it may have.
 
     check_values(config, {
-        "steps": integer(1),
+        "num_steps": integer(1),
         "optimizer.b1": number(0, 1, below_high=True),
         "data.kind": choice("pairs", "prepared"),
         "projector_widths": sequence(integer(1, 65536), length=2),

@@ -6,7 +6,7 @@ that is raised while C code calls back, as in JAX's garbage collection, is lost.
 
 A thread waits for the signals beside Python's handler, which runs only once the main thread has
 returned from C code: compilation takes minutes. Training replaces the handler by its own while it
-can save; see `vitdeblur_jax.training.interruption`.
+can save; see `vitdeblur_jax.training.preemption`.
 """
 
 import contextlib

@@ -53,20 +53,20 @@ class SelfAttention(nn.Module):
     precision: str | None = None
 
     def setup(self):
-        self.query_key_value = Dense(3 * self.width, self.dtype, self.precision)
+        self.qkv = Dense(3 * self.width, self.dtype, self.precision)
         self.output = Dense(self.width, self.dtype, self.precision)
 
     def __call__(
         self, x: Float[Array, "batch tokens embedding"]
     ) -> Float[Array, "batch tokens embedding"]:
         batch, tokens, width = x.shape
-        parts = self.query_key_value(x).reshape(batch, tokens, 3, self.heads, width // self.heads)
+        parts = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads)
         query, key, value = parts[:, :, 0], parts[:, :, 1], parts[:, :, 2]
         mixed = dot_product_attention(query, key, value, self.precision)
         return self.output(mixed.reshape(batch, tokens, width))
 
 
-class MultilayerPerceptron(nn.Module):
+class Mlp(nn.Module):
     """Linear, exact (erf) GELU, linear."""
 
     width: int
@@ -75,13 +75,13 @@ class MultilayerPerceptron(nn.Module):
     precision: str | None = None
 
     def setup(self):
-        self.expand = Dense(self.ratio * self.width, self.dtype, self.precision)
-        self.contract = Dense(self.width, self.dtype, self.precision)
+        self.fc1 = Dense(self.ratio * self.width, self.dtype, self.precision)
+        self.fc2 = Dense(self.width, self.dtype, self.precision)
 
     def __call__(
         self, x: Float[Array, "batch tokens embedding"]
     ) -> Float[Array, "batch tokens embedding"]:
-        return self.contract(jax.nn.gelu(self.expand(x), approximate=False))
+        return self.fc2(jax.nn.gelu(self.fc1(x), approximate=False))
 
 
 class TransformerBlock(nn.Module):
@@ -108,7 +108,7 @@ class TransformerBlock(nn.Module):
         self.attention_norm = layer_norm(self.epsilon, self.dtype)
         self.attention = SelfAttention(self.width, self.heads, **numerics)
         self.mlp_norm = layer_norm(self.epsilon, self.dtype)
-        self.mlp = MultilayerPerceptron(self.width, self.mlp_ratio, **numerics)
+        self.mlp = Mlp(self.width, self.mlp_ratio, **numerics)
 
     def __call__(
         self, x: Float[Array, "batch tokens embedding"]
@@ -134,7 +134,7 @@ class RematerializedBlock(TransformerBlock):
         return rematerialized(apply)(self.variables["params"], x)
 
 
-def transformer_blocks(depth: int, rematerialize: bool, **block) -> list[TransformerBlock]:
-    """Returns `depth` equal blocks; `rematerialize` recomputes each in the backward pass."""
-    block_class = RematerializedBlock if rematerialize else TransformerBlock
+def transformer_blocks(depth: int, remat: bool, **block) -> list[TransformerBlock]:
+    """Returns `depth` equal blocks; `remat` recomputes each in the backward pass."""
+    block_class = RematerializedBlock if remat else TransformerBlock
     return [block_class(**block) for _ in range(depth)]

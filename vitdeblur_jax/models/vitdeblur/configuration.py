@@ -19,7 +19,7 @@
 | stride | step between a photograph's windows, pixels: smaller is slower and smoother; not a \
 multiple of patch_stride, see `stride_note` |
 | margin | pixels a side that a photograph is extended by, by reflection; 0 in the published code |
-| rematerialize | recompute each block in the backward pass: less memory, the same numbers |
+| remat | recompute each block in the backward pass: less memory, the same numbers |
 """
 
 import math
@@ -55,7 +55,7 @@ RULES = {
     "views": integer(1, 2),
     "dtype": choice("float32", "bfloat16"),
     "precision": choice("highest", "high", "default"),
-    "rematerialize": flag(),
+    "remat": flag(),
     "stride": _SIDE,
     "margin": integer(0, 8192),
 }
@@ -90,7 +90,7 @@ def base() -> ml_collections.ConfigDict:
             "views": 1,
             "dtype": "float32",
             "precision": "highest",
-            "rematerialize": False,
+            "remat": False,
             "stride": 94,
             "margin": 0,
         }

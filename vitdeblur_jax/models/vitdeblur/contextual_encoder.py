@@ -18,7 +18,7 @@ class ContextualEncoder(nn.Module):
     Attributes:
       width, depth, heads, mlp_ratio: of the transformer.
       projector_widths: hidden and output channels of the VICReg projector.
-      rematerialize: recompute the blocks in the backward pass.
+      remat: recompute the blocks in the backward pass.
       dtype, precision: see `TransformerBlock`.
     """
 
@@ -27,14 +27,14 @@ class ContextualEncoder(nn.Module):
     heads: int
     mlp_ratio: int = 4
     projector_widths: tuple[int, int] = (256, 128)
-    rematerialize: bool = False
+    remat: bool = False
     dtype: str = "float32"
     precision: str | None = None
 
     def setup(self):
         self.blocks = transformer_blocks(
             self.depth,
-            self.rematerialize,
+            self.remat,
             width=self.width,
             heads=self.heads,
             mlp_ratio=self.mlp_ratio,

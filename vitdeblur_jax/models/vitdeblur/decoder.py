@@ -18,7 +18,7 @@ class Decoder(nn.Module):
       width, depth, heads, mlp_ratio: of the transformer.
       patch_stride: side of the square of pixels that a token becomes.
       feature_channels: channels of the feature map.
-      rematerialize: recompute the blocks in the backward pass.
+      remat: recompute the blocks in the backward pass.
       dtype, precision: see `TransformerBlock`.
     """
 
@@ -28,7 +28,7 @@ class Decoder(nn.Module):
     patch_stride: int
     feature_channels: int
     mlp_ratio: int = 4
-    rematerialize: bool = False
+    remat: bool = False
     dtype: str = "float32"
     precision: str | None = None
 
@@ -39,7 +39,7 @@ class Decoder(nn.Module):
         self.fusions = [Fusion(self.width, **numerics) for _ in range(self.depth)]
         self.blocks = transformer_blocks(
             self.depth,
-            self.rematerialize,
+            self.remat,
             width=self.width,
             heads=self.heads,
             mlp_ratio=self.mlp_ratio,

@@ -76,7 +76,7 @@ class ViTDeblur(nn.Module):
     views: int
     dtype: str
     precision: str
-    rematerialize: bool
+    remat: bool
     stride: int
     margin: int
 
@@ -130,7 +130,7 @@ class ViTDeblur(nn.Module):
         """What the blocks of all transformers have in common."""
         return {
             "mlp_ratio": self.mlp_ratio,
-            "rematerialize": self.rematerialize,
+            "remat": self.remat,
             "dtype": self.dtype,
             "precision": self.precision,
         }

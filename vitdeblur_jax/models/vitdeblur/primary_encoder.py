@@ -11,7 +11,7 @@ class PrimaryEncoder(nn.Module):
 
     Attributes:
       width, depth, heads, mlp_ratio: of the transformer (ViT-B/16 has 768, 12 and 4; 4 blocks).
-      rematerialize: recompute the blocks in the backward pass.
+      remat: recompute the blocks in the backward pass.
       dtype, precision: see `TransformerBlock`.
     """
 
@@ -19,14 +19,14 @@ class PrimaryEncoder(nn.Module):
     depth: int
     heads: int
     mlp_ratio: int = 4
-    rematerialize: bool = False
+    remat: bool = False
     dtype: str = "float32"
     precision: str | None = None
 
     def setup(self):
         self.blocks = transformer_blocks(
             self.depth,
-            self.rematerialize,
+            self.remat,
             width=self.width,
             heads=self.heads,
             mlp_ratio=self.mlp_ratio,

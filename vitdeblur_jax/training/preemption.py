@@ -14,7 +14,7 @@ _SIGNALLED = 128  # what shells add to a signal's number; `errors.INTERRUPTED` i
 _STANDARD_ERROR = 2
 
 
-class Interrupted(Exception):
+class Preempted(Exception):
     """A signal has asked the run to end.
 
     Attributes:
@@ -28,7 +28,7 @@ class Interrupted(Exception):
         self.status = _SIGNALLED + number
 
 
-class Interruption:
+class Preemption:
     """Notes SIGTERM and SIGINT instead of ending at once, for the length of a `with` block.
 
     SIGINT after either of them ends the process at once, or, where it is not that of a command,
@@ -57,9 +57,9 @@ class Interruption:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def check(self) -> None:
-        """Raises `Interrupted` if a signal has come."""
+        """Raises `Preempted` if a signal has come."""
         if self.signal is not None:
-            raise Interrupted(self.signal)
+            raise Preempted(self.signal)
 
     def check_alone(self) -> None:
         """Does the same, where other processes could not do it as often."""
@@ -76,7 +76,7 @@ class Interruption:
             raise KeyboardInterrupt
 
 
-class AgreedInterruption(Interruption):
+class AgreedPreemption(Preemption):
     """The same for several processes: a signal to any of them ends all after the same step.
 
     It is JAX's agreement on a preemption, which looks out for SIGTERM by itself. SIGINT is passed
@@ -87,10 +87,10 @@ class AgreedInterruption(Interruption):
     _checks = 0
 
     def check(self) -> None:
-        """Raises `Interrupted` in all processes at the same call, which each makes as often."""
+        """Raises `Preempted` in all processes at the same call, which each makes as often."""
         self._checks += 1
         if multihost_utils.reached_preemption_sync_point(self._checks):
-            raise Interrupted(signal.SIGTERM)
+            raise Preempted(signal.SIGTERM)
 
     def check_alone(self) -> None:
         """Does nothing: one process cannot end by itself."""

@@ -12,11 +12,11 @@ from vitdeblur_jax.training.step import SAVE_MEMORY_ON_CPU
 
 
 class _Blocks(nn.Module):
-    rematerialize: bool
+    remat: bool
     depth: int = 6
 
     def setup(self):
-        self.blocks = transformer_blocks(self.depth, self.rematerialize, width=32, heads=2)
+        self.blocks = transformer_blocks(self.depth, self.remat, width=32, heads=2)
 
     def __call__(self, x):
         for block in self.blocks:
@@ -24,8 +24,8 @@ class _Blocks(nn.Module):
         return x
 
 
-def _compiled_gradient(rematerialize, x, depth=6):
-    model = _Blocks(rematerialize, depth)
+def _compiled_gradient(remat, x, depth=6):
+    model = _Blocks(remat, depth)
     variables = model.init(jax.random.key(0), x)
     gradient = jax.jit(jax.grad(lambda v, x: (model.apply(v, x) ** 2).sum(), argnums=(0, 1)))
     options = SAVE_MEMORY_ON_CPU if jax.default_backend() == "cpu" else None

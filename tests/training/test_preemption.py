@@ -7,19 +7,19 @@ import time
 import pytest
 
 from tests.forked import running
-from vitdeblur_jax.training.interruption import Interrupted, Interruption
+from vitdeblur_jax.training.preemption import Preempted, Preemption
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
 
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_is_noted_and_told_once(number, capfd):
-    with Interruption() as interruption:
-        interruption.check()
+    with Preemption() as preemption:
+        preemption.check()
         signal.raise_signal(number)
-        with pytest.raises(Interrupted, match=number.name) as told:
-            interruption.check()
-    assert interruption.signal == told.value.signal == number
+        with pytest.raises(Preempted, match=number.name) as told:
+            preemption.check()
+    assert preemption.signal == told.value.signal == number
     assert told.value.status == 128 + number
     lines = capfd.readouterr().err.strip().splitlines()
     assert len(lines) == 1
@@ -28,19 +28,19 @@ def test_a_signal_is_noted_and_told_once(number, capfd):
 
 @pytest.mark.parametrize("first", SIGNALS)
 def test_ctrl_c_after_a_signal_ends_at_once(first):
-    with Interruption() as interruption:
+    with Preemption() as preemption:
         signal.raise_signal(first)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-    assert interruption.signal == first
+    assert preemption.signal == first
 
 
 @pytest.mark.parametrize("first", SIGNALS)
 def test_sigterm_after_a_signal_changes_nothing(first, capfd):
-    with Interruption() as interruption:
+    with Preemption() as preemption:
         signal.raise_signal(first)
         signal.raise_signal(signal.SIGTERM)
-    assert interruption.signal == first
+    assert preemption.signal == first
     assert len(capfd.readouterr().err.strip().splitlines()) == 1
 
 
@@ -49,7 +49,7 @@ def test_the_handlers_from_before_are_put_back():
         pass
 
     def fail_inside():
-        with Interruption():
+        with Preemption():
             assert signal.getsignal(signal.SIGTERM) is not handler
             raise ZeroDivisionError
 
@@ -69,9 +69,9 @@ def test_in_another_thread_nothing_is_noted():
     seen = []
 
     def work():
-        with Interruption() as interruption:
+        with Preemption() as preemption:
             seen.extend(signal.getsignal(number) for number in SIGNALS)
-            interruption.check()
+            preemption.check()
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -80,14 +80,14 @@ def test_in_another_thread_nothing_is_noted():
 
 
 def _train_for_ever(ready):
-    with Interruption() as interruption:
+    with Preemption() as preemption:
         ready.touch()
         try:
             while True:
                 # As a progress line would be, in the middle of which the signal comes.
                 print("step", file=sys.stderr)
-                interruption.check()
-        except Interrupted as interrupted:
+                preemption.check()
+        except Preempted as interrupted:
             sys.exit(interrupted.status)
 
 
