@@ -10,6 +10,14 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from flax import traverse_util
+
+from vitdeblur_jax.models.published import (
+    Entries,
+    from_published,
+    published_shapes,
+    to_published,
+)
 
 PEERS = Path(__file__).parent / "data" / "peers"
 
@@ -85,3 +93,75 @@ def random_variables(network, image_shape: tuple[int, ...], seed: int = 0) -> di
         return jax.numpy.asarray(value, leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+def assert_converts_exactly(network, entries: Entries, published: Mapping[str, tuple]) -> None:
+    """Asserts that the entries are a checkpoint's, and that conversion loses nothing.
+
+    Args:
+      network: the entries' module; only its shapes are computed.
+      entries: of all its variables.
+      published: the shapes of the checkpoint's entries, by name.
+    """
+    image = np.zeros((1, 64, 64, 3 * network.views), np.float32)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), image)
+    flat = {path: leaf.shape for path, leaf in traverse_util.flatten_dict(shapes).items()}
+    assert set(flat) == set(entries)
+    assert published_shapes(flat, entries) == published
+    rng = np.random.default_rng(0)
+    state_dict = {n: rng.random(shape, np.float32) for n, shape in published.items()}
+    back = to_published(from_published(state_dict, entries), entries)
+    for name, array in state_dict.items():
+        np.testing.assert_array_equal(back[name], array)
+
+
+def stages_of(network, variables: dict, image) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Returns the output, and every module's by its path with slashes; the first of the batch."""
+    run = jax.jit(lambda v, x: network.apply(v, x, capture_intermediates=True))
+    output, state = run(variables, image)
+    flat = traverse_util.flatten_dict(state["intermediates"])
+    return np.asarray(output[0]), {
+        "/".join(path[:-1]): np.asarray(jax.tree.leaves(value)[0][0])
+        for path, value in flat.items()
+    }
+
+
+def tiled_output(apply, image: np.ndarray, tile: int, halo: int) -> np.ndarray:
+    """Returns the output of tiles that read `halo` pixels more on each side, where there are."""
+    _, height, width, _ = image.shape
+    rows = []
+    for y in range(0, height, tile):
+        row = []
+        for x in range(0, width, tile):
+            top, left = max(y - halo, 0), max(x - halo, 0)
+            output = apply(image[:, top : y + tile + halo, left : x + tile + halo])
+            row.append(output[:, y - top : y - top + tile, x - left : x - left + tile])
+        rows.append(np.concatenate(row, axis=2))
+    return np.concatenate(rows, axis=1)
+
+
+def one_sided_variables(network, image_shape: tuple[int, ...], corner: int) -> dict:
+    """Returns positive variables whose kernels mostly look into one direction.
+
+    What a pixel depends on farthest away in that direction then counts most, as far as the
+    receptive field reaches; noise would let it die down.
+
+    Args:
+      network: a module.
+      image_shape: of an image that it takes.
+      corner: tap, along height and width, that the weight lies on: 0 or -1.
+    """
+    shapes = jax.eval_shape(network.init, jax.random.key(0), np.zeros(image_shape, np.float32))
+    rng = np.random.default_rng(0)
+
+    def fill(leaf):
+        value = rng.uniform(0.5, 1, leaf.shape)
+        if len(leaf.shape) == 4:
+            weights = np.full(leaf.shape[:2], 0.1)
+            weights[corner, corner] = 1
+            value = value * weights[..., None, None] / (weights.sum() * leaf.shape[2])
+        else:
+            value = 0.01 * value
+        return jax.numpy.asarray(value, leaf.dtype)
+
+    return jax.tree.map(fill, shapes)

@@ -1,5 +1,6 @@
 """Filters that a network predicts for each pixel."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -17,11 +18,16 @@ def adaptive_filter(
     """
     height, width = image.shape[1:3]
     rows, columns = filters.shape[3:5]
-    before = (rows // 2, columns // 2)
-    padded = jnp.pad(image, ((0, 0), *((side, side) for side in before), (0, 0)), mode="edge")
-    # A sum of slices is one fused loop; patches of the image would take rows * columns the memory.
-    return sum(
-        padded[:, a : a + height, b : b + width] * filters[:, :, :, a, b]
-        for a in range(rows)
-        for b in range(columns)
-    )
+    sides = ((side // 2, side // 2) for side in (rows, columns))
+    padded = jnp.pad(image, ((0, 0), *sides, (0, 0)), mode="edge")
+
+    # A loop over the rows of the kernels: patches of the image would take rows * columns times its
+    # memory, and a sum over all taps written out takes XLA long to compile with its gradient.
+    def add_row(total, row):
+        shifted = jax.lax.dynamic_slice_in_dim(padded, row, height, axis=1)
+        taps = jax.lax.dynamic_index_in_dim(filters, row, axis=3, keepdims=False)
+        products = (shifted[:, :, b : b + width] * taps[:, :, :, b] for b in range(columns))
+        return total + sum(products), None
+
+    zeros = jnp.zeros(image.shape, jnp.result_type(image, filters))
+    return jax.lax.scan(add_row, zeros, jnp.arange(rows))[0]

@@ -3,6 +3,8 @@
 import flax.linen as nn
 from jaxtyping import Array, Float
 
+from vitdeblur_jax.models.layers.convolution import PYTORCH_KERNEL_INIT
+
 
 def leaky_relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """Returns x where it is positive, else 0.1 x."""
@@ -35,6 +37,7 @@ class LeakyConv(nn.Module):
             (self.kernel_size, self.kernel_size),
             self.stride,
             padding=self.kernel_size // 2,
+            kernel_init=PYTORCH_KERNEL_INIT,
             dtype=self.dtype,
             precision=self.precision,
             name="conv",
@@ -65,6 +68,7 @@ class LeakyUpsample(nn.Module):
             (2, 2),
             padding="SAME",
             transpose_kernel=True,
+            kernel_init=PYTORCH_KERNEL_INIT,
             dtype=self.dtype,
             precision=self.precision,
             name="conv",
