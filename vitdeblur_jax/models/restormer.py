@@ -1,0 +1,276 @@
+"""Restormer: a transformer whose attention runs across channels, not pixels.
+
+Zamir, Arora, Khan, Hayat, Khan, Yang: "Restormer: Efficient Transformer for High-Resolution Image
+Restoration", CVPR 2022, arXiv 2111.09881. A U-Net of four levels. Each block has an attention of
+c x c scores, c channels of a head, summed over all pixels, and a gated feed-forward network; both
+see their surroundings through depthwise convolutions. The output is added to the input, except with
+two views.
+
+26.13 M parameters. The published code is free for non-commercial use only ("Academic Public
+License"); its weights are `single_image_defocus_deblurring.pth` and
+`dual_pixel_defocus_deblurring.pth`, linked from https://github.com/swz30/Restormer, with the state
+dict under the key `params`.
+
+Odd: the last decoder level keeps the 96 channels of the concatenation, so the refinement has them,
+too; no convolution has a bias.
+"""
+
+import functools
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vitdeblur_jax.models.layers.convolution import PYTORCH_KERNEL_INIT
+from vitdeblur_jax.models.layers.depthwise import DepthwiseConv
+from vitdeblur_jax.models.layers.transformer_block import layer_norm
+from vitdeblur_jax.models.published import POINTWISE, Entry, Layout, Path, conv, joined, norm
+from vitdeblur_jax.models.tilings import WholeImage, check_image
+
+CONFIGURATIONS = {"restormer": {}, "restormer_dual": {"views": 2}}
+
+Maps = Float[Array, "batch height width channels"]
+
+
+class Restormer(nn.Module):
+    """Restores images, float32 RGB in [0, 1], whose sides are multiples of `tiling.multiple`.
+
+    Attributes:
+      width: channels of the first level; each level has twice those of the one above.
+      depths: blocks of each encoder level; a decoder level has as many.
+      heads: attention heads of each level; they divide its channels.
+      refinement_depth: blocks after the decoder.
+      expansion: hidden channels of a feed-forward network over its channels, rounded down.
+      views: 1, or 2 (dual pixel: left, then right).
+      dtype: of the computation; parameters, norms' statistics and attention scores are float32.
+      precision: of products, as `jax.lax.Precision` names it.
+    """
+
+    width: int = 48
+    depths: tuple[int, ...] = (4, 6, 6, 8)
+    heads: tuple[int, ...] = (1, 2, 4, 8)
+    refinement_depth: int = 4
+    expansion: float = 2.66
+    views: int = 1
+    dtype: str = "float32"
+    precision: str = "highest"
+
+    @property
+    def tiling(self) -> WholeImage:
+        """Attention sums over all pixels, so no halo makes tiles exact."""
+        return WholeImage(multiple=2 ** (len(self.depths) - 1))
+
+    @nn.compact
+    def __call__(self, image: Maps, train: bool = False) -> Float[Array, "batch height width 3"]:
+        """Returns restored images, not clipped; `train` makes no difference."""
+        check_image(image.shape, self.views, self.tiling.multiple)
+        conv3x3, pointwise = layers_without_bias(self.dtype, self.precision)
+        embedded = conv3x3(self.width, name="embedding")(image)
+        x, skips = embedded, []
+        for level, depth in enumerate(self.depths):
+            if level:
+                skips.append(x)
+                x = Downsample(self.dtype, self.precision, name=f"down_{level}")(x)
+            x = self._blocks(x, f"encoder_{level}", level, depth)
+        for level, skip in reversed(list(enumerate(skips))):
+            x = Upsample(self.dtype, self.precision, name=f"up_{level}")(x)
+            x = jnp.concatenate([x, skip], axis=-1)
+            if level:  # the first level keeps all channels
+                x = pointwise(skip.shape[-1], name=f"reduction_{level}")(x)
+            x = self._blocks(x, f"decoder_{level}", level, self.depths[level])
+        x = self._blocks(x, "refinement", 0, self.refinement_depth)
+        if self.views == 2:
+            x = x + pointwise(2 * self.width, name="skip")(embedded)
+        output = conv3x3(3, name="output")(x).astype(jnp.float32)
+        return output if self.views == 2 else output + image
+
+    def _blocks(self, x: Maps, name: str, level: int, depth: int) -> Maps:
+        settings = (self.heads[level], self.expansion, self.dtype, self.precision)
+        for i in range(depth):
+            x = Block(*settings, name=f"{name}_{i}")(x)
+        return x
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + feed_forward(norm(x))."""
+
+    heads: int
+    expansion: float
+    dtype: str
+    precision: str
+
+    def setup(self):
+        self.attention_norm = layer_norm(1e-5, self.dtype)
+        self.attention = ChannelAttention(self.heads, self.dtype, self.precision)
+        self.feed_forward_norm = layer_norm(1e-5, self.dtype)
+        self.feed_forward = GatedFeedForward(self.expansion, self.dtype, self.precision)
+
+    def __call__(self, x: Maps) -> Maps:
+        x = x + self.attention(self.attention_norm(x))
+        return x + self.feed_forward(self.feed_forward_norm(x))
+
+
+class ChannelAttention(nn.Module):
+    """Attention of channels to channels, cosine scores over all pixels (MDTA, section 3.1)."""
+
+    heads: int
+    dtype: str
+    precision: str
+
+    @nn.compact
+    def __call__(self, x: Maps) -> Maps:
+        _, pointwise = layers_without_bias(self.dtype, self.precision)
+        *batch, height, width, channels = x.shape
+        qkv = DepthwiseConv(self.dtype, self.precision, name="qkv_depthwise")(
+            pointwise(3 * channels, name="qkv")(x)
+        )
+        split = qkv.reshape(*batch, height * width, 3, self.heads, channels // self.heads)
+        temperature = self.param("temperature", nn.initializers.ones, (self.heads,))
+        mixed = channel_attention(
+            split[:, :, 0], split[:, :, 1], split[:, :, 2], temperature, self.precision
+        )
+        return pointwise(channels, name="output")(mixed.reshape(x.shape))
+
+
+def channel_attention(
+    query: Float[Array, "batch pixels heads width"],
+    key: Float[Array, "batch pixels heads width"],
+    value: Float[Array, "batch pixels heads width"],
+    temperature: Float[Array, " heads"],
+    precision: str,
+) -> Float[Array, "batch pixels heads width"]:
+    """Returns softmax(temperature * cosine(query channel, key channel)) @ value for each head.
+
+    Sums over pixels, norms and softmax are float32. The products are divided by the norms, rather
+    than each factor: no normalized copies of the maps.
+    """
+    products = functools.partial(
+        jnp.einsum, precision=precision, preferred_element_type=jnp.float32
+    )
+    norm_of_query, norm_of_key = (
+        jnp.sqrt(jnp.maximum(products("bnhc,bnhc->bhc", x, x), 1e-24)) for x in (query, key)
+    )
+    cosine = products("bnhc,bnhd->bhcd", query, key) / (
+        norm_of_query[..., :, None] * norm_of_key[..., None, :]
+    )
+    weights = jax.nn.softmax(temperature[:, None, None] * cosine).astype(value.dtype)
+    return jnp.einsum("bhcd,bnhd->bnhc", weights, value, precision=precision)
+
+
+class GatedFeedForward(nn.Module):
+    """One half, through an exact GELU, times the other (GDFN, section 3.2)."""
+
+    expansion: float
+    dtype: str
+    precision: str
+
+    @nn.compact
+    def __call__(self, x: Maps) -> Maps:
+        _, pointwise = layers_without_bias(self.dtype, self.precision)
+        channels = x.shape[-1]
+        hidden = pointwise(2 * int(self.expansion * channels), name="input")(x)
+        hidden = DepthwiseConv(self.dtype, self.precision, name="depthwise")(hidden)
+        gate, gated = jnp.split(hidden, 2, axis=-1)
+        return pointwise(channels, name="output")(jax.nn.gelu(gate, approximate=False) * gated)
+
+
+class Downsample(nn.Module):
+    """Half the channels, then each square of 2 x 2 pixels to channels."""
+
+    dtype: str
+    precision: str
+
+    @nn.compact
+    def __call__(self, x: Maps) -> Maps:
+        conv3x3, _ = layers_without_bias(self.dtype, self.precision)
+        return pixel_unshuffle(conv3x3(x.shape[-1] // 2, name="conv")(x))
+
+
+class Upsample(nn.Module):
+    """Twice the channels, then each four channels to a square of 2 x 2 pixels."""
+
+    dtype: str
+    precision: str
+
+    @nn.compact
+    def __call__(self, x: Maps) -> Maps:
+        conv3x3, _ = layers_without_bias(self.dtype, self.precision)
+        return pixel_shuffle(conv3x3(2 * x.shape[-1], name="conv")(x))
+
+
+def pixel_unshuffle(x: Maps) -> Maps:
+    """Returns maps of half the size; channel 4c + 2dy + dx has pixel (2y + dy, 2x + dx) of c."""
+    batch, height, width, channels = x.shape
+    squares = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+    return squares.transpose(0, 1, 3, 5, 2, 4).reshape(batch, height // 2, width // 2, -1)
+
+
+def pixel_shuffle(x: Maps) -> Maps:
+    """Undoes `pixel_unshuffle`."""
+    batch, height, width, channels = x.shape
+    squares = x.reshape(batch, height, width, channels // 4, 2, 2)
+    return squares.transpose(0, 1, 4, 2, 5, 3).reshape(batch, 2 * height, 2 * width, -1)
+
+
+def layers_without_bias(dtype: str, precision: str) -> tuple[Callable, Callable]:
+    """Returns a 3 x 3 convolution and a pixelwise one, with PyTorch's default initial values."""
+    settings = {
+        "use_bias": False,
+        "dtype": dtype,
+        "precision": precision,
+        "kernel_init": PYTORCH_KERNEL_INIT,
+    }
+    conv3x3 = functools.partial(nn.Conv, kernel_size=(3, 3), **settings)
+    return conv3x3, functools.partial(nn.Dense, **settings)
+
+
+TEMPERATURE = Layout(  # (heads, 1, 1) in the checkpoint
+    lambda value: value[:, 0, 0], lambda value: value[:, None, None]
+)
+
+
+def published_entries(network: Restormer) -> dict[Path, Entry]:
+    """Returns the name and layout of each variable in the published checkpoint."""
+    conv3x3 = functools.partial(conv, bias=False)
+    pointwise = functools.partial(conv, layout=POINTWISE, bias=False)
+    last = len(network.depths)
+    parts = [conv3x3(("embedding",), "patch_embed.proj"), conv3x3(("output",), "output")]
+    for level, depth in enumerate(network.depths, start=1):
+        published = "latent" if level == last else f"encoder_level{level}"
+        parts += _blocks(f"encoder_{level - 1}", published, depth)
+        if level < last:
+            down, up = f"down{level}_{level + 1}", f"up{level + 1}_{level}"
+            parts += _blocks(f"decoder_{level - 1}", f"decoder_level{level}", depth)
+            parts += [conv3x3((f"down_{level}", "conv"), f"{down}.body.0")]
+            parts += [conv3x3((f"up_{level - 1}", "conv"), f"{up}.body.0")]
+        if 1 < level < last:
+            parts += [pointwise((f"reduction_{level - 1}",), f"reduce_chan_level{level}")]
+    parts += _blocks("refinement", "refinement", network.refinement_depth)
+    if network.views == 2:
+        parts += [pointwise(("skip",), "skip_conv")]
+    return joined(parts)
+
+
+def _blocks(name: str, published: str, depth: int) -> list[dict[Path, Entry]]:
+    return [_block((f"{name}_{i}",), f"{published}.{i}") for i in range(depth)]
+
+
+def _block(path: Path, name: str) -> dict[Path, Entry]:
+    conv3x3 = functools.partial(conv, bias=False)
+    pointwise = functools.partial(conv, layout=POINTWISE, bias=False)
+    attention, feed_forward = (*path, "attention"), (*path, "feed_forward")
+    return joined(
+        [
+            norm((*path, "attention_norm"), f"{name}.norm1.body"),
+            {("params", *attention, "temperature"): Entry(f"{name}.attn.temperature", TEMPERATURE)},
+            pointwise((*attention, "qkv"), f"{name}.attn.qkv"),
+            conv3x3((*attention, "qkv_depthwise"), f"{name}.attn.qkv_dwconv"),
+            pointwise((*attention, "output"), f"{name}.attn.project_out"),
+            norm((*path, "feed_forward_norm"), f"{name}.norm2.body"),
+            pointwise((*feed_forward, "input"), f"{name}.ffn.project_in"),
+            conv3x3((*feed_forward, "depthwise"), f"{name}.ffn.dwconv"),
+            pointwise((*feed_forward, "output"), f"{name}.ffn.project_out"),
+        ]
+    )
