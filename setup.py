@@ -39,7 +39,7 @@ DEV = [
 setup(
     name="vitdeblur_jax",
     version="0.1.0",
-    description="ViTDeblur in JAX: restores photographs that are out of focus",
+    description="ViTDeblur in JAX: restores images that are out of focus",
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

@@ -2,11 +2,11 @@ r"""What the bundled weights do, figure by figure: the table of MODEL_CARD.md.
 
     python -m benchmarks.bundled_weights --pairs FOLDER ... --sharp FOLDER ... [--checkpoint RUN]
 
-`--pairs` are real pairs of blurred and sharp photographs, in folders that `vitdeblur data check`
-knows as pairs; `--sharp` are sharp photographs, put out of focus as a whole by the thin-lens model
+`--pairs` are real pairs of blurred and sharp images, in folders that `vitdeblur data check`
+knows as pairs; `--sharp` are sharp images, put out of focus as a whole by the thin-lens model
 with seed 0, and restored as they are, too; and eight of them, spread evenly, with the whole
-photograph out of focus by one radius, as a lens that is wide open does it. PSNR and SSIM are those
-of evaluate.py, of the output clipped to [0, 1]. `--photographs N` takes N of each `--sharp`, spread
+image out of focus by one radius, as a lens that is wide open does it. PSNR and SSIM are those
+of evaluate.py, of the output clipped to [0, 1]. `--images N` takes N of each `--sharp`, spread
 evenly.
 """
 
@@ -21,7 +21,7 @@ from vitdeblur_jax.checkpoints.load_save import load_pretrained
 from vitdeblur_jax.checkpoints.pretrained import Pretrained
 from vitdeblur_jax.data.apertures import disk
 from vitdeblur_jax.data.defocus import defocus
-from vitdeblur_jax.data.image_io import as_8_bits, list_photographs, read_rgb
+from vitdeblur_jax.data.image_io import as_8_bits, list_images, read_rgb
 from vitdeblur_jax.data.layouts import find_pairs
 from vitdeblur_jax.data.sources import FolderSource, SyntheticSource
 from vitdeblur_jax.data.synthesis import SynthesisSettings, linear_to_srgb, srgb_to_linear
@@ -32,17 +32,17 @@ from vitdeblur_jax.models.vitdeblur.model import mean_of_views
 from vitdeblur_jax.training.data import validation_records
 from vitdeblur_jax.utils.table import format_table
 
-_IN_FOCUS = 40  # dB of a synthetic photograph that is out of focus by a trace only
+_IN_FOCUS = 40  # dB of a synthetic image that is out of focus by a trace only
 _RADII = (1, 1.5, 2, 3, 4, 6, 8, 10, 12)  # pixels
 _OF_EACH_RADIUS = 8
 
 
 class Figures(NamedTuple):
-    """Of a photograph: PSNR, SSIM and colour of the input and of the output.
+    """Of an image: PSNR, SSIM and colour of the input and of the output.
 
     Attributes:
-      name: of the photograph, or of what it is the mean of.
-      colour: how far the mean of a channel lies from the sharp photograph's, in 255ths; the mean
+      name: of the image, or of what it is the mean of.
+      colour: how far the mean of a channel lies from the sharp image's, in 255ths; the mean
         over the channels.
     """
 
@@ -60,8 +60,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--checkpoint", help="by default the bundled weights")
     parser.add_argument("--pairs", nargs="*", default=[], help="folders of real pairs")
-    parser.add_argument("--sharp", nargs="*", default=[], help="folders of sharp photographs")
-    parser.add_argument("--photographs", type=int, default=0, help="of each --sharp; 0: all")
+    parser.add_argument("--sharp", nargs="*", default=[], help="folders of sharp images")
+    parser.add_argument("--images", type=int, default=0, help="of each --sharp; 0: all")
     options = parser.parse_args()
     pretrained = load_pretrained(options.checkpoint)
     print(pretrained.source)
@@ -69,7 +69,7 @@ def main() -> None:
         figures = of_pairs(pretrained, folder)
         show(f"real pairs of {folder}", [*figures, *means_of(figures)])
     for folder in options.sharp:
-        synthetic, undefocused = of_sharp(pretrained, folder, options.photographs)
+        synthetic, undefocused = of_sharp(pretrained, folder, options.images)
         gains = np.array([f.psnr - f.input_psnr for f in synthetic])
         show(
             f"synthetic defocus of {folder}: the least gain {gains.min():+.2f} dB, "
@@ -94,11 +94,11 @@ def of_pairs(pretrained: Pretrained, folder: str) -> list[Figures]:
 
 
 def of_sharp(pretrained: Pretrained, folder: str, count: int) -> tuple[list[Figures], list[float]]:
-    """Returns figures of synthetic defocus, and PSNR of what is made of the sharp photographs."""
-    source = SyntheticSource(list_photographs(Path(folder)), SynthesisSettings(), seed=0)
+    """Returns figures of synthetic defocus, and PSNR of what is made of the sharp images."""
+    source = SyntheticSource(list_images(Path(folder)), SynthesisSettings(), seed=0)
     figures, undefocused = [], []
     for record in validation_records(source, count):
-        path = source.photographs[record]
+        path = source.images[record]
         figures.append(compare(pretrained, path.stem, source[record]))
         sharp = as_float(as_8_bits(read_rgb(path)))
         undefocused.append(measure(deblur(sharp, pretrained).clip(0, 1), sharp)["psnr"])
@@ -106,10 +106,10 @@ def of_sharp(pretrained: Pretrained, folder: str, count: int) -> tuple[list[Figu
 
 
 def of_each_radius(pretrained: Pretrained, folder: str) -> list[Figures]:
-    """Returns mean figures of a few photographs, all of each out of focus by one radius."""
-    photographs = list_photographs(Path(folder))
-    records = validation_records(photographs, min(_OF_EACH_RADIUS, len(photographs)))
-    sharp = [as_8_bits(read_rgb(photographs[record])) for record in records]
+    """Returns mean figures of a few images, all of each out of focus by one radius."""
+    images = list_images(Path(folder))
+    records = validation_records(images, min(_OF_EACH_RADIUS, len(images)))
+    sharp = [as_8_bits(read_rgb(images[record])) for record in records]
     return [
         mean_of(
             [
@@ -123,14 +123,14 @@ def of_each_radius(pretrained: Pretrained, folder: str) -> list[Figures]:
 
 
 def out_of_focus(sharp: np.ndarray, radius: float) -> np.ndarray:
-    """Returns a photograph (H x W x 3, uint8) through a lens that is wide open, without noise."""
+    """Returns an image (H x W x 3, uint8) through a lens that is wide open, without noise."""
     light = srgb_to_linear(as_float(sharp))
     blurred = defocus(light, np.full(sharp.shape[:2], radius, np.float32), disk())
     return np.rint(255 * linear_to_srgb(blurred.clip(0, 1))).astype(np.uint8)
 
 
 def compare(pretrained: Pretrained, name: str, pair: Mapping[str, np.ndarray]) -> Figures:
-    """Returns the figures of a blurred and a sharp photograph, as integers."""
+    """Returns the figures of a blurred and a sharp image, as integers."""
     blurred, sharp = as_float(pair["blurred"]), as_float(pair["sharp"])
     figures = []
     for image in mean_of_views(blurred), deblur(blurred, pretrained).clip(0, 1):

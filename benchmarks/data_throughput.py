@@ -2,7 +2,7 @@
 
     python -m benchmarks.data_throughput [--workers 2] [--seconds 15] [--rounds 3]
 
-Makes 8 pairs of 1680 x 1120 PNG files, as large as DPDD's, out of scikit-image's photographs. Both
+Makes 8 pairs of 1680 x 1120 PNG files, as large as DPDD's, out of scikit-image's images. Both
 sides read the same pairs, cut the same kind of 360-crops, mirror half of them and deliver batches
 of 8 as uint8, with the same number of worker processes; the DataLoader reads with Pillow. They take
 turns, and the median of the rounds counts. Then come the same pairs prepared, and defocus made on
@@ -26,7 +26,7 @@ from PIL import Image
 from scipy import ndimage
 from torch.utils.data import DataLoader, RandomSampler
 
-from vitdeblur_jax.data.image_io import list_photographs
+from vitdeblur_jax.data.image_io import list_images
 from vitdeblur_jax.data.layouts import find_pairs
 from vitdeblur_jax.data.pipelines import make_train_dataset
 from vitdeblur_jax.data.preparation import prepare
@@ -39,14 +39,14 @@ WANTED = 100  # crops a second
 
 
 def write_pairs(root: Path) -> None:
-    """Writes pairs in the layout `pairs`: enlarged photographs with a sensor's noise, blurred."""
-    photographs = [skimage.data.astronaut(), skimage.data.coffee(), skimage.data.chelsea()]
+    """Writes pairs in the layout `pairs`: enlarged images with a sensor's noise, blurred."""
+    originals = [skimage.data.astronaut(), skimage.data.coffee(), skimage.data.chelsea()]
     rng = np.random.default_rng(0)
     for folder in ("input", "target"):
         (root / folder).mkdir(parents=True)
     for number in range(PAIRS):
-        photograph = Image.fromarray(photographs[number % 3])
-        large = photograph.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS)
+        original = Image.fromarray(originals[number % 3])
+        large = original.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS)
         sharp = np.roll(np.asarray(large, np.float32), 97 * number, axis=1)
         blurred = ndimage.uniform_filter(sharp, (9, 9, 0))
         for folder, image in (("input", blurred), ("target", sharp)):
@@ -80,13 +80,13 @@ def pytorch_batches(root: Path, workers: int) -> Iterator:
 
 
 def make_sources(folder: Path) -> dict[str, Any]:
-    """Returns the pairs as files, the pairs prepared, and pairs made of the sharp photographs."""
+    """Returns the pairs as files, the pairs prepared, and pairs made of the sharp images."""
     prepared = prepare(folder / "pairs", "paired_folder", folder / "prepared")
-    photographs = list_photographs(folder / "pairs" / "target")
+    images = list_images(folder / "pairs" / "target")
     return {
         "PNG files": FolderSource(find_pairs(folder / "pairs", "pairs")),
         "prepared": PreparedSource(prepared, "train"),
-        "synthetic": SyntheticSource(photographs, SynthesisSettings(), 0, crop=CROP),
+        "synthetic": SyntheticSource(images, SynthesisSettings(), 0, crop=CROP),
     }
 
 

@@ -23,7 +23,7 @@ def main() -> None:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # before XLA makes its threads
 
     from vitdeblur_jax.data.apertures import disk
-    from vitdeblur_jax.data.defocus import photograph, surfaces_of
+    from vitdeblur_jax.data.defocus import render, surfaces_of
     from vitdeblur_jax.data.synthesis import SynthesisSettings, synthesize
 
     image = np.random.default_rng(0).random((SIDE, SIDE, 3), np.float32)
@@ -35,8 +35,8 @@ def main() -> None:
     for name, radius in scenes.items():
         surfaces = surfaces_of(image, radius)
         in_jax = jax_rendering(surfaces)
-        difference = np.abs(in_jax() - photograph(surfaces, disk())).max()
-        in_numpy = partial(photograph, surfaces, disk())
+        difference = np.abs(in_jax() - render(surfaces, disk())).max()
+        in_numpy = partial(render, surfaces, disk())
         numpy_seconds, jax_seconds = shortest_times(in_numpy, in_jax)
         print(
             f"{name}: NumPy {numpy_seconds:.3f} s, JAX {jax_seconds:.3f} s, "
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def jax_rendering(surfaces):
-    """Returns a function that photographs the surfaces through a disk as `photograph` does."""
+    """Returns a function that renders the surfaces through a disk as `render` does."""
     import jax
     import jax.numpy as jnp
     from scipy.fft import next_fast_len

@@ -1,9 +1,9 @@
-"""Peak memory of restoring a photograph, over what the process holds once the model is loaded.
+"""Peak memory of restoring an image, over what the process holds once the model is loaded.
 
     python -m benchmarks.memory
 
 Each case runs in a process of its own, on the CPU, uint8 in and out: `tiny` at 1, 6 and 24
-megapixels, `base` at LFDOF's size. Compilation is counted in, and so are the photograph and its
+megapixels, `base` at LFDOF's size. Compilation is counted in, and so are the image and its
 restoration. The last column is what the reference's float64 maps of all windows alone would take.
 Linux only: it reads the high-water mark of /proc.
 """
@@ -35,7 +35,7 @@ def main() -> None:
         with context.Pool(1) as pool:
             rows.append(pool.apply(measure, case))
             print(*rows[-1], flush=True)
-    header = ("photograph", "loaded, MB", "peak over it, MB", "seconds", "float64 maps, MB")
+    header = ("image", "loaded, MB", "peak over it, MB", "seconds", "float64 maps, MB")
     print(format_table(header, rows))
 
 

@@ -75,7 +75,7 @@ def main() -> None:
         allow_abbrev=False,
     )
     parser.add_argument("--topology", required=True, help="v5e:16x16, gpu:8xH100, ...")
-    parser.add_argument("--batch-per-chip", type=int, default=8, help="photographs (8)")
+    parser.add_argument("--batch-per-chip", type=int, default=8, help="images (8)")
     parser.add_argument("--fsdp", type=int, help="chips that share the state (mesh.fsdp)")
     parser.add_argument("--search", action="store_true", help="largest batch a chip that fits")
     parser.add_argument("--parameters", action="store_true", help="list where each one lies")
@@ -114,7 +114,7 @@ def report(config: ml_collections.ConfigDict, options: argparse.Namespace) -> in
     batch = options.batch_per_chip
     if options.search:
         batch, tried = largest_that_fits(lambda size: fits(config, mesh, size, chip(name)), batch)
-        print(f"{batch} photographs a chip fit, one more does not ({tried} compilations)")
+        print(f"{batch} images a chip fit, one more does not ({tried} compilations)")
         if not batch:
             return CHECKED_AND_WRONG
     run = prepared(config, mesh, batch)
@@ -173,7 +173,7 @@ def _whole_machines(count):
 
 
 def prepared(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh, batch: int) -> Run:
-    """Returns the run with a batch of so many photographs a device."""
+    """Returns the run with a batch of so many images a device."""
     config.batch_size, config.progressive = batch * mesh.size, ()
     config.initial = {**default_config().initial, "checkpoint": "any"}  # none is read
     check_config(config)
@@ -271,7 +271,7 @@ def traffic_by_rule(
 
 
 def fits(config: ml_collections.ConfigDict, mesh, batch: int, limits: Chip) -> bool:
-    """Returns whether the step with so many photographs a chip fits into its memory."""
+    """Returns whether the step with so many images a chip fits into its memory."""
     try:
         plan = compiled(config, prepared(config, mesh, batch))
     except DoesNotFitError:

@@ -3,7 +3,7 @@
     python -m benchmarks.scoring [--pairs 76] [--width 1680] [--height 1120] [--theirs 8]
 
 Makes pairs of PNG files, as many and as large as DPDD's by default, out of scikit-image's
-photographs, blurred and with a sensor's noise. `vitdeblur score` takes them all with PSNR, SSIM and
+images, blurred and with a sensor's noise. `vitdeblur score` takes them all with PSNR, SSIM and
 MAE; a loop over scikit-image's functions, as papers' scorers have it, takes `--theirs` of them, and
 both are given per pair. Memory is what scoring adds to the process at its peak, for a quarter of
 the pairs and for all of them. Then each metric is timed on one pair of pixels, compiled, the median
@@ -93,12 +93,12 @@ def on_torch(metric) -> Measure:
 
 def write_pairs(root: Path, count: int, width: int, height: int) -> None:
     """Writes pairs in the layout `pairs`."""
-    photographs = [skimage.data.astronaut(), skimage.data.coffee(), skimage.data.chelsea()]
+    originals = [skimage.data.astronaut(), skimage.data.coffee(), skimage.data.chelsea()]
     rng = np.random.default_rng(0)
     for folder in ("input", "target"):
         (root / folder).mkdir(parents=True)
     for number in range(count):
-        large = Image.fromarray(photographs[number % 3]).resize((width, height))
+        large = Image.fromarray(originals[number % 3]).resize((width, height))
         sharp = np.roll(np.asarray(large, np.float32), 97 * number, axis=1)
         for folder, image in (
             ("input", ndimage.uniform_filter(sharp, (9, 9, 0))),

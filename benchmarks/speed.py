@@ -1,6 +1,6 @@
-"""Seconds a window, and a photograph of 1008 x 688, of the base model: ours against PyTorch's.
+"""Seconds a window, and an image of 1008 x 688, of the base model: ours against PyTorch's.
 
-    python -m benchmarks.speed [--photograph]
+    python -m benchmarks.speed [--image]
 
 Both run in this one process, on the CPU, with the same random weights; a window in float32 and in
 bfloat16 (PyTorch's automatic mixed precision), the outputs compared too. Needs PyTorch beside the
@@ -43,7 +43,7 @@ def compare(what: str, ours, theirs, runs: int) -> None:
 def main() -> None:
     """Runs the comparison."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--photograph", action="store_true", help="the whole photograph too")
+    parser.add_argument("--image", action="store_true", help="the whole image too")
     options = parser.parse_args()
     pretrained = random_base_model()
     table = pretrained.variables["position_embedding"]["tokenizer"]["table"]
@@ -68,9 +68,9 @@ def main() -> None:
         print(f"{dtype}: largest difference of the feature maps: {difference:.1e}")
         # The first of the runs compiles or warms up.
         compare(f"a window in {dtype}", *of_window, runs=4)
-    if options.photograph:
+    if options.image:
         compare(
-            "a photograph of 1008 x 688",
+            "an image of 1008 x 688",
             lambda: deblur(image, pretrained),
             lambda: pytorch_rendering.restore(weights, bgr),
             runs=1,

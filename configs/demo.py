@@ -1,13 +1,13 @@
 r"""The recipe of the bundled model: three runs on sharp images only.
 
-    python train.py --config=configs/demo.py --config.data.root=PHOTOGRAPHS --workdir=FIRST
-    python train.py --config=configs/demo.py:FIRST --config.data.root=PHOTOGRAPHS --workdir=SECOND
+    python train.py --config=configs/demo.py --config.data.root=IMAGES --workdir=FIRST
+    python train.py --config=configs/demo.py:FIRST --config.data.root=IMAGES --workdir=SECOND
     python train.py --config=configs/demo.py:SECOND --config.seed=2 --config.num_steps=8000 \
       --config.validation.every=2000 --config.data.synthesis.focused_share=0.15 \
-      --config.data.root=PHOTOGRAPHS --workdir=RUN
+      --config.data.root=IMAGES --workdir=RUN
     python tools/bundle_weights.py RUN
 
-PHOTOGRAPHS is any folder of sharp images; more images give a better model. The bundled weights
+IMAGES is any folder of sharp images; more images give a better model. The bundled weights
 were trained on 247 images. Together with the twelve held out, these have 128 megapixels;
 MODEL_CARD.md credits them.
 
@@ -49,11 +49,11 @@ def get_config(before: str = "") -> ml_collections.ConfigDict:
     config.data.hold_out = 12
     config.data.synthesis.update(focused_share=0.05, large_share=0.15)
     config.log_every = 50
-    config.validation.update(every=1375, photographs=6)
+    config.validation.update(every=1375, num_images=6)
     if before:
         config.initial.update(checkpoint=before, identity_init=False, dct_init=False)
         config.seed = 1
         config.num_steps = 9000
         config.optimizer.learning_rate = 6e-3
-        config.validation.update(every=2250, photographs=12)
+        config.validation.update(every=2250, num_images=12)
     return config

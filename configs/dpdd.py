@@ -43,5 +43,5 @@ def get_config() -> ml_collections.ConfigDict:
     config.ema_decay = 0.999
     config.data.workers = 8
     config.validation.every = 2500
-    config.validation.photographs = 16  # of the 74; 0 takes all
+    config.validation.num_images = 16  # of the 74; 0 takes all
     return config

@@ -12,7 +12,7 @@ LAYOUT is the layout of the data on disk:
 - pixeldp, pixeldp_dual_pixel: `test_c`, or `test_l` and `test_r`; no targets
 - pairs: a folder `source`, `input`, `blurred` or `blur`, and a folder `target`, `ground_truth`,
   `sharp` or `gt`
-- photographs: a folder of images without targets
+- images: a folder of images without targets
 
 The default is the published protocol: 8 bits, stride 94, float32. On an accelerator,
 `--config.dtype=bfloat16` or `--config.precision=default` is faster and slightly less exact.

@@ -24,5 +24,5 @@ def get_config() -> ml_collections.ConfigDict:
     config.num_steps = 200_000
     config.optimizer.milestones = (100_000, 150_000, 180_000)
     config.validation.every = 5000
-    config.validation.photographs = 40
+    config.validation.num_images = 40
     return config

@@ -1,8 +1,8 @@
 r"""Train a small model on two CPU cores, on sharp images only.
 
-    python train.py --config=configs/tiny.py --config.data.root=PHOTOGRAPHS --workdir=RUN
+    python train.py --config=configs/tiny.py --config.data.root=IMAGES --workdir=RUN
 
-PHOTOGRAPHS is any folder of sharp images. Each step draws new crops and blurs them with the
+IMAGES is any folder of sharp images. Each step draws new crops and blurs them with the
 thin-lens model. Some images are held out; validation blurs and restores them at full size.
 
 Needs two CPU cores and half an hour: 28 minutes on two cores of a Xeon of 2023, 2.4 steps a second
@@ -57,5 +57,5 @@ def get_config() -> ml_collections.ConfigDict:
     config.log_every = 20
     config.save_every = 100
     config.validation.every = 1000
-    config.validation.photographs = 10
+    config.validation.num_images = 10
     return config

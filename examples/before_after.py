@@ -1,8 +1,8 @@
-"""What does the bundled model make of a photograph out of focus? Draws the README's picture.
+"""What does the bundled model make of an image out of focus? Draws the README's picture.
 
     python examples/before_after.py docs/before_after.png
 
-Left, a part of `photographs/defocused/building.jpg`, out of focus by about six pixels; right, the
+Left, a part of `images/defocused/building.jpg`, out of focus by about six pixels; right, the
 same part, restored.
 """
 
@@ -15,13 +15,13 @@ from PIL import Image
 import vitdeblur_jax as vd
 from vitdeblur_jax.data.image_io import read_rgb
 
-PHOTOGRAPH = Path(__file__).parent / "photographs/defocused/building.jpg"
+IMAGE = Path(__file__).parent / "images/defocused/building.jpg"
 TOP, LEFT, SIDE, GAP = 90, 480, 400, 8
 
 
 def draw() -> np.ndarray:
     """Returns both parts beside each other, a white gap between them; uint8."""
-    blurred = read_rgb(PHOTOGRAPH)
+    blurred = read_rgb(IMAGE)
     restored = vd.deblur(blurred, vd.load_pretrained())
     part = slice(TOP, TOP + SIDE), slice(LEFT, LEFT + SIDE)
     gap = np.full((SIDE, GAP, 3), 255, np.uint8)

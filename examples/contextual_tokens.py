@@ -3,9 +3,9 @@
     python examples/contextual_tokens.py contextual_tokens.png
 
 The bundled model was never told which image is sharp. A linear layer on its contextual tokens
-learns it in 100 steps from three photographs; of one kept back it tells which of two crops is sharp
+learns it in 100 steps from three images; of one kept back it tells which of two crops is sharp
 in 97 % of pairs, whether a single one is in 84 %, and nothing where there is nothing to see, in the
-sky. That photograph, the three main directions of its tokens as colours, and that logit for each
+sky. That image, the three main directions of its tokens as colours, and that logit for each
 window, out of focus and sharp: sharp tokens differ from their neighbours.
 """
 
@@ -29,9 +29,9 @@ from vitdeblur_jax.models.vitdeblur.configuration import token_grid
 from vitdeblur_jax.training.objective import deblurring_objective
 from vitdeblur_jax.training.step import fit
 
-FOLDER = Path(__file__).parent / "photographs"
+FOLDER = Path(__file__).parent / "images"
 # The first one, of a building, is kept back.
-PHOTOGRAPHS = sorted((FOLDER / "sharp").glob("*.jpg"))
+IMAGES = sorted((FOLDER / "sharp").glob("*.jpg"))
 (FIGURE,) = sys.argv[1:] or ["contextual_tokens.png"]
 
 pretrained = vd.load_pretrained()
@@ -63,7 +63,7 @@ def map_of(variables, picture):
 
 
 paths = traverse_util.flatten_dict(pretrained.variables["params"])
-batches = synthetic_batches(PHOTOGRAPHS[1:], seed=0, batch_size=8, crop=side)
+batches = synthetic_batches(IMAGES[1:], seed=0, batch_size=8, crop=side)
 variables = fit(
     pretrained.variables,
     itertools.islice(batches, 100),
@@ -71,7 +71,7 @@ variables = fit(
     optimizer=optax.adam(1e-2),
     frozen=[path for path in paths if path[1] != "sharpness"],
 )
-batch = next(synthetic_batches(PHOTOGRAPHS[:1], seed=1, batch_size=64, crop=side))
+batch = next(synthetic_batches(IMAGES[:1], seed=1, batch_size=64, crop=side))
 blurred, sharp = (see(variables, unit_range(batch[key]))[1] for key in ("blurred", "sharp"))
 print(f"{np.mean(sharp > blurred):.0%} of unseen pairs: the sharp one is told to be the sharper")
 print(f"{(np.mean(blurred < 0) + np.mean(sharp > 0)) / 2:.0%} of unseen crops are told right alone")

@@ -29,7 +29,7 @@ from vitdeblur_jax.training.objective import restoration_objective
 from vitdeblur_jax.training.optimizer import make_optimizer, make_schedule
 from vitdeblur_jax.training.step import fit
 
-PHOTOGRAPHS = sorted((Path(__file__).parent / "photographs/sharp").glob("*.jpg"))
+IMAGES = sorted((Path(__file__).parent / "images/sharp").glob("*.jpg"))
 STEPS, BATCH, BORDER = 200, 4, 11
 
 
@@ -59,9 +59,9 @@ settings = default_config().optimizer
 settings.update(name="muon", learning_rate=6e-3, warmup_steps=20, clip_norm=1.0)
 settings.learning_rate_factors.update(prediction=0.03, image_head=0.0017)
 loss = functools.partial(charbonnier_loss, border=BORDER)
-batches = synthetic_batches(PHOTOGRAPHS[:3], seed=0, batch_size=BATCH, crop=106)
+batches = synthetic_batches(IMAGES[:3], seed=0, batch_size=BATCH, crop=106)
 pairs = list(itertools.islice(batches, STEPS))
-held_out = next(synthetic_batches(PHOTOGRAPHS[3:], seed=1, batch_size=32, crop=106))
+held_out = next(synthetic_batches(IMAGES[3:], seed=1, batch_size=32, crop=106))
 blurred, sharp = unit_range(held_out["blurred"]), unit_range(held_out["sharp"])
 
 

@@ -1,11 +1,11 @@
-"""How far out of focus is a photograph? The gradient of a loss with respect to the blur itself.
+"""How far out of focus is an image? The gradient of a loss with respect to the blur itself.
 
     python examples/defocus_radius.py
 
-Two losses, both differentiated through a lens. One knows that the spectrum of a sharp photograph
+Two losses, both differentiated through a lens. One knows that the spectrum of a sharp image
 falls as a power of frequency, and asks which radius makes of that the spectrum seen: it is right to
-4 % for 2 to 8 pixels on three photographs. The other trusts the bundled network and asks which
-radius makes of its restoration the photograph: right to 6 % from 4 pixels on for two of the three,
+4 % for 2 to 8 pixels on three images. The other trusts the bundled network and asks which
+radius makes of its restoration the image: right to 6 % from 4 pixels on for two of the three,
 off by up to nine tenths elsewhere, for what it restores is still blurred, or too sharp.
 """
 
@@ -23,7 +23,7 @@ from vitdeblur_jax.data.defocus import defocus
 from vitdeblur_jax.data.image_io import read_rgb
 from vitdeblur_jax.data.synthesis import linear_to_srgb, srgb_to_linear
 
-PHOTOGRAPHS = sorted((Path(__file__).parent / "photographs/sharp").glob("*.jpg"))[:3]
+IMAGES = sorted((Path(__file__).parent / "images/sharp").glob("*.jpg"))[:3]
 SIDE, TILE, REACH = 256, 128, 12
 FREQUENCY = np.hypot(np.fft.fftfreq(TILE)[:, None], np.fft.rfftfreq(TILE)[None])
 IS_USED = (FREQUENCY > 0.02) & (FREQUENCY < 0.45)
@@ -50,11 +50,11 @@ def spectral_loss(guess, power):
     sharp = jnp.exp(guess["level"] - 2 * guess["slope"] * jnp.log(FREQUENCY + ~IS_USED))
     expected = sharp * transfer**2 + jnp.exp(guess["noise"])
     unlikely = jnp.where(IS_USED, jnp.log(expected) + power / expected, 0).sum() / IS_USED.sum()
-    return unlikely + jax.nn.relu(guess["slope"] - 2) ** 2  # no photograph is that smooth
+    return unlikely + jax.nn.relu(guess["slope"] - 2) ** 2  # no image is that smooth
 
 
 def network_loss(guess, restored, gray):
-    """Returns how far a restored photograph, put out of focus again, is from the blurred one."""
+    """Returns how far a restored image, put out of focus again, is from the blurred one."""
     again = jax.scipy.signal.convolve2d(restored, lens(guess["radius"]), mode="valid")
     return jnp.abs(again - gray[REACH:-REACH, REACH:-REACH]).mean()
 
@@ -84,7 +84,7 @@ def radius_by_spectrum(power):
 
 
 pretrained = vd.load_pretrained()
-for path in PHOTOGRAPHS:
+for path in IMAGES:
     image = read_rgb(path)[:SIDE, :SIDE] / np.float32(255)
     light = srgb_to_linear(image)
     for true in (2, 4, 6, 8):

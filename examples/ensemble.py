@@ -32,7 +32,7 @@ from vitdeblur_jax.training.optimizer import make_optimizer, make_schedule
 from vitdeblur_jax.training.state import create_state
 from vitdeblur_jax.training.step import train_step
 
-PHOTOGRAPHS = sorted((Path(__file__).parent / "photographs/sharp").glob("*.jpg"))
+IMAGES = sorted((Path(__file__).parent / "images/sharp").glob("*.jpg"))
 (FIGURE,) = sys.argv[1:] or ["ensemble.png"]
 MEMBERS, STEPS, BORDER, BLOCK = 4, 60, 13, 8  # 106 - 2 * 13 is 10 blocks
 
@@ -59,12 +59,12 @@ def in_blocks(images):
 
 step = jax.jit(jax.vmap(functools.partial(train_step, objective=objective, optimizer=optimizer)))
 states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(first_state, range(MEMBERS)))
-batches = synthetic_batches(PHOTOGRAPHS[:3], seed=0, batch_size=2 * MEMBERS, crop=106)
+batches = synthetic_batches(IMAGES[:3], seed=0, batch_size=2 * MEMBERS, crop=106)
 for batch in itertools.islice(batches, STEPS):
     shares = {key: batch[key].reshape(MEMBERS, 2, 106, 106, 3) for key in ("blurred", "sharp")}
     states, _ = step(states, shares)
 
-unseen = next(synthetic_batches(PHOTOGRAPHS[3:], seed=1, batch_size=16, crop=106))
+unseen = next(synthetic_batches(IMAGES[3:], seed=1, batch_size=16, crop=106))
 blurred, sharp = unit_range(unseen["blurred"]), unit_range(unseen["sharp"])
 restored = jax.jit(jax.vmap(model.apply, in_axes=(0, None)))(states.variables, blurred)
 error = in_blocks(jnp.abs(restored.mean(axis=0) - sharp))

@@ -2,7 +2,7 @@
 
     python examples/exported_model.py EXPORTED
 
-where EXPORTED is a new folder. It does: two functions of 0.2 MB, which give the same photograph,
+where EXPORTED is a new folder. It does: two functions of 0.2 MB, which give the same image,
 bit for bit on the machine that exported them.
 """
 
@@ -16,7 +16,7 @@ import vitdeblur_jax as vd
 from vitdeblur_jax.data.image_io import read_rgb
 from vitdeblur_jax.inference.export import export
 
-PHOTOGRAPH = Path(__file__).parent / "photographs/defocused/building.jpg"
+IMAGE = Path(__file__).parent / "images/defocused/building.jpg"
 ALONE = """
 import importlib, os, sys
 sys.path = [place for place in sys.path if place]  # nothing of the folder that it is started in
@@ -24,7 +24,7 @@ folder, name = os.path.split(os.path.abspath(sys.argv[1]))
 sys.path.insert(0, folder)
 import numpy as np
 restore = importlib.import_module(name).load()
-np.save(f"{sys.argv[1]}/restored.npy", restore(np.load(f"{sys.argv[1]}/photograph.npy")))
+np.save(f"{sys.argv[1]}/restored.npy", restore(np.load(f"{sys.argv[1]}/image.npy")))
 assert not {"vitdeblur_jax", "flax", "PIL"} & set(sys.modules)
 """
 
@@ -35,10 +35,10 @@ try:
     export("demo", folder)
 except vd.UserError as error:
     sys.exit(f"error: {error}")
-photograph = read_rgb(PHOTOGRAPH)[90:290, 480:780] / np.float32(255)
-np.save(folder / "photograph.npy", photograph)
+image = read_rgb(IMAGE)[90:290, 480:780] / np.float32(255)
+np.save(folder / "image.npy", image)
 subprocess.run([sys.executable, "-c", ALONE, folder], check=True)
 restored = np.load(folder / "restored.npy")
-difference = np.abs(restored - vd.deblur(photograph, vd.load_pretrained())).max()
+difference = np.abs(restored - vd.deblur(image, vd.load_pretrained())).max()
 size = sum(file.stat().st_size for file in folder.glob("*.exported"))
-print(f"functions of {size:,} bytes; the restored photograph differs by {difference:.0e} at most")
+print(f"functions of {size:,} bytes; the restored image differs by {difference:.0e} at most")

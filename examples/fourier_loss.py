@@ -1,9 +1,9 @@
 """Another loss in a config of one's own: differences of the restored picture's spectrum.
 
-    python examples/fourier_loss.py examples/photographs/sharp RUN
+    python examples/fourier_loss.py examples/images/sharp RUN
 
 A file like this may lie anywhere; it needs the package and nothing else of the repository. In 100
-steps it gains 0.22 dB on a photograph held out, as much as without the spectrum's part.
+steps it gains 0.22 dB on an image held out, as much as without the spectrum's part.
 """
 
 import functools
@@ -29,23 +29,23 @@ def loss(restored, sharp):
     return charbonnier_loss(restored, sharp, border=6) + 0.1 * fourier_loss(restored, sharp)
 
 
-def get_config(photographs: str) -> ml_collections.ConfigDict:
+def get_config(images: str) -> ml_collections.ConfigDict:
     config = default_config()
     config.model = tiny()
     config.initial.update(identity_init=True, dct_init=True)
-    config.data.update(kind="synthetic", root=photographs, hold_out=1)
+    config.data.update(kind="synthetic", root=images, hold_out=1)
     config.update(num_steps=100, batch_size=4, crop=106, ema_decay=0.95)
     config.update(log_every=10, save_every=50)
     config.loss.update(contextual_cosine=0.0, sharpness=0.0)  # so their heads are not trained
     config.optimizer.update(name="muon", learning_rate=6e-3, warmup_steps=20, clip_norm=1.0)
     config.optimizer.learning_rate_factors.update(prediction=0.03, image_head=0.0017)
-    config.validation.update(every=50, photographs=1, stride=90)
+    config.validation.update(every=50, num_images=1, stride=90)
     return config
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit(__doc__)
-    _, photographs, workdir = sys.argv
+    _, images, workdir = sys.argv
     objective = functools.partial(restoration_objective, loss=loss)
-    sys.exit(train(get_config(photographs), workdir, objective))
+    sys.exit(train(get_config(images), workdir, objective))

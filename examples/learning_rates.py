@@ -28,7 +28,7 @@ from vitdeblur_jax.training.optimizer import trained_part
 from vitdeblur_jax.training.state import create_state
 from vitdeblur_jax.training.step import train_step
 
-PHOTOGRAPHS = sorted((Path(__file__).parent / "photographs/sharp").glob("*.jpg"))
+IMAGES = sorted((Path(__file__).parent / "images/sharp").glob("*.jpg"))
 (FIGURE,) = sys.argv[1:] or ["learning_rates.png"]
 RATES = np.float32(10) ** np.linspace(-5, -1.5, 8, dtype=np.float32)
 STEPS, FROZEN = 60, [("image_head",)]
@@ -64,7 +64,7 @@ def losses_of(step, rate, state):
     return np.asarray(losses)
 
 
-pairs = synthetic_batches(PHOTOGRAPHS, seed=0, batch_size=1, crop=106)
+pairs = synthetic_batches(IMAGES, seed=0, batch_size=1, crop=106)
 batches = list(itertools.islice(pairs, STEPS))
 together = jax.jit(jax.vmap(step, in_axes=(0, 0, None)))
 losses = losses_of(together, RATES, jax.vmap(first_state)(RATES))

@@ -20,13 +20,13 @@ import vitdeblur_jax as vd
 from vitdeblur_jax.data.image_io import read_rgb
 from vitdeblur_jax.data.transforms import unit_range
 
-PHOTOGRAPH = Path(__file__).parent / "photographs/defocused/building.jpg"
+IMAGE = Path(__file__).parent / "images/defocused/building.jpg"
 (FIGURE,) = sys.argv[1:] or ["receptive_field.png"]
 TOP, LEFT, DIRECTIONS = 90, 600, 16
 
 pretrained = vd.load_pretrained()
 side = pretrained.model.window
-window = unit_range(read_rgb(PHOTOGRAPH)[TOP : TOP + side, LEFT : LEFT + side])
+window = unit_range(read_rgb(IMAGE)[TOP : TOP + side, LEFT : LEFT + side])
 middle = slice(side // 2 - 4, side // 2 + 4)
 
 

@@ -22,13 +22,13 @@ from vitdeblur_jax.data.pipelines import synthetic_batches
 from vitdeblur_jax.data.transforms import unit_range
 from vitdeblur_jax.training.losses import charbonnier_loss
 
-PHOTOGRAPHS = sorted((Path(__file__).parent / "photographs/sharp").glob("*.jpg"))
+IMAGES = sorted((Path(__file__).parent / "images/sharp").glob("*.jpg"))
 (FIGURE,) = sys.argv[1:] or ["teaching_pairs.png"]
 RATE = 1e-6
 
 pretrained = vd.load_pretrained()
 params = pretrained.variables["params"]
-batches = synthetic_batches(PHOTOGRAPHS, seed=0, batch_size=32, crop=106)
+batches = synthetic_batches(IMAGES, seed=0, batch_size=32, crop=106)
 batch, other_batch = next(batches), next(batches)
 pairs, others = (
     (unit_range(each["blurred"]), unit_range(each["sharp"])) for each in (batch, other_batch)

@@ -1,4 +1,4 @@
-"""Where does a token look? The attention of one token over a photograph, block by block.
+"""Where does a token look? The attention of one token over an image, block by block.
 
     python examples/token_attention.py token_attention.png
 
@@ -18,13 +18,13 @@ import vitdeblur_jax as vd
 from vitdeblur_jax.data.image_io import read_rgb
 from vitdeblur_jax.models.vitdeblur.configuration import token_grid
 
-PHOTOGRAPH = Path(__file__).parent / "photographs/defocused/building.jpg"
+IMAGE = Path(__file__).parent / "images/defocused/building.jpg"
 (FIGURE,) = sys.argv[1:] or ["token_attention.png"]
 TOP, LEFT, SIDE, TOKEN = 60, 480, 202, (11, 13)
 
 pretrained = vd.load_pretrained()
 model = pretrained.model
-image = read_rgb(PHOTOGRAPH)
+image = read_rgb(IMAGE)
 image = image[TOP : TOP + SIDE, LEFT : LEFT + SIDE] / np.float32(255)
 
 

@@ -9,15 +9,15 @@ import numpy as np
 SMALL = (20, 24)  # height, width
 
 
-def photograph(seed: int, size: tuple[int, int] = SMALL, bits: int = 8) -> np.ndarray:
-    """Random pixels, so that no two photographs are alike."""
+def random_image(seed: int, size: tuple[int, int] = SMALL, bits: int = 8) -> np.ndarray:
+    """Random pixels, so that no two images are alike."""
     rng = np.random.default_rng(seed)
     return rng.integers(2**bits, size=(*size, 3), dtype=np.uint16).astype(f"uint{bits}")
 
 
 def write(path: Path, seed: int, size: tuple[int, int] = SMALL, bits: int = 8) -> np.ndarray:
-    """Write a random photograph as PNG; return its pixels."""
-    pixels = photograph(seed, size, bits)
+    """Write a random image as PNG; return its pixels."""
+    pixels = random_image(seed, size, bits)
     write_png(path, pixels)
     return pixels
 
@@ -84,7 +84,7 @@ def pairs(root: Path, bits: int = 8, count: int = 3) -> dict[str, int]:
     return {"train": count}
 
 
-def sharp_photographs(root: Path) -> dict[str, int]:
+def sharp_images(root: Path) -> dict[str, int]:
     for i in range(2):
         write(root / f"sharp{i}.png", i, size=(40, 48))
     return {"train": 2}
@@ -97,5 +97,5 @@ DATA_SETS: dict[str, Callable[[Path], dict[str, int]]] = {
     "cuhk": cuhk,
     "pixeldp": pixeldp,
     "paired_folder": pairs,
-    "synthetic_defocus": sharp_photographs,
+    "synthetic_defocus": sharp_images,
 }

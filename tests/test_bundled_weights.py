@@ -1,4 +1,4 @@
-"""The weights that come with the package, on the photographs that come with the project."""
+"""The weights that come with the package, on the images that come with the project."""
 
 import importlib.util
 import math
@@ -14,7 +14,7 @@ from vitdeblur_jax.data.synthesis import SynthesisSettings, srgb_to_linear, synt
 from vitdeblur_jax.models.vitdeblur.configuration import tiny
 
 ROOT = Path(__file__).parent.parent
-PHOTOGRAPHS = ROOT / "examples/photographs"
+IMAGES = ROOT / "examples/images"
 
 
 def psnr(image: np.ndarray, reference: np.ndarray) -> float:
@@ -24,8 +24,8 @@ def psnr(image: np.ndarray, reference: np.ndarray) -> float:
 
 @pytest.fixture(scope="module")
 def sharp() -> np.ndarray:
-    with Image.open(PHOTOGRAPHS / "sharp/posters.jpg") as photograph:
-        return np.asarray(photograph.convert("RGB"))[200:400, 300:560]
+    with Image.open(IMAGES / "sharp/posters.jpg") as image:
+        return np.asarray(image.convert("RGB"))[200:400, 300:560]
 
 
 def test_synthetic_defocus_is_reduced(sharp):

@@ -82,7 +82,7 @@ def names(folder: str | Path = ".") -> list[str]:
 # What it writes, and where
 
 
-def test_one_photograph_goes_beside_itself(vitdeblur, photo, sharp):
+def test_one_image_goes_beside_itself(vitdeblur, photo, sharp):
     status, said = vitdeblur("photo.png")
     assert (status, said) == (0, "photo.png (1 of 1)\nwritten: photo_restored.png\n")
     np.testing.assert_array_equal(pixels("photo_restored.png"), sharp)
@@ -116,7 +116,7 @@ def test_output_folder(vitdeblur, photo, sources, output):
     assert names(output) == sorted(wanted + before * (output == "album"))
 
 
-def test_several_photographs_without_output(vitdeblur, photo):
+def test_several_images_without_output(vitdeblur, photo):
     Image.fromarray(PHOTO).save("b.ppm")
     status, said = vitdeblur("photo.png", "b.ppm")
     assert status == 0
@@ -217,7 +217,7 @@ def test_results_that_exist_are_overwritten_only_by_force(vitdeblur, photo, shar
     np.testing.assert_array_equal(pixels("photo_restored.png"), sharp)
 
 
-def test_a_photograph_can_replace_itself(vitdeblur, photo, sharp):
+def test_an_image_can_replace_itself(vitdeblur, photo, sharp):
     assert "photo.png exists" in refused(vitdeblur("photo.png", "-o", "photo.png"))
     np.testing.assert_array_equal(pixels("photo.png"), PHOTO)
     assert vitdeblur("photo.png", "-o", "photo.png", "--force")[0] == 0
@@ -230,7 +230,7 @@ def test_what_is_restored_in_its_place_cannot_be_skipped_as_done(vitdeblur, phot
     np.testing.assert_array_equal(pixels("photo.png"), PHOTO)
 
 
-def test_a_photograph_cannot_replace_one_that_is_to_be_restored(vitdeblur, photo):
+def test_an_image_cannot_replace_one_that_is_to_be_restored(vitdeblur, photo):
     Image.fromarray(PHOTO).save("photo_restored.png")
     said = refused(vitdeblur("photo.png", "./photo_restored.png", "--force"))
     assert "photo_restored.png is to be restored itself" in said
@@ -250,7 +250,7 @@ def test_a_photograph_cannot_replace_one_that_is_to_be_restored(vitdeblur, photo
         (["photo.png", "-o", "text/"], "text/ cannot be made"),
         (["photo.png", "-o", "text/new/"], "text/new/ cannot be made"),
         (["photo.png", "text", "-o", "a.png"], "a.png is the name of one picture"),
-        (["photo.png", "text", "-o", "-"], "standard output takes one photograph"),
+        (["photo.png", "text", "-o", "-"], "standard output takes one image"),
         (["photo.png", "./photo.png"], "photo.png and photo.png would both become"),
         (
             ["photo.png", "empty folder/../photo.png", "-o", "new"],
@@ -267,7 +267,7 @@ def test_a_photograph_cannot_replace_one_that_is_to_be_restored(vitdeblur, photo
         (["photo.png", "--change", "new/map.png"], "new/map.png: there is no folder new"),
         (["photo.png", "--change", "photo.png"], "photo.png would be two things"),
         (["photo.png", "--change", "photo_restored.png"], "would be two things"),
-        (["photo.png", "text", "--change", "map.png"], "map of one photograph; these are 2"),
+        (["photo.png", "text", "--change", "map.png"], "map of one image; these are 2"),
         (
             ["photo.png", "--self-ensemble", "--change", "a.png", "--uncertainty", "./a.png"],
             "./a.png would be two things",
@@ -332,7 +332,7 @@ def test_a_nul_character_in_a_path_is_told_in_one_line(vitdeblur, photo):
         refused(vitdeblur(*arguments))
 
 
-def test_a_photograph_too_large_for_memory_does_not_stop_the_others(vitdeblur, photo, monkeypatch):
+def test_an_image_too_large_for_memory_does_not_stop_the_others(vitdeblur, photo, monkeypatch):
     Image.fromarray(PHOTO).save("b.png")
 
     def too_large(*arguments, **options):
@@ -361,13 +361,13 @@ def test_a_stride_that_repeats_the_token_grid_is_noted(photo, checkpoint, capsys
     assert capsys.readouterr().err.startswith(note)
 
 
-def test_a_model_of_two_views_takes_no_photograph(vitdeblur, photo):
+def test_a_model_of_two_views_takes_no_image(vitdeblur, photo):
     save_pretrained(small_pretrained(views=2), "dual.safetensors")
     said = refused(vitdeblur("photo.png", "--checkpoint", "dual.safetensors"))
     assert "dual.safetensors restores a left and a right view" in said
 
 
-def test_broken_photographs_do_not_stop_the_good_ones(vitdeblur, photo, sharp):
+def test_broken_images_do_not_stop_the_good_ones(vitdeblur, photo, sharp):
     data = photo.read_bytes()
     for name, content in {"b": b"", "c": data[: len(data) // 2], "d": b"once upon a time"}.items():
         Path(f"{name}.png").write_bytes(content)
@@ -414,7 +414,7 @@ def test_ctrl_c_leaves_nothing_half_written(vitdeblur, photo, monkeypatch):
 # Strength, self-ensemble, maps
 
 
-def test_strength_blends_with_the_photograph(vitdeblur, photo, sharp):
+def test_strength_blends_with_the_image(vitdeblur, photo, sharp):
     assert vitdeblur("photo.png", "--strength", "0", "-o", "none.png")[0] == 0
     np.testing.assert_array_equal(pixels("none.png"), PHOTO)
     assert vitdeblur("photo.png", "--strength", "0.25", "-o", "some.png")[0] == 0
@@ -585,10 +585,10 @@ def test_conversions_that_cannot_be(convert, checkpoint, source, destination, ex
     assert names() == ["text.pth", "text.safetensors"]
 
 
-# Damaged photographs, and quality
+# Damaged images, and quality
 
 
-def test_a_damaged_photograph_is_restored_with_a_note(vitdeblur, photo):
+def test_a_damaged_image_is_restored_with_a_note(vitdeblur, photo):
     stream = io.BytesIO()
     Image.fromarray(PHOTO).save(stream, "JPEG", quality=98)
     data = stream.getvalue()
@@ -620,7 +620,7 @@ def test_quality_of_the_result(vitdeblur, photo):
 def test_a_tilde_in_an_option_is_the_home_folder(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     options = parse_command(["~/a.jpg", "~b.jpg", "--output=~/out"])
-    assert options.photograph == ["/home/me/a.jpg", "~b.jpg"]
+    assert options.image == ["/home/me/a.jpg", "~b.jpg"]
     assert options.output == "/home/me/out"
     options = parse_command(["score", "--data=~/d", "--set=pairs", "--out=~/o", "a=~/r"])
     assert (options.data, options.out) == ("/home/me/d", Path("/home/me/o"))

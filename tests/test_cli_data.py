@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 
 from vitdeblur_jax.cli.main import main
-from vitdeblur_jax.data.image_io import Photograph, read_rgb, write_photograph
+from vitdeblur_jax.data.image_io import DecodedImage, read_rgb, write_image
 from vitdeblur_jax.data.layouts import find_pairs
 from vitdeblur_jax.data.sources import FolderSource, PreparedSource
 
 
 @pytest.fixture
 def pairs(tmp_path):
-    """A folder with three pairs of photographs."""
+    """A folder with three pairs of images."""
     rng = np.random.default_rng(0)
     for side in ("input", "target"):
         (tmp_path / "set" / side).mkdir(parents=True)
         for name in "abc":
             pixels = rng.integers(0, 256, (40, 50, 3), np.uint8)
-            write_photograph(Photograph(pixels), tmp_path / "set" / side / f"{name}.png")
+            write_image(DecodedImage(pixels), tmp_path / "set" / side / f"{name}.png")
     return tmp_path / "set"
 
 

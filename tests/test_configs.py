@@ -22,7 +22,7 @@ def test_a_config_can_be_used_and_tells_how(name):
     check_config(config)
     assert f"python train.py --config=configs/{name}.py" in module.__doc__
     assert "--workdir=" in module.__doc__
-    # The first run alone brings its photographs.
+    # The first run alone brings its images.
     assert ("--config.data.root=" in module.__doc__) == (not config.data.root)
     assert bool(config.data.root) == (name == "first_run")
 
@@ -49,10 +49,10 @@ def test_the_first_run_goes_through_from_any_folder(tmp_path, monkeypatch, capfd
     config.validation.every = 4
     monkeypatch.chdir(tmp_path)
     assert train(config, "run") == 0
-    *_, picture, restore, photographs, dpdd = capfd.readouterr().err.splitlines()
+    *_, picture, restore, images, dpdd = capfd.readouterr().err.splitlines()
     assert (tmp_path / picture.split(": ")[0]).is_file()
-    assert restore.startswith("vitdeblur PHOTOGRAPH --checkpoint run")
-    assert "configs/tiny.py" in photographs
+    assert restore.startswith("vitdeblur IMAGE --checkpoint run")
+    assert "configs/tiny.py" in images
     assert "configs/dpdd.py" in dpdd
 
 
@@ -60,7 +60,7 @@ def test_the_first_run_goes_through_from_any_folder(tmp_path, monkeypatch, capfd
 def test_the_recipe_of_the_bundled_model_gives_the_same_weights_twice(tmp_path):
     config = importlib.import_module("configs.demo").get_config()
     config.update(num_steps=20, batch_size=2)
-    config.data.update(root=str(CONFIGS.parent / "examples/photographs/sharp"), hold_out=1)
+    config.data.update(root=str(CONFIGS.parent / "examples/images/sharp"), hold_out=1)
     config.optimizer.warmup_steps = 5
     config.validation.every = 0
     digests = []

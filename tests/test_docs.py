@@ -49,7 +49,7 @@ OTHERS = {
     *(
         "--constraint",
         "--strict",
-        "--photographs",
+        "--images",
         "--durations",
     ),  # pip, MkDocs, a benchmark, pytest
     *("--config", "--workdir"),  # read by cli/with_config.py
@@ -160,14 +160,14 @@ def workplace(tmp_path):
     for name in ("configs", "evaluate.py", "train.py"):
         (tmp_path / name).symlink_to(ROOT / name)
     save_pretrained(load_pretrained(), tmp_path / "vitdeblur.pth")
-    defocused = tmp_path / "examples/photographs/defocused"
+    defocused = tmp_path / "examples/images/defocused"
     defocused.mkdir(parents=True)
     for file in (tmp_path / "photo.jpg", defocused / "building.jpg"):
-        Image.fromarray(made_up_data.photograph(0, (50, 60))).save(file)
+        Image.fromarray(made_up_data.random_image(0, (50, 60))).save(file)
     for i in range(2):
-        made_up_data.write(tmp_path / f"photographs/photo{i}.png", i, (50, 60))
+        made_up_data.write(tmp_path / f"images/photo{i}.png", i, (50, 60))
         made_up_data.write(tmp_path / f"SHARP_FOLDER/photo{i}.png", i, (50, 60))
-        for sharp in ("PHOTOGRAPHS", "examples/photographs/sharp"):
+        for sharp in ("IMAGES", "examples/images/sharp"):
             made_up_data.write(tmp_path / f"{sharp}/photo{i}.png", i, (120, 130))
         for split, size in (("train", (370, 380)), ("test", (50, 60))):
             for side in ("input", "ground_truth"):

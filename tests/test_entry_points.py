@@ -33,7 +33,7 @@ def run(folder: Path, *arguments: str) -> Ended:
         ([CONFIG, "--workdir=w", "--config.checkpont=x"], "no key 'checkpont' .*mean 'checkpoint'"),
         ([CONFIG, "--workdir=w", "--config.stride=abc"], r"--config\.stride=abc: .*'abc'$"),
         ([CONFIG, "--workdir=w", "--strid=3"], "flag 'strid'"),
-        ([CONFIG, "--workdir=w", "photographs"], "'photographs' is no flag"),
+        ([CONFIG, "--workdir=w", "images"], "'images' is no flag"),
         ([CONFIG], "--workdir is missing"),
         (["--workdir=w", "--config.stride=3"], "--config is missing"),
         (

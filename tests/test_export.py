@@ -105,10 +105,10 @@ def test_two_exports_in_one_process_are_two_models(exported, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("batch_sizes", [(), (4,)])
-def test_photographs_are_restored_without_this_package(checkpoint, exported, tmp_path, batch_sizes):
+def test_images_are_restored_without_this_package(checkpoint, exported, tmp_path, batch_sizes):
     photo = skimage.data.astronaut()
     images = {
-        "photograph": photo[100:181, 200:271],
+        "image": photo[100:181, 200:271],
         "small": photo[:7, :60],
         "deep": photo[:50, :44].astype(np.uint16) * 257,
         "floats": photo[:44, :50].astype(np.float32) / 255,

@@ -33,7 +33,7 @@ from vitdeblur_jax import UserError, load_pretrained, save_pretrained
 from vitdeblur_jax.checkpoints.pretrained import configuration_from_json, configuration_to_json
 from vitdeblur_jax.checkpoints.pytorch_files import read_pytorch_file
 from vitdeblur_jax.checkpoints.safetensors_files import read_safetensors
-from vitdeblur_jax.data.image_io import read_photograph, read_rgb, size_of
+from vitdeblur_jax.data.image_io import read_image, read_rgb, size_of
 from vitdeblur_jax.models import ViTDeblur, abstract_variables
 from vitdeblur_jax.utils.json_files import read_json
 
@@ -41,9 +41,9 @@ SEED = int(os.environ.get("VITDEBLUR_FUZZ_SEED", "0"))
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
-def _pillow(picture: Image.Image, kind: str, **options) -> bytes:
+def _pillow(pixels: Image.Image, kind: str, **options) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
+    pixels.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -57,24 +57,24 @@ def _images() -> dict[str, bytes]:
     rng = np.random.default_rng(5)
     rgb = rng.integers(256, size=(20, 24, 3), dtype=np.uint8)
     deep = rng.integers(2**16, size=(20, 24, 4), dtype=np.uint16)
-    picture = Image.fromarray(rgb)
+    pixels = Image.fromarray(rgb)
     exif = Image.Exif()
     exif[274], exif[271], exif[0x8769] = 6, "Maker", {36867: "2020:01:02 03:04:05"}
     return {
-        "png": _pillow(picture, "PNG", exif=exif, icc_profile=SRGB, dpi=(72, 72)),
-        "palette": _pillow(picture.quantize(16), "PNG", transparency=3),
+        "png": _pillow(pixels, "PNG", exif=exif, icc_profile=SRGB, dpi=(72, 72)),
+        "palette": _pillow(pixels.quantize(16), "PNG", transparency=3),
         "deep_png": imagecodecs.png_encode(deep),
-        "jpeg": _pillow(picture, "JPEG", exif=exif, icc_profile=SRGB, comment=b"c"),
-        "progressive": _pillow(picture, "JPEG", progressive=True, quality=90, subsampling=0),
-        "cmyk": _pillow(picture.convert("CMYK"), "JPEG"),
+        "jpeg": _pillow(pixels, "JPEG", exif=exif, icc_profile=SRGB, comment=b"c"),
+        "progressive": _pillow(pixels, "JPEG", progressive=True, quality=90, subsampling=0),
+        "cmyk": _pillow(pixels.convert("CMYK"), "JPEG"),
         "tiff": _tiff(rgb, extratags=[(274, "H", 1, 6, True)]),
         "lzw": _tiff(deep, compression="lzw", photometric="rgb", extrasamples=["unassalpha"]),
         "deflate": _tiff(rgb[..., 0], compression="zlib", predictor=True, rowsperstrip=7),
         "tiles": _tiff(rgb, tile=(16, 16), compression="packbits"),
-        "ccitt": _pillow(picture.convert("1"), "TIFF", compression="group4"),
-        "webp": _pillow(picture, "WEBP", exif=exif),
-        "lossless_webp": _pillow(picture.convert("RGBA"), "WEBP", lossless=True),
-        "bmp": _pillow(picture, "BMP"),
+        "ccitt": _pillow(pixels.convert("1"), "TIFF", compression="group4"),
+        "webp": _pillow(pixels, "WEBP", exif=exif),
+        "lossless_webp": _pillow(pixels.convert("RGBA"), "WEBP", lossless=True),
+        "bmp": _pillow(pixels, "BMP"),
     }
 
 
@@ -117,10 +117,10 @@ def _written(folder: Path, contents: dict[str, bytes]) -> list[Path]:
 
 
 def _read_image(path: Path) -> None:
-    photograph = read_photograph(path)
-    assert photograph.pixels.dtype in (np.uint8, np.uint16)
-    assert photograph.pixels.ndim == 3
-    assert min(photograph.pixels.shape) > 0
+    decoded = read_image(path)
+    assert decoded.pixels.dtype in (np.uint8, np.uint16)
+    assert decoded.pixels.ndim == 3
+    assert min(decoded.pixels.shape) > 0
 
 
 def _read_for_a_data_set(path: Path) -> None:

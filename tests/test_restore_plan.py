@@ -1,4 +1,4 @@
-"""Which photographs of folders are restored, and where their results go."""
+"""Which images of folders are restored, and where their results go."""
 
 import pytest
 from PIL import Image
@@ -11,7 +11,7 @@ from vitdeblur_jax.utils.errors import UserError
 
 @pytest.fixture
 def album(tmp_path, monkeypatch):
-    """A folder with photographs, among them in two folders of equal names of files."""
+    """A folder with images, among them in two folders of equal names of files."""
     monkeypatch.chdir(tmp_path)
     for name in ("b10.png", "b9.jpe", "june/a.png", "may/a.png", "__MACOSX/._a.png"):
         path = tmp_path / "album" / name
@@ -71,7 +71,7 @@ def test_the_command_has_the_option(album, monkeypatch, flag):
     assert seen[0].recursive is bool(flag)
 
 
-def test_photographs_of_one_name_in_two_formats_have_two_results(tmp_path, monkeypatch):
+def test_images_of_one_name_in_two_formats_have_two_results(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = ("a.avif", "a.gif", "a.JFIF", "a.jpe", "a.jpg", "a.png", "a.ppm")
     for name in names:

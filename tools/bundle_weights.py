@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vitdeblur_jax.checkpoints.load_save import BUNDLED_WEIGHTS, load_pretrained, save_pretrained
 
-LICENCE = "Apache-2.0; trained on the photographs that MODEL_CARD.md credits"
+LICENCE = "Apache-2.0; trained on the images that MODEL_CARD.md credits"
 
 
 def main(run: str) -> None:

@@ -1,4 +1,4 @@
-"""ViTDeblur in JAX: restores photographs that are out of focus.
+"""ViTDeblur in JAX: restores images that are out of focus.
 
     import vitdeblur_jax as vd
     pretrained = vd.load_pretrained("vitdeblur.pth")

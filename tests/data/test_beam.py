@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from tests import made_up_data
-from tests.data.test_preparation import COUNT, break_photograph, digests
+from tests.data.test_preparation import COUNT, break_image, digests
 from vitdeblur_jax.cli.main import main
 from vitdeblur_jax.data import beam, preparation
 from vitdeblur_jax.data.preparation import prepare
@@ -69,8 +69,8 @@ def test_patches_and_splits_are_the_same(found, tmp_path):
     assert len(PreparedSource(folders[0], "train")) == 8
 
 
-def test_a_broken_photograph_is_named_as_without_beam(data, found, tmp_path):
-    break_photograph(data, 20)
+def test_a_broken_image_is_named_as_without_beam(data, found, tmp_path):
+    break_image(data, 20)
     with pytest.raises(UserError) as with_beam:
         prepare(data, None, tmp_path / "beam", beam_options=THREADS)
     with pytest.raises(UserError) as without:
@@ -91,7 +91,7 @@ def test_a_broken_photograph_is_named_as_without_beam(data, found, tmp_path):
 
 def test_broken_ones_are_skipped_and_told_as_without_beam(data, found, tmp_path, capsys):
     for number in (11, *range(16, 24)):
-        break_photograph(data, number)
+        break_image(data, number)
     told, written = [], []
     for out, options in (("beam", THREADS), ("plain", None)):
         folder = prepare(data, None, tmp_path / out, skip_broken=True, beam_options=options)

@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from scipy import ndimage
 
 from tests import made_up_data
-from tests.made_up_data import DATA_SETS, photograph
+from tests.made_up_data import DATA_SETS, random_image
 from vitdeblur_jax.data.builders import BUILDERS
 from vitdeblur_jax.data.builders.patches import patch_corners, sharpest, sharpness_energy
 from vitdeblur_jax.utils.errors import UserError
@@ -113,7 +113,7 @@ def test_8_bits_are_the_upper_ones_of_16(tmp_path):
     made_up_data.pairs(tmp_path / "data", bits=16, count=1)
     builder = build("paired_folder", "8bit", tmp_path / "data", tmp_path / "out")
     example = builder.as_data_source("train")[0]
-    np.testing.assert_array_equal(example["blurred"], photograph(0, bits=16) // 256)
+    np.testing.assert_array_equal(example["blurred"], random_image(0, bits=16) // 256)
 
 
 def test_images_of_a_scene_share_their_sharp_one(tmp_path):
@@ -121,7 +121,7 @@ def test_images_of_a_scene_share_their_sharp_one(tmp_path):
     builder = build("lfdof", "8bit", tmp_path / "data", tmp_path / "out")
     for example in builder.as_data_source("train"):
         scene = int(example["name"][4:8])
-        np.testing.assert_array_equal(example["sharp"], photograph(10 * scene + 9))
+        np.testing.assert_array_equal(example["sharp"], random_image(10 * scene + 9))
 
 
 def test_a_root_that_is_one_part_becomes_one_split(tmp_path):
@@ -146,7 +146,7 @@ def test_train_patches_are_cut_and_others_are_whole(kind, count, tmp_path):
     names = {example["name"].decode() for example in train}
     assert len(names) == count
     assert names <= {f"1P0A{n}_{y}_{x}" for n in ("0100", "0102") for y in (0, 8) for x in (0, 4)}
-    whole = photograph(9, PATCHES)
+    whole = random_image(9, PATCHES)
     for example in train:
         number, top, left = example["name"].decode().split("_")
         if number == "1P0A0100":
@@ -154,7 +154,7 @@ def test_train_patches_are_cut_and_others_are_whole(kind, count, tmp_path):
             np.testing.assert_array_equal(example["sharp"], whole[rows, columns])
 
 
-def test_patches_of_a_dpdd_photograph():
+def test_patches_of_a_dpdd_image():
     corners = patch_corners(1120, 1680)
     assert [top for top, left in corners if left == 0] == [0, 204, 408, 608]
     assert [left for top, left in corners if top == 0] == [0, 204, 408, 612, 816, 1020, 1168]
@@ -188,7 +188,7 @@ def test_sharpness_energy_by_its_definition():
     assert len(kept) < len(corners)
 
 
-def test_flat_photographs_lose_patches_too():
+def test_flat_images_lose_patches_too():
     corners = patch_corners(716, 716)
     assert len(sharpest(np.zeros((716, 716, 3), np.uint8), corners)) == 3
 

@@ -14,7 +14,7 @@ from vitdeblur_jax.utils.errors import CHECKED_AND_WRONG, UserError
 
 
 def make(root: Path, *names: str, size: tuple[int, int] = (5, 4), bits: int = 8) -> Path:
-    """Writes photographs of noise, each another one by its path."""
+    """Writes images of noise, each another one by its path."""
     for name in names:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -119,7 +119,7 @@ def test_a_split_that_is_not_there_is_told_and_not_wrong(tmp_path):
 
 def test_what_has_no_published_count_is_never_miscounted(tmp_path):
     make(tmp_path / "pairs", "source/a.png", "target/b.png")
-    make(tmp_path / "photographs", "a.png", "b.png")
+    make(tmp_path / "images", "a.png", "b.png")
     make(tmp_path / "sample", "input/IMG_1.png", "ground_truth/IMG_1.png")
     make(tmp_path / "crops" / "train" / "DPDD", *(f"{f}/a.png" for f in ("inputC", "target")))
     for folder in tmp_path.iterdir():
@@ -170,7 +170,7 @@ def test_a_missing_ground_truth_of_lfdof(tmp_path):
     assert problem.paths == ("input/IMG_1/a.png",)
 
 
-def test_a_photograph_beside_the_scenes(tmp_path):
+def test_an_image_beside_the_scenes(tmp_path):
     make(tmp_path, "input/IMG_1/a.png", "ground_truth/IMG_1.png", "input/IMG_2.png")
     ((kind, splits, message),) = problems(tmp_path)
     assert (kind, splits) == ("pairs", ("all",))
@@ -260,7 +260,7 @@ def test_duplicates_between_splits_by_their_pixels(tmp_path):
     assert [(row[0], row[-1]) for row in rows] == [("train", "3"), ("test", "3")]
 
 
-def test_other_pictures_are_no_duplicates(tmp_path):
+def test_other_images_are_no_duplicates(tmp_path):
     # The same bytes of pixels, yet of another shape.
     values = np.arange(24, dtype=np.uint8)
     for split, shape in (("train", (2, 4, 3)), ("test", (4, 2, 3))):
@@ -271,7 +271,7 @@ def test_other_pictures_are_no_duplicates(tmp_path):
     assert {kind for kind, *_ in problems(tmp_path)} == {"count"}
 
 
-def test_files_beside_the_photographs_are_told_and_not_wrong(tmp_path):
+def test_files_beside_the_images_are_told_and_not_wrong(tmp_path):
     make(tmp_path, "source/a.png", "target/a.png")
     touch(tmp_path, "source/Thumbs.db", "source/._a.png", "target/b.cr2", "readme.txt")
     (tmp_path / "source/folder").mkdir()

@@ -1,4 +1,4 @@
-"""Contact sheets: every picture is on it, unchanged, and colours tell the radius."""
+"""Contact sheets: every image is on it, unchanged, and colours tell the radius."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from vitdeblur_jax.data.contact_sheet import colour_radius, contact_sheet
 
 
-def picture(rng: np.random.Generator, *shape: int, dtype=np.uint8) -> np.ndarray:
+def image(rng: np.random.Generator, *shape: int, dtype=np.uint8) -> np.ndarray:
     return rng.integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
 
 
@@ -15,11 +15,11 @@ def holds(sheet: np.ndarray, part: np.ndarray) -> bool:
     return bool((windows == part).all((2, 3, 4)).any())
 
 
-def test_every_picture_is_on_the_sheet():
+def test_every_image_is_on_the_sheet():
     rng = np.random.default_rng(0)
     radius = rng.uniform(-3, 5, (12, 10)).astype(np.float32)
-    full = {"blurred": picture(rng, 12, 10, 6), "sharp": picture(rng, 12, 10, 3), "radius": radius}
-    bare = {"name": "bare", "blurred": picture(rng, 9, 14, 3)}
+    full = {"blurred": image(rng, 12, 10, 6), "sharp": image(rng, 12, 10, 3), "radius": radius}
+    bare = {"name": "bare", "blurred": image(rng, 9, 14, 3)}
     sheet = contact_sheet([full, bare])
     assert sheet.dtype == np.uint8
     for part in (full["blurred"][..., :3], full["blurred"][..., 3:], full["sharp"]):
@@ -29,7 +29,7 @@ def test_every_picture_is_on_the_sheet():
 
 
 def test_16_bits_are_shown_by_their_upper_8():
-    deep = picture(np.random.default_rng(0), 8, 8, 3, dtype=np.uint16)
+    deep = image(np.random.default_rng(0), 8, 8, 3, dtype=np.uint16)
     assert holds(contact_sheet([{"blurred": deep}]), (deep >> 8).astype(np.uint8))
 
 

@@ -12,7 +12,7 @@ from vitdeblur_jax.data.defocus import (
     blur_radius,
     defocus,
     depth_from_disparity,
-    photograph,
+    render,
 )
 from vitdeblur_jax.utils.errors import UserError
 
@@ -212,8 +212,8 @@ def test_two_layers_match_traced_rays(near, far):
         Surface(texture(rng, side, 1), far * full, full),
     ]
     inside = slice(7, -7), slice(7, -7)  # beyond the borders the two go on differently
-    error = np.abs(photograph(surfaces, disk()) - traced(surfaces))[inside]
-    # Measured: 0.05 % where one layer is in focus, else 0.2 to 0.5 %: see `photograph`.
+    error = np.abs(render(surfaces, disk()) - traced(surfaces))[inside]
+    # Measured: 0.05 % where one layer is in focus, else 0.2 to 0.5 %: see `render`.
     assert error.mean() < (0.001 if 0 in (near, far) else 0.01)
 
 

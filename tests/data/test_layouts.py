@@ -248,7 +248,7 @@ def test_pairs_by_order_say_so(tmp_path):
         "paired by order, first: 1P0A0003 <-> 1P0A0004 <-> 1P0A0001, "
         "last: 1P0A0013 <-> 1P0A0014 <-> 1P0A0011"
     )
-    assert describe(find_pairs(tmp_path / "blur", "photographs")) == ""
+    assert describe(find_pairs(tmp_path / "blur", "images")) == ""
 
 
 def test_contradicting_numbers_name_the_folders(tmp_path):
@@ -276,15 +276,15 @@ def test_pairs_refuses_unequal_counts(tmp_path):
     assert refusal(tmp_path, "pairs") == f"{counts}; none of their names match"
 
 
-def test_photographs_have_no_target(tmp_path):
+def test_images_have_no_target(tmp_path):
     make(tmp_path, "b.png", "a.jpg", ".hidden.png", "folder/c.png")
-    (tmp_path / "notes.txt").write_text("no photograph")
-    assert found(tmp_path, "photographs") == [("a", "a.jpg", None), ("b", "b.png", None)]
+    (tmp_path / "notes.txt").write_text("no image")
+    assert found(tmp_path, "images") == [("a", "a.jpg", None), ("b", "b.png", None)]
 
 
 def test_two_sources_of_one_name(tmp_path):
     make(tmp_path, "a.png", "a.jpg")
-    assert re.search(r"several .* one name .*: a$", refusal(tmp_path, "photographs"))
+    assert re.search(r"several .* one name .*: a$", refusal(tmp_path, "images"))
     make(tmp_path / "lfdof", "input/s/a_b.png", "input/s_a/b.png")
     make(tmp_path / "lfdof", "ground_truth/s.png", "ground_truth/s_a.png")
     assert refusal(tmp_path / "lfdof", "lfdof").endswith(": s_a_b")

@@ -156,12 +156,12 @@ def test_processes_see_a_partition_of_the_same_global_batch(processes):
             assert_same([part[step]], [{key: value[share] for key, value in batch.items()}])
 
 
-def test_photographs_without_ground_truth_are_refused():
+def test_images_without_ground_truth_are_refused():
     class Blurred(Memory):
         def __getitem__(self, record):
             return {"name": "party", "blurred": super().__getitem__(record)["blurred"]}
 
-    with pytest.raises(UserError, match="party: no sharp photograph goes with it"):
+    with pytest.raises(UserError, match="party: no sharp image goes with it"):
         next(make_train_dataset(Blurred(4), **SETTINGS))
 
 

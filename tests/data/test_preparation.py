@@ -137,7 +137,7 @@ preparation.prepare({str(data)!r}, None, {str(tmp_path / "out")!r})
 
 
 def test_half_written_records_are_not_taken_for_whole(data, tmp_path):
-    break_photograph(data, 20)
+    break_image(data, 20)
     with pytest.raises(UserError, match="photo020"):
         prepare(data, None, tmp_path / "out")
     unfinished = tmp_path / "out/paired_folder/8bit/1.0.0.unfinished"
@@ -155,7 +155,7 @@ def test_half_written_records_are_not_taken_for_whole(data, tmp_path):
 
 
 def test_files_that_changed_meanwhile_are_read_again(data, tmp_path):
-    break_photograph(data, 20)
+    break_image(data, 20)
     with pytest.raises(UserError):
         prepare(data, None, tmp_path / "out")
     made_up_data.write(data / "blurred/photo020.png", 40)
@@ -165,12 +165,12 @@ def test_files_that_changed_meanwhile_are_read_again(data, tmp_path):
 
 
 def test_what_is_done_stays_done_behind_what_is_not(data, tmp_path):
-    break_photograph(data, 26)
+    break_image(data, 26)
     with pytest.raises(UserError, match="photo026"):
         prepare(data, None, tmp_path / "out")
     unfinished = tmp_path / "out/paired_folder/8bit/1.0.0.unfinished"
     before = {path.name: path.stat().st_mtime_ns for path in unfinished.glob("*-0000[12]-*")}
-    break_photograph(data, 3)
+    break_image(data, 3)
     with pytest.raises(UserError, match="photo003"):
         prepare(data, None, tmp_path / "out")
     for number in (3, 26):
@@ -195,8 +195,8 @@ def test_a_whole_one_is_kept_and_never_replaced(data, tmp_path):
             prepare(data, None, tmp_path / "out")
 
 
-def test_a_broken_photograph_is_named(data, tmp_path):
-    break_photograph(data, 11)
+def test_a_broken_image_is_named(data, tmp_path):
+    break_image(data, 11)
     with pytest.raises(UserError, match=r"blurred/photo011.png.*--skip-broken") as raised:
         prepare(data, None, tmp_path / "out")
     assert "\n" not in str(raised.value)
@@ -204,7 +204,7 @@ def test_a_broken_photograph_is_named(data, tmp_path):
 
 def test_broken_ones_are_skipped_if_asked_for_and_told(data, tmp_path, capsys):
     for number in (11, *range(16, 24)):  # the third file of records is left with none
-        break_photograph(data, number)
+        break_image(data, number)
     made_up_data.write(data / "sharp/photo002.png", 1, size=(8, 9))
     folder = prepare(data, None, tmp_path / "out", skip_broken=True)
     told = capsys.readouterr().err
@@ -216,7 +216,7 @@ def test_broken_ones_are_skipped_if_asked_for_and_told(data, tmp_path, capsys):
 
 def test_what_was_skipped_is_looked_at_again(data, tmp_path):
     for number in (3, 20):
-        break_photograph(data, number)
+        break_image(data, number)
     out = tmp_path / "out"
     with pytest.raises(UserError, match="photo003"):
         prepare(data, None, out)
@@ -232,15 +232,15 @@ preparation.prepare({str(data)!r}, None, {str(out)!r}, skip_broken=True)
     assert len(names(prepare(data, None, out, skip_broken=True))) == COUNT - 2
 
 
-def test_nothing_but_broken_photographs(tmp_path):
+def test_nothing_but_broken_images(tmp_path):
     made_up_data.pairs(tmp_path / "data")
     for number in range(3):
-        break_photograph(tmp_path / "data", number)
-    with pytest.raises(UserError, match="no photograph of train can be read"):
+        break_image(tmp_path / "data", number)
+    with pytest.raises(UserError, match="no image of train can be read"):
         prepare(tmp_path / "data", None, tmp_path / "out", skip_broken=True)
 
 
-def test_patches_are_prepared_and_a_small_photograph_is_named(tmp_path):
+def test_patches_are_prepared_and_a_small_image_is_named(tmp_path):
     made_up_data.dpdd(tmp_path / "data", size=(520, 516), counts={"train": 1, "test": 1})
     config = "single_8bit_sharpest_patches"
     folder = prepare(tmp_path / "data", "dpdd", tmp_path / "out", config=config)
@@ -294,6 +294,6 @@ def test_the_journal_tells_what_is_in_the_files(data, tmp_path):
     assert journal.keys() == digests(folder).keys()
 
 
-def break_photograph(data, number: int) -> None:
+def break_image(data, number: int) -> None:
     path = data / f"blurred/photo{number:03}.png"
     path.write_bytes(path.read_bytes()[: os.path.getsize(path) // 2])

@@ -1,4 +1,4 @@
-"""Which data set lies in a folder; only names count, so that empty files stand for photographs."""
+"""Which data set lies in a folder; only names count, so that empty files stand for images."""
 
 import os
 from pathlib import Path
@@ -116,7 +116,7 @@ def test_cuhk_by_its_names_or_its_folder(tmp_path):
     touch(tmp_path / "x", "out_of_focus0001.jpg", "out_of_focus0002.jpg")
     touch(tmp_path / "CUHK", "1.jpg")
     for root in (tmp_path / "x", tmp_path / "CUHK"):
-        assert recognized(root) == ("CUHK", {"test": ("photographs",)})
+        assert recognized(root) == ("CUHK", {"test": ("images",)})
 
 
 @pytest.mark.parametrize("below", ["", "source/"])
@@ -132,9 +132,9 @@ def test_two_folders(tmp_path, source, target):
     assert recognized(tmp_path) == ("pairs", {"all": ("pairs",)})
 
 
-def test_photographs(tmp_path):
+def test_images(tmp_path):
     touch(tmp_path, "a.jpg", "b.PNG", "folder/c.png", "notes.txt")
-    assert recognized(tmp_path) == ("photographs", {"all": ("photographs",)})
+    assert recognized(tmp_path) == ("images", {"all": ("images",)})
 
 
 def test_what_is_looked_for_and_what_is_there(tmp_path):

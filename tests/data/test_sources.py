@@ -25,8 +25,8 @@ SETTINGS = SynthesisSettings(noise=1.0)
 
 
 @pytest.fixture
-def photographs(tmp_path):
-    made_up_data.sharp_photographs(tmp_path / "sharp")
+def images(tmp_path):
+    made_up_data.sharp_images(tmp_path / "sharp")
     return sorted((tmp_path / "sharp").iterdir())
 
 
@@ -72,7 +72,7 @@ def test_folder_refuses_8_bits_where_16_are_wanted(tmp_path):
 
 def test_folder_without_targets_has_no_sharp(tmp_path):
     made_up_data.cuhk(tmp_path)
-    source = FolderSource(find_pairs(tmp_path, "photographs"))
+    source = FolderSource(find_pairs(tmp_path, "images"))
     assert source[0].keys() == {"name", "blurred"}
     assert source.files(0) == (tmp_path / "out_of_focus0000.png",)
 
@@ -93,9 +93,9 @@ def test_prepared_equals_folder_bit_for_bit(bits, layout, views, tmp_path):
         assert_same(prepared[-1], plain[-1])
 
 
-def test_prepared_synthetic_equals_on_the_fly(photographs, tmp_path):
+def test_prepared_synthetic_equals_on_the_fly(images, tmp_path):
     folder = prepare(tmp_path / "sharp", "synthetic_defocus", tmp_path)
-    made = SyntheticSource(photographs, SynthesisSettings(), seed=0)
+    made = SyntheticSource(images, SynthesisSettings(), seed=0)
     for one, other in zip(PreparedSource(folder, "train"), made, strict=True):
         assert_same(one, other)
 
@@ -164,7 +164,7 @@ def test_prepared_tells_of_damage(tmp_path):
     folder = prepare(tmp_path / "data", None, tmp_path)
     (file,) = folder.glob("*.array_record*")
     data = file.read_bytes()
-    row = made_up_data.photograph(3)[5].tobytes()  # of the second sharp one
+    row = made_up_data.random_image(3)[5].tobytes()  # of the second sharp one
     assert data.count(row) == 1
     file.write_bytes(data.replace(row, row[::-1]))
     source = PreparedSource(folder, "train")
@@ -183,9 +183,9 @@ def test_prepared_by_the_builder_reads_alike(tmp_path):
         assert_same(one, other)
 
 
-def test_synthetic_is_what_synthesize_writes(photographs, tmp_path):
+def test_synthetic_is_what_synthesize_writes(images, tmp_path):
     synthesize_folder(tmp_path / "sharp", tmp_path / "out", SETTINGS, seed=5)
-    source = SyntheticSource(photographs, SETTINGS, seed=5)
+    source = SyntheticSource(images, SETTINGS, seed=5)
     assert len(source) == 2
     for example in source:
         for key, folder in (("blurred", "input"), ("sharp", "target")):
@@ -195,8 +195,8 @@ def test_synthetic_is_what_synthesize_writes(photographs, tmp_path):
         assert example["radius"].dtype == np.float32
 
 
-def test_synthetic_epochs_differ_and_are_reproducible(photographs):
-    source = SyntheticSource(photographs, SETTINGS, seed=5)
+def test_synthetic_epochs_differ_and_are_reproducible(images):
+    source = SyntheticSource(images, SETTINGS, seed=5)
     again = pickle.loads(pickle.dumps(source))
     assert [example["name"] for example in source] == ["sharp0", "sharp1"]
     blurred = set()
@@ -207,10 +207,10 @@ def test_synthetic_epochs_differ_and_are_reproducible(photographs):
             blurred.add(example["blurred"].tobytes())
     assert len(blurred) == 6
     assert_same(source[1], source.at_epoch(1, 0))
-    assert source.files(1) == (photographs[1],)
+    assert source.files(1) == (images[1],)
 
 
-def test_an_epoch_of_one_photograph_is_not_another_photographs_first():
+def test_an_epoch_of_one_image_is_not_another_images_first():
     draws = [
         generator_for(name, seed=0, epoch=epoch).random()
         for name, epoch in (("a", 0), ("a", 1), ("a_1", 0), ("a", 256), ("a\x01", 0), ("b", 0))
@@ -224,14 +224,14 @@ def test_names_that_are_not_utf8_have_a_generator():
     )
 
 
-def test_synthetic_crop_is_part_of_the_photograph(photographs):
-    source = SyntheticSource(photographs, SETTINGS, seed=5, crop=20)
+def test_synthetic_crop_is_part_of_the_image(images):
+    source = SyntheticSource(images, SETTINGS, seed=5, crop=20)
     places = set()
     for epoch in range(8):
         example = source.at_epoch(0, epoch)
         assert example["blurred"].shape == example["sharp"].shape == (20, 20, 3)
         assert example["radius"].shape == (20, 20)
-        whole = imagecodecs.imread(photographs[0])
+        whole = imagecodecs.imread(images[0])
         places |= {
             (top, left)
             for top in range(21)
@@ -240,12 +240,12 @@ def test_synthetic_crop_is_part_of_the_photograph(photographs):
         }
     assert len(places) > 4
     with pytest.raises(UserError, match=r"sharp0.png: no crop of 41 in 48 x 40 pixels"):
-        SyntheticSource(photographs, SETTINGS, seed=5, crop=41)[0]
+        SyntheticSource(images, SETTINGS, seed=5, crop=41)[0]
 
 
-def test_synthetic_crop_is_cut_out_of_the_whole(photographs):
-    source = SyntheticSource(photographs, SETTINGS, seed=5, crop=10)
-    whole = imagecodecs.imread(photographs[0])
+def test_synthetic_crop_is_cut_out_of_the_whole(images):
+    source = SyntheticSource(images, SETTINGS, seed=5, crop=10)
+    whole = imagecodecs.imread(images[0])
     for epoch in range(20):
         example = source.at_epoch(0, epoch)
         rng = generator_for("sharp0", 5, epoch)
@@ -256,7 +256,7 @@ def test_synthetic_crop_is_cut_out_of_the_whole(photographs):
         np.testing.assert_array_equal(example["radius"], want["radius"][part])
 
 
-def test_scene_of_a_crop_is_not_that_of_all_of_a_large_photograph(tmp_path, monkeypatch):
+def test_scene_of_a_crop_is_not_that_of_all_of_a_large_image(tmp_path, monkeypatch):
     made_up_data.write(tmp_path / "large.png", 1, size=(700, 900))
     sizes = []
 

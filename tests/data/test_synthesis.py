@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from vitdeblur_jax.data import synthesis_files
 from vitdeblur_jax.data.apertures import disk, point_image
-from vitdeblur_jax.data.image_io import read_rgb, write_photograph
+from vitdeblur_jax.data.image_io import read_rgb, write_image
 from vitdeblur_jax.data.layouts import find_pairs, read_pair
 from vitdeblur_jax.data.synthesis import (
     SynthesisSettings,
@@ -203,14 +203,14 @@ def test_settings_that_cannot_be_are_refused(settings):
     assert next(iter(settings)) in str(caught.value)
 
 
-def write_photographs(folder, sharp, names=("a", "b", "c")):
+def write_images(folder, sharp, names=("a", "b", "c")):
     folder.mkdir()
     for i, name in enumerate(names):
         Image.fromarray(np.roll(sharp, 5 * i, axis=0)).save(folder / f"{name}.png")
 
 
 def test_folder_becomes_pairs_whatever_else_is_in_it(tmp_path, sharp):
-    write_photographs(tmp_path / "sharp", sharp)
+    write_images(tmp_path / "sharp", sharp)
     out = tmp_path / "out"
     assert synthesize_folder(tmp_path / "sharp", out, SynthesisSettings(), 3) == 3
     pairs = find_pairs(out, "pairs")
@@ -225,7 +225,7 @@ def test_folder_becomes_pairs_whatever_else_is_in_it(tmp_path, sharp):
 
 
 def test_dual_pixel_views_go_into_two_folders(tmp_path, sharp):
-    write_photographs(tmp_path / "sharp", sharp, ("a",))
+    write_images(tmp_path / "sharp", sharp, ("a",))
     settings = SynthesisSettings(dual_pixel=True)
     synthesize_folder(tmp_path / "sharp", tmp_path / "out", settings, 3)
     views = synthesize(sharp, settings, generator_for("a", 3))["blurred"]
@@ -235,7 +235,7 @@ def test_dual_pixel_views_go_into_two_folders(tmp_path, sharp):
 
 
 def test_existing_pairs_are_replaced_only_when_asked(tmp_path, sharp):
-    write_photographs(tmp_path / "sharp", sharp)
+    write_images(tmp_path / "sharp", sharp)
     (tmp_path / "out/target").mkdir(parents=True)
     old = tmp_path / "out/target/b.png"
     old.write_bytes(b"old")
@@ -251,13 +251,13 @@ def interrupted(monkeypatch, after: int):
     """Interrupt the writing of pairs after some files."""
     written = []
 
-    def write(photograph, path):
+    def write(image, path):
         if len(written) == after:
             raise KeyboardInterrupt
         written.append(path)
-        write_photograph(photograph, path)
+        write_image(image, path)
 
-    monkeypatch.setattr(synthesis_files, "write_photograph", write)
+    monkeypatch.setattr(synthesis_files, "write_image", write)
 
 
 def contents(folder):
@@ -269,7 +269,7 @@ def times(folder):
 
 
 def test_interrupted_synthesis_resumes_with_what_is_missing(tmp_path, sharp, monkeypatch, capsys):
-    write_photographs(tmp_path / "sharp", sharp)
+    write_images(tmp_path / "sharp", sharp)
     arguments = tmp_path / "sharp", tmp_path / "out", SynthesisSettings(), 3
     with monkeypatch.context() as patch:
         interrupted(patch, after=3)  # of the second pair only the blurred one is there
@@ -289,7 +289,7 @@ def test_interrupted_synthesis_resumes_with_what_is_missing(tmp_path, sharp, mon
 
 
 def test_pairs_of_another_seed_or_settings_are_not_mixed_in(tmp_path, sharp, monkeypatch):
-    write_photographs(tmp_path / "sharp", sharp, ("a", "b"))
+    write_images(tmp_path / "sharp", sharp, ("a", "b"))
     folders, settings = (tmp_path / "sharp", tmp_path / "out"), SynthesisSettings()
     synthesize_folder(*folders, settings, 3)
     first = contents(tmp_path / "out")
@@ -306,8 +306,8 @@ def test_pairs_of_another_seed_or_settings_are_not_mixed_in(tmp_path, sharp, mon
     assert contents(tmp_path / "out") == contents(tmp_path / "new")
 
 
-def test_a_photograph_that_has_changed_is_put_out_of_focus_again(tmp_path, sharp):
-    write_photographs(tmp_path / "sharp", sharp, ("a", "b"))
+def test_an_image_that_has_changed_is_put_out_of_focus_again(tmp_path, sharp):
+    write_images(tmp_path / "sharp", sharp, ("a", "b"))
     arguments = tmp_path / "sharp", tmp_path / "out", SynthesisSettings(), 3
     synthesize_folder(*arguments)
     Image.fromarray(sharp[::-1]).save(tmp_path / "new.png")
@@ -320,7 +320,7 @@ def test_a_photograph_that_has_changed_is_put_out_of_focus_again(tmp_path, sharp
 def test_synthesis_tells_what_it_leaves_out_and_takes_names_that_are_not_utf8(
     tmp_path, sharp, capsys
 ):
-    write_photographs(tmp_path / "sharp", sharp, (os.fsdecode(b"caf\xe9"),))
+    write_images(tmp_path / "sharp", sharp, (os.fsdecode(b"caf\xe9"),))
     (tmp_path / "sharp/b.heic").write_bytes(b"")
     synthesize_folder(tmp_path / "sharp", tmp_path / "out", SynthesisSettings(), 0)
     said = capsys.readouterr().err
@@ -331,7 +331,7 @@ def test_synthesis_tells_what_it_leaves_out_and_takes_names_that_are_not_utf8(
 @pytest.mark.parametrize("trouble", ["broken", "twins", "empty", "no folder"])
 def test_trouble_with_files_is_one_line(tmp_path, sharp, trouble):
     folder = tmp_path / "sharp"
-    write_photographs(folder, sharp, () if trouble == "empty" else ("a",))
+    write_images(folder, sharp, () if trouble == "empty" else ("a",))
     out, named = tmp_path / "out", "sharp"
     if trouble == "broken":
         (folder / "b.png").write_bytes((folder / "a.png").read_bytes()[:900])

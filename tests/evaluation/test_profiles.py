@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests import made_up_data
-from tests.made_up_data import photograph
+from tests.made_up_data import random_image
 from vitdeblur_jax.data.layouts import Pair, find_pairs
 from vitdeblur_jax.evaluation.profiles import PROFILES, align, find_profile, match
 from vitdeblur_jax.utils.errors import UserError
@@ -188,7 +188,7 @@ def test_nothing_fits(tmp_path, pairs):
         find_profile("restorer")
 
 
-def test_scenes_of_several_photographs(tmp_path):
+def test_scenes_of_several_images(tmp_path):
     """LFDOF: a target's name stands for several results, so it tells nothing."""
     made_up_data.lfdof(tmp_path / "set")
     pairs = find_pairs(tmp_path / "set", "lfdof")
@@ -225,13 +225,13 @@ def test_hostile_folders(tmp_path, pairs):
 
 
 def aligned(system, saved, size=(50, 70)):
-    target = photograph(0, size)
+    target = random_image(0, size)
     return target, align(saved, target, [find_profile(system)])
 
 
 def test_the_same_size_stays():
     for system in SAVED:
-        image = photograph(1, (50, 70))
+        image = random_image(1, (50, 70))
         target, (first, second, note) = aligned(system, image)
         assert first is image
         np.testing.assert_array_equal(second, target)
@@ -242,22 +242,22 @@ def test_the_same_size_stays():
     ("system", "size"), [("AIFNet", (48, 64)), ("DRBNet", (48, 64)), ("IFANet", (48, 64))]
 )
 def test_what_was_cropped_is_compared_with_that_part(system, size):
-    _, (image, reference, note) = aligned(system, photograph(0, (50, 70))[:48, :64])
+    _, (image, reference, note) = aligned(system, random_image(0, (50, 70))[:48, :64])
     np.testing.assert_array_equal(image, reference)
     assert image.shape[:2] == size
     assert "cropped to a multiple of" in note
-    assert aligned(system, photograph(0, (49, 64)))[1] is None
+    assert aligned(system, random_image(0, (49, 64)))[1] is None
 
 
 def test_multiples_differ():
-    small = photograph(0, (56, 72))
-    assert align(small, photograph(0, (60, 79)), [find_profile("ifanet")]) is not None
-    assert align(small, photograph(0, (60, 79)), [find_profile("aifnet")]) is None
+    small = random_image(0, (56, 72))
+    assert align(small, random_image(0, (60, 79)), [find_profile("ifanet")]) is not None
+    assert align(small, random_image(0, (60, 79)), [find_profile("aifnet")]) is None
 
 
 @pytest.mark.parametrize(("system", "before"), [("NRKNet", (7, 5)), ("ViTDeblur", (0, 0))])
 def test_what_was_padded_is_cut_back(system, before):
-    target = photograph(0, (50, 70))
+    target = random_image(0, (50, 70))
     padding = [(b, total - b) for b, total in zip(before, (14, 10), strict=True)]
     padded = np.pad(target, [*padding, (0, 0)], mode="reflect")
     assert padded.shape == (64, 80, 3)
@@ -269,19 +269,19 @@ def test_what_was_padded_is_cut_back(system, before):
 
 
 def test_an_odd_padding_has_its_smaller_half_first():
-    target = photograph(0, (47, 64))
+    target = random_image(0, (47, 64))
     padded = np.pad(target, [(0, 1), (0, 0), (0, 0)])
     image, _, _ = align(padded, target, [find_profile("nrknet")])
     np.testing.assert_array_equal(image, target)
 
 
 def test_two_explanations_are_none():
-    target = photograph(0, (50, 70))
+    target = random_image(0, (50, 70))
     both = [find_profile("nrknet"), find_profile("vitdeblur")]
-    assert align(photograph(0, (64, 80)), target, both) is None
+    assert align(random_image(0, (64, 80)), target, both) is None
 
 
 def test_systems_that_save_the_same_size_explain_no_other():
     for system in ("input", "KPAC", "Restormer", "BasicSR", "MDP", "DPDNet"):
-        assert aligned(system, photograph(0, (48, 64)))[1] is None
-        assert aligned(system, photograph(0, (64, 80)))[1] is None
+        assert aligned(system, random_image(0, (48, 64)))[1] is None
+        assert aligned(system, random_image(0, (64, 80)))[1] is None

@@ -53,7 +53,7 @@ FILES = {
     ],
     "pixeldp": [("a", ["test_c/a.png"], None), ("b", ["test_c/b.png"], None)],
     "pixeldp_dual_pixel": [("l1", ["test_l/l1.png", "test_r/r1.png"], None)],
-    "photographs": [("a", ["a.png"], None), ("b", ["b.png"], None)],
+    "images": [("a", ["a.png"], None), ("b", ["b.png"], None)],
 }
 # What pairs them where it is not their names.
 PAIRED = {"dpdd": "order"}
@@ -481,7 +481,7 @@ def test_pairs_that_do_not_match(tmp_path, settings):
     assert "3 in" in refusal(settings(), tmp_path / "results")
 
 
-def test_a_model_of_two_views_with_single_photographs(tmp_path, settings, checkpoints):
+def test_a_model_of_two_views_with_single_images(tmp_path, settings, checkpoints):
     make_pairs(tmp_path)
     said = refusal(settings(checkpoint=str(checkpoints[2])), tmp_path / "results")
     assert "2 views, left and right" in said

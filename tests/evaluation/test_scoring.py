@@ -11,7 +11,7 @@ from PIL import Image
 from configs.evaluate import get_config
 from tests import made_up_data
 from tests.evaluation.scikit_image_figures import scikit_image_figures
-from tests.made_up_data import photograph, write_png
+from tests.made_up_data import random_image, write_png
 from vitdeblur_jax.data.image_io import read_rgb
 from vitdeblur_jax.data.layouts import find_pairs
 from vitdeblur_jax.evaluation import scoring
@@ -41,7 +41,7 @@ def make_pairs(root, bits=8):
 
 def save_noise(folder, names=NAMES, seed=100, bits=8):
     """Saves images of noise as a method's, and returns them."""
-    images = [photograph(seed + i, SIZE, bits) for i in range(len(names))]
+    images = [random_image(seed + i, SIZE, bits) for i in range(len(names))]
     for name, image in zip(names, images, strict=True):
         write_png(folder / f"{name}.png", image)
     return images
@@ -130,7 +130,7 @@ def test_cropped_and_padded_images(root, tmp_path):
 
 def test_a_size_that_nothing_explains(root, tmp_path):
     save_noise(tmp_path / "saved")
-    write_png(tmp_path / "saved/photo001.png", photograph(0, (21, 26)))
+    write_png(tmp_path / "saved/photo001.png", random_image(0, (21, 26)))
     said = refusal(root, "pairs", [Method("Half", tmp_path / "saved")])
     assert "photo001.png is 26 x 21, its target 53 x 42" in said
 
@@ -164,7 +164,7 @@ def test_a_damaged_image_is_named(root, tmp_path, content):
 
 def test_images_smaller_than_the_window_of_a_metric(tmp_path):
     for folder in ("set/input", "set/target", "saved"):
-        write_png(tmp_path / folder / "dot.png", photograph(0, (1, 1)))
+        write_png(tmp_path / folder / "dot.png", random_image(0, (1, 1)))
     methods = [Method("a", tmp_path / "saved")]
     said = refusal(tmp_path / "set", "pairs", methods)
     assert re.search(r"dot.png: SSIM needs at least 7 x 7 pixels", said)
@@ -175,8 +175,8 @@ def test_images_smaller_than_the_window_of_a_metric(tmp_path):
 def test_hostile_names(tmp_path):
     name = 'a "b" <i>&\n;\'ñ'
     for folder in ("set/input", "set/target"):
-        write_png(tmp_path / folder / f"{name}.png", photograph(0, SIZE))
-    write_png(tmp_path / f"saved\n/{name}_p.png", photograph(1, SIZE))
+        write_png(tmp_path / folder / f"{name}.png", random_image(0, SIZE))
+    write_png(tmp_path / f"saved\n/{name}_p.png", random_image(1, SIZE))
     scores = score(tmp_path / "set", "pairs", [Method("<x>\n", tmp_path / "saved\n")])
     assert list(scores["methods"][0]["images"]) == [name]
     (tmp_path / f"saved\n/{name}_p.png").write_bytes(b"")
@@ -337,7 +337,7 @@ def test_results_of_score_are_written_anew_and_are_no_run_of_evaluate(root, tmp_
     assert not (out / "restored").exists()
 
 
-# Real photographs
+# Real images
 
 
 def test_the_inputs_of_lfdof_saved_as_each_system_would(shared, tmp_path):
@@ -372,9 +372,9 @@ def test_files_that_cannot_hold_what_was_restored_are_noted(tmp_path):
     made = {"1.jpg": "RGB", "2.png": "L", "3.png": "RGBA", "4.png": "RGB"}
     for number, (name, mode) in enumerate(made.items()):
         for part in ("input", "target"):
-            write_png(tmp_path / f"data/{part}/{name[0]}.png", photograph(number))
+            write_png(tmp_path / f"data/{part}/{name[0]}.png", random_image(number))
         (tmp_path / "method").mkdir(exist_ok=True)
-        image = Image.fromarray(photograph(number)).convert(mode)
+        image = Image.fromarray(random_image(number)).convert(mode)
         image.save(tmp_path / "method" / name)
     scores = score(tmp_path / "data", "pairs", [Method("m", tmp_path / "method")], ["mae"])
     assert scores["methods"][0]["notes"] == [

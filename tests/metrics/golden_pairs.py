@@ -1,6 +1,6 @@
-"""Three sharp photographs, their Gaussian blur, and what public implementations measured of them.
+"""Three sharp images, their Gaussian blur, and what public implementations measured of them.
 
-The photographs come with scikit-image; the figures, with their functions and versions, are in
+The images come with scikit-image; the figures, with their functions and versions, are in
 `tests/data/metrics/metrics_seed0.json`.
 """
 

@@ -123,7 +123,7 @@ def test_every_named_configuration_builds(name):
     abstract_variables(ViTDeblur(**named_configuration(name)))
 
 
-# Of all offsets 0 to patch_stride - 1, those at which windows of a large photograph begin.
+# Of all offsets 0 to patch_stride - 1, those at which windows of a large image begin.
 @pytest.mark.parametrize(("name", "offsets"), [("base", 5), ("light", 5), ("tiny", 8)])
 def test_neighbouring_windows_of_named_configurations_have_different_token_grids(name, offsets):
     config = named_configuration(name)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.small_run import photographs, prepare_once
+from tests.training.small_run import images, prepare_once
 from vitdeblur_jax.training import loop
 
 
@@ -19,6 +19,6 @@ def shared_steps():
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory) -> Path:
     """Six pairs to train on, three in `val`: of two processes one gets two, of four one none."""
-    root = photographs(tmp_path_factory.mktemp("pairs"))
-    photographs(root / "val", count=3, first=6)
+    root = images(tmp_path_factory.mktemp("pairs"))
+    images(root / "val", count=3, first=6)
     return root

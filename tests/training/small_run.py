@@ -1,4 +1,4 @@
-"""Runs of seconds: the small model, a few made-up photographs, in this process or by train.py.
+"""Runs of seconds: the small model, a few made-up images, in this process or by train.py.
 
 It is a config file too: `train.py --config=tests/training/small_run.py:small` trains as
 `small_config` says, `:quick` as `quick_config` with `stand_in_objective`. With `:quick,SIGTERM,7`
@@ -32,8 +32,8 @@ ROOT = Path(__file__).parents[2]
 SIZE = (52, 60)  # height, width
 
 
-def photographs(root: Path, count: int = 6, first: int = 0) -> Path:
-    """Writes pairs of random photographs; returns `root`."""
+def images(root: Path, count: int = 6, first: int = 0) -> Path:
+    """Writes pairs of random images; returns `root`."""
     for number in range(first, first + count):
         write(root / f"blurred/photo{number}.png", 2 * number, SIZE)
         write(root / f"sharp/photo{number}.png", 2 * number + 1, SIZE)
@@ -44,7 +44,7 @@ def small_config(root: Path | str = "", **changes) -> ml_collections.ConfigDict:
     """Returns the published losses and 20 steps of a small model.
 
     Args:
-      root: of `photographs`.
+      root: of `images`.
       changes: by key, `validation__every` for `validation.every`.
     """
     config = default_config()
@@ -52,7 +52,7 @@ def small_config(root: Path | str = "", **changes) -> ml_collections.ConfigDict:
     config.model = small_configuration(primary_depth=1, decoder_depth=1)
     config.data.update(root=str(root), vertical_flip=True, quarter_turns=True)
     config.optimizer.update(learning_rate=1e-3, warmup_steps=4, clip_norm=1.0)
-    config.validation.update(every=0, photographs=0)
+    config.validation.update(every=0, num_images=0)
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
     return config
 

@@ -175,8 +175,8 @@ def test_an_unknown_key_is_told_with_the_nearest_one(path, key, message):
 def test_a_key_that_is_missing_is_told():
     config = small_config()
     with config.unlocked():
-        del config.validation["pictures"]
-    with pytest.raises(UserError, match=r"the config lacks the key 'validation\.pictures'"):
+        del config.validation["num_logged_images"]
+    with pytest.raises(UserError, match=r"lacks the key 'validation\.num_logged_images'"):
         check_config(config)
 
 

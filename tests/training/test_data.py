@@ -44,7 +44,7 @@ def plain(tmp_path):
 
 
 @pytest.mark.parametrize("hold_out", [1, 2])
-def test_a_sharp_photograph_held_out_is_in_no_pair_trained_on(tmp_path, hold_out):
+def test_a_sharp_image_held_out_is_in_no_pair_trained_on(tmp_path, hold_out):
     for scene, count in enumerate((3, 1, 2)):  # as in LFDOF, several blurred ones share a target
         base = tmp_path / "train_data"
         for number in range(count):
@@ -63,7 +63,7 @@ def test_a_sharp_photograph_held_out_is_in_no_pair_trained_on(tmp_path, hold_out
     assert len(taken) + len(aside) == 6
 
 
-def test_synthetic_data_hold_photographs_out_in_every_epoch(tmp_path):
+def test_synthetic_data_hold_images_out_in_every_epoch(tmp_path):
     for number in range(4):
         made_up_data.write(tmp_path / f"photo{number}.png", number, size=(24, 40))
     config = settings(tmp_path, data__kind="synthetic", data__hold_out=2, validation__every=10)
@@ -79,7 +79,7 @@ def test_every_epoch_of_synthetic_data_has_another_crop_and_another_blur(tmp_pat
     made_up_data.write(tmp_path / "photo.png", 0, size=(24, 40))
     changes = {"data__kind": "synthetic", "data__vertical_flip": False, "batch_size": 1}
     data = TrainingData(settings(tmp_path, **changes, data__quarter_turns=False))
-    epochs = batches(data, 0, 6)  # of one photograph: one step each
+    epochs = batches(data, 0, 6)  # of one image: one step each
     for key in ("blurred", "sharp"):
         assert len({epoch[key].tobytes() for epoch in epochs}) > 4
     resumed = batches(data, 4, 2)
@@ -110,7 +110,7 @@ def test_prepared_data_have_their_own_parts(tmp_path):
 
 
 def test_workers_change_nothing(tmp_path):
-    made_up_data.sharp_photographs(tmp_path)
+    made_up_data.sharp_images(tmp_path)
     none, one = (
         batches(TrainingData(settings(tmp_path, data__kind="synthetic", data__workers=count)), 3, 3)
         for count in (0, 1)
@@ -173,7 +173,7 @@ def _empty(root):
     (root / "sharp").mkdir()
 
 
-def _smaller_photograph(root):
+def _smaller_image(root):
     for folder in ("blurred", "sharp"):
         made_up_data.write(root / folder / "gray2.png", 0, size=(15, 24))
 
@@ -196,9 +196,9 @@ def _without_targets(root):
         ({"data__layout": "dpdd"}, None, "no train_c/source"),
         ({"crop": 21}, None, "crop is 21 pixels, but .* has 24 x 20; choose a smaller crop"),
         ({"progressive": ((9, 21, 2),)}, None, "crop is 21 pixels, but .* has 24 x 20"),
-        ({}, _smaller_photograph, "crop is 16 pixels, but .*gray2.png has 24 x 15"),
+        ({}, _smaller_image, "crop is 16 pixels, but .*gray2.png has 24 x 15"),
         ({"model__views": 2}, None, r"gray0 has 1 view, but model\.views is 2"),
-        ({"data__layout": "photographs"}, _without_targets, "0: no sharp photograph goes with it"),
+        ({"data__layout": "images"}, _without_targets, "0: no sharp image goes with it"),
         ({"data__hold_out": 5}, None, r"data\.hold_out is 5, .* none is left to train on"),
         ({"data__hold_out": 99}, None, r"data\.hold_out is 99, .* none is left to train on"),
         ({"data__bit_depth": 12}, None, "the bit depth is 12"),
@@ -221,7 +221,7 @@ def test_what_cannot_be_trained_on_is_told(plain, monkeypatch, changes, harm, me
     assert "\n" not in str(told.value)
 
 
-def test_every_photograph_of_synthetic_data_is_checked(plain):
+def test_every_image_of_synthetic_data_is_checked(plain):
     made_up_data.write(plain / "sharp/gray1.png", 0, size=(15, 24))
     config = settings(plain / "sharp", data__kind="synthetic")
     with pytest.raises(UserError, match=r"gray1\.png has 24 x 15"):

@@ -155,7 +155,7 @@ def test_tensorboard_reads_back(tmp_path):
     picture = np.random.default_rng(0).integers(0, 256, (6, 20, 3), np.uint8)
     with TrainingLog(tmp_path, 0, 50) as log:
         trained(log, 10, loss=0.25)
-        log.validation(10, {"psnr": 25.5}, {"a photograph": picture})
+        log.validation(10, {"psnr": 25.5}, {"an image": picture})
     (path,) = event_files(tmp_path)
     found = {(step, tag): value for step, tag, value in curves(path)}
     assert found[10, "train/loss"] == 0.25
@@ -167,7 +167,7 @@ def test_tensorboard_reads_back(tmp_path):
         for value in event.summary.value
         if value.HasField("image")
     ]
-    assert (step, image.tag) == (10, "validation/a_photograph")
+    assert (step, image.tag) == (10, "validation/an_image")
     assert (image.image.height, image.image.width) == (6, 20)
     decoded = Image.open(io.BytesIO(image.image.encoded_image_string))
     np.testing.assert_array_equal(np.asarray(decoded), picture)

@@ -17,7 +17,7 @@ from configs.evaluate import get_config as evaluation_config
 from tests.small_model import small_pretrained, write_deep_checkpoint
 from tests.training.small_run import (
     after_step,
-    photographs,
+    images,
     prepare_once,
     quick_config,
     small_config,
@@ -45,9 +45,8 @@ pytestmark = pytest.mark.usefixtures("shared_steps")
 @pytest.fixture(scope="module")
 def small(pairs):
     """The config of a run that is validated at its end, of everything."""
-    return small_config(
-        pairs, validation__every=20, validation__root=str(pairs / "val"), validation__pictures=1
-    )
+    validation = {"every": 20, "root": str(pairs / "val"), "num_logged_images": 1}
+    return small_config(pairs, **{f"validation__{key}": value for key, value in validation.items()})
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +119,7 @@ def test_a_complete_run_says_what_can_be_done_with_it(pairs, tmp_path, capfd, st
     config = quick_config(pairs, validation__every=0, afterwards=("now: go out", "and play"))
     assert train(config, tmp_path) == 0
     *_, restores, first, second = capfd.readouterr().err.splitlines()
-    assert restores == f"vitdeblur PHOTOGRAPH --checkpoint {tmp_path} restores one of your own"
+    assert restores == f"vitdeblur IMAGE --checkpoint {tmp_path} restores one of your own"
     assert [first, second] == ["now: go out", "and play"]
 
 
@@ -220,11 +219,12 @@ def test_what_is_trained_is_validated_averaged(small, finished):
 def test_another_config_is_refused_but_for_its_free_keys(pairs, finished):
     keys = {"validation__every": 20, "validation__root": str(pairs / "val")}
     with pytest.raises(
-        UserError, match=r"another config \(num_steps: 20 -> 21\); choose .*--config\.initial\.check"
+        UserError, match=r"another config \(num_steps: 20 -> 21\); choose .*--config\.initial\.ch"
     ):
         train(small_config(pairs, **keys, num_steps=21), finished)
     free = {"log_every": 3, "save_every": 7, "data__workers": 2, "max_nonfinite_steps": 1}
-    assert train(small_config(pairs, **keys, **free, validation__pictures=0), finished) == 0
+    free |= {"validation__num_logged_images": 0}
+    assert train(small_config(pairs, **keys, **free), finished) == 0
 
 
 def test_a_run_is_trained_longer_where_its_schedule_allows_it(pairs, tmp_path, capfd, stand_in):
@@ -249,7 +249,7 @@ def test_a_run_is_trained_longer_where_its_schedule_allows_it(pairs, tmp_path, c
 
 
 def test_a_run_resumes_where_its_data_has_moved_and_with_no_other_data(tmp_path, stand_in):
-    first = photographs(tmp_path / "first", count=5)
+    first = images(tmp_path / "first", count=5)
     changes = {"num_steps": 4, "save_every": 2, "optimizer__schedule": "constant"}
     assert train(quick_config(first, **changes), tmp_path / "run") == 0
     moved = first.rename(tmp_path / "moved")
@@ -272,7 +272,8 @@ def test_a_run_resumes_where_its_data_has_moved_and_with_no_other_data(tmp_path,
 def test_killed_and_gone_on_with_it_is_the_same_run(pairs, small, finished, tmp_path):
     flags = [
         f"data.root={pairs}",
-        *(f"validation.{key}={small.validation[key]}" for key in ("every", "root", "pictures")),
+        *(f"validation.{key}={small.validation[key]}" for key in ("every", "root")),
+        f"validation.num_logged_images={small.validation.num_logged_images}",
     ]
     killed = train_py(tmp_path, "small,SIGKILL,13", *flags, "data.workers=1")
     assert killed.returncode == -signal.SIGKILL, killed.stderr
@@ -454,7 +455,7 @@ def test_compilations_are_noted(compilations):
 @pytest.fixture
 def with_a_white_one(pairs, tmp_path):
     """Pairs, the loss of one of which is not finite; the steps that it comes at; their config."""
-    root = photographs(tmp_path / "pairs")
+    root = images(tmp_path / "pairs")
     for folder, level in (("blurred", 99), ("sharp", 255)):
         white = Image.fromarray(np.full((52, 60, 3), level, np.uint8))
         white.save(root / folder / "white.png")

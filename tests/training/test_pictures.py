@@ -62,7 +62,7 @@ def test_what_is_out_of_range_is_clipped_and_what_is_no_number_is_black():
 
 
 @pytest.mark.parametrize(("height", "width", "rows", "columns"), [(8, 12, 3, 4), (12, 8, 4, 3)])
-def test_larger_photographs_are_shrunk_to_the_longest_side(height, width, rows, columns):
+def test_larger_images_are_shrunk_to_the_longest_side(height, width, rows, columns):
     picture = comparison(*random_images(height, width), longest=4)
     gaps = comparison(*random_images(4, 4)).shape[1] - 4 * 4
     assert picture.shape == (rows, 4 * columns + gaps, 3)
@@ -75,5 +75,5 @@ def test_a_shrunk_pixel_is_the_mean_of_what_it_covers():
     assert np.abs(sharp - expected).max() <= 1.01  # of 8 bits, rounded before and after
 
 
-def test_smaller_photographs_keep_their_size():
+def test_smaller_images_keep_their_size():
     assert comparison(*random_images(6, 10), longest=10).shape[0] == 6

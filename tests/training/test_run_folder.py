@@ -22,8 +22,8 @@ def config(**changes) -> ml_collections.ConfigDict:
         {
             "num_steps": 100,
             "progressive": ((0, 64), (50, 96)),
-            "data": {"root": "/photographs", "workers": 2},
-            "validation": {"every": 10, "photographs": 8},
+            "data": {"root": "/images", "workers": 2},
+            "validation": {"every": 10, "num_images": 8},
             "optimizer": {"name": "adamw", "learning_rate": 2e-4, "b1": 0.9, "b2": 0.95},
         }
     )
@@ -51,10 +51,10 @@ def test_a_new_folder_holds_config_and_versions(tmp_path):
 
 def test_the_same_run_goes_on_with_other_values_of_free_keys(tmp_path):
     open_and_close(tmp_path)
-    open_and_close(tmp_path, data__workers=0, validation__every=5, validation__photographs=2)
+    open_and_close(tmp_path, data__workers=0, validation__every=5, validation__num_images=2)
     saved = json.loads((tmp_path / "config.json").read_text())
-    assert saved["data"] == {"root": "/photographs", "workers": 0}
-    assert saved["validation"] == {"every": 5, "photographs": 2}
+    assert saved["data"] == {"root": "/images", "workers": 0}
+    assert saved["validation"] == {"every": 5, "num_images": 2}
 
 
 def test_another_config_is_refused_with_the_differences(tmp_path):
@@ -71,7 +71,7 @@ def test_another_config_is_refused_with_the_differences(tmp_path):
         )
     assert str(refusal.value) == (
         f"the workdir {tmp_path} holds a run of another config "
-        '(data.root: "/photographs" -> "/others"; '
+        '(data.root: "/images" -> "/others"; '
         "optimizer.learning_rate: 0.0002 -> 0.001; "
         "progressive: [[0, 64], [50, 96]] -> [[0, 64], [50, 128]]); choose another --workdir; "
         f"--config.initial.checkpoint={tmp_path} starts it from this run's weights"

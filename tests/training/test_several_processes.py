@@ -255,7 +255,7 @@ def _evaluated(folder: Path) -> tuple[str, dict[str, bytes]]:
     return text, pictures
 
 
-def test_folders_of_photographs_are_shared_out(pairs, tmp_path):
+def test_folders_of_images_are_shared_out(pairs, tmp_path):
     found = {}
     for count in (1, 3):
         folder, output = tmp_path / str(count), tmp_path / f"output{count}"

@@ -1,4 +1,4 @@
-"""The command `vitdeblur`: restore photographs, convert and export models, data sets, scores."""
+"""The command `vitdeblur`: restore images, convert and export models, data sets, scores."""
 
 import argparse
 import os
@@ -12,8 +12,8 @@ from vitdeblur_jax.utils.files import home_expanded
 from vitdeblur_jax.utils.output import results_go_to_terminal, show, tell
 
 _RESTORE = """\
-Restores photographs that are out of focus. Size, EXIF (orientation applied and reset), ICC profile,
-alpha, gray and 16 bits stay. `vitdeblur PHOTOGRAPH` is short for `vitdeblur restore PHOTOGRAPH`.
+Restores images that are out of focus. Size, EXIF (orientation applied and reset), ICC profile,
+alpha, gray and 16 bits stay. `vitdeblur IMAGE` is short for `vitdeblur restore IMAGE`.
 Other commands: `vitdeblur convert` (checkpoints), `vitdeblur export` (StableHLO), `vitdeblur data`
 (data sets) and `vitdeblur score` (saved images); each has its own --help.
 """
@@ -23,15 +23,15 @@ Converts a checkpoint. IN is a PyTorch checkpoint of the released code (.pth, .p
 a folder if it has none.
 """
 _EXPORT = """\
-Writes a model as StableHLO, with a loader that restores whole photographs and needs JAX and NumPy
+Writes a model as StableHLO, with a loader that restores whole images and needs JAX and NumPy
 alone. CHECKPOINT is what `vitdeblur convert` reads, or `demo`, the small model that comes with the
 package; OUT is a folder that is not there yet.
 """
 
-_DATA = "Looks after data sets of blurred and sharp photographs."
+_DATA = "Looks after data sets of blurred and sharp images."
 _CHECK = """\
 Says which set and layout a folder holds and whether it is whole: counts against the published ones,
-pairs, sizes, bit depths, damaged files, photographs of the training split in the test split. Ends
+pairs, sizes, bit depths, damaged files, images of the training split in the test split. Ends
 with 1 when something is wrong.
 """
 _PREPARE = """\
@@ -44,11 +44,11 @@ _PREPARE_USAGE = """\
 vitdeblur data prepare [-h] [--set SET] [--builder-config BUILDER_CONFIG]
                               [--skip-broken] ROOT OUT [--beam [BEAM_OPTION ...]]"""
 _SYNTHESIZE = """\
-Puts sharp photographs out of focus by the thin-lens model and writes the pairs in two folders.
+Puts sharp images out of focus by the thin-lens model and writes the pairs in two folders.
 Interrupted, it resumes when started again.
 """
 _SCORE = """\
-Scores folders of restored images, from any method, against the sharp photographs of a data set, and
+Scores folders of restored images, from any method, against the sharp images of a data set, and
 prints the table. Which image belongs to which pair is told from the names that each system gives.
 Ends with 2, and names what is missing, when a folder is incomplete or ambiguous.
 """
@@ -122,12 +122,12 @@ def _home_expanded(value):
 
 def _restore_parser():
     parser = _Parser("vitdeblur", description=_RESTORE)
-    parser.add_argument("photograph", nargs="+", help="a file, a folder, or - for standard input")
+    parser.add_argument("image", nargs="+", help="a file, a folder, or - for standard input")
     parser.add_argument(
         "-o",
         "--output",
         help="a file, a folder for several, or - for standard output; by default NAME_restored "
-        "beside each photograph",
+        "beside each image",
     )
     parser.add_argument(
         "--checkpoint",
@@ -138,7 +138,7 @@ def _restore_parser():
         "--strength",
         type=float,
         default=1.0,
-        help="from 0 to 1: how much of the restoration is taken, the rest is the photograph (1)",
+        help="from 0 to 1: how much of the restoration is taken, the rest is the image (1)",
     )
     parser.add_argument(
         "--self-ensemble",
@@ -164,22 +164,22 @@ def _restore_parser():
     parser.add_argument(
         "--recursive",
         action="store_true",
-        help="take the photographs of the folders in a folder too, into folders of the same names",
+        help="take the images of the folders in a folder too, into folders of the same names",
     )
     parser.add_argument(
         "--quality",
         type=int,
-        help="of results in JPEG and WebP, from 1 to 100 (as the photograph's own, else 95)",
+        help="of results in JPEG and WebP, from 1 to 100 (as the image's own, else 95)",
     )
     parser.add_argument("--force", action="store_true", help="overwrite results that exist")
     parser.add_argument(
         "--skip-existing",
         action="store_true",
-        help="leave out photographs whose results exist: goes on after an interruption",
+        help="leave out images whose results exist: goes on after an interruption",
     )
     several = parser.add_argument_group(
         "one of several processes",
-        "They share the photographs out. Slurm, Open MPI, Kubernetes and Cloud TPU tell each what "
+        "They share the images out. Slurm, Open MPI, Kubernetes and Cloud TPU tell each what "
         "it is; elsewhere these three do.",
     )
     several.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
@@ -240,7 +240,7 @@ def _data_parser():
     prepare.add_argument("--set", help="dpdd, realdof, lfdof, ...; by default what is recognised")
     prepare.add_argument("--builder-config", help="of the set, such as dual_pixel_16bit")
     prepare.add_argument(
-        "--skip-broken", action="store_true", help="name broken photographs and go on without them"
+        "--skip-broken", action="store_true", help="name broken images and go on without them"
     )
     prepare.add_argument(
         "--beam",
@@ -251,9 +251,9 @@ def _data_parser():
     prepare.set_defaults(run=_prepare_data)
 
     synthesize = verbs.add_parser(
-        "synthesize", help="make blurred photographs of sharp ones", description=_SYNTHESIZE
+        "synthesize", help="make blurred images of sharp ones", description=_SYNTHESIZE
     )
-    synthesize.add_argument("sharp", metavar="SHARP_FOLDER", help="sharp photographs")
+    synthesize.add_argument("sharp", metavar="SHARP_FOLDER", help="sharp images")
     synthesize.add_argument("out", metavar="OUT", help="takes input/ and target/")
     synthesize.add_argument("--seed", type=int, default=0, help="another seed, other blur (0)")
     synthesize.add_argument("--force", action="store_true", help="overwrite pairs that exist")
@@ -328,7 +328,7 @@ def _restore(options) -> int:
     join_others(options.coordinator, options.processes, options.process)
     signals.listen_again()
     find_devices()
-    failed = restore_files(options.photograph, options.output, options.checkpoint, how)
+    failed = restore_files(options.image, options.output, options.checkpoint, how)
     return CANNOT if failed else 0
 
 

@@ -47,7 +47,7 @@ def cat_eye(offset: float, direction: float = 0.0) -> Aperture:
 
     There the rims of the front and of the rear elements, seen obliquely, both cut the beam
     (optical vignetting). The middle of the two disks' centres is the origin, so that the blur does
-    not move the picture.
+    not move the image.
 
     Args:
         offset: Distance of the two centres, 0 (the whole disk) to 2 (nothing left).

@@ -19,7 +19,7 @@ class Problem:
 
     Attributes:
         kind: "count", "pairs", "size", "depth", "unreadable" or "duplicate".
-        splits: Where; of duplicates all splits that have the picture.
+        splits: Where; of duplicates all splits that have the image.
         message: One line.
         paths: The files concerned, all of them, relative to the root.
     """
@@ -37,12 +37,12 @@ class SplitReport:
     Attributes:
         split: "train", "val", "test" or "all".
         layouts: Those of `layouts.LAYOUTS` that read it.
-        files: The number of photographs by side, as `recognition.Part`.
+        files: The number of images by side, as `recognition.Part`.
         published: The published numbers of these sides; empty where there are none.
-        pairs: The number of blurred photographs with their sharp one; of all photographs where
+        pairs: The number of blurred images with their sharp one; of all images where
             there are no sharp ones.
         paired: By layout, how the pairs were made, and the first and the last one.
-        bit_depths: The number of photographs by bits a channel, "8" and "16"; empty if not decoded.
+        bit_depths: The number of images by bits a channel, "8" and "16"; empty if not decoded.
     """
 
     split: str
@@ -65,7 +65,7 @@ class DataReport:
         splits: Those that are there.
         absent: Splits that were published, and are not there.
         problems: All that is wrong.
-        other_files: Files beside the photographs that are none, relative to the root.
+        other_files: Files beside the images that are none, relative to the root.
     """
 
     root: str
@@ -106,7 +106,7 @@ def report_lines(report: DataReport) -> list[str]:
     if report.absent:
         lines.append(f"not there: {', '.join(report.absent)}")
     if report.other_files:
-        lines.append(f"ignored, no photographs: {some(report.other_files)}")
+        lines.append(f"ignored, no images: {some(report.other_files)}")
     looked = "names, counts and all pixels" if report.decoded else "names and counts only"
     verdict = f"{len(report.problems)} wrong" if report.problems else "all well"
     lines.append(f"{verdict} (looked at {looked})")

@@ -1,18 +1,18 @@
-"""Is a data set whole? Counts, partners, sizes, damaged files, and train photographs in test.
+"""Is a data set whole? Counts, partners, sizes, damaged files, and train images in test.
 
 What is compared, and what counts as wrong:
 
 - Counts, with the published ones of a set that its own layout tells: DPDD, RealDOF, LFDOF in
   scenes, CUHK, PixelDP, and the test split of Restormer's repack (its other splits hold crops).
   Another count is wrong. A split that is not there at all is told, yet not wrong: who only
-  evaluates needs no more. Any two folders, plain photographs and LFDOF's flat sample have no
+  evaluates needs no more. Any two folders, plain images and LFDOF's flat sample have no
   published counts.
-- Partners: every photograph belongs to a pair, as `layouts.find_pairs` pairs them.
+- Partners: every image belongs to a pair, as `layouts.find_pairs` pairs them.
 - Sizes within a pair, and the depths of two views. Other mixtures of 8 and 16 bits are told only.
-- Every photograph is decoded in full by the one reader of this package.
+- Every image is decoded in full by the one reader of this package.
 - Duplicates between splits have the same decoded pixels (size, depth and values, upright), however
   the files are compressed or named; a resized copy or one of another depth is not found.
-- Other files beside the photographs are told, not wrong: no reader takes them.
+- Other files beside the images are told, not wrong: no reader takes them.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ from vitdeblur_jax.data.layouts import (
     find_pairs,
     some,
 )
-from vitdeblur_jax.data.recognition import Part, photographs_in, recognize
+from vitdeblur_jax.data.recognition import Part, images_in, recognize
 from vitdeblur_jax.utils.errors import CHECKED_AND_WRONG, UserError
 from vitdeblur_jax.utils.output import show
 from vitdeblur_jax.utils.progress import Progress
@@ -101,11 +101,11 @@ def check_data(root: str | os.PathLike[str], decode: bool = True) -> DataReport:
     root = Path(os.path.abspath(root))
     found = recognize(root)
     files = {
-        part.split: {side: photographs_in(folders) for side, folders in part.folders.items()}
+        part.split: {side: images_in(folders) for side, folders in part.folders.items()}
         for part in found.parts
     }
-    photographs = [path for sides in files.values() for path in _all(sides)]
-    decoded = _decode_all(photographs) if decode else {}
+    images = [path for sides in files.values() for path in _all(sides)]
+    decoded = _decode_all(images) if decode else {}
     checked = [_check_part(root, found.dataset, p, files[p.split], decoded) for p in found.parts]
     problems = [problem for _, part_problems in checked for problem in part_problems]
     absent = [s for s in SPLITS if (found.dataset, s) in PUBLISHED and s not in files]
@@ -116,7 +116,7 @@ def check_data(root: str | os.PathLike[str], decode: bool = True) -> DataReport:
         splits=tuple(split_report for split_report, _ in checked),
         absent=tuple(absent),
         problems=(*problems, *_duplicates(root, files, decoded)),
-        other_files=_other_files(root, found.parts, photographs),
+        other_files=_other_files(root, found.parts, images),
     )
 
 
@@ -182,7 +182,7 @@ def _unreadable(root: Path, split: str, results: _Results) -> list[Problem]:
 
 
 def _unlike(root: Path, split: str, pairs: Sequence[Pair], results: _Results) -> list[Problem]:
-    """Compare the sizes of all photographs of a pair, and the depths of its views."""
+    """Compare the sizes of all images of a pair, and the depths of its views."""
     problems = []
     for pair in pairs:
         whole = [*pair.source, *([pair.target] if pair.target else [])]
@@ -210,13 +210,13 @@ def _duplicates(
         splits = tuple(dict.fromkeys(split for split, _ in places))
         if len(splits) > 1:
             names = _relative(root, [path for _, path in places])
-            message = f"the same picture: {some(names)}"
+            message = f"the same image: {some(names)}"
             problems.append(Problem("duplicate", splits, message, names))
     return problems
 
 
-def _other_files(root: Path, parts: Sequence[Part], photographs: Sequence[Path]) -> tuple[str, ...]:
-    known, others = set(photographs), []
+def _other_files(root: Path, parts: Sequence[Part], images: Sequence[Path]) -> tuple[str, ...]:
+    known, others = set(images), []
     for folder in (f for part in parts for folders in part.folders.values() for f in folders):
         with contextlib.suppress(OSError):  # a missing folder is told as the pairs' problem
             unknown = [e for e in folder.iterdir() if e not in known and e.name[0] != "."]
@@ -227,7 +227,7 @@ def _other_files(root: Path, parts: Sequence[Part], photographs: Sequence[Path])
 def _decode_all(paths: Sequence[Path]) -> _Results:
     executor = ThreadPoolExecutor(os.cpu_count())  # decoders and hashes let other threads run
     try:
-        with Progress(len(paths), "photographs") as progress:
+        with Progress(len(paths), "images") as progress:
             results = {}
             for path, result in zip(paths, executor.map(_decode, paths), strict=True):
                 results[path] = result

@@ -1,4 +1,4 @@
-"""Thin-lens defocus: how far out of focus each depth is, and the photograph that comes of it.
+"""Thin-lens defocus: how far out of focus each depth is, and the image that comes of it.
 
 One signed number a pixel tells all that is needed, the blur radius: below 0 in front of the plane
 of focus, above 0 behind it, and growing with depth, so that it also tells what hides what. Depth
@@ -37,7 +37,7 @@ _FEW = 16  # different radii that each become a slice of their own
 
 
 class Surface(NamedTuple):
-    """Something opaque that is photographed.
+    """An opaque part of a scene.
 
     Attributes:
         colour: H x W x 3, linear light, any value where nothing is.
@@ -111,9 +111,9 @@ def depth_from_disparity(
 
 
 def defocus(image: _Image, radius: _Map, aperture: Aperture, half: Half | None = None) -> _Image:
-    """Photograph a sharp image out of focus.
+    """Render a sharp image out of focus.
 
-    The photograph goes on beyond its borders as its mirror image, and behind what hides it by
+    The image goes on beyond its borders as its mirror image, and behind what hides it by
     `surfaces_of`.
 
     Args:
@@ -123,11 +123,11 @@ def defocus(image: _Image, radius: _Map, aperture: Aperture, half: Half | None =
         aperture: The shape of the lens's opening.
         half: The view of one half of a dual-pixel sensor instead of the whole one.
     """
-    return photograph(surfaces_of(image, radius), aperture, half)
+    return render(surfaces_of(image, radius), aperture, half)
 
 
-def photograph(surfaces: Sequence[Surface], aperture: Aperture, half: Half | None = None) -> _Image:
-    """Photograph surfaces, any of which may hide another, out of focus.
+def render(surfaces: Sequence[Surface], aperture: Aperture, half: Half | None = None) -> _Image:
+    """Render surfaces, any of which may hide another, out of focus.
 
     From the nearest slice to the farthest, each is blurred with alpha premultiplied and added in
     the light that those before it let pass: light / alpha of it at most (the "disjoint over"
@@ -155,12 +155,12 @@ def photograph(surfaces: Sequence[Surface], aperture: Aperture, half: Half | Non
 
 
 def surfaces_of(image: _Image, radius: _Map) -> list[Surface]:
-    """Part a photograph into what it shows and, if there are edges, a guess of what these hide.
+    """Part an image into what it shows and, if there are edges, a guess of what these hide.
 
     The farther side of each edge goes on behind the nearer one as its own mirror image about the
     edge (in its colour at the edge where that would be another surface), at the radius that it has
     at the edge, as far as blur may show it. The nearer side ends anti-aliased, as it does in a
-    photograph: a map's edges are steps of whole pixels.
+    image: a map's edges are steps of whole pixels.
     """
     far_side = _far_sides(radius)
     if not far_side.any():

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitdeblur_jax.data.image_io import (
-    list_photographs,
-    photographs_in,
+    images_in,
+    list_images,
     read_rgb,
     size_of,
     subfolders,
@@ -33,12 +33,12 @@ _Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
 @dataclass(frozen=True)
 class Pair:
-    """A blurred photograph and its sharp one.
+    """A blurred image and its sharp one.
 
     Attributes:
         name: Unique in its data set; the stem under which a result is saved.
-        source: The blurred photograph: one view, or the left and the right one.
-        target: The sharp photograph; None where there is none.
+        source: The blurred image: one view, or the left and the right one.
+        target: The sharp image; None where there is none.
         by: What paired its files: "name", "order" (see `pairing`), or "" where there is one file.
     """
 
@@ -49,7 +49,7 @@ class Pair:
 
 
 class UnpairedError(UserError):
-    """Photographs of a data set lack their partner.
+    """Images of a data set lack their partner.
 
     Attributes:
         pairs: The pairs that are whole.
@@ -72,7 +72,7 @@ def find_pairs(root: str | os.PathLike[str], layout: str, split: str = "test") -
             other layouts have no parts. A root that is such a part of LFDOF is taken as it is.
 
     Raises:
-        UnpairedError: Photographs lack a partner.
+        UnpairedError: Images lack a partner.
         UserError: An unknown layout, a missing folder, no images, two sources of one name, or names
             that contradict each other.
     """
@@ -141,15 +141,15 @@ def read_pair(pair: Pair) -> tuple[_Pixels, _Pixels | None]:
         UserError: A file cannot be read, or sizes differ, or the depths of the views do.
     """
     paths = pair.source if pair.target is None else (*pair.source, pair.target)
-    pictures = [read_rgb(path) for path in paths]
-    for path, picture in zip(paths[1:], pictures[1:], strict=True):
-        if picture.shape != pictures[0].shape:
-            raise _sizes_differ(paths[0], pictures[0].shape[1::-1], path, picture.shape[1::-1])
-    views = pictures[: len(pair.source)]
+    images = [read_rgb(path) for path in paths]
+    for path, image in zip(paths[1:], images[1:], strict=True):
+        if image.shape != images[0].shape:
+            raise _sizes_differ(paths[0], images[0].shape[1::-1], path, image.shape[1::-1])
+    views = images[: len(pair.source)]
     if views[0].dtype != views[-1].dtype:
         depths = f"{views[0].dtype} and {views[-1].dtype}"
         raise UserError(f"depths differ: {paths[0]} and {pair.source[-1]} are {depths}")
-    return np.concatenate(views, axis=-1), None if pair.target is None else pictures[-1]
+    return np.concatenate(views, axis=-1), None if pair.target is None else images[-1]
 
 
 def _dpdd(root: Path, split: str) -> list[Pair]:
@@ -163,7 +163,7 @@ def _dpdd_dual_pixel(root: Path, split: str) -> list[Pair]:
 
 
 def dpdd_folders(root: Path, split: str) -> tuple[Path, Path, Path, Path]:
-    """Return DPDD's folders of the combined, left and right views and of the sharp photographs.
+    """Return DPDD's folders of the combined, left and right views and of the sharp images.
 
     Raises:
         UserError: The split is not there, in none of the layouts; or the folder's name tells that
@@ -222,15 +222,15 @@ def _lfdof(root: Path, split: str) -> list[Pair]:
     inputs, truths = _folder(base, ("input",)), _by_stem(_folder(base, ("ground_truth",)))
     scenes = subfolders(inputs)
     if scenes:
-        if loose := photographs_in(inputs):
+        if loose := images_in(inputs):
             beside = some(path.name for path in loose)
             raise UserError(
                 f"{inputs} holds folders of scenes and {beside} beside them; "
                 "move the images into their scenes"
             )
-        views = [(scene.name, path) for scene in scenes for path in list_photographs(scene)]
+        views = [(scene.name, path) for scene in scenes for path in list_images(scene)]
         names = [f"{scene}_{path.stem}" for scene, path in views]
-    else:  # the authors' sample: a scene is one photograph
+    else:  # the authors' sample: a scene is one image
         views = list(_by_stem(inputs).items())
         names = [stem for stem, _ in views]
     found = pair_names(list(dict(views)), list(truths))
@@ -257,7 +257,7 @@ def _realdof(root: Path, split: str) -> list[Pair]:
     return _pair_folders([_folder(root, ("source",)), _folder(root, ("target",))])
 
 
-def _photographs(root: Path, split: str) -> list[Pair]:
+def _images(root: Path, split: str) -> list[Pair]:
     return [Pair(stem, (path,), None) for stem, path in _by_stem(root).items()]
 
 
@@ -269,19 +269,19 @@ LAYOUTS: dict[str, Callable[[Path, str], list[Pair]]] = {
     "pixeldp": _pixeldp,
     "pixeldp_dual_pixel": _pixeldp_dual_pixel,
     "pairs": _two_folders,
-    "photographs": _photographs,
+    "images": _images,
 }
 
 
 def _pair_folders(
     folders: Sequence[Path], *, has_target: bool = True, whole: int | None = None
 ) -> list[Pair]:
-    """Pair the photographs of the folders; the first folder gives the names.
+    """Pair the images of the folders; the first folder gives the names.
 
     Args:
-        folders: Of the views, and last of the sharp photographs.
+        folders: Of the views, and last of the sharp images.
         has_target: Whether there are any of these.
-        whole: The published number of photographs of a set whose authors pair it by order: that
+        whole: The published number of images of a set whose authors pair it by order: that
             many are paired so, even where some numbers happen to be on both sides.
     """
     files = [_by_stem(_folder(folder.parent, (folder.name,))) for folder in folders]
@@ -336,7 +336,7 @@ def contents(folder: Path) -> str:
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
-    paths = list_photographs(folder)
+    paths = list_images(folder)
     _refuse_twins((path.stem for path in paths), folder)
     return {path.stem: path for path in paths}
 
@@ -344,7 +344,7 @@ def _by_stem(folder: Path) -> dict[str, Path]:
 def _refuse_twins(names: Iterable[str], folder: Path) -> None:
     twins = [name for name, count in Counter(names).items() if count > 1]
     if twins:
-        raise UserError(f"several photographs of one name in {folder}: {some(twins)}")
+        raise UserError(f"several images of one name in {folder}: {some(twins)}")
 
 
 def some(names: Iterable[str]) -> str:

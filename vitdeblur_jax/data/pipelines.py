@@ -110,17 +110,17 @@ def make_train_dataset(
 
 
 def synthetic_batches(
-    photographs: Sequence[Path],
+    images: Sequence[Path],
     *,
     seed: int,
     batch_size: int,
     crop: int,
     settings: SynthesisSettings | None = None,
 ) -> "TrainBatches":
-    """Returns endless training batches of crops of sharp photographs, put out of focus.
+    """Returns endless training batches of crops of sharp images, put out of focus.
 
     Args:
-      photographs: their files.
+      images: their files.
       seed: 0 or more; decides on everything that is drawn.
       batch_size: 1 or more.
       crop: side of the crops, pixels.
@@ -129,14 +129,14 @@ def synthetic_batches(
     Returns:
       An iterator over dicts: `blurred` (B x crop x crop x 3, or 6 where `settings.dual_pixel`) and
       `sharp` (B x crop x crop x 3), uint8; `radius` (B x crop x crop, float32, pixels; below 0 in
-      front of the plane of focus); and `record` (B, int32), which photograph each crop is of. Each
-      epoch takes every photograph once, with another crop and another blur.
+      front of the plane of focus); and `record` (B, int32), which image each crop is of. Each
+      epoch takes every image once, with another crop and another blur.
 
     Raises:
-      UserError: no photographs, a negative seed, an empty batch. Later, from reading: a crop below
-        1 or larger than a photograph, a file that cannot be read.
+      UserError: no images, a negative seed, an empty batch. Later, from reading: a crop below
+        1 or larger than an image, a file that cannot be read.
     """
-    source = SyntheticSource(photographs, settings or SynthesisSettings(), seed, crop=crop)
+    source = SyntheticSource(images, settings or SynthesisSettings(), seed, crop=crop)
     return make_train_dataset(source, seed=seed, batch_size=batch_size, crop=crop)
 
 
@@ -167,9 +167,7 @@ def _augmented_example(
     is_drawn = isinstance(source, SyntheticSource)
     example = source.at_epoch(record, epoch) if is_drawn else source[record]
     if "sharp" not in example:
-        raise UserError(
-            f"{example['name']}: no sharp photograph goes with it, so none to learn from"
-        )
+        raise UserError(f"{example['name']}: no sharp image goes with it, so none to learn from")
     example = random_crop_and_flips(example, rng, crop, **flips)
     return {key: example[key] for key in example if key != "name"} | {"record": np.int32(record)}
 

@@ -32,7 +32,7 @@ from vitdeblur_jax.utils.progress import Progress
 
 _JOURNAL = "preparation.json"
 _ENTRIES = "preparation"
-_PHOTOGRAPHS_A_SHARD = 8  # as many, or more, so that there are no more shards than the next line
+_IMAGES_A_SHARD = 8  # as many, or more, so that there are no more shards than the next line
 _MOST_SHARDS = 128  # a reader keeps them all open
 _UNCOMPRESSED = "group_size:1,uncompressed"  # random access; the default compression takes longer
 _THREADS = os.cpu_count() or 1
@@ -46,13 +46,13 @@ _BUILDER_OF = {
     "CUHK": "cuhk",
     "PixelDP": "pixeldp",
     "pairs": "paired_folder",
-    "photographs": "synthetic_defocus",
+    "images": "synthetic_defocus",
 }
 
 
 @dataclass(frozen=True)
 class _Shard:
-    """Some photographs of a split, in a row, that become one file of records."""
+    """Some images of a split, in a row, that become one file of records."""
 
     file: str
     split: str
@@ -69,7 +69,7 @@ class _Done:
         fingerprint: Of the shard.
         examples: How many records there are.
         bytes: The sum of their sizes.
-        left_out: What was wrong with each photograph that was skipped.
+        left_out: What was wrong with each image that was skipped.
     """
 
     fingerprint: str
@@ -96,10 +96,10 @@ def prepare(
     Args:
         root: The folder of the data set, in any layout that `layouts.find_pairs` knows.
         dataset: A name of `builders.BUILDERS`; None takes what `recognition.recognize` finds, and
-            of plain photographs makes synthetic defocus.
+            of plain images makes synthetic defocus.
         out: Holds all prepared data sets, as the `data_dir` of TensorFlow Datasets.
         config: A config of the builder, such as "dual_pixel_16bit"; None takes its first.
-        skip_broken: Leave out photographs that cannot be read, or do not fit their partner, instead
+        skip_broken: Leave out images that cannot be read, or do not fit their partner, instead
             of giving up at the first.
         beam_options: Write the files of records on the workers of Apache Beam, all of which have to
             see root and out under these paths. These are the options of its pipeline, such as
@@ -111,7 +111,7 @@ def prepare(
 
     Raises:
         UserError: An unknown dataset or config; the data set is not in the root, or not whole; a
-            broken photograph; a folder that cannot be written, or holds another data set; an
+            broken image; a folder that cannot be written, or holds another data set; an
             address such as gs://BUCKET for a folder; no Beam, a wrong option of it, or its failure.
     """
     for folder in (root, out):
@@ -179,7 +179,7 @@ def _plan(builder, root: Path) -> list[_Shard]:
         if isinstance(source, FolderSource) and (paired := describe(source.pairs)):
             tell(f"{split}: {paired}")
         every = range(len(source))
-        length = max(_PHOTOGRAPHS_A_SHARD, -(-len(source) // _MOST_SHARDS))
+        length = max(_IMAGES_A_SHARD, -(-len(source) // _MOST_SHARDS))
         parts = [every[first : first + length] for first in every[::length]]
         for number, records in enumerate(parts):
             file = f"{builder.name}-{split}.array_record-{number:05}-of-{len(parts):05}"
@@ -226,7 +226,7 @@ def _write_shards(
     """Write those files of records that are not there yet, and tell what is in all of them."""
     done = {}
     with (
-        Progress(sum(len(shard.records) for shard in shards), "photographs") as progress,
+        Progress(sum(len(shard.records) for shard in shards), "images") as progress,
         ThreadPoolExecutor(_THREADS) as executor,
     ):
         for shard in shards:
@@ -245,7 +245,7 @@ def _write_shards(
 def _write_on_beam(
     pipeline, builder, shards: Sequence[_Shard], root: Path, folder: Path, skip_broken: bool
 ) -> None:
-    """Write those files of records that are not there yet and have no broken photograph."""
+    """Write those files of records that are not there yet and have no broken image."""
     missing = [shard for shard in shards if _done(shard, folder, skip_broken) is None]
     work = partial(_write_on_worker, builder, missing, root, folder, skip_broken)
     beam.run_for_each(pipeline, work, len(missing))
@@ -257,7 +257,7 @@ def _write_on_worker(
     for needed in (root, folder):
         if not needed.is_dir():
             raise UserError(f"a worker does not see {needed}, which all of them have to share")
-    # What is wrong with a photograph will be told by `_write_shards`, which tries again.
+    # What is wrong with an image will be told by `_write_shards`, which tries again.
     with contextlib.suppress(UserError), ThreadPoolExecutor(1) as executor:
         _write_shard(builder, shards[number], folder, skip_broken, executor, lambda: None)
 
@@ -290,7 +290,7 @@ def _write_shard(
         for result in results:
             if isinstance(result, UserError):
                 if not skip_broken:
-                    message = f"{result}; mend it, or leave such photographs out by --skip-broken"
+                    message = f"{result}; mend it, or leave such images out by --skip-broken"
                     raise UserError(message) from result
                 left_out.append(str(result))
                 result = []
@@ -363,7 +363,7 @@ def _finish(builder, shards: Sequence[_Shard], done: dict[str, _Done], folder: P
         of_split = [done[shard.file] for shard in shards if shard.split == split]
         lengths, sizes = [d.examples for d in of_split], [d.bytes for d in of_split]
         if not sum(lengths):
-            raise UserError(f"no photograph of {split} can be read: nothing to prepare")
+            raise UserError(f"no image of {split} can be read: nothing to prepare")
         splits.append(tfds.core.SplitInfo(split, lengths, sum(sizes)))
     builder.info.set_splits(tfds.core.splits.SplitDict(splits))
     builder.info.write_to_directory(folder)

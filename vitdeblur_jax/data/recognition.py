@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitdeblur_jax.data.image_io import list_photographs, subfolders
+from vitdeblur_jax.data.image_io import list_images, subfolders
 from vitdeblur_jax.data.layouts import (
     ALL,
     SOURCE_FOLDERS,
@@ -24,7 +24,7 @@ _REALDOF_NAMES = {f"{number:02}" for number in range(1, 51)}
 _LOOKED_FOR = (
     "{train,val,test}_c (DPDD, PixelDP), {train,val,test}/DPDD/inputC (DPDD, Restormer's repack), "
     "{train,test}_data/input (LFDOF), two folders "
-    f"({' or '.join(SOURCE_FOLDERS)}, with {' or '.join(TARGET_FOLDERS)}), or photographs"
+    f"({' or '.join(SOURCE_FOLDERS)}, with {' or '.join(TARGET_FOLDERS)}), or images"
 )
 
 
@@ -35,8 +35,8 @@ class Part:
     Attributes:
         split: "train", "val" or "test"; "all" where nothing tells.
         layouts: Those of `layouts.LAYOUTS` that read it, the one view before two.
-        folders: What holds its photographs, by side: "blurred" (of dual-pixel data the combined
-            view), "left", "right", "sharp"; "photographs" where nothing tells. Some may be missing.
+        folders: What holds its images, by side: "blurred" (of dual-pixel data the combined
+            view), "left", "right", "sharp"; "images" where nothing tells. Some may be missing.
     """
 
     split: str
@@ -50,7 +50,7 @@ class Recognized:
 
     Attributes:
         dataset: "DPDD", "DPDD repack" (Restormer's), "RealDOF", "LFDOF", "LFDOF sample" (flat, as
-            its authors give away), "CUHK", "PixelDP", "pairs" or "photographs".
+            its authors give away), "CUHK", "PixelDP", "pairs" or "images".
         parts: Its splits that are there, at least one.
     """
 
@@ -62,9 +62,9 @@ def recognize(root: str | os.PathLike[str]) -> Recognized:
     """Tell which data set lies in a folder, in which layout, and which of its splits.
 
     The layout alone decides, but for three sets that lie as any other would: two folders are
-    RealDOF if the root is called so or most of the names 01 to 50 are there; photographs are CUHK
+    RealDOF if the root is called so or most of the names 01 to 50 are there; images are CUHK
     if the root is called so or all are named `out_of_focus…`; and `test_c` without targets is
-    PixelDP unless its photographs bear DPDD's names, `1P0A…`. Only names are looked at.
+    PixelDP unless its images bear DPDD's names, `1P0A…`. Only names are looked at.
 
     Raises:
         UserError: The root is missing or cannot be listed, or no layout is recognised: the error
@@ -74,7 +74,7 @@ def recognize(root: str | os.PathLike[str]) -> Recognized:
     if not root.is_dir():
         raise UserError(f"{root} is no folder")
     try:
-        for look in (_pixeldp, _dpdd, _lfdof, _two_folders, _photographs):
+        for look in (_pixeldp, _dpdd, _lfdof, _two_folders, _images):
             found = look(root)
             if found:
                 return found
@@ -85,12 +85,12 @@ def recognize(root: str | os.PathLike[str]) -> Recognized:
         raise UserError(f"{error.filename}: cannot be listed ({one_line(error)})") from error
 
 
-def photographs_in(folders: Sequence[Path]) -> list[Path]:
-    """List the photographs right in the folders; of one without any, or not there, none."""
+def images_in(folders: Sequence[Path]) -> list[Path]:
+    """List the images right in the folders; of one without any, or not there, none."""
     found = []
     for folder in folders:
         with contextlib.suppress(UserError):
-            found += list_photographs(folder)
+            found += list_images(folder)
     return found
 
 
@@ -101,7 +101,7 @@ def _pixeldp(root: Path) -> Recognized | None:
         return None
     base = combined.parent if combined.name == "test_c" else combined.parents[1]
     of_dpdd = any((base / name).is_dir() for name in ("test_c/target", "train_c", "val_c"))
-    if of_dpdd or any(path.name.startswith("1P0A") for path in photographs_in([combined])):
+    if of_dpdd or any(path.name.startswith("1P0A") for path in images_in([combined])):
         return None
     sides = {"blurred": (combined,), "left": (left,), "right": (right,)}
     return Recognized("PixelDP", (_dual_pixel_part("test", "pixeldp", sides),))
@@ -144,7 +144,7 @@ def _lfdof(root: Path) -> Recognized | None:
     parts = [_lfdof_part(split, base) for split, base in bases.items()]
     if any(len(part.folders["blurred"]) > 1 for part in parts):
         return Recognized("LFDOF", tuple(parts))
-    names = [path.stem for part in parts for path in photographs_in(part.folders["blurred"])]
+    names = [path.stem for part in parts for path in images_in(part.folders["blurred"])]
     if names and all(re.fullmatch(r"IMG_\d+.*", name) for name in names):
         return Recognized("LFDOF sample", tuple(parts))
     return None
@@ -153,7 +153,7 @@ def _lfdof(root: Path) -> Recognized | None:
 def _lfdof_part(split: str, base: Path) -> Part:
     inputs = base / "input"
     scenes = subfolders(inputs) if inputs.is_dir() else []
-    # No photograph belongs beside the scenes, but one that lies there is to be counted and told.
+    # No image belongs beside the scenes, but one that lies there is to be counted and told.
     sides = {"blurred": (inputs, *scenes), "sharp": (base / "ground_truth",)}
     return Part(split, ("lfdof",), sides)
 
@@ -165,17 +165,17 @@ def _two_folders(root: Path) -> Recognized | None:
         return None
     sides = {"blurred": (sources[0],), "sharp": (targets[0],)}
     if (sources[0].name, targets[0].name) == ("source", "target"):
-        names = {path.stem for path in photographs_in((sources[0], targets[0]))}
+        names = {path.stem for path in images_in((sources[0], targets[0]))}
         has_its_names = names <= _REALDOF_NAMES and len(names) > len(_REALDOF_NAMES) / 2
         if has_its_names or "realdof" in root.name.lower():
             return Recognized("RealDOF", (Part("test", ("realdof",), sides),))
     return Recognized("pairs", (Part(ALL, ("pairs",), sides),))
 
 
-def _photographs(root: Path) -> Recognized | None:
-    paths = photographs_in([root])
+def _images(root: Path) -> Recognized | None:
+    paths = images_in([root])
     if not paths:
         return None
     if "cuhk" in root.name.lower() or all(p.name.startswith("out_of_focus") for p in paths):
-        return Recognized("CUHK", (Part("test", ("photographs",), {"blurred": (root,)}),))
-    return Recognized("photographs", (Part(ALL, ("photographs",), {"photographs": (root,)}),))
+        return Recognized("CUHK", (Part("test", ("images",), {"blurred": (root,)}),))
+    return Recognized("images", (Part(ALL, ("images",), {"images": (root,)}),))

@@ -23,7 +23,7 @@ from vitdeblur_jax.utils.errors import UserError, one_line
 Example = dict[str, Any]
 
 INFO = "dataset_info.json"  # of TensorFlow Datasets
-_SCENE = 480  # pixels; a photograph of this size has a few depths
+_SCENE = 480  # pixels; an image of this size has a few depths
 
 
 class FolderSource:
@@ -69,45 +69,45 @@ class FolderSource:
 
 
 class SyntheticSource:
-    """Sharp photographs, put out of focus when asked for, in every epoch anew.
+    """Sharp images, put out of focus when asked for, in every epoch anew.
 
-    An example depends on the seed, the epoch, its photograph and its name alone. That of epoch 0,
+    An example depends on the seed, the epoch, its image and its name alone. That of epoch 0,
     which `source[record]` gives, is what `synthesis_files.synthesize_folder` writes, unless there
     is a crop.
 
     Args:
-        photographs: Of 16 bits the upper 8 are taken.
+        images: Of 16 bits the upper 8 are taken.
         settings: How to draw.
         seed: 0 or above.
         crop: Side of a random square that is wanted, pixels; None takes all. Its scene is drawn for
             some 480 pixels around it and only what is wanted is blurred, so that a crop is what a
-            crop of a whole photograph would be, for less work.
+            crop of a whole image would be, for less work.
 
     Raises:
-        UserError: When an example is read: a photograph that cannot be read or is smaller than the
+        UserError: When an example is read: an image that cannot be read or is smaller than the
             crop.
     """
 
     def __init__(
         self,
-        photographs: Sequence[Path],
+        images: Sequence[Path],
         settings: SynthesisSettings,
         seed: int,
         *,
         crop: int | None = None,
     ):
-        self.photographs, self.settings, self.seed = list(photographs), settings, seed
+        self.images, self.settings, self.seed = list(images), settings, seed
         self.crop = crop
 
     def __len__(self) -> int:
-        return len(self.photographs)
+        return len(self.images)
 
     def __getitem__(self, record: int) -> Example:
         return self.at_epoch(record, 0)
 
     def at_epoch(self, record: int, epoch: int) -> Example:
         """Return an example with the crop, scene, lens and noise of an epoch."""
-        path = self.photographs[record]
+        path = self.images[record]
         rng = generator_for(path.stem, self.seed, epoch)
         sharp = as_8_bits(read_rgb(path))
         if self.crop is None:
@@ -115,8 +115,8 @@ class SyntheticSource:
         return {"name": path.stem, **self._synthesize_crop(sharp, path, rng)}
 
     def files(self, record: int) -> tuple[Path, ...]:
-        """Return the photograph of an example."""
-        return (self.photographs[record],)
+        """Return the image of an example."""
+        return (self.images[record],)
 
     def _synthesize_crop(
         self, sharp: NDArray[np.uint8], path: Path, rng: np.random.Generator

@@ -1,7 +1,7 @@
-"""Training pairs from sharp photographs: draw a scene and a lens, defocus, record as a camera does.
+"""Training pairs from sharp images: draw a scene and a lens, defocus, record as a camera does.
 
-A scene is one photograph with a blur radius for each of its pixels. Everything is drawn from one
-random generator: the same photograph, settings and seed give the same bytes.
+A scene is one image with a blur radius for each of its pixels. Everything is drawn from one
+random generator: the same image, settings and seed give the same bytes.
 """
 
 import io
@@ -18,7 +18,7 @@ from vitdeblur_jax.data.defocus import defocus
 from vitdeblur_jax.utils.config_checks import check_values, flag, integer, number, sequence
 from vitdeblur_jax.utils.errors import UserError
 
-_Photograph = UInt8[np.ndarray, "height width 3"]
+_Image = UInt8[np.ndarray, "height width 3"]
 _Map = Float32[np.ndarray, "height width"]
 _Light = Float[np.ndarray, "..."]
 
@@ -31,7 +31,7 @@ _COARSE = 4  # pixels a side of each value of a scene's smooth fields
 
 @dataclass(frozen=True)
 class SynthesisSettings:
-    """How scenes, lenses and cameras are drawn. The defaults follow real pairs of photographs.
+    """How scenes, lenses and cameras are drawn. The defaults follow real pairs of images.
 
     Attributes:
         smooth_share: Of the scenes, those with one smooth field of radii; the others have layers.
@@ -46,7 +46,7 @@ class SynthesisSettings:
         highlight_gain: What has lost its light to clipping is made up to this many times as bright
             before it is blurred; 1 leaves it.
         noise: Largest standard deviation at middle gray, in steps of 8 bits: read and shot noise.
-        jpeg_share: Of the blurred photographs, those that have been a JPEG file.
+        jpeg_share: Of the blurred images, those that have been a JPEG file.
         jpeg_quality: Lowest and highest quality of these.
     """
 
@@ -117,20 +117,20 @@ def check_settings(settings: Any, prefix: str = "") -> None:
 
 
 def synthesize(
-    sharp: _Photograph,
+    sharp: _Image,
     settings: SynthesisSettings,
     rng: np.random.Generator,
     segmentation: Integer[np.ndarray, "height width"] | None = None,
     wanted: tuple[slice, slice] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Make a training pair of a sharp photograph, or of a part of it.
+    """Make a training pair of a sharp image, or of a part of it.
 
     Args:
         sharp: In sRGB.
         settings: How to draw.
         rng: Everything is drawn from it.
         segmentation: A label for each pixel, so that what is one thing has one layer.
-        wanted: The rows and columns to return. The scene is drawn for all of the photograph, so
+        wanted: The rows and columns to return. The scene is drawn for all of the image, so
             that a part has as many depths as a part of a whole one; only what is wanted, and what
             spreads into it, is put out of focus.
 
@@ -162,7 +162,7 @@ def synthesize(
 
 
 def draw_radius_map(
-    sharp: _Photograph,
+    sharp: _Image,
     settings: SynthesisSettings,
     rng: np.random.Generator,
     segmentation: Integer[np.ndarray, "height width"] | None = None,
@@ -208,8 +208,8 @@ def linear_to_srgb(light: _Light) -> _Light:
     return np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
 
 
-def extend_highlights(sharp: _Photograph, gain: float) -> Float32[np.ndarray, "height width 3"]:
-    """Return the light of a photograph, brighter where it has been clipped.
+def extend_highlights(sharp: _Image, gain: float) -> Float32[np.ndarray, "height width 3"]:
+    """Return the light of an image, brighter where it has been clipped.
 
     A light source spreads into a bright disk only if it is brighter than the white that it was
     recorded as. Pixels whose darkest channel is 255 become `gain` times as bright, those at 250
@@ -254,7 +254,7 @@ def _draw_radius(settings: SynthesisSettings, rng: np.random.Generator) -> float
 def _draw_tilt(
     settings: SynthesisSettings, rng: np.random.Generator, shape: tuple[int, int]
 ) -> Float[np.ndarray, "height width"] | float:
-    """Draw by how much the radius of a plane differs across the picture; half face the camera."""
+    """Draw by how much the radius of a plane differs across the image; half face the camera."""
     is_tilted, slopes = rng.random() < 0.5, rng.uniform(-0.5, 0.5, 2) * settings.usual_radius[1]
     if not is_tilted:
         return 0.0
@@ -263,9 +263,9 @@ def _draw_tilt(
 
 
 def _draw_layers(
-    sharp: _Photograph, count: int, rng: np.random.Generator
+    sharp: _Image, count: int, rng: np.random.Generator
 ) -> Integer[np.ndarray, "height width"]:
-    """Draw a layer for each pixel, whose outlines follow those of the photograph in part."""
+    """Draw a layer for each pixel, whose outlines follow those of the image in part."""
     layers = np.zeros(sharp.shape[:2], np.int64)
     coarse = np.asarray(Image.fromarray(sharp).reduce(_COARSE), np.float32)
     for layer in range(1, count):
@@ -300,7 +300,7 @@ def _enlarged(
     return np.asarray(coarse.resize((width, height), Image.Resampling.BILINEAR, box=box))
 
 
-def _through_jpeg(image: _Photograph, quality: int) -> _Photograph:
+def _through_jpeg(image: _Image, quality: int) -> _Image:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=quality)
     return np.asarray(Image.open(buffer, formats=["JPEG"]))

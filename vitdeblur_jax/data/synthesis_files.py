@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from vitdeblur_jax.data.image_io import (
-    Photograph,
+    DecodedImage,
     as_8_bits,
     left_out,
-    list_photographs,
+    list_images,
     read_rgb,
-    write_photograph,
+    write_image,
 )
 from vitdeblur_jax.data.synthesis import SynthesisSettings, synthesize
 from vitdeblur_jax.utils.errors import UserError, one_line
@@ -29,7 +29,7 @@ _BYTES = 256  # a byte's values
 
 
 def generator_for(name: str, seed: int, epoch: int = 0) -> np.random.Generator:
-    """Return the generator that a photograph of this name has, wherever it comes in the order."""
+    """Return the generator that an image of this name has, wherever it comes in the order."""
     later = [_BYTES + epoch] if epoch else []  # no byte of a name is as large
     return np.random.default_rng([seed, *os.fsencode(name), *later])
 
@@ -42,7 +42,7 @@ def synthesize_folder(
     *,
     overwrite: bool = False,
 ) -> int:
-    """Write a pair for each photograph of a folder, in the layout `pairs`.
+    """Write a pair for each image of a folder, in the layout `pairs`.
 
     Files are `input/NAME.png` and `target/NAME.png`, 8 bits; of 16 bits the upper 8 are taken. With
     dual pixels the views are `input_left` and `input_right` instead of `input`. `synthesis.json`
@@ -50,56 +50,54 @@ def synthesize_folder(
     What lies in the folder that is not read, and how many pairs exist, is told on standard error.
 
     Args:
-        sharp_folder: Holds the photographs.
+        sharp_folder: Holds the images.
         out_folder: Is made where it is missing.
         settings: How to draw.
-        seed: 0 or above. A pair depends on it and on the photograph's name, not on the others.
+        seed: 0 or above. A pair depends on it and on the image's name, not on the others.
         overwrite: Write all pairs anew, also those of another seed or other settings.
 
     Returns:
         The number of pairs.
 
     Raises:
-        UserError: No photographs, two of one name, a broken one, pairs that exist already from
+        UserError: No images, two of one name, a broken one, pairs that exist already from
             another seed, other settings or another source, or a folder that cannot be written.
     """
-    photographs = list_photographs(sharp_folder)
+    images = list_images(sharp_folder)
     if line := left_out(sharp_folder):
         tell(line)
     inputs = ("input_left", "input_right") if settings.dual_pixel else ("input",)
     folders = [Path(out_folder) / name for name in (*inputs, "target")]
-    begun = _begin(photographs, folders, {"seed": seed, **asdict(settings)}, overwrite)
-    waiting = [path for path in photographs if not _is_done(path, folders, begun)]
-    if len(waiting) < len(photographs):
-        tell(f"{len(photographs) - len(waiting)} of {len(photographs)} pairs are done already")
-    with Progress(len(waiting), "photographs") as progress:
+    begun = _begin(images, folders, {"seed": seed, **asdict(settings)}, overwrite)
+    waiting = [path for path in images if not _is_done(path, folders, begun)]
+    if len(waiting) < len(images):
+        tell(f"{len(images) - len(waiting)} of {len(images)} pairs are done already")
+    with Progress(len(waiting), "images") as progress:
         for path in waiting:
             sharp = as_8_bits(read_rgb(path))
             example = synthesize(sharp, settings, generator_for(path.stem, seed))
             views = np.split(example["blurred"], len(inputs), axis=-1)
             for target, image in zip(_targets(path, folders), (*views, sharp), strict=True):
-                write_photograph(Photograph(image), target)
+                write_image(DecodedImage(image), target)
             progress.advance()
-    return len(photographs)
+    return len(images)
 
 
-def _begin(
-    photographs: list[Path], folders: list[Path], recipe: dict[str, Any], overwrite: bool
-) -> int:
+def _begin(images: list[Path], folders: list[Path], recipe: dict[str, Any], overwrite: bool) -> int:
     """Refuse, before any work, what would lose files; make the folders and the journal.
 
     Returns:
         When the work began for the first time, in nanoseconds: what is older is to be replaced.
     """
-    stems = [path.stem for path in photographs]
+    stems = [path.stem for path in images]
     twice = [stem for stem, count in Counter(stems).items() if count > 1]
     if twice:
-        folder = photographs[0].parent
-        raise UserError(f"{folder}: two photographs are called {twice[0]}; rename one")
+        folder = images[0].parent
+        raise UserError(f"{folder}: two images are called {twice[0]}; rename one")
     out, recipe = folders[0].parent, json.loads(json.dumps(recipe))
     journal = out / _JOURNAL
     resumes = not overwrite and journal.is_file() and read_json(journal) == recipe
-    targets = [target for path in photographs for target in _targets(path, folders)]
+    targets = [target for path in images for target in _targets(path, folders)]
     existing = next((target for target in targets if target.exists()), None)
     if existing and not (resumes or overwrite):
         of = " from another seed or other settings" if journal.is_file() else ""
@@ -114,15 +112,15 @@ def _begin(
         raise UserError(f"{out}: cannot be written ({one_line(error)})") from error
 
 
-def _targets(photograph: Path, folders: list[Path]) -> list[Path]:
-    return [folder / f"{photograph.stem}.png" for folder in folders]
+def _targets(image: Path, folders: list[Path]) -> list[Path]:
+    return [folder / f"{image.stem}.png" for folder in folders]
 
 
-def _is_done(photograph: Path, folders: list[Path], begun: int) -> bool:
-    """Tell whether a pair was written since then, and since its photograph last changed."""
+def _is_done(image: Path, folders: list[Path], begun: int) -> bool:
+    """Tell whether a pair was written since then, and since its image last changed."""
     try:
-        source = photograph.stat()
-        written = min(target.stat().st_mtime_ns for target in _targets(photograph, folders))
+        source = image.stat()
+        written = min(target.stat().st_mtime_ns for target in _targets(image, folders))
     except OSError:
         return False
     return written >= max(begun, source.st_mtime_ns, source.st_ctime_ns)

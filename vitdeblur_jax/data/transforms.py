@@ -28,7 +28,7 @@ def random_crop_and_flips(
     """Cuts a random square out of an example and mirrors it left to right in half of the cases.
 
     That much is the published augmentation. A mirrored scene also swaps what the left and the right
-    half of the lens see, so the two views of a dual-pixel photograph change places.
+    half of the lens see, so the two views of a dual-pixel image change places.
 
     Args:
       example: `blurred` (H x W x 3, or x 6 for a left and a right view), `sharp` (H x W x 3),
@@ -49,7 +49,7 @@ def random_crop_and_flips(
     if not 0 < crop <= min(height, width):
         raise UserError(
             f"{example['name']}: no crop of {crop} x {crop} in {width} x {height} pixels; "
-            "choose a smaller crop, or leave this photograph out"
+            "choose a smaller crop, or leave this image out"
         )
     if quarter_turns and channels == _TWO_VIEWS:
         raise UserError(
@@ -64,7 +64,7 @@ def random_crop_and_flips(
         image = _mirrored(image) if mirrored else image
         image = image[::-1] if vertical_flip and upside_down else image
         image = np.rot90(image, turns) if quarter_turns else image
-        # A copy, even of a view that is contiguous: the whole photograph need not stay in memory.
+        # A copy, even of a view that is contiguous: the whole image need not stay in memory.
         return image.copy(order="C")
 
     return {key: value if key == "name" else changed(value) for key, value in example.items()}

@@ -16,7 +16,7 @@ from jaxtyping import UInt
 
 from vitdeblur_jax.data.image_io import IMAGE_SUFFIXES
 from vitdeblur_jax.data.layouts import Pair, some
-from vitdeblur_jax.data.recognition import photographs_in
+from vitdeblur_jax.data.recognition import images_in
 from vitdeblur_jax.utils.errors import UserError, known, one_line
 
 _Pixels = UInt[np.ndarray, "_ _ 3"]
@@ -28,7 +28,7 @@ class Profile(NamedTuple):
     Attributes:
       system: its name.
       names: of its images without their ending, any of these: `{source}` and `{target}` are the
-        names of the blurred and of the sharp photograph, `{path}` is the source's with its folder
+        names of the blurred and of the sharp image, `{path}` is the source's with its folder
         where the set has several, `{name}` the pair's; `{index}` counts the pairs from 0,
         `{number}` from 1; `{suffix}` is whatever all the images have in common.
       beside: patterns of what it saves beside them, to be left out.
@@ -143,11 +143,11 @@ def match(folder: Path, pairs: Sequence[Pair], profile: Profile | None = None) -
 def align(
     image: _Pixels, target: _Pixels, profiles: Sequence[Profile]
 ) -> tuple[_Pixels, _Pixels, str] | None:
-    """Makes the saved image and its target the same part of the photograph.
+    """Makes the saved image and its target the same part of the scene.
 
     Args:
       image: H x W x 3, as saved.
-      target: of the size of the photograph.
+      target: of the size of the image.
       profiles: that may have cropped or padded it.
 
     Returns:
@@ -184,7 +184,7 @@ def _list_images(folder: Path) -> dict[str, list[Path]]:
     except OSError as error:
         raise UserError(f"{folder}: cannot be listed as a folder ({one_line(error)})") from error
     listed: dict[str, list[Path]] = {}
-    for path in photographs_in([folder, *folders]):
+    for path in images_in([folder, *folders]):
         listed.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
     return listed
 

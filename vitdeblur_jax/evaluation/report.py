@@ -42,9 +42,9 @@ def add_picture(
     Args:
       folder: of the report.
       image_number: from 0, in the order of `scores["images"]`.
-      method_number: from 1, in the order of `scores["methods"]`; 0 is the sharp photograph.
+      method_number: from 1, in the order of `scores["methods"]`; 0 is the sharp image.
       pixels: RGB.
-      target: the same part of the sharp photograph; None: there is no error map.
+      target: the same part of the sharp image; None: there is no error map.
 
     Raises:
       UserError: a file cannot be written.
@@ -112,7 +112,7 @@ def _write_jpeg(image: Image.Image, path: Path) -> None:
 
 
 def _sizes(out: Path, scores: dict[str, Any]) -> list[list[tuple[int, int] | None]]:
-    """Returns width and height by image and method, the sharp photograph first."""
+    """Returns width and height by image and method, the sharp image first."""
     return [
         [
             size_of(_path(out, f"{image}-{number}.png"))

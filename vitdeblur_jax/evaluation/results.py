@@ -34,7 +34,7 @@ from vitdeblur_jax.utils.json_files import read_json
 from vitdeblur_jax.utils.table import format_table
 
 COMPARED = {
-    "input": "the blurred photographs, of two views their mean",
+    "input": "the blurred images, of two views their mean",
     "output": "the network's float output, clipped to [0, 1]",
     "saved": "the PNGs as they were written, rounded",
 }

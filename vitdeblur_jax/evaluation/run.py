@@ -18,7 +18,7 @@ import numpy as np
 
 from vitdeblur_jax.checkpoints.load_save import BUNDLED_NOTE, load_pretrained
 from vitdeblur_jax.checkpoints.pretrained import Pretrained, digest, on_local_devices
-from vitdeblur_jax.data.image_io import Photograph, as_8_bits, left_out, write_photograph
+from vitdeblur_jax.data.image_io import DecodedImage, as_8_bits, left_out, write_image
 from vitdeblur_jax.data.layouts import LAYOUTS, check_sizes, describe, find_pairs, read_pair
 from vitdeblur_jax.distributed.processes import (
     first_before_others,
@@ -92,7 +92,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
         subsets = find_subsets(pairs, config.layout, config.split)
     if is_first() and (paired := describe(pairs)):
         tell(paired)
-    if is_first() and config.layout == "photographs" and (line := left_out(config.data_dir)):
+    if is_first() and config.layout == "images" and (line := left_out(config.data_dir)):
         tell(line)
     if is_first():
         tell_of_stride(pretrained.model, config.stride)
@@ -109,7 +109,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
         image, target = (_at_depth(pixels, config.bit_depth) for pixels in read_pair(pair))
         restored, seconds = _restore(pretrained, image, config)
         saved = as_dtype(restored, image.dtype)
-        write_photograph(Photograph(saved), results.image_path(pair.name))
+        write_image(DecodedImage(saved), results.image_path(pair.name))
         figures = {}
         if target is not None:
             target = target_as_deep(target, saved)

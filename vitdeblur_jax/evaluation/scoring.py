@@ -1,4 +1,4 @@
-"""Score folders of saved images, from any method, against the sharp photographs of a data set.
+"""Score folders of saved images, from any method, against the sharp images of a data set.
 
 An image of 16 bits is compared, as a fraction of 65535, with its target as deep as that is; an
 image of 8 bits with the upper 8 bits of its target, the published protocol.
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vitdeblur_jax.data.image_io import Photograph, Samples, as_8_bits, read_photograph
+from vitdeblur_jax.data.image_io import DecodedImage, Samples, as_8_bits, read_image
 from vitdeblur_jax.data.layouts import Pair, describe, find_pairs, some
 from vitdeblur_jax.evaluation.measuring import Measure, measuring
 from vitdeblur_jax.evaluation.profiles import Match, Profile, align, find_profile, match
@@ -35,7 +35,7 @@ from vitdeblur_jax.utils.output import printable, tell
 from vitdeblur_jax.utils.progress import Progress
 
 SETS = ("dpdd", "dpdd_dual_pixel", "realdof", "lfdof", "pairs")
-_MOST_WORKERS = 8  # each holds a photograph in float64 several times over
+_MOST_WORKERS = 8  # each holds an image in float64 several times over
 
 
 class Method(NamedTuple):
@@ -217,8 +217,8 @@ def _score_pair(pair, number, methods, matches, measure, out):
         if path is None:
             records.append(None)
             continue
-        photograph = _read(path)
-        image, reference, size_note = _aligned(path, photograph.pixels, target, method, found)
+        saved = _read(path)
+        image, reference, size_note = _aligned(path, saved.pixels, target, method, found)
         try:
             figures = measure(as_float(image), as_float(reference))
         except UserError as error:
@@ -227,11 +227,11 @@ def _score_pair(pair, number, methods, matches, measure, out):
             add_picture(out, number, order, as_8_bits(image), as_8_bits(reference))
         file = path.relative_to(method.folder).as_posix()
         record = image_record(file, size_note, figures)
-        records.append(record | {"notes": _file_notes(photograph, sharp)})
+        records.append(record | {"notes": _file_notes(saved, sharp)})
     return records
 
 
-def _file_notes(image: Photograph, target: Photograph) -> list[str]:
+def _file_notes(image: DecodedImage, target: DecodedImage) -> list[str]:
     """Returns what of a file the figures do not tell, or suffer from."""
     notes = {
         "saved as JPEG: its losses are measured, too": image.compression.quantization is not None,
@@ -256,9 +256,9 @@ def _aligned(path, image, target, method, found):
     return aligned
 
 
-def _read(path: Path) -> Photograph:
+def _read(path: Path) -> DecodedImage:
     try:
-        return read_photograph(path)
+        return read_image(path)
     except UserError as error:
         raise UserError(printable(str(error))) from error
 

@@ -1,4 +1,4 @@
-"""The indoor and outdoor photographs of DPDD, where the files that say so are there."""
+"""The indoor and outdoor images of DPDD, where the files that say so are there."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ def find_subsets(pairs: Sequence[Pair], layout: str, split: str) -> dict[str, li
     None but of DPDD's test split: the labels are known for no other.
 
     Such a file is `indoor_labels.npy` or `outdoor_labels.npy` beside the folder of the blurred
-    photographs, as in Restormer's repack, or one folder above: whole numbers that count the pairs,
+    images, as in Restormer's repack, or one folder above: whole numbers that count the pairs,
     in order, from 1.
 
     Raises:

@@ -7,7 +7,7 @@ An exported model is a folder, which is a Python package of its own name:
 | window_features.exported, head_tile.exported | all that the network computes, for `jax.export` |
 | variables.npz | the variables, float32, which both functions take |
 | metadata.json | configuration, digest of the variables, platforms, conventions, licence |
-| __init__.py, tiling.py | restore a whole photograph with the above |
+| __init__.py, tiling.py | restore a whole image with the above |
 | third_party/flatbuffers | what `jax.export` reads functions with, where it is not installed |
 | LICENSE | of all the code |
 
@@ -44,7 +44,7 @@ _CONVENTIONS = {
     "image": "height x width x (3 * views), channels last, RGB; two views: left, then right",
     "values": "float32 in [0, 1]; uint8 and uint16 stand for their whole range",
     "output": "float32, not clipped",
-    "photograph": "windows of `window` pixels, `stride` apart, the last moved back to the edge; "
+    "whole_image": "windows of `window` pixels, `stride` apart, the last moved back to the edge; "
     "extended beforehand by `margin` pixels a side, by reflection",
 }
 _LICENCE = (

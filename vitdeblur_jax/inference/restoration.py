@@ -1,10 +1,10 @@
-"""One whole photograph: any size in, the same size out, in memory that does not grow with height.
+"""One whole image: any size in, the same size out, in memory that does not grow with height.
 
-The photograph is cut into overlapping windows. Their feature maps are averaged where they overlap;
+The image is cut into overlapping windows. Their feature maps are averaged where they overlap;
 the image head then turns the whole map into the image. Both go from top to bottom: a row of
 windows is added up, the map's rows that no later window touches are finished, the head makes
 pixels of them in square tiles, and the rows leave. Every tile has one fixed size, so two functions
-are compiled, whatever the size of the photograph. `tiling.py` has the arithmetic around them.
+are compiled, whatever the size of the image. `tiling.py` has the arithmetic around them.
 """
 
 import functools
@@ -69,7 +69,7 @@ def restore(
     batch_size: int | None = None,
     on_windows: Callable[[int], None] = lambda done: None,
 ) -> Iterator[Float[np.ndarray, "rows width 3"]]:
-    """Returns an iterator over the restored photograph from top to bottom, float32, not clipped.
+    """Returns an iterator over the restored image from top to bottom, float32, not clipped.
 
     Args:
       model: the model.
@@ -91,7 +91,7 @@ def restore(
     check_options(model, stride, batch_size)
     mesh = local_mesh()
     placed = jax.device_put(variables, replicated(mesh))
-    # The tiles of one photograph are few: one device makes them all.
+    # The tiles of one image are few: one device makes them all.
     head = {"params": {"image_head": variables["params"]["image_head"]}}
     head = jax.device_put(head, jax.local_devices()[0])
     rows = restored_rows(

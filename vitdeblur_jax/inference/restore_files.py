@@ -1,4 +1,4 @@
-"""Photographs in files: restore each, keep what its file tells beside the pixels."""
+"""Images in files: restore each, keep what its file tells beside the pixels."""
 
 import dataclasses
 import io
@@ -14,15 +14,15 @@ from vitdeblur_jax.checkpoints.load_save import BUNDLED_NOTE, load_pretrained
 from vitdeblur_jax.checkpoints.pretrained import Pretrained, on_local_devices
 from vitdeblur_jax.data.image_io import (
     IMAGE_SUFFIXES,
-    Photograph,
+    DecodedImage,
     check_quality,
     is_lossy,
     left_out,
-    list_photographs,
-    read_photograph,
+    list_images,
+    read_image,
     subfolders,
     what_is_lost,
-    write_photograph,
+    write_image,
 )
 from vitdeblur_jax.distributed.processes import gather, is_first, split_across_processes, together
 from vitdeblur_jax.inference.deblurring import blend, check_strength, deblur, restored_ensemble
@@ -49,16 +49,16 @@ class Options(NamedTuple):
     """How to restore, and what to write beside the restoration.
 
     Attributes:
-      strength: from 0 to 1, how much of the restoration is taken; the rest is the photograph.
+      strength: from 0 to 1, how much of the restoration is taken; the rest is the image.
       ensemble: take the mean over the eight flips and turns.
-      change: a file for a map of where the photograph was changed, or None.
+      change: a file for a map of where the image was changed, or None.
       uncertainty: a file for a map of where the eight disagree, or None; needs `ensemble`.
       stride: step between windows, pixels; None: the model's.
       batch_size: windows computed at once; None: 1 a CPU, 8 another device.
       overwrite: replace files that exist; otherwise they are refused before any work.
-      skip_existing: leave out photographs whose results exist, as those of an interrupted run.
-      recursive: take the photographs of the folders in a folder, too.
-      quality: of results in JPEG and WebP, from 1 to 100; None: as the photograph's own.
+      skip_existing: leave out images whose results exist, as those of an interrupted run.
+      recursive: take the images of the folders in a folder, too.
+      quality: of results in JPEG and WebP, from 1 to 100; None: as the image's own.
     """
 
     strength: float = 1.0
@@ -74,7 +74,7 @@ class Options(NamedTuple):
 
 
 class Task(NamedTuple):
-    """A photograph and where its restoration goes; "-" is standard input or output."""
+    """An image and where its restoration goes; "-" is standard input or output."""
 
     source: str | Path
     destination: str | Path
@@ -88,9 +88,9 @@ def restore_files(
     Several processes share them out; the results have to go to a disk that they share.
 
     Args:
-      sources: files, folders (their photographs), or "-".
-      output: a file for one photograph, a folder for any number, "-", or None: beside each
-        photograph, `NAME_restored` with its ending.
+      sources: files, folders (their images), or "-".
+      output: a file for one image, a folder for any number, "-", or None: beside each
+        image, `NAME_restored` with its ending.
       checkpoint: what `load_pretrained` takes; None: the weights that come with the package.
       options: how.
 
@@ -180,26 +180,26 @@ def plan(
     if into_folder:
         _check_folder(output)
     elif output is not None and len(files) > 1:
-        raise UserError("standard output takes one photograph; name a folder with -o for several")
+        raise UserError("standard output takes one image; name a folder with -o for several")
     tasks = [Task(file, _destination(file, output, into_folder, below)) for file, below in files]
     _check(tasks, overwrite, into_folder)
     return tasks
 
 
 def _files(source: str, output: str | None, recursive: bool) -> list[tuple[str | Path, Path]]:
-    """Returns the photographs of a source, and the folder of each below the output folder."""
+    """Returns the images of a source, and the folder of each below the output folder."""
     if source == STANDARD:
         return [(STANDARD, Path())]
     if os.path.isdir(source):
         if output is None:
             raise UserError(f"{source} is a folder: say with -o in which folder the results go")
-        photographs = list_photographs(source, recursive=recursive)
+        images = list_images(source, recursive=recursive)
         results = Path(output).resolve()
         if Path(source).resolve() in results.parents:  # of an earlier run
-            photographs = [path for path in photographs if results not in path.resolve().parents]
-        if not photographs:
+            images = [path for path in images if results not in path.resolve().parents]
+        if not images:
             raise UserError(f"no images in {source} but those in {output}, which are results")
-        return [(path, path.parent.relative_to(source)) for path in photographs]
+        return [(path, path.parent.relative_to(source)) for path in images]
     if not os.path.exists(source):
         raise UserError(f"{source}: there is no such file")
     return [(Path(source), Path())]
@@ -267,7 +267,7 @@ def _check(tasks: list[Task], overwrite: bool, into_folder: bool) -> None:
 def _check_maps(options: Options, tasks: list[Task]) -> None:
     maps = [name for name in (options.change, options.uncertainty) if name is not None]
     if maps and len(tasks) > 1:
-        raise UserError(f"{maps[0]} can be the map of one photograph; these are {len(tasks)}")
+        raise UserError(f"{maps[0]} can be the map of one image; these are {len(tasks)}")
     others = {os.path.realpath(path) for path in tasks[0] if path != STANDARD} if tasks else set()
     for name in maps:
         if os.path.realpath(name) in others:
@@ -308,7 +308,7 @@ def _check_file(path: Path, endings: str, overwrite: bool, needs_folder: bool = 
 def _check_model(pretrained: Pretrained) -> None:
     if pretrained.model.views != 1:
         raise UserError(
-            f"{pretrained.source} restores a left and a right view together, which no photograph "
+            f"{pretrained.source} restores a left and a right view together, which no image "
             "file holds; evaluate.py and the function deblur take such pairs"
         )
 
@@ -316,14 +316,14 @@ def _check_model(pretrained: Pretrained) -> None:
 def _restore_file(task: Task, pretrained: Pretrained, options: Options) -> None:
     source, destination = task
     from_input, to_output = source == STANDARD, destination == STANDARD
-    photograph = read_photograph(read_input() if from_input else source, accept_damage=True)
+    image = read_image(read_input() if from_input else source, accept_damage=True)
     suffix = ".png" if to_output else destination.suffix
-    notes = (*photograph.notes, *what_is_lost(photograph, suffix))
-    given = photograph.pixels
+    notes = (*image.notes, *what_is_lost(image, suffix))
+    given = image.pixels
     restored, spread = _restored(given, pretrained, options)
     for note in notes:
         tell(f"note: {note}")
-    result = dataclasses.replace(photograph, pixels=restored)
+    result = dataclasses.replace(image, pixels=restored)
     _write(result, destination, suffix, options.overwrite, options.quality)
     if options.change is not None:
         change = np.abs(as_float(restored) - as_float(given)).mean(axis=-1)
@@ -348,16 +348,16 @@ def _restored(pixels, pretrained, options):
     return as_dtype(blend(pixels, mean, options.strength), pixels.dtype), spread
 
 
-def _write(photograph, destination, suffix, overwrite, quality=None):
+def _write(image, destination, suffix, overwrite, quality=None):
     if destination == STANDARD:
         encoded = io.BytesIO()
-        write_photograph(photograph, encoded, suffix)
+        write_image(image, encoded, suffix)
         write_result(encoded.getvalue())
         return
-    write_photograph(photograph, destination, overwrite=overwrite, quality=quality)
+    write_image(image, destination, overwrite=overwrite, quality=quality)
     tell(f"written: {destination}")
 
 
 def _write_map(shares, name, overwrite):
     gray = as_dtype(np.repeat(shares[..., None].astype(np.float32), 3, axis=-1), np.uint8)
-    _write(Photograph(gray), Path(name), None, overwrite)
+    _write(DecodedImage(gray), Path(name), None, overwrite)

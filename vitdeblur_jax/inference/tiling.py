@@ -1,4 +1,4 @@
-"""The arithmetic of one whole photograph: windows, their blending, the image head's tiles.
+"""The arithmetic of one whole image: windows, their blending, the image head's tiles.
 
 What the network computes comes as two functions. NumPy alone: this file is also copied beside
 exported models, where the rest of the package is absent. For the same reason shapes stand in the
@@ -27,7 +27,7 @@ def restored_rows(
     batch_size: int,
     on_windows: Callable[[int], None] = lambda done: None,
 ) -> Iterator[np.ndarray]:
-    """Returns an iterator over a restored photograph from top to bottom.
+    """Returns an iterator over a restored image from top to bottom.
 
     Args:
       config: of the model.
@@ -76,11 +76,11 @@ def image_fault(config, image: np.ndarray) -> str | None:
 
 
 def count_windows(config, height: int, width: int, stride: int | None = None) -> int:
-    """Returns how many windows a photograph of that size is cut into.
+    """Returns how many windows an image of that size is cut into.
 
     Args:
       config: of the model.
-      height: of the photograph, pixels.
+      height: of the image, pixels.
       width: likewise.
       stride: step between windows, pixels; by default the model's.
     """
@@ -137,7 +137,7 @@ def _cropped(image_rows, margin, height, width):
 
 
 class _Layout(NamedTuple):
-    """Where windows and tiles lie in a photograph; lengths in pixels."""
+    """Where windows and tiles lie in an image; lengths in pixels."""
 
     height: int
     width: int

@@ -4,7 +4,7 @@
 |---|---|
 | seed | of initial values, order, augmentation, synthetic defocus (held out, too); 0 or more |
 | num_steps | batches to train on |
-| batch_size | photographs a batch, of all devices together |
+| batch_size | images a batch, of all devices together |
 | crop | side of the training crops, pixels; need not be the model's training_window |
 | progressive | ((first_step, crop, batch_size), ...): from that step on, these instead |
 | grad_accum_steps | parts that a batch is cut into and taken one after the other, to save memory |
@@ -18,7 +18,7 @@
 | data.root | the folder of the data set |
 | data.layout, .split | of pairs: how they lie on disk; of pairs and prepared: which part |
 | data.bit_depth | of pairs: 8, or 16 |
-| data.hold_out | sharp photographs set aside for validation, spread evenly over the names |
+| data.hold_out | sharp images set aside for validation, spread evenly over the names |
 | data.synthesis | of synthetic: `vitdeblur_jax.data.synthesis.SynthesisSettings` |
 | data.vertical_flip, .quarter_turns | augmentation beyond the published horizontal flip |
 | data.workers | processes that read ahead; 0: threads. Changes nothing in what is learned |
@@ -29,9 +29,9 @@
 | log_every, save_every | steps between lines of the log, between checkpoints |
 | keep_checkpoints | how many of the last to keep, beside the best |
 | validation.every | steps between validations; 0: none |
-| validation.root, .split | where its photographs are, unless some are held out; empty: data's |
-| validation.photographs | how many of them, spread evenly; 0: all |
-| validation.pictures | how many of these are drawn into TensorBoard |
+| validation.root, .split | where its images are, unless some are held out; empty: data's |
+| validation.num_images | how many of them, spread evenly; 0: all |
+| validation.num_logged_images | how many of these are drawn into TensorBoard |
 | validation.stride, .batch_size | as in configs/evaluate.py |
 | profile | (first, last) step to be profiled; empty: none |
 | afterwards | lines to print when the run is complete |
@@ -91,8 +91,8 @@ _FREE_KEYS = (
 def free_keys(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     """Returns the keys, or groups of keys, that a run in progress may change.
 
-    What is learned up to a step does not depend on them, but for rounding. `num_steps` is one of them
-    unless the schedule is "cosine", which spreads its learning rates over all steps.
+    What is learned up to a step does not depend on them, but for rounding. `num_steps` is one of
+    them unless the schedule is "cosine", which spreads its learning rates over all steps.
     """
     return _FREE_KEYS if config.optimizer.schedule == "cosine" else (*_FREE_KEYS, "num_steps")
 
@@ -142,8 +142,8 @@ def default_config() -> ml_collections.ConfigDict:
                 "every": 5000,
                 "root": "",
                 "split": "val",
-                "photographs": 8,
-                "pictures": 4,
+                "num_images": 8,
+                "num_logged_images": 4,
                 "stride": 0,
                 "batch_size": 0,
             },
@@ -221,8 +221,8 @@ RULES = {
     "validation.every": integer(0),
     "validation.root": text(),
     "validation.split": text(),
-    "validation.photographs": integer(0),
-    "validation.pictures": integer(0),
+    "validation.num_images": integer(0),
+    "validation.num_logged_images": integer(0),
     "validation.stride": integer(0),
     "validation.batch_size": integer(0, LARGEST_BATCH),
     "profile": sequence(integer(0))._replace(wanted="(first, last), two steps, or ()"),

@@ -10,7 +10,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from vitdeblur_jax.data.image_io import left_out, list_photographs, size_of
+from vitdeblur_jax.data.image_io import left_out, list_images, size_of
 from vitdeblur_jax.data.layouts import Pair, check_sizes, describe, find_pairs
 from vitdeblur_jax.data.pipelines import (
     DeviceBatches,
@@ -69,7 +69,7 @@ class TrainingData:
 
     Raises:
       UserError: there is no such data, nothing to train on or to validate with, or a crop is larger
-        than a photograph (for which the sizes of at most 1000 files are read).
+        than an image (for which the sizes of at most 1000 files are read).
     """
 
     def __init__(self, config: ml_collections.ConfigDict):
@@ -142,10 +142,10 @@ def _split(config) -> tuple[Any, Any]:
             )
         return PreparedSource(data.root, data.split), None
     if data.kind == "synthetic":
-        photographs = _photographs(data.root)
-        aside = set(_spread(photographs, data.hold_out))
-        kept = [path for path in photographs if path not in aside]
-        return _not_empty(kept, data), [path for path in photographs if path in aside]
+        images = _images(data.root)
+        aside = set(_spread(images, data.hold_out))
+        kept = [path for path in images if path not in aside]
+        return _not_empty(kept, data), [path for path in images if path in aside]
     pairs = _pairs(data.root, data.layout, data.split)
     aside = set(_spread(sorted({pair.target for pair in pairs if pair.target}), data.hold_out))
     kept = [pair for pair in pairs if pair.target not in aside]
@@ -177,19 +177,19 @@ def _pairs(root, layout: str, split: str) -> list[Pair]:
 def _not_empty(kept, data):
     if not kept:
         raise UserError(
-            f"{data.root}: data.hold_out is {data.hold_out}, so that all sharp photographs are set "
+            f"{data.root}: data.hold_out is {data.hold_out}, so that all sharp images are set "
             "aside and none is left to train on"
         )
     return kept
 
 
-def _photographs(root) -> list[Path]:
+def _images(root) -> list[Path]:
     if not Path(root).is_dir():
-        raise UserError(f"there is no folder {str(root)!r} of photographs")
-    photographs = list_photographs(root)
+        raise UserError(f"there is no folder {str(root)!r} of images")
+    images = list_images(root)
     if is_first() and (line := left_out(root)):
         tell(line)
-    return photographs
+    return images
 
 
 def _source(config, examples, crop: int | None) -> Source:
@@ -221,7 +221,7 @@ def _validation_source(config, training, held_out) -> Source:
     if data.kind == "pairs":
         examples = _pairs(root, data.layout, validation.split)
     else:
-        examples = _photographs(root)
+        examples = _images(root)
     if not validation.root and not set(examples).isdisjoint(training):
         raise UserError(
             "there is nothing to validate with but what is trained on: set data.hold_out, or "
@@ -252,7 +252,7 @@ def _check_example(example, config) -> None:
         )
     if "sharp" not in example:
         raise UserError(
-            f"{example['name']}: no sharp photograph goes with it, so nothing to compare with"
+            f"{example['name']}: no sharp image goes with it, so nothing to compare with"
         )
 
 
@@ -273,5 +273,5 @@ def _check_size(name, size, crop):
     if crop > min(size):
         raise UserError(
             f"crop is {crop} pixels, but {name} has {size[0]} x {size[1]}; choose a smaller crop, "
-            "or leave this photograph out"
+            "or leave this image out"
         )

@@ -14,7 +14,7 @@ from vitdeblur_jax.checkpoints.load_save import initialize_encoder, load_pretrai
 from vitdeblur_jax.models import ViTDeblur, abstract_variables, initial_variables
 from vitdeblur_jax.utils.output import tell
 
-# Photographs have amplitudes that fall about like 1 / frequency, and blur takes more of the high
+# Images have amplitudes that fall about like 1 / frequency, and blur takes more of the high
 # ones; chroma has less than luma.
 _AMPLITUDE_EXPONENT = 1.8
 _CHROMA_FREQUENCY = 2.5
@@ -120,7 +120,7 @@ def frequency_kernel(size: int, width: int) -> Float[np.ndarray, "size size 3 wi
     """Returns the `width` lowest frequencies of a patch of `size` pixels a side, as a kernel.
 
     Orthonormal two-dimensional cosines of luma, red against blue, and green against both, each
-    times its frequency to the power of 1.8, so that a photograph's tokens have a root mean square
+    times its frequency to the power of 1.8, so that an image's tokens have a root mean square
     of about 10, ten times that of the position embedding. Frequencies count half waves a patch;
     chroma's count 2.5 times. What is left of `width`, where all 3 * size^2 are taken, is zero.
     """

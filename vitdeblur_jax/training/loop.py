@@ -10,7 +10,7 @@ import ml_collections
 
 from vitdeblur_jax.checkpoints.orbax_folders import step_folders
 from vitdeblur_jax.checkpoints.pretrained import Pretrained
-from vitdeblur_jax.data.image_io import Photograph, write_photograph
+from vitdeblur_jax.data.image_io import DecodedImage, write_image
 from vitdeblur_jax.distributed.processes import gather, is_first, is_multiprocess, together
 from vitdeblur_jax.distributed.sharding import batch_sharded, make_mesh, whole_on_local_devices
 from vitdeblur_jax.inference.restoration import tell_of_stride
@@ -219,14 +219,14 @@ class _Loop:
         return logged is not None and logged["step"] == self.step
 
     def validate(self) -> float:
-        """Logs the quality of whole photographs and returns their mean PSNR."""
+        """Logs the quality of whole images and returns their mean PSNR."""
         settings, source = self.config.validation, self.data.validation
         variables = whole_on_local_devices(self.fixed.mesh, self.state.ema_variables)
         figures, pictures = validate(
             Pretrained(self.fixed.model, variables, "training"),
             source,
-            validation_records(source, settings.photographs),
-            settings.pictures,
+            validation_records(source, settings.num_images),
+            settings.num_logged_images,
             stride=settings.stride or None,
             batch_size=settings.batch_size or None,
             on_windows=lambda done: self.preemption.check_alone(),
@@ -241,14 +241,14 @@ class _Loop:
         folder.mkdir(exist_ok=True)
         self.pictures = [folder / f"{name.replace('/', '_')}.png" for name in pictures]
         for path, picture in zip(self.pictures, pictures.values(), strict=True):
-            write_photograph(Photograph(picture), path)
+            write_image(DecodedImage(picture), path)
 
     def say_what_came_out(self):
         """Names what a complete run has written, and what its config wants said."""
         folder = self.log.folder
         if self.pictures:
             self.log.say(f"{self.pictures[0]}: input, output, target and error side by side")
-        self.log.say(f"vitdeblur PHOTOGRAPH --checkpoint {folder} restores one of your own")
+        self.log.say(f"vitdeblur IMAGE --checkpoint {folder} restores one of your own")
         for line in self.config.afterwards:
             self.log.say(line)
 

@@ -1,4 +1,4 @@
-"""Pictures for the log: how a photograph was before and after, and where the error lies."""
+"""Pictures for the log: how an image was before and after, and where the error lies."""
 
 import numpy as np
 from jaxtyping import Float, UInt8

@@ -1,4 +1,4 @@
-"""Validation while training: whole photographs, restored and measured as evaluate.py does."""
+"""Validation while training: whole images, restored and measured as evaluate.py does."""
 
 from collections.abc import Callable, Sequence
 
@@ -25,11 +25,11 @@ def validate(
     batch_size: int | None = None,
     on_windows: Callable[[int], None] = lambda done: None,
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Restores photographs and compares them with the sharp ones; several processes share them out.
+    """Restores images and compares them with the sharp ones; several processes share them out.
 
     Args:
       pretrained: the model and its variables.
-      source: of the photographs.
+      source: of the images.
       records: which of them.
       pictures: how many of these to draw, the first ones; those that are another process's are
         not.
@@ -38,18 +38,18 @@ def validate(
       on_windows: called after each window; what it raises ends the validation.
 
     Returns:
-      Means over the photographs: `psnr`, `ssim` and `mae` of the output clipped to [0, 1],
-      `input_psnr` and so on of the blurred photograph, and `psnr_gain`, output less input; and
-      pictures by the photographs' names.
+      Means over the images: `psnr`, `ssim` and `mae` of the output clipped to [0, 1],
+      `input_psnr` and so on of the blurred image, and `psnr_gain`, output less input; and
+      pictures by the images' names.
 
     Raises:
-      UserError: a photograph that cannot be read, or without a sharp one.
+      UserError: an image that cannot be read, or without a sharp one.
     """
     figures, drawn = [], {}
     for record in split_across_processes(records):
         example = source[record]
         if "sharp" not in example:
-            raise UserError(f"{example['name']}: no sharp photograph to validate with")
+            raise UserError(f"{example['name']}: no sharp image to validate with")
         blurred, sharp = as_float(example["blurred"]), as_float(example["sharp"])
         restored = deblur(
             blurred, pretrained, stride=stride, batch_size=batch_size, on_windows=on_windows

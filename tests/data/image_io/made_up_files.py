@@ -9,7 +9,7 @@ import numpy as np
 import tifffile
 from PIL import Image, ImageCms
 
-from vitdeblur_jax.data.image_io import Metadata, Photograph
+from vitdeblur_jax.data.image_io import DecodedImage, Metadata
 
 GRAY = imagecodecs.cms_profile("gray", gamma=2.2)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -19,9 +19,9 @@ def noise(*shape: int, dtype: type = np.uint8) -> np.ndarray:
     return np.random.default_rng(7).integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
 
 
-def encoded(picture: np.ndarray | Image.Image, kind: str, **options: object) -> bytes:
+def encoded(pixels: np.ndarray | Image.Image, kind: str, **options: object) -> bytes:
     buffer = io.BytesIO()
-    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     image.save(buffer, kind, **options)
     return buffer.getvalue()
 
@@ -57,7 +57,7 @@ def loaded(exif: bytes) -> Image.Exif:
     return result
 
 
-def kinds_of_photographs() -> list[Photograph]:
+def kinds_of_images() -> list[DecodedImage]:
     made = []
     for dtype in (np.uint8, np.uint16):
         for is_gray in (False, True):
@@ -70,5 +70,5 @@ def kinds_of_photographs() -> list[Photograph]:
                 stream = exif.tobytes().removeprefix(b"Exif\0\0")
                 profile = GRAY if is_gray else SRGB
                 metadata = Metadata(icc_profile=profile, exif=stream)
-                made.append(Photograph(pixels, alpha, is_gray, metadata))
+                made.append(DecodedImage(pixels, alpha, is_gray, metadata))
     return made

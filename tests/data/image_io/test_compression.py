@@ -1,4 +1,4 @@
-"""A result is compressed as its photograph was, unless a quality is asked for."""
+"""A result is compressed as its image was, unless a quality is asked for."""
 
 import io
 
@@ -15,11 +15,11 @@ from vitdeblur_jax.utils.errors import UserError
 
 
 def test_a_webp_that_was_lossless_stays_so():
-    picture = noise(20, 30, 4)
-    data = encoded(picture, "WEBP", lossless=True, exact=True)
+    pixels = noise(20, 30, 4)
+    data = encoded(pixels, "WEBP", lossless=True, exact=True)
     with Image.open(io.BytesIO(rewritten(data, ".webp"))) as image:
-        np.testing.assert_array_equal(np.asarray(image), picture)
-    lossy = rewritten(encoded(picture, "WEBP", quality=80), ".webp")
+        np.testing.assert_array_equal(np.asarray(image), pixels)
+    lossy = rewritten(encoded(pixels, "WEBP", quality=80), ".webp")
     assert b"VP8 " in lossy
     assert b"VP8 " in rewritten(data, ".webp", quality=50)
 
@@ -27,8 +27,8 @@ def test_a_webp_that_was_lossless_stays_so():
 @pytest.mark.parametrize("subsampling", [0, 1, 2])
 @pytest.mark.parametrize("quality", [30, 75, 98])
 def test_a_jpeg_keeps_its_quality_and_subsampling(quality, subsampling):
-    picture = noise(40, 50, 3)
-    data = encoded(picture, "JPEG", quality=quality, subsampling=subsampling)
+    pixels = noise(40, 50, 3)
+    data = encoded(pixels, "JPEG", quality=quality, subsampling=subsampling)
     again = rewritten(data, ".jpg")
     with Image.open(io.BytesIO(data)) as old, Image.open(io.BytesIO(again)) as new:
         assert old.quantization == new.quantization
@@ -37,12 +37,12 @@ def test_a_jpeg_keeps_its_quality_and_subsampling(quality, subsampling):
 
 
 def test_quality_is_what_was_asked_for():
-    picture = noise(40, 50, 3)
-    data = encoded(picture, "JPEG", quality=75, subsampling=2)
+    pixels = noise(40, 50, 3)
+    data = encoded(pixels, "JPEG", quality=75, subsampling=2)
     expected = encoded(np.asarray(Image.open(io.BytesIO(data))), "JPEG", quality=40, subsampling=2)
     assert rewritten(data, ".jpg", quality=40) == expected
-    plain = encoded(picture, "PNG")
-    assert rewritten(plain, ".jpg") == encoded(picture, "JPEG", quality=95, subsampling=0)
+    plain = encoded(pixels, "PNG")
+    assert rewritten(plain, ".jpg") == encoded(pixels, "JPEG", quality=95, subsampling=0)
     assert len(rewritten(plain, ".webp", quality=10)) < len(rewritten(plain, ".webp"))
     for quality in (0, 101):
         with pytest.raises(UserError, match="from 1 to 100"):

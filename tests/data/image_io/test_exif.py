@@ -21,7 +21,7 @@ from tests.data.image_io.written_files import (
     pillow_info,
     rewritten,
 )
-from vitdeblur_jax.data.image_io import read_photograph, write_photograph
+from vitdeblur_jax.data.image_io import read_image, write_image
 
 
 def exif_with_maker_note(orientation: int) -> bytes:
@@ -88,7 +88,7 @@ def test_resolution_and_xmp_are_turned_with_the_pixels():
 
 def test_a_maker_note_of_a_tiff_is_moved_and_that_is_told():
     data = rewritten(jpeg(exif=b"Exif\0\0" + exif_with_maker_note(1)), ".tif")
-    (note,) = read_photograph(data).notes
+    (note,) = read_image(data).notes
     assert "maker note" in note
     kept = loaded(pillow_info(rewritten(data, ".jpg"))["exif"].removeprefix(b"Exif\0\0"))
     assert kept.get_ifd(0x8769)[0x927C].startswith(b"MAKER")
@@ -105,10 +105,10 @@ def test_a_maker_note_of_a_tiff_is_moved_and_that_is_told():
 def test_a_description_of_the_old_layout_is_dropped(tmp_path, options):
     pages = noise(3, 6, 5)
     data = tiff(pages, **({"metadata": {}} | options))
-    photograph = read_photograph(data)
-    assert "the description of the old file's layout is left out" in photograph.notes
+    decoded = read_image(data)
+    assert "the description of the old file's layout is left out" in decoded.notes
     path = tmp_path / "out.tif"
-    write_photograph(photograph, path)
+    write_image(decoded, path)
     np.testing.assert_array_equal(tifffile.imread(path), pages[0])
     with tifffile.TiffFile(path) as file:
         assert 270 not in file.pages.first.tags
@@ -116,13 +116,13 @@ def test_a_description_of_the_old_layout_is_dropped(tmp_path, options):
     exif = Image.Exif()
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         exif[270] = file.pages.first.description
-    stream = io.BytesIO(rewritten(jpeg(exif=exif.tobytes(), picture=pages[0]), ".tif"))
+    stream = io.BytesIO(rewritten(jpeg(exif=exif.tobytes(), pixels=pages[0]), ".tif"))
     assert tifffile.imread(stream).shape == (6, 5)
 
 
 def test_a_description_by_a_person_is_kept(tmp_path):
     data = tiff(noise(6, 5), description="the harbour", metadata=None)
-    write_photograph(read_photograph(data), tmp_path / "out.tif")
+    write_image(read_image(data), tmp_path / "out.tif")
     with tifffile.TiffFile(tmp_path / "out.tif") as file:
         assert file.pages.first.description == "the harbour"
 
@@ -130,14 +130,14 @@ def test_a_description_by_a_person_is_kept(tmp_path):
 @pytest.mark.parametrize("byteorder", ["<", ">"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_exif_of_a_big_tiff_is_left_out_with_a_true_note(byteorder, dtype):
-    picture = noise(6, 5, 3, dtype=dtype)
+    pixels = noise(6, 5, 3, dtype=dtype)
     options = {"bigtiff": True, "byteorder": byteorder, "photometric": "rgb"}
-    data = tiff(picture, description="the harbour", iccprofile=SRGB, **options)
-    photograph = read_photograph(data)
-    np.testing.assert_array_equal(photograph.pixels, picture)
-    assert photograph.metadata.exif is None
-    assert photograph.metadata.icc_profile == SRGB
-    assert photograph.notes == ("EXIF left out: its header is that of a BigTIFF",)
+    data = tiff(pixels, description="the harbour", iccprofile=SRGB, **options)
+    decoded = read_image(data)
+    np.testing.assert_array_equal(decoded.pixels, pixels)
+    assert decoded.metadata.exif is None
+    assert decoded.metadata.icc_profile == SRGB
+    assert decoded.notes == ("EXIF left out: its header is that of a BigTIFF",)
     assert pillow_info(rewritten(data, ".png"))["icc_profile"] == SRGB
     png_with_it = jpeg(exif=b"Exif\0\0" + data[:400])
-    assert read_photograph(png_with_it).notes == photograph.notes
+    assert read_image(png_with_it).notes == decoded.notes

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.data.image_io.made_up_files import chunk, encoded, noise, png, tiff
-from vitdeblur_jax.data.image_io import read_photograph, size_of
+from vitdeblur_jax.data.image_io import read_image, size_of
 from vitdeblur_jax.data.image_io.formats import MEMORY_LIMIT, check_memory, decoding_bytes
 from vitdeblur_jax.data.image_io.tiff import unpremultiply
 from vitdeblur_jax.utils.errors import UserError
@@ -22,8 +22,8 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n%%EOF\n"
 
 def forbidden() -> list[bytes]:
     """Files in formats that Pillow reads by other programs, or without need."""
-    picture = noise(6, 5, 3)
-    return [EPS, *(encoded(picture, kind) for kind in ("PCX", "SGI", "ICO", "IM", "TGA", "PDF"))]
+    pixels = noise(6, 5, 3)
+    return [EPS, *(encoded(pixels, kind) for kind in ("PCX", "SGI", "ICO", "IM", "TGA", "PDF"))]
 
 
 @pytest.mark.parametrize("data", forbidden())
@@ -35,7 +35,7 @@ def test_no_other_decoder_of_pillow_sees_a_file(tmp_path, monkeypatch, data):
     path = tmp_path / "photo.png"
     path.write_bytes(data)
     with pytest.raises(UserError, match="not an image"):
-        read_photograph(path)
+        read_image(path)
     assert size_of(path) is None
 
 
@@ -52,7 +52,7 @@ def test_every_open_of_the_package_names_its_formats(monkeypatch, tmp_path):
         path = tmp_path / "photo"
         path.write_bytes(encoded(noise(6, 5, 3), kind))
         assert size_of(path) == (5, 6)
-        read_photograph(path)
+        read_image(path)
     assert len(asked) >= 8
     assert all(formats and "EPS" not in formats for formats in asked)
 
@@ -63,7 +63,7 @@ def test_the_size_of_a_png_with_a_text_bomb(tmp_path):
     path.write_bytes(png(2, 8, (5, 1), [bytes(15)], *[bomb] * 3))
     assert size_of(path) == (5, 1)
     tracemalloc.start()
-    pixels = read_photograph(path).pixels
+    pixels = read_image(path).pixels
     assert tracemalloc.get_traced_memory()[1] < 2**22
     tracemalloc.stop()
     assert pixels.shape == (1, 5, 3)
@@ -106,7 +106,7 @@ def bomb(kind: str, side: int) -> bytes:
 )
 def test_the_limit_counts_bytes_not_pixels(kind, side):
     with pytest.raises(UserError, match=r"GiB to decode; the limit .* is 2 GiB"):
-        read_photograph(bomb(kind, side))
+        read_image(bomb(kind, side))
 
 
 def test_arithmetic_of_the_limit():
@@ -157,7 +157,7 @@ PROGRAM = """
 import sys
 import vitdeblur_jax.data.image_io as image_io
 from vitdeblur_jax.data.image_io import formats, jpeg, pillow, png, tiff
-image_io.read_photograph(sys.argv[2])
+image_io.read_image(sys.argv[2])
 allowed = []
 def watch(width, height, per_pixel):
     allowed.append(width * height * per_pixel)
@@ -167,7 +167,7 @@ def peak():
     with open("/proc/self/status") as status:
         return next(1024 * int(line.split()[1]) for line in status if line.startswith("VmHWM"))
 before = peak()
-image_io.read_photograph(sys.argv[1])
+image_io.read_image(sys.argv[1])
 print(peak() - before, allowed[0])
 """
 
@@ -212,13 +212,13 @@ def test_a_tile_larger_than_the_limit_is_refused(monkeypatch):
         data = data.replace(old, struct.pack("<HHII", tag, 4, 1, 32))
     monkeypatch.setattr("vitdeblur_jax.data.image_io.formats.MEMORY_LIMIT", 10**6)
     with pytest.raises(UserError, match=r"2048 x 2048 pixels take .* GiB to decode"):
-        read_photograph(data)
+        read_image(data)
 
 
 def test_a_volume_is_refused():
     data = tiff(np.zeros((3, 16, 16), np.uint8), volumetric=True, photometric="minisblack")
     with pytest.raises(UserError, match="holds a volume"):
-        read_photograph(data)
+        read_image(data)
 
 
 def test_only_the_first_color_profile_of_a_png_is_expanded(monkeypatch):
@@ -231,12 +231,12 @@ def test_only_the_first_color_profile_of_a_png_is_expanded(monkeypatch):
 
     monkeypatch.setattr("vitdeblur_jax.data.image_io.png.zlib.decompressobj", counted)
     profiles = [chunk(b"iCCP", b"p\0\0" + zlib.compress(bytes(50)))] * 9
-    read_photograph(png(2, 8, (1, 1), [bytes(3)], *profiles))
+    read_image(png(2, 8, (1, 1), [bytes(3)], *profiles))
     assert len(expanded) == 1
 
 
 def test_a_pipe_named_as_an_image_does_not_hang(tmp_path):
     os.mkfifo(tmp_path / "a.png")
     with pytest.raises(UserError, match="no regular file"):
-        read_photograph(tmp_path / "a.png")
+        read_image(tmp_path / "a.png")
     assert size_of(tmp_path / "a.png") is None

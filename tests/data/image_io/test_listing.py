@@ -1,4 +1,4 @@
-"""Which photographs of a folder are listed, and what is said of the others."""
+"""Which images of a folder are listed, and what is said of the others."""
 
 import pytest
 from PIL import Image
@@ -6,8 +6,8 @@ from PIL import Image
 from vitdeblur_jax.data.image_io import (
     READABLE_SUFFIXES,
     left_out,
-    list_photographs,
-    read_photograph,
+    list_images,
+    read_image,
 )
 from vitdeblur_jax.utils.errors import UserError
 
@@ -19,29 +19,29 @@ def touch(folder, *names):
 
 
 def listed(folder, **options):
-    paths = list_photographs(folder, **options)
+    paths = list_images(folder, **options)
     return [path.relative_to(folder).as_posix() for path in paths]
 
 
-def test_list_photographs(tmp_path):
+def test_list_images(tmp_path):
     touch(tmp_path, "b10.PNG", "b9.jpeg", "c.tif", ".hidden.png", "notes.txt", "d.gif")
     (tmp_path / "folder.png").mkdir()
     assert listed(tmp_path) == ["b9.jpeg", "b10.PNG", "c.tif", "d.gif"]
     (tmp_path / "empty").mkdir()
     expected = rf"^no images in {tmp_path}/empty: looked for \.png, \.jpg"
     with pytest.raises(UserError, match=expected):
-        list_photographs(tmp_path / "empty")
+        list_images(tmp_path / "empty")
     for name in ("missing", "notes.txt"):
         with pytest.raises(UserError, match=name):
-            list_photographs(tmp_path / name)
+            list_images(tmp_path / name)
 
 
 @pytest.mark.parametrize("suffix", READABLE_SUFFIXES)
 def test_every_ending_that_is_listed_is_read(tmp_path, suffix):
     mode = {".pgm": "L", ".pbm": "1", ".gif": "P"}.get(suffix, "RGB")
     Image.new(mode, (6, 5)).save(tmp_path / f"photo{suffix}")
-    (path,) = list_photographs(tmp_path)
-    assert read_photograph(path).pixels.shape == (5, 6, 3)
+    (path,) = list_images(tmp_path)
+    assert read_image(path).pixels.shape == (5, 6, 3)
 
 
 def test_what_is_left_out_is_told_with_the_reason(tmp_path):
@@ -55,7 +55,7 @@ def test_what_is_left_out_is_told_with_the_reason(tmp_path):
     for path in (tmp_path / "a.png", tmp_path / "b.jfif"):
         path.unlink()
     with pytest.raises(UserError, match=r"no images in .* \(left out: 4 files .* 1 folder\)$"):
-        list_photographs(tmp_path)
+        list_images(tmp_path)
 
 
 def test_recursive_takes_the_folders_in_a_folder(tmp_path):
@@ -68,11 +68,11 @@ def test_recursive_takes_the_folders_in_a_folder(tmp_path):
     ]
 
 
-def test_a_broken_link_is_a_photograph_that_cannot_be_read_and_is_not_passed_over(tmp_path):
+def test_a_broken_link_is_an_image_that_cannot_be_read_and_is_not_passed_over(tmp_path):
     touch(tmp_path, "a.png")
     (tmp_path / "b.png").symlink_to("nowhere")
     (tmp_path / "c.txt").symlink_to("nowhere")
     assert listed(tmp_path) == ["a.png", "b.png"]
     assert left_out(tmp_path) == "left out: 1 file of formats that are not read (.txt)"
     with pytest.raises(UserError, match=r"b\.png: cannot be read \(No such file"):
-        read_photograph(tmp_path / "b.png")
+        read_image(tmp_path / "b.png")

@@ -25,7 +25,7 @@ from tests.data.image_io.made_up_files import (
 )
 from tests.data.image_io.written_files import (
     IPTC,
-    PICTURE,
+    PIXELS,
     UPRIGHT_XMP,
     XMP,
     full_jpeg,
@@ -36,7 +36,7 @@ from tests.data.image_io.written_files import (
     rewritten,
     segment,
 )
-from vitdeblur_jax.data.image_io import read_photograph, what_is_lost, write_photograph
+from vitdeblur_jax.data.image_io import read_image, what_is_lost, write_image
 
 
 def test_jpeg_to_jpeg_keeps_everything():
@@ -142,7 +142,7 @@ def test_a_profile_of_gray_is_never_attached_to_rgb():
     profile = ImageCms.ImageCmsProfile(io.BytesIO(pillow_info(webp)["icc_profile"]))
     assert profile.profile.xcolor_space == "RGB "
     assert lost(data, ".webp") == ("WEBP: gray becomes RGB, its color profile sRGB",)
-    broken = encoded(PICTURE, "PNG", icc_profile=GRAY)
+    broken = encoded(PIXELS, "PNG", icc_profile=GRAY)
     assert "icc_profile" not in pillow_info(rewritten(broken, ".jpg"))
     assert lost(broken, ".jpg") == ("JPEG: left out: the color profile, which is one of gray",)
 
@@ -155,15 +155,15 @@ def test_gray_is_converted_by_its_profile():
 
 
 def test_metadata_too_long_for_a_jpeg_is_named():
-    photograph = read_photograph(full_jpeg())
-    long = photograph.metadata.replace(xmp=bytes(70_000), iptc=bytes(66_000))
-    photograph = dataclasses.replace(photograph, metadata=long)
-    assert what_is_lost(photograph, ".jpg") == ("JPEG: left out: XMP, IPTC",)
-    write_photograph(photograph, io.BytesIO(), format=".jpg")
+    decoded = read_image(full_jpeg())
+    long = decoded.metadata.replace(xmp=bytes(70_000), iptc=bytes(66_000))
+    decoded = dataclasses.replace(decoded, metadata=long)
+    assert what_is_lost(decoded, ".jpg") == ("JPEG: left out: XMP, IPTC",)
+    write_image(decoded, io.BytesIO(), format=".jpg")
 
 
 def test_resolution_of_a_bmp():
-    data = encoded(PICTURE, "BMP", dpi=(300, 200))
+    data = encoded(PIXELS, "BMP", dpi=(300, 200))
     assert isinstance(Image.open(io.BytesIO(data)), BmpImagePlugin.BmpImageFile)
     assert png_chunks(rewritten(data, ".png"))[b"pHYs"] == struct.pack(">IIB", 11811, 7874, 1)
 

@@ -1,4 +1,4 @@
-"""The reader of photographs, against Pillow, tifffile and hand-made bytes."""
+"""The reader of images, against Pillow, tifffile and hand-made bytes."""
 
 import io
 import os
@@ -16,19 +16,19 @@ from tests.data.image_io.made_up_files import (
     chunk,
     encoded,
     exif_block,
-    kinds_of_photographs,
+    kinds_of_images,
     loaded,
     noise,
     png,
     tiff,
 )
-from vitdeblur_jax.data.image_io import read_photograph, read_rgb, write_photograph
+from vitdeblur_jax.data.image_io import read_image, read_rgb, write_image
 from vitdeblur_jax.utils.errors import UserError
 
 
 def refusal(source: object) -> str:
     with pytest.raises(UserError) as caught:
-        read_photograph(source, name="holiday.png" if isinstance(source, bytes) else None)
+        read_image(source, name="holiday.png" if isinstance(source, bytes) else None)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -41,17 +41,17 @@ def test_eight_bits_agree_with_pillow(kind, mode):
         data = encoded(image, kind, **({"lossless": True} if kind == "WEBP" else {}))
     except OSError:
         pytest.skip("the format has no such mode")
-    photograph = read_photograph(data)
+    decoded = read_image(data)
     with Image.open(io.BytesIO(data)) as oracle:
         has_alpha, stored = oracle.has_transparency_data, oracle.mode
         expected = np.asarray(oracle.convert("RGBA"))
-    np.testing.assert_array_equal(photograph.pixels, expected[..., :3])
-    assert photograph.pixels.dtype == np.uint8
-    assert photograph.is_gray == (stored in ("1", "L", "LA"))
-    assert (photograph.alpha is not None) == has_alpha
+    np.testing.assert_array_equal(decoded.pixels, expected[..., :3])
+    assert decoded.pixels.dtype == np.uint8
+    assert decoded.is_gray == (stored in ("1", "L", "LA"))
+    assert (decoded.alpha is not None) == has_alpha
     if has_alpha:
-        np.testing.assert_array_equal(photograph.alpha, expected[..., 3])
-    assert photograph.notes == (("palette expanded to RGB",) if stored == "P" else ())
+        np.testing.assert_array_equal(decoded.alpha, expected[..., 3])
+    assert decoded.notes == (("palette expanded to RGB",) if stored == "P" else ())
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
@@ -72,15 +72,15 @@ def test_sixteen_bits_keep_all_bits(channels, byteorder):
             files.append(tiff(samples, planarconfig="contig", **layout))
             files.append(tiff(np.moveaxis(samples, -1, 0), planarconfig="separate", **layout))
     for data in files:
-        photograph = read_photograph(data)
-        assert photograph.pixels.dtype == np.uint16
-        assert photograph.is_gray == is_gray
+        decoded = read_image(data)
+        assert decoded.pixels.dtype == np.uint16
+        assert decoded.is_gray == is_gray
         colours = samples[..., :-1] if has_alpha else samples
-        np.testing.assert_array_equal(photograph.pixels, np.broadcast_to(colours, (6, 5, 3)))
-        assert (photograph.alpha is not None) == has_alpha
+        np.testing.assert_array_equal(decoded.pixels, np.broadcast_to(colours, (6, 5, 3)))
+        assert (decoded.alpha is not None) == has_alpha
         if has_alpha:
-            np.testing.assert_array_equal(photograph.alpha, samples[..., -1])
-        assert photograph.notes == ()
+            np.testing.assert_array_equal(decoded.alpha, samples[..., -1])
+        assert decoded.notes == ()
 
 
 def test_transparent_colour_of_png():
@@ -89,96 +89,94 @@ def test_transparent_colour_of_png():
         [struct.pack(">6H", 500, 1000, 3, 1, 2, 3)],
         chunk(b"tRNS", struct.pack(">3H", 1, 2, 3)),
     )
-    photograph = read_photograph(deep)
-    assert photograph.pixels.tolist() == [[[500, 1000, 3], [1, 2, 3]]]
-    assert photograph.alpha.tolist() == [[65535, 0]]
+    decoded = read_image(deep)
+    assert decoded.pixels.tolist() == [[[500, 1000, 3], [1, 2, 3]]]
+    assert decoded.alpha.tolist() == [[65535, 0]]
     coarse = png(0, 4, (4, 1), [b"\x03\xf3"], chunk(b"tRNS", struct.pack(">H", 3)))
-    photograph = read_photograph(coarse)
-    assert photograph.is_gray
-    assert photograph.pixels[0, :, 0].tolist() == [0, 51, 255, 51]
-    assert photograph.alpha.tolist() == [[255, 0, 255, 0]]
+    decoded = read_image(coarse)
+    assert decoded.is_gray
+    assert decoded.pixels[0, :, 0].tolist() == [0, 51, 255, 51]
+    assert decoded.alpha.tolist() == [[255, 0, 255, 0]]
     palette = chunk(b"PLTE", bytes(range(12))) + chunk(b"tRNS", b"\x10\xff")
-    photograph = read_photograph(png(3, 2, (4, 1), [b"\x1b"], palette))
-    assert photograph.pixels.reshape(-1).tolist() == list(range(12))
-    assert photograph.alpha.tolist() == [[16, 255, 255, 255]]
-    assert not photograph.is_gray
+    decoded = read_image(png(3, 2, (4, 1), [b"\x1b"], palette))
+    assert decoded.pixels.reshape(-1).tolist() == list(range(12))
+    assert decoded.alpha.tolist() == [[16, 255, 255, 255]]
+    assert not decoded.is_gray
 
 
 def test_sixteen_bit_tiff_variants():
     white_is_zero = tiff(np.array([[0, 1000, 65535]], np.uint16), photometric="miniswhite")
-    assert read_photograph(white_is_zero).pixels[0, :, 0].tolist() == [65535, 64535, 0]
+    assert read_image(white_is_zero).pixels[0, :, 0].tolist() == [65535, 64535, 0]
     premultiplied = np.array([[[100, 200, 30000, 30000], [0, 0, 0, 0]]], np.uint16)
-    photograph = read_photograph(
-        tiff(premultiplied, photometric="rgb", extrasamples=["assocalpha"])
-    )
-    assert photograph.pixels.tolist() == [[[218, 437, 65535], [0, 0, 0]]]
-    assert photograph.alpha.tolist() == [[30000, 0]]
+    decoded = read_image(tiff(premultiplied, photometric="rgb", extrasamples=["assocalpha"]))
+    assert decoded.pixels.tolist() == [[[218, 437, 65535], [0, 0, 0]]]
+    assert decoded.alpha.tolist() == [[30000, 0]]
     for dtype in (np.uint8, np.uint16):
         samples = noise(4, 5, 4, dtype=dtype)
         data = tiff(samples, photometric="rgb", extrasamples=["unspecified"])
-        photograph = read_photograph(data)
-        np.testing.assert_array_equal(photograph.pixels, samples[..., :3])
-        assert photograph.alpha is None
-        assert photograph.notes == ("a channel of unknown meaning is left out",)
+        decoded = read_image(data)
+        np.testing.assert_array_equal(decoded.pixels, samples[..., :3])
+        assert decoded.alpha is None
+        assert decoded.notes == ("a channel of unknown meaning is left out",)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation_is_applied_and_reset(orientation):
-    picture = noise(6, 5, 4)
+    pixels = noise(6, 5, 4)
     exif = exif_block(orientation)
     expected = ImageOps.exif_transpose(
-        Image.open(io.BytesIO(encoded(picture, "PNG", exif=exif.tobytes())))
+        Image.open(io.BytesIO(encoded(pixels, "PNG", exif=exif.tobytes())))
     )
     expected = np.asarray(expected)
-    deep = imagecodecs.png_encode(picture.astype(np.uint16) * 257)
+    deep = imagecodecs.png_encode(pixels.astype(np.uint16) * 257)
     deep = deep[:33] + chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")) + deep[33:]
-    late = encoded(picture, "PNG")
+    late = encoded(pixels, "PNG")
     late = late[:-12] + chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")) + late[-12:]
     deep_tiff = {"extratags": [(274, "H", 1, orientation, True)], "extrasamples": ["unassalpha"]}
     for data in (
-        encoded(picture, "PNG", exif=exif.tobytes()),
-        encoded(picture, "WEBP", exif=exif.tobytes(), lossless=True, exact=True),
-        encoded(picture, "TIFF", tiffinfo={274: orientation}),
-        encoded(picture, "TIFF", tiffinfo={274: orientation}, compression="tiff_lzw"),
+        encoded(pixels, "PNG", exif=exif.tobytes()),
+        encoded(pixels, "WEBP", exif=exif.tobytes(), lossless=True, exact=True),
+        encoded(pixels, "TIFF", tiffinfo={274: orientation}),
+        encoded(pixels, "TIFF", tiffinfo={274: orientation}, compression="tiff_lzw"),
         deep,
         late,
-        tiff(picture.astype(np.uint16) * 257, photometric="rgb", **deep_tiff),
+        tiff(pixels.astype(np.uint16) * 257, photometric="rgb", **deep_tiff),
     ):
-        photograph = read_photograph(data)
-        factor = 257 if photograph.pixels.dtype == np.uint16 else 1
-        np.testing.assert_array_equal(photograph.pixels // factor, expected[..., :3])
-        np.testing.assert_array_equal(photograph.alpha // factor, expected[..., 3])
-        assert photograph.metadata.exif is None or loaded(photograph.metadata.exif).get(274, 1) == 1
-    assert loaded(read_photograph(deep).metadata.exif)[271] == "Maker"
-    jpeg = encoded(picture[..., :3], "JPEG", exif=exif.tobytes())
+        decoded = read_image(data)
+        factor = 257 if decoded.pixels.dtype == np.uint16 else 1
+        np.testing.assert_array_equal(decoded.pixels // factor, expected[..., :3])
+        np.testing.assert_array_equal(decoded.alpha // factor, expected[..., 3])
+        assert decoded.metadata.exif is None or loaded(decoded.metadata.exif).get(274, 1) == 1
+    assert loaded(read_image(deep).metadata.exif)[271] == "Maker"
+    jpeg = encoded(pixels[..., :3], "JPEG", exif=exif.tobytes())
     with Image.open(io.BytesIO(jpeg)) as image:
         upright = np.asarray(ImageOps.exif_transpose(image))
-    photograph = read_photograph(jpeg)
-    np.testing.assert_array_equal(photograph.pixels, upright)
-    assert loaded(photograph.metadata.exif).get_ifd(0x8769)[36867] == "2020:01:02 03:04:05"
+    decoded = read_image(jpeg)
+    np.testing.assert_array_equal(decoded.pixels, upright)
+    assert loaded(decoded.metadata.exif).get_ifd(0x8769)[36867] == "2020:01:02 03:04:05"
 
 
 def test_damaged_exif_is_left_out():
     for kind in ("PNG", "JPEG"):
-        picture = noise(6, 5, 3)
-        photograph = read_photograph(encoded(picture, kind, exif=b"Exif\0\0no EXIF at all"))
-        assert photograph.pixels.shape == picture.shape
-        assert photograph.metadata.exif is None
-    assert read_photograph(encoded(picture, "PNG", exif=b"Exif\0\0none")).notes == (
+        pixels = noise(6, 5, 3)
+        decoded = read_image(encoded(pixels, kind, exif=b"Exif\0\0no EXIF at all"))
+        assert decoded.pixels.shape == pixels.shape
+        assert decoded.metadata.exif is None
+    assert read_image(encoded(pixels, "PNG", exif=b"Exif\0\0none")).notes == (
         "EXIF left out: it is damaged",
     )
 
 
 def test_cmyk_becomes_rgb():
     image = Image.new("CMYK", (4, 3), (0, 255, 255, 0))
-    photograph = read_photograph(encoded(image, "JPEG"))
-    assert photograph.notes == ("CMYK converted to RGB without a profile",)
-    assert photograph.metadata.icc_profile is None
-    np.testing.assert_allclose(photograph.pixels[0, 0], (255, 0, 0), atol=3)
-    broken = read_photograph(encoded(image, "JPEG", icc_profile=b"no profile"))
+    decoded = read_image(encoded(image, "JPEG"))
+    assert decoded.notes == ("CMYK converted to RGB without a profile",)
+    assert decoded.metadata.icc_profile is None
+    np.testing.assert_allclose(decoded.pixels[0, 0], (255, 0, 0), atol=3)
+    broken = read_image(encoded(image, "JPEG", icc_profile=b"no profile"))
     assert broken.notes == ("CMYK converted to RGB: its own profile is unusable",)
     assert broken.metadata.icc_profile is None
-    tiffs = read_photograph(encoded(image, "TIFF"))
+    tiffs = read_image(encoded(image, "TIFF"))
     assert tiffs.pixels[0, 0].tolist() == [255, 0, 0]
 
 
@@ -192,10 +190,10 @@ def test_cmyk_goes_through_its_profile(monkeypatch):
 
     monkeypatch.setattr(ImageCms, "profileToProfile", convert)
     image = Image.new("CMYK", (4, 3))
-    photograph = read_photograph(encoded(image, "JPEG", icc_profile=b"a CMYK profile"))
-    assert photograph.pixels[2, 3].tolist() == [1, 2, 3]
-    assert photograph.notes == ("CMYK converted to RGB by its own profile",)
-    kept = ImageCms.ImageCmsProfile(io.BytesIO(photograph.metadata.icc_profile))
+    decoded = read_image(encoded(image, "JPEG", icc_profile=b"a CMYK profile"))
+    assert decoded.pixels[2, 3].tolist() == [1, 2, 3]
+    assert decoded.notes == ("CMYK converted to RGB by its own profile",)
+    kept = ImageCms.ImageCmsProfile(io.BytesIO(decoded.metadata.icc_profile))
     assert "sRGB" in ImageCms.getProfileDescription(kept)
 
 
@@ -204,16 +202,16 @@ def test_first_frame_of_several(kind):
     frames = [Image.new("RGB", (8, 8), (value, 0, 0)) for value in (255, 128, 0)]
     options = {"lossless": True} if kind == "WEBP" else {}
     data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
-    photograph = read_photograph(data)
-    np.testing.assert_array_equal(photograph.pixels[0, 0], (255, 0, 0))
-    assert any("only the first of 3" in note for note in photograph.notes)
+    decoded = read_image(data)
+    np.testing.assert_array_equal(decoded.pixels[0, 0], (255, 0, 0))
+    assert any("only the first of 3" in note for note in decoded.notes)
 
 
 def test_pages_of_a_sixteen_bit_tiff():
     pages = noise(2, 6, 5, dtype=np.uint16)
-    photograph = read_photograph(tiff(pages, photometric="minisblack"))
-    np.testing.assert_array_equal(photograph.pixels[..., 1], pages[0])
-    assert photograph.notes == ("only the first of 2 pictures in the file is used",)
+    decoded = read_image(tiff(pages, photometric="minisblack"))
+    np.testing.assert_array_equal(decoded.pixels[..., 1], pages[0])
+    assert decoded.notes == ("only the first of 2 images in the file is used",)
 
 
 @pytest.mark.parametrize(
@@ -243,14 +241,14 @@ def test_refusals_name_the_file_and_the_cause(data, told):
 
 @pytest.mark.parametrize("part", [0.02, 0.3, 0.9, 0.97])
 def test_a_file_cut_short_is_refused(part, capfd):
-    picture, deep = noise(40, 50, 3), noise(40, 50, 3, dtype=np.uint16)
-    files = [encoded(picture, kind) for kind in ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")]
-    files.append(encoded(picture, "TIFF", compression="tiff_lzw"))
+    pixels, deep = noise(40, 50, 3), noise(40, 50, 3, dtype=np.uint16)
+    files = [encoded(pixels, kind) for kind in ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")]
+    files.append(encoded(pixels, "TIFF", compression="tiff_lzw"))
     files += [imagecodecs.png_encode(deep), tiff(deep, photometric="rgb")]
     files.append(tiff(deep, photometric="rgb", compression="zlib", rowsperstrip=4))
     for data in files:
         assert refusal(data[: int(len(data) * part)]).startswith("holiday.png: ")
-        read_photograph(data)
+        read_image(data)
     assert capfd.readouterr().err == ""
 
 
@@ -270,7 +268,7 @@ def test_paths_that_cannot_be_read(tmp_path):
         (tmp_path / "secret.png").chmod(0)
         assert "Permission denied" in refusal(tmp_path / "secret.png")
     with pytest.raises(UserError, match="standard input"):
-        read_photograph(b"")
+        read_image(b"")
     with pytest.raises(UserError, match=r"missing\.png"):
         read_rgb(missing)
 
@@ -297,21 +295,21 @@ def test_a_bomb_is_refused_and_two_hundred_megapixels_are_not():
 def test_large_tiff_passes_pillows_own_limit(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     for kind in ("PNG", "TIFF", "JPEG", "GIF"):
-        assert read_photograph(encoded(noise(8, 9, 3), kind)).pixels.shape == (8, 9, 3)
+        assert read_image(encoded(noise(8, 9, 3), kind)).pixels.shape == (8, 9, 3)
     assert Image.MAX_IMAGE_PIXELS == 10
 
 
 def test_decoders_grumble_to_nobody(tmp_path):
     """A gray PNG with a profile of RGB makes imagecodecs log, a cut TIFF makes tifffile log."""
-    write_photograph(kinds_of_photographs()[6], tmp_path / "gray.png")
+    write_image(kinds_of_images()[6], tmp_path / "gray.png")
     cut = encoded(noise(40, 50, 3), "TIFF", compression="tiff_lzw")[:-9]
     (tmp_path / "cut.tif").write_bytes(cut)
     program = """
 import sys
-from vitdeblur_jax.data.image_io import read_photograph
-read_photograph(sys.argv[1])
+from vitdeblur_jax.data.image_io import read_image
+read_image(sys.argv[1])
 try:
-    read_photograph(sys.argv[2])
+    read_image(sys.argv[2])
 except ValueError as error:
     print(error)
 """

@@ -8,9 +8,9 @@ import tifffile
 from PIL import Image
 
 from tests.data.image_io.made_up_files import encoded, noise, tiff
-from vitdeblur_jax.data.image_io import Photograph, read_photograph, write_photograph
+from vitdeblur_jax.data.image_io import DecodedImage, read_image, write_image
 
-PICTURE = noise(21, 35, 4)
+PIXELS = noise(21, 35, 4)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"])
@@ -18,23 +18,23 @@ PICTURE = noise(21, 35, 4)
     "compression", [None, "tiff_lzw", "tiff_adobe_deflate", "packbits", "zstd", "lzma"]
 )
 def test_eight_bits_agree_with_libtiff(mode, compression):
-    data = encoded(Image.fromarray(PICTURE).convert(mode), "TIFF", compression=compression)
+    data = encoded(Image.fromarray(PIXELS).convert(mode), "TIFF", compression=compression)
     with Image.open(io.BytesIO(data)) as image:
         expected = np.asarray(image.convert("RGBA"))
-    photograph = read_photograph(data)
-    np.testing.assert_array_equal(photograph.pixels, expected[..., :3])
-    assert photograph.is_gray == (mode in ("1", "L", "LA"))
+    decoded = read_image(data)
+    np.testing.assert_array_equal(decoded.pixels, expected[..., :3])
+    assert decoded.is_gray == (mode in ("1", "L", "LA"))
     if mode in ("LA", "RGBA"):
-        np.testing.assert_array_equal(photograph.alpha, expected[..., 3])
+        np.testing.assert_array_equal(decoded.alpha, expected[..., 3])
 
 
 @pytest.mark.parametrize("subsampling", [(1, 1), (2, 1), (2, 2)])
 def test_jpeg_in_a_tiff_agrees_with_libtiff(subsampling):
     options = {"compression": "jpeg", "subsampling": subsampling, "rowsperstrip": 16}
-    data = tiff(PICTURE[..., :3], photometric="rgb", **options)
+    data = tiff(PIXELS[..., :3], photometric="rgb", **options)
     with Image.open(io.BytesIO(data)) as image:
         expected = np.asarray(image.convert("RGB"))
-    np.testing.assert_array_equal(read_photograph(data).pixels, expected)
+    np.testing.assert_array_equal(read_image(data).pixels, expected)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
@@ -45,13 +45,13 @@ def test_few_bits_take_the_whole_range(bits, photometric):
     data = tiff(samples, photometric=photometric, bitspersample=bits)
     levels = np.round(samples.astype(float) * 255 / (2**bits - 1)).astype(np.uint8)
     expected = levels if photometric == "minisblack" else 255 - levels
-    np.testing.assert_array_equal(read_photograph(data).pixels[..., 0], expected)
+    np.testing.assert_array_equal(read_image(data).pixels[..., 0], expected)
 
 
 def test_ycbcr_without_jpeg_agrees_with_libtiff():
-    image = Image.fromarray(PICTURE[..., :3]).convert("YCbCr")
+    image = Image.fromarray(PIXELS[..., :3]).convert("YCbCr")
     data = encoded(image, "TIFF")
-    np.testing.assert_array_equal(read_photograph(data).pixels, np.asarray(image.convert("RGB")))
+    np.testing.assert_array_equal(read_image(data).pixels, np.asarray(image.convert("RGB")))
 
 
 @pytest.mark.parametrize("layout", [{"tile": (16, 32)}, {"rowsperstrip": 5}])
@@ -60,34 +60,32 @@ def test_ycbcr_without_jpeg_agrees_with_libtiff():
 def test_tiles_strips_and_predictors(layout, predictor, dtype):
     samples = noise(21, 35, 3, dtype=dtype)
     options = {"photometric": "rgb", "compression": "zlib", "predictor": predictor}
-    np.testing.assert_array_equal(
-        read_photograph(tiff(samples, **options, **layout)).pixels, samples
-    )
+    np.testing.assert_array_equal(read_image(tiff(samples, **options, **layout)).pixels, samples)
 
 
 def test_premultiplied_eight_bits():
     samples = np.array([[[100, 50, 0, 200], [0, 0, 0, 0]]], np.uint8)
-    photograph = read_photograph(tiff(samples, photometric="rgb", extrasamples=["assocalpha"]))
-    assert photograph.pixels.tolist() == [[[128, 64, 0], [0, 0, 0]]]
+    decoded = read_image(tiff(samples, photometric="rgb", extrasamples=["assocalpha"]))
+    assert decoded.pixels.tolist() == [[[128, 64, 0], [0, 0, 0]]]
 
 
 def test_a_hole_in_the_pixels_is_refused():
-    data = tiff(PICTURE[..., :3], photometric="rgb", compression="zlib", rowsperstrip=7)
+    data = tiff(PIXELS[..., :3], photometric="rgb", compression="zlib", rowsperstrip=7)
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         tag = file.pages.first.tags[279]  # byte counts of the strips
     data = data[: tag.valueoffset] + bytes(4) + data[tag.valueoffset + 4 :]
     with pytest.raises(ValueError, match="cut short"):
-        read_photograph(data)
+        read_image(data)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_a_written_tiff_is_what_three_decoders_read(dtype):
     samples = noise(21, 35, 3, dtype=dtype)
     stream = io.BytesIO()
-    write_photograph(Photograph(samples), stream, format=".tif")
+    write_image(DecodedImage(samples), stream, format=".tif")
     data = stream.getvalue()
     np.testing.assert_array_equal(tifffile.imread(io.BytesIO(data)), samples)
-    np.testing.assert_array_equal(read_photograph(data).pixels, samples)
+    np.testing.assert_array_equal(read_image(data).pixels, samples)
     if dtype == np.uint8:
         with Image.open(io.BytesIO(data)) as image:
             np.testing.assert_array_equal(np.asarray(image), samples)

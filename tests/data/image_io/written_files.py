@@ -13,31 +13,31 @@ from tests.data.image_io.made_up_files import (
     exif_block,
     noise,
 )
-from vitdeblur_jax.data.image_io import read_photograph, what_is_lost, write_photograph
+from vitdeblur_jax.data.image_io import read_image, what_is_lost, write_image
 
-PICTURE = noise(6, 5, 3)
+PIXELS = noise(6, 5, 3)
 XMP = b'<x:xmpmeta><rdf:Description tiff:Orientation="6" exif:PixelXDimension="5"/></x:xmpmeta>'
 UPRIGHT_XMP = XMP.replace(b'"6"', b'"1"')
 IPTC = b"\x1c\x02\x78\x00\x05Hello"
 
 
 def rewritten(data: bytes, suffix: str, **options: object) -> bytes:
-    photograph = read_photograph(data)
+    decoded = read_image(data)
     stream = io.BytesIO()
-    write_photograph(photograph, stream, format=suffix, **options)
+    write_image(decoded, stream, format=suffix, **options)
     return stream.getvalue()
 
 
 def lost(data: bytes, suffix: str) -> tuple[str, ...]:
-    return what_is_lost(read_photograph(data), suffix)
+    return what_is_lost(read_image(data), suffix)
 
 
 def segment(marker: int, content: bytes) -> bytes:
     return struct.pack(">BBH", 255, marker, len(content) + 2) + content
 
 
-def jpeg(*segments: bytes, picture: np.ndarray = PICTURE, **options: object) -> bytes:
-    data = encoded(picture, "JPEG", **options)
+def jpeg(*segments: bytes, pixels: np.ndarray = PIXELS, **options: object) -> bytes:
+    data = encoded(pixels, "JPEG", **options)
     return data[:20] + b"".join(segments) + data[20:]  # behind the JFIF header
 
 

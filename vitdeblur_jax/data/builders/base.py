@@ -22,7 +22,7 @@ from vitdeblur_jax.utils.errors import UserError
 
 ONLY_SPLIT = {"pairs": "train"}  # of the layouts without splits; the others are for testing only
 _LAYOUTS_WITH_SPLITS = ("dpdd", "dpdd_dual_pixel", "lfdof")
-_UNKNOWN_LICENCE = "The homepage states no licence for the photographs; ask the authors."
+_UNKNOWN_LICENCE = "The homepage states no licence for the images; ask the authors."
 
 
 @dataclass(eq=False)
@@ -32,7 +32,7 @@ class DefocusConfig(tfds.core.BuilderConfig):
     Attributes:
         layout: One of `layouts.LAYOUTS`.
         bit_depth: 8 or 16.
-        train_patches: What the train split holds: "" whole photographs, "all" their patches as in
+        train_patches: What the train split holds: "" whole images, "all" their patches as in
             `patches.patch_corners`, "sharpest" those of `patches.sharpest`. Others are whole.
     """
 
@@ -49,7 +49,7 @@ class DefocusConfig(tfds.core.BuilderConfig):
 class DefocusBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Writes `sources` as records.
 
-    Arrays are stored as they are, without compression by PNG: a photograph of 1680 x 1120 is then
+    Arrays are stored as they are, without compression by PNG: an image of 1680 x 1120 is then
     read about three times as fast, and takes two to four times the space.
 
     Attributes:
@@ -93,7 +93,7 @@ class DefocusBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             raise UserError(f"{error}. {self.instructions()}") from error
 
     def examples(self, split: str, source, record: int) -> list[Example]:
-        """Return what becomes of one photograph: itself, or its patches.
+        """Return what becomes of one image: itself, or its patches.
 
         Raises:
             UserError: It cannot be read, or is too small for a patch.

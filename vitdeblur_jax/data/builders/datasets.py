@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from vitdeblur_jax.data.builders.base import DefocusBuilder, DefocusConfig, array_feature
-from vitdeblur_jax.data.image_io import left_out, list_photographs
+from vitdeblur_jax.data.image_io import left_out, list_images
 from vitdeblur_jax.data.sources import SyntheticSource
 from vitdeblur_jax.data.synthesis import SynthesisSettings
 from vitdeblur_jax.utils.errors import UserError
@@ -25,7 +25,7 @@ _DPDD_CITATION = """\
   year={2020}
 }"""
 _VIEWS = {"single": "", "dual_pixel": "_dual_pixel"}
-_PATCHES = {"": "whole photographs", "all": "train patches", "sharpest": "sharpest train patches"}
+_PATCHES = {"": "whole images", "all": "train patches", "sharpest": "sharpest train patches"}
 
 
 class Dpdd(DefocusBuilder):
@@ -46,7 +46,7 @@ class Dpdd(DefocusBuilder):
         for views, bits, patches in product(_VIEWS, (8, 16), _PATCHES)
     ]
     ABOUT: ClassVar = {
-        "description": "DPDD: photographs of scenes at a wide aperture, blurred by defocus, with "
+        "description": "DPDD: images of scenes at a wide aperture, blurred by defocus, with "
         "their left and right dual-pixel views, and at a narrow one, sharp. The combined view has "
         "3 channels in `blurred`, the two views have 6.",
         "homepage": _DPDD_HOMEPAGE,
@@ -63,7 +63,7 @@ class Realdof(DefocusBuilder):
     """
     BUILDER_CONFIGS: ClassVar = [DefocusConfig(name="8bit", layout="realdof")]
     ABOUT: ClassVar = {
-        "description": "RealDOF: defocused photographs and sharp ones of the same moment, taken by "
+        "description": "RealDOF: defocused images and sharp ones of the same moment, taken by "
         "two cameras behind one lens.",
         "homepage": "https://github.com/codeslake/IFAN",
         "citation": """\
@@ -77,7 +77,7 @@ class Realdof(DefocusBuilder):
 
 
 class Lfdof(DefocusBuilder):
-    """LFDOF: 11,261 and 725 photographs of 790 and 50 light-field scenes, 1008 x 688."""
+    """LFDOF: 11,261 and 725 images of 790 and 50 light-field scenes, 1008 x 688."""
 
     MANUAL_DOWNLOAD_INSTRUCTIONS = """\
     LFDOF is to be downloaded from https://sweb.cityu.edu.hk/miullam/AIFNET/: put its train_data and
@@ -102,16 +102,16 @@ class Lfdof(DefocusBuilder):
 
 
 class Cuhk(DefocusBuilder):
-    """CUHK: 704 defocused photographs without sharp ones."""
+    """CUHK: 704 defocused images without sharp ones."""
 
     MANUAL_DOWNLOAD_INSTRUCTIONS = """\
     CUHK is to be downloaded from http://www.cse.cuhk.edu.hk/~leojia/projects/dblurdetect/: put its
-    out-of-focus photographs right into this folder.
+    out-of-focus images right into this folder.
     """
-    BUILDER_CONFIGS: ClassVar = [DefocusConfig(name="8bit", layout="photographs")]
+    BUILDER_CONFIGS: ClassVar = [DefocusConfig(name="8bit", layout="images")]
     HAS_SHARP = False
     ABOUT: ClassVar = {
-        "description": "CUHK: the out-of-focus photographs of a set made for blur detection; there "
+        "description": "CUHK: the out-of-focus images of a set made for blur detection; there "
         "are no sharp ones.",
         "homepage": "http://www.cse.cuhk.edu.hk/~leojia/projects/dblurdetect/",
         "citation": """\
@@ -125,7 +125,7 @@ class Cuhk(DefocusBuilder):
 
 
 class Pixeldp(DefocusBuilder):
-    """PixelDP: 13 photographs of a Pixel 4 without sharp ones."""
+    """PixelDP: 13 images of a Pixel 4 without sharp ones."""
 
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"""\
     PixelDP (the Pixel 4 images) is to be downloaded from {_DPDD_HOMEPAGE}: put its test_c, test_l
@@ -142,7 +142,7 @@ class Pixeldp(DefocusBuilder):
     ]
     HAS_SHARP = False
     ABOUT: ClassVar = {
-        "description": "PixelDP: dual-pixel photographs of a Pixel 4 smartphone, which lie on "
+        "description": "PixelDP: dual-pixel images of a Pixel 4 smartphone, which lie on "
         "their side; there are no sharp ones.",
         "homepage": _DPDD_HOMEPAGE,
         "citation": _DPDD_CITATION,
@@ -150,18 +150,18 @@ class Pixeldp(DefocusBuilder):
 
 
 class PairedFolder(DefocusBuilder):
-    """Any two folders of blurred and sharp photographs."""
+    """Any two folders of blurred and sharp images."""
 
     MANUAL_DOWNLOAD_INSTRUCTIONS = """\
-    Put the blurred photographs into a folder source, input, blurred or blur, the sharp ones, with
+    Put the blurred images into a folder source, input, blurred or blur, the sharp ones, with
     the same names, into target, ground_truth, sharp or gt.
     """
     BUILDER_CONFIGS: ClassVar = [
         DefocusConfig(name=f"{bits}bit", layout="pairs", bit_depth=bits) for bits in (8, 16)
     ]
     ABOUT: ClassVar = {
-        "description": "Your own pairs of blurred and sharp photographs.",
-        "license": "That of the photographs.",
+        "description": "Your own pairs of blurred and sharp images.",
+        "license": "That of the images.",
     }
 
 
@@ -179,9 +179,9 @@ class SyntheticConfig(DefocusConfig):
 
 
 class SyntheticDefocus(DefocusBuilder):
-    """Any folder of sharp photographs, put out of focus."""
+    """Any folder of sharp images, put out of focus."""
 
-    MANUAL_DOWNLOAD_INSTRUCTIONS = "Put sharp photographs right into this folder."
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "Put sharp images right into this folder."
     BUILDER_CONFIGS: ClassVar = [
         SyntheticConfig(name="single"),
         SyntheticConfig(
@@ -189,9 +189,9 @@ class SyntheticDefocus(DefocusBuilder):
         ),
     ]
     ABOUT: ClassVar = {
-        "description": "Your own sharp photographs, put out of focus by the thin-lens model of "
+        "description": "Your own sharp images, put out of focus by the thin-lens model of "
         "`vitdeblur_jax.data.synthesis`.",
-        "license": "That of the photographs.",
+        "license": "That of the images.",
     }
 
     def features(self) -> dict[str, tfds.features.FeatureConnector]:
@@ -202,9 +202,9 @@ class SyntheticDefocus(DefocusBuilder):
         """Return the one split, train."""
         config = self.builder_config
         try:
-            photographs = list_photographs(root)
+            images = list_images(root)
             if line := left_out(root):
                 tell(line)
         except UserError as error:
             raise UserError(f"{error}. {self.instructions()}") from error
-        return {"train": SyntheticSource(photographs, config.settings, config.seed)}
+        return {"train": SyntheticSource(images, config.settings, config.seed)}

@@ -1,4 +1,4 @@
-"""DPDD's training patches: a grid over each photograph, the least sharp of which are left out.
+"""DPDD's training patches: a grid over each image, the least sharp of which are left out.
 
 As in A. Abuolaim and M. S. Brown, "Defocus Deblurring Using Dual-Pixel Data", ECCV 2020, and the
 code released with it, which Restormer and others follow.
@@ -12,21 +12,21 @@ from vitdeblur_jax.utils.errors import UserError
 
 PATCH = 512
 STEP = 204  # 60 % of a patch overlap with the next one
-LEFT_OUT = 0.3  # of a photograph's patches: flat regions, which tell nothing about blur
+LEFT_OUT = 0.3  # of an image's patches: flat regions, which tell nothing about blur
 _SOBEL_SIZES = (3, 7, 11, 15)
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
-_Photograph = UInt8[np.ndarray, "height width 3"] | UInt16[np.ndarray, "height width 3"]
+_Image = UInt8[np.ndarray, "height width 3"] | UInt16[np.ndarray, "height width 3"]
 _Corner = tuple[int, int]
 
 
 def patch_corners(height: int, width: int) -> list[_Corner]:
-    """Return the top left corners of the patches of a photograph, row by row.
+    """Return the top left corners of the patches of an image, row by row.
 
     They lie `STEP` pixels apart; the last of a row or column is moved back to the edge.
 
     Raises:
-        UserError: The photograph is smaller than a patch.
+        UserError: The image is smaller than a patch.
     """
     if min(height, width) < PATCH:
         raise UserError(f"no patch of {PATCH} x {PATCH} in {width} x {height} pixels")
@@ -34,19 +34,19 @@ def patch_corners(height: int, width: int) -> list[_Corner]:
     return [(top, left) for top in rows for left in columns]
 
 
-def sharpest(sharp: _Photograph, corners: list[_Corner]) -> list[_Corner]:
-    """Leave out the patches of a sharp photograph with the least sharpness energy."""
+def sharpest(sharp: _Image, corners: list[_Corner]) -> list[_Corner]:
+    """Leave out the patches of a sharp image with the least sharpness energy."""
     order = np.argsort(sharpness_energy(sharp, corners), kind="stable")
     left_out = set(order[: int(LEFT_OUT * len(corners))])
     return [corner for number, corner in enumerate(corners) if number not in left_out]
 
 
-def sharpness_energy(sharp: _Photograph, corners: list[_Corner]) -> Float[np.ndarray, " patches"]:
-    """Return the sharpness energy of patches, in [0, 1], to be compared within a photograph.
+def sharpness_energy(sharp: _Image, corners: list[_Corner]) -> Float[np.ndarray, " patches"]:
+    """Return the sharpness energy of patches, in [0, 1], to be compared within an image.
 
     It is the sum of the gradients' magnitudes by the Sobel operator of sizes 3, 7, 11 and 15, each
-    rescaled to [0, 1] over the photograph's patches, and the four multiplied. The gradients are
-    those of the whole photograph; the released code reflects at each patch's border.
+    rescaled to [0, 1] over the image's patches, and the four multiplied. The gradients are
+    those of the whole image; the released code reflects at each patch's border.
     """
     gray = sharp.astype(np.float32) @ _LUMA / np.iinfo(sharp.dtype).max
     energy = np.ones(len(corners))

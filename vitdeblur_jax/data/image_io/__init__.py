@@ -1,38 +1,38 @@
-"""Photographs from files and into files: the one reader and the one writer of the whole project."""
+"""Images from files and into files: the one reader and the one writer of the whole project."""
 
+from vitdeblur_jax.data.image_io.decoded_image import DecodedImage, Metadata, Samples, as_8_bits
 from vitdeblur_jax.data.image_io.formats import IMAGE_SUFFIXES
 from vitdeblur_jax.data.image_io.listing import (
     READABLE_SUFFIXES,
+    images_in,
     left_out,
-    list_photographs,
-    photographs_in,
+    list_images,
     subfolders,
 )
-from vitdeblur_jax.data.image_io.photograph import Metadata, Photograph, Samples, as_8_bits
-from vitdeblur_jax.data.image_io.reading import read_photograph, read_rgb, size_of
+from vitdeblur_jax.data.image_io.reading import read_image, read_rgb, size_of
 from vitdeblur_jax.data.image_io.writing import (
     check_quality,
     is_lossy,
     what_is_lost,
-    write_photograph,
+    write_image,
 )
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "READABLE_SUFFIXES",
+    "DecodedImage",
     "Metadata",
-    "Photograph",
     "Samples",
     "as_8_bits",
     "check_quality",
+    "images_in",
     "is_lossy",
     "left_out",
-    "list_photographs",
-    "photographs_in",
-    "read_photograph",
+    "list_images",
+    "read_image",
     "read_rgb",
     "size_of",
     "subfolders",
     "what_is_lost",
-    "write_photograph",
+    "write_image",
 ]

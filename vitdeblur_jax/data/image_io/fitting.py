@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import imagecodecs
 
-from vitdeblur_jax.data.image_io.photograph import Metadata
+from vitdeblur_jax.data.image_io.decoded_image import Metadata
 
 _NAMES = {
     "icc_profile": "the color profile",
@@ -37,7 +37,7 @@ def fitting(metadata: Metadata, kind: str, is_gray: bool) -> tuple[Metadata, tup
     Args:
         metadata: What is to be written.
         kind: PNG, JPEG, TIFF, WEBP or BMP.
-        is_gray: Whether the photograph is gray: so has its profile to be.
+        is_gray: Whether the image is gray: so has its profile to be.
     """
     if kind != "PNG":
         metadata = _with_profile(metadata, is_gray)

@@ -9,9 +9,9 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageCms, JpegImagePlugin
 
-from vitdeblur_jax.data.image_io.decoded import Decoded, frame_notes, read_exif
+from vitdeblur_jax.data.image_io.decoded_image import Compression, Metadata, Resolution
+from vitdeblur_jax.data.image_io.decoder_output import DecoderOutput, frame_notes, read_exif
 from vitdeblur_jax.data.image_io.formats import check_memory, decoding_bytes, open_with_pillow
-from vitdeblur_jax.data.image_io.photograph import Compression, Metadata, Resolution
 from vitdeblur_jax.utils.errors import UserError, one_line
 
 SIGNATURE = b"\xff\xd8\xff"
@@ -28,8 +28,8 @@ _COLOR_SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}  # by Pillow's mode
 _UNITS = {1: Fraction(1), 2: Fraction(254, 100)}  # JFIF's, per inch
 
 
-def decode_jpeg(data: bytes) -> Decoded:
-    """Decode a JPEG, a damaged one as far as possible; as `decoded.Decoded`.
+def decode_jpeg(data: bytes) -> DecoderOutput:
+    """Decode a JPEG, a damaged one as far as possible; as `decoder_output.DecoderOutput`.
 
     Raises:
         UserError: Too large for the memory, or nothing can be decoded.
@@ -44,7 +44,7 @@ def decode_jpeg(data: bytes) -> Decoded:
         np.subtract(255, samples, out=samples)  # as Adobe stores it
         samples, icc_profile, note = cmyk_to_rgb(samples, metadata.icc_profile)
         metadata, notes = metadata.replace(icc_profile=icc_profile), (*notes, note)
-    return Decoded(samples, orientation, metadata, compression, notes, damage)
+    return DecoderOutput(samples, orientation, metadata, compression, notes, damage)
 
 
 def damage_of(data: bytes) -> tuple[str, ...]:

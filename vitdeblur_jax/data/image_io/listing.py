@@ -1,4 +1,4 @@
-"""Photographs in a folder."""
+"""Images in a folder."""
 
 import os
 from collections.abc import Iterator
@@ -16,42 +16,42 @@ ADDED_FOLDERS = ("__MACOSX", "@eaDir")  # by archives and network disks
 _MOST_SUFFIXES_NAMED = 5
 
 
-def list_photographs(folder: str | os.PathLike[str], *, recursive: bool = False) -> list[Path]:
-    """List the photographs in a folder, by `READABLE_SUFFIXES`, in natural order, none hidden.
+def list_images(folder: str | os.PathLike[str], *, recursive: bool = False) -> list[Path]:
+    """List the images in a folder, by `READABLE_SUFFIXES`, in natural order, none hidden.
 
     Args:
         folder: The folder.
         recursive: Whether to list those of the folders in it too, after its own.
 
     Raises:
-        UserError: A folder is missing or unreadable, or there is no photograph.
+        UserError: A folder is missing or unreadable, or there is no image.
     """
-    paths = photographs_in(folder, recursive=recursive)
+    paths = images_in(folder, recursive=recursive)
     if not paths:
         looked_for = f"looked for {', '.join(READABLE_SUFFIXES)}"
         raise UserError(f"no images in {folder}: {looked_for}{_in_brackets(left_out(folder))}")
     return paths
 
 
-def photographs_in(folder: str | os.PathLike[str], *, recursive: bool = False) -> list[Path]:
-    """List the photographs in a folder as `list_photographs` does; there may be none.
+def images_in(folder: str | os.PathLike[str], *, recursive: bool = False) -> list[Path]:
+    """List the images in a folder as `list_images` does; there may be none.
 
     Raises:
         UserError: A folder is missing or unreadable.
     """
     walked = _walk(Path(folder), recursive)
-    return [path for files, _ in walked for path in files if _is_photograph(path)]
+    return [path for files, _ in walked for path in files if _is_image(path)]
 
 
 def left_out(folder: str | os.PathLike[str], *, recursive: bool = False) -> str:
-    """Return a line on what `list_photographs` does not list, "" where that is nothing.
+    """Return a line on what `list_images` does not list, "" where that is nothing.
 
     For example "left out: 5 files of formats that are not read (.heic, .dng), 1 folder". Hidden
     files and folders are not counted.
     """
     others, count = [], 0
     for files, folders in _walk(Path(folder), recursive):
-        others += [path for path in files if not _is_photograph(path)]
+        others += [path for path in files if not _is_image(path)]
         count += 0 if recursive else len(folders)
     parts = []
     if others:
@@ -89,7 +89,7 @@ def _is_broken_link(path: Path) -> bool:
     return path.is_symlink() and not path.exists()
 
 
-def _is_photograph(path: Path) -> bool:
+def _is_image(path: Path) -> bool:
     return path.suffix.lower() in READABLE_SUFFIXES
 
 

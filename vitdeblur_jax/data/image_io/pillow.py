@@ -7,9 +7,9 @@ from fractions import Fraction
 import numpy as np
 from PIL import Image
 
-from vitdeblur_jax.data.image_io.decoded import Decoded, frame_notes, read_exif
+from vitdeblur_jax.data.image_io.decoded_image import Compression, Metadata, Resolution, Samples
+from vitdeblur_jax.data.image_io.decoder_output import DecoderOutput, frame_notes, read_exif
 from vitdeblur_jax.data.image_io.formats import check_memory, open_with_pillow
-from vitdeblur_jax.data.image_io.photograph import Compression, Metadata, Resolution, Samples
 from vitdeblur_jax.utils.errors import UserError
 
 _BYTES_PER_PIXEL = 22  # two canvases of WebP, Pillow's image, its bytes in pieces and joined
@@ -17,8 +17,8 @@ _REFUSED_MODES = {"I": "32-bit samples", "F": "floating-point samples"}
 _UNFIT = "{}; save it as gray or RGB with 8 or 16 bits a channel"
 
 
-def decode_with_pillow(data: bytes) -> Decoded:
-    """Decode one of `formats.PILLOW_FORMATS`; as `decoded.Decoded`.
+def decode_with_pillow(data: bytes) -> DecoderOutput:
+    """Decode one of `formats.PILLOW_FORMATS`; as `decoder_output.DecoderOutput`.
 
     Raises:
         UserError: Too large for the memory, or samples of a kind that is not read.
@@ -38,7 +38,7 @@ def decode_with_pillow(data: bytes) -> Decoded:
             resolution=_resolution(image),
         )
         compression = Compression(lossless=image.format == "WEBP" and _is_lossless_webp(data))
-        return Decoded(_samples(image), orientation, metadata, compression, notes)
+        return DecoderOutput(_samples(image), orientation, metadata, compression, notes)
 
 
 def encode_with_pillow(

@@ -13,9 +13,9 @@ from fractions import Fraction
 import imagecodecs
 import numpy as np
 
-from vitdeblur_jax.data.image_io.decoded import Decoded, frame_notes, read_exif
+from vitdeblur_jax.data.image_io.decoded_image import Metadata, Resolution, Samples
+from vitdeblur_jax.data.image_io.decoder_output import DecoderOutput, frame_notes, read_exif
 from vitdeblur_jax.data.image_io.formats import check_memory, decoding_bytes
-from vitdeblur_jax.data.image_io.photograph import Metadata, Resolution, Samples
 from vitdeblur_jax.utils.errors import UserError
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -30,8 +30,8 @@ _MOST_EXPANDED = 2**24  # bytes of a profile or a text
 _INCHES_PER_METER = Fraction(10_000, 254)
 
 
-def decode_png(data: bytes) -> Decoded:
-    """Decode a PNG; as `decoded.Decoded`.
+def decode_png(data: bytes) -> DecoderOutput:
+    """Decode a PNG; as `decoder_output.DecoderOutput`.
 
     Raises:
         UserError: Too large for the memory, damaged or cut short.
@@ -48,7 +48,7 @@ def decode_png(data: bytes) -> Decoded:
         notes += frame_notes("PNG", int.from_bytes(kinds[b"acTL"][:4], "big"))
     if color == _PALETTE:
         notes += ("palette expanded to RGB",)
-    return Decoded(samples, orientation, metadata, notes=notes)
+    return DecoderOutput(samples, orientation, metadata, notes=notes)
 
 
 def png_header(data: bytes) -> tuple[int, int, int, int]:

@@ -1,4 +1,4 @@
-"""Photographs from files: the one reader of the whole project."""
+"""Images from files: the one reader of the whole project."""
 
 import os
 from pathlib import Path
@@ -7,18 +7,18 @@ import numpy as np
 from PIL import UnidentifiedImageError
 
 from vitdeblur_jax.data.image_io import jpeg, png, tiff
-from vitdeblur_jax.data.image_io.decoded import Decoded
+from vitdeblur_jax.data.image_io.decoded_image import DecodedImage, Samples
+from vitdeblur_jax.data.image_io.decoder_output import DecoderOutput
 from vitdeblur_jax.data.image_io.formats import FORMATS, open_with_pillow
-from vitdeblur_jax.data.image_io.photograph import Photograph, Samples
 from vitdeblur_jax.data.image_io.pillow import decode_with_pillow
 from vitdeblur_jax.utils.errors import UserError, one_line
 from vitdeblur_jax.utils.files import check_regular
 
 
-def read_photograph(
+def read_image(
     source: str | os.PathLike[str] | bytes, name: str | None = None, *, accept_damage: bool = False
-) -> Photograph:
-    """Read a photograph, upright, with the 8 or 16 bits a channel that its file has.
+) -> DecodedImage:
+    """Read an image, upright, with the 8 or 16 bits a channel that its file has.
 
     Args:
         source: A path, or the bytes of a file.
@@ -49,12 +49,12 @@ def read_photograph(
 
 
 def read_rgb(path: str | os.PathLike[str]) -> Samples:
-    """Read the upright pixels of a photograph: H x W x 3, uint8 or uint16.
+    """Read the upright pixels of an image: H x W x 3, uint8 or uint16.
 
     Raises:
-        UserError: As `read_photograph`.
+        UserError: As `read_image`.
     """
-    return read_photograph(path).pixels
+    return read_image(path).pixels
 
 
 def size_of(path: str | os.PathLike[str]) -> tuple[int, int] | None:
@@ -73,7 +73,7 @@ def size_of(path: str | os.PathLike[str]) -> tuple[int, int] | None:
         return None
 
 
-def _decode(data: bytes) -> Decoded:
+def _decode(data: bytes) -> DecoderOutput:
     if data.startswith(tiff.SIGNATURES):
         return tiff.decode_tiff(data)
     if data.startswith(png.SIGNATURE):
@@ -91,13 +91,13 @@ def _why_unreadable(error: Exception) -> str:
             formats = ", ".join(dict.fromkeys(FORMATS.values()))
             return f"not an image that can be read, or one cut short; good are {formats}"
         case MemoryError():
-            return "the picture does not fit into memory"
+            return "the image does not fit into memory"
         case OSError() | RuntimeError():  # what Pillow and imagecodecs say
             return f"damaged or cut short ({one_line(error)})"
     return "damaged or cut short"
 
 
-def _upright(decoded: Decoded) -> Photograph:
+def _upright(decoded: DecoderOutput) -> DecodedImage:
     """Turn samples upright and part colors from alpha."""
     samples, orientation, metadata, compression, notes, damage = decoded
     is_turned = orientation in (5, 6, 7, 8)
@@ -108,6 +108,6 @@ def _upright(decoded: Decoded) -> Photograph:
     colors = samples[..., :-1] if has_alpha else samples
     pixels = np.repeat(colors, 3, axis=-1) if is_gray else np.ascontiguousarray(colors)
     alpha = np.ascontiguousarray(samples[..., -1]) if has_alpha else None
-    damaged = tuple(f"the file is damaged, and the picture may be, too ({d})" for d in damage)
+    damaged = tuple(f"the file is damaged, and the image may be, too ({d})" for d in damage)
     metadata = metadata.upright(orientation)
-    return Photograph(pixels, alpha, is_gray, metadata, compression, (*damaged, *notes))
+    return DecodedImage(pixels, alpha, is_gray, metadata, compression, (*damaged, *notes))

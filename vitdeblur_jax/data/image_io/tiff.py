@@ -14,11 +14,11 @@ from PIL import Image
 from PIL.ExifTags import IFD, Base
 from tifffile import COMPRESSION, PHOTOMETRIC
 
-from vitdeblur_jax.data.image_io.decoded import Decoded, frame_notes, read_exif
+from vitdeblur_jax.data.image_io.decoded_image import Metadata, Resolution, Samples
+from vitdeblur_jax.data.image_io.decoder_output import DecoderOutput, frame_notes, read_exif
 from vitdeblur_jax.data.image_io.exif import BIG_TIFF, is_machine_made
 from vitdeblur_jax.data.image_io.formats import MEMORY_LIMIT, check_memory, decoding_bytes
 from vitdeblur_jax.data.image_io.jpeg import cmyk_to_rgb, damage_of
-from vitdeblur_jax.data.image_io.photograph import Metadata, Resolution, Samples
 from vitdeblur_jax.data.image_io.tiff_writing import PIXEL_TAGS
 from vitdeblur_jax.utils.errors import UserError
 
@@ -45,8 +45,8 @@ for _library in ("imagecodecs", "tifffile"):  # what they log, our one line says
     logging.getLogger(_library).addHandler(logging.NullHandler())
 
 
-def decode_tiff(data: bytes) -> Decoded:
-    """Decode the first page of a TIFF or BigTIFF; as `decoded.Decoded`.
+def decode_tiff(data: bytes) -> DecoderOutput:
+    """Decode the first page of a TIFF or BigTIFF; as `decoder_output.DecoderOutput`.
 
     Raises:
         UserError: Too large for the memory, cut short, or samples of a kind that is not read.
@@ -73,7 +73,7 @@ def decode_tiff(data: bytes) -> Decoded:
     if page.photometric == PHOTOMETRIC.PALETTE:
         notes += ("palette expanded to RGB",)
     notes = (*notes, *more_notes)
-    return Decoded(samples, orientation, metadata, notes=notes, damage=damage)
+    return DecoderOutput(samples, orientation, metadata, notes=notes, damage=damage)
 
 
 def tiff_size(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -120,7 +120,7 @@ def _check_directory(file: tifffile.TiffFile, data: bytes) -> None:
 
 
 def _check(page: tifffile.TiffPage, size: int) -> None:
-    """Refuse what would be read wrongly: tifffile takes more than photographs."""
+    """Refuse what would be read wrongly: tifffile takes more than images."""
     colors, depth = _COLORS.get(page.photometric, 0), 1 + (page.bitspersample > 8)
     channels = min(page.samplesperpixel, 4)
     extra = {PHOTOMETRIC.PALETTE: 3, PHOTOMETRIC.SEPARATED: 12, PHOTOMETRIC.YCBCR: 6}
@@ -232,7 +232,7 @@ def _exif(page: tifffile.TiffPage, data: bytes) -> tuple[bytes | None, tuple[str
             del exif[tag]
         has_maker_note = _MAKER_NOTE in exif.get_ifd(IFD.Exif)
         stream = exif.tobytes()
-    except Exception:  # as with damaged pixels, but a photograph is whole without its EXIF
+    except Exception:  # as with damaged pixels, but an image is whole without its EXIF
         return None, ("EXIF left out: it is damaged",)
     moved = "EXIF laid out anew: programs may no longer read the camera's maker note"
     return stream, (moved,) if has_maker_note else ()

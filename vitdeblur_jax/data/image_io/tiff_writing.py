@@ -10,8 +10,8 @@ from fractions import Fraction
 import numpy as np
 from PIL.ExifTags import Base
 
+from vitdeblur_jax.data.image_io.decoded_image import Metadata, Samples
 from vitdeblur_jax.data.image_io.exif import byte_order, first_directory
-from vitdeblur_jax.data.image_io.photograph import Metadata, Samples
 from vitdeblur_jax.utils.errors import UserError
 
 _BYTE, _SHORT, _LONG, _RATIONAL, _UNDEFINED = 1, 3, 4, 5, 7
@@ -41,7 +41,7 @@ def encode_tiff(samples: Samples, metadata: Metadata, is_gray: bool) -> bytes:
         entries[tag] = _entry(body, order, tag, kind, values)
     body += bytes(-len(body) % 4)
     if len(body) + 12 * len(entries) > _HIGHEST:
-        raise UserError("the picture is larger than the 4 GiB that a TIFF holds; use PNG")
+        raise UserError("the image is larger than the 4 GiB that a TIFF holds; use PNG")
     struct.pack_into(order + "I", body, 4, len(body))
     body += struct.pack(order + "H", len(entries))
     body += b"".join(entries[tag] for tag in sorted(entries)) + bytes(4)

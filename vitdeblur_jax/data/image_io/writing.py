@@ -1,4 +1,4 @@
-"""Photographs into files: the one writer of the whole project."""
+"""Images into files: the one writer of the whole project."""
 
 import io
 import os
@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
+from vitdeblur_jax.data.image_io.decoded_image import DecodedImage, Metadata, Samples
 from vitdeblur_jax.data.image_io.fitting import fitting, is_gray_profile
 from vitdeblur_jax.data.image_io.formats import FORMATS, IMAGE_SUFFIXES
 from vitdeblur_jax.data.image_io.jpeg import encode_jpeg
-from vitdeblur_jax.data.image_io.photograph import Metadata, Photograph, Samples
 from vitdeblur_jax.data.image_io.pillow import encode_with_pillow
 from vitdeblur_jax.data.image_io.png import encode_png
 from vitdeblur_jax.data.image_io.tiff_writing import encode_tiff
@@ -25,46 +25,46 @@ _WITHOUT_GRAY = ("WEBP",)
 _LOSSY = ("JPEG", "WEBP")
 
 
-def what_is_lost(photograph: Photograph, suffix: str) -> tuple[str, ...]:
-    """Say what of a photograph a file with this ending cannot hold, a sentence each.
+def what_is_lost(image: DecodedImage, suffix: str) -> tuple[str, ...]:
+    """Say what of an image a file with this ending cannot hold, a sentence each.
 
     Raises:
         UserError: No image is written with this ending, or none as large.
     """
-    kind, is_deep = _kind(suffix), photograph.pixels.dtype == np.uint16
-    height, width = photograph.pixels.shape[:2]
+    kind, is_deep = _kind(suffix), image.pixels.dtype == np.uint16
+    height, width = image.pixels.shape[:2]
     if max(height, width) > _LONGEST_SIDE.get(kind, width + height):
         raise UserError(
-            f"{kind} holds sides of {_LONGEST_SIDE[kind]} pixels at the most; this photograph is "
+            f"{kind} holds sides of {_LONGEST_SIDE[kind]} pixels at the most; this image is "
             f"{width} x {height}"
         )
     losses = {
         "16 bits a channel become 8": is_deep and kind not in _DEEP,
-        "transparency is left out": photograph.alpha is not None and kind in _OPAQUE,
-        "gray becomes RGB, its color profile sRGB": _changes_gray_profile(photograph, kind),
+        "transparency is left out": image.alpha is not None and kind in _OPAQUE,
+        "gray becomes RGB, its color profile sRGB": _changes_gray_profile(image, kind),
     }
-    names = fitting(photograph.metadata, kind, photograph.is_gray)[1]
+    names = fitting(image.metadata, kind, image.is_gray)[1]
     told = [loss for loss, is_so in losses.items() if is_so]
     told += [f"left out: {', '.join(names)}"] if names else []
     return tuple(f"{kind}: {loss}" for loss in told)
 
 
-def write_photograph(
-    photograph: Photograph,
+def write_image(
+    image: DecodedImage,
     destination: str | os.PathLike[str] | io.BufferedIOBase,
     format: str | None = None,
     overwrite: bool = True,
     quality: int | None = None,
 ) -> None:
-    """Write a photograph whole or not at all: a file of the same name is replaced at the end.
+    """Write an image whole or not at all: a file of the same name is replaced at the end.
 
     A JPEG that was read as one keeps its quantization tables and subsampling; others have quality
     95 and colors in full resolution. A WebP that was read as a lossless one stays lossless; others
-    have quality 95. A gray photograph is written as its luminance (Rec. 601). `what_is_lost` tells
+    have quality 95. A gray image is written as its luminance (Rec. 601). `what_is_lost` tells
     what the file cannot hold.
 
     Args:
-        photograph: What to write.
+        image: What to write.
         destination: A path, or a binary stream.
         format: The ending, with or without its dot; needed for a stream, else that of the path.
         overwrite: Whether a file of that name may be replaced.
@@ -80,7 +80,7 @@ def write_photograph(
         check_quality(quality)
     kind = _kind(format or (Path(destination).suffix if is_path else ""))
     try:
-        encoded = _encode(photograph, kind, quality)
+        encoded = _encode(image, kind, quality)
         if not is_path:
             destination.write(encoded)
             destination.flush()
@@ -110,20 +110,20 @@ def _kind(suffix: str) -> str:
     return kind
 
 
-def _encode(photograph: Photograph, kind: str, quality: int | None) -> bytes:
-    metadata, _ = fitting(photograph.metadata, kind, photograph.is_gray)
-    samples, compression = photograph.pixels, photograph.compression
-    if photograph.is_gray and kind not in _WITHOUT_GRAY:
+def _encode(image: DecodedImage, kind: str, quality: int | None) -> bytes:
+    metadata, _ = fitting(image.metadata, kind, image.is_gray)
+    samples, compression = image.pixels, image.compression
+    if image.is_gray and kind not in _WITHOUT_GRAY:
         samples = _luminance(samples)
-    if photograph.alpha is not None and kind not in _OPAQUE:
-        samples = np.dstack((samples, photograph.alpha))
+    if image.alpha is not None and kind not in _OPAQUE:
+        samples = np.dstack((samples, image.alpha))
     if samples.dtype == np.uint16 and kind not in _DEEP:
         samples = _rounded_to_8_bits(samples)
-    if _changes_gray_profile(photograph, kind):
+    if _changes_gray_profile(image, kind):
         samples, metadata = _gray_to_srgb(samples, metadata)
     match kind:
         case "TIFF":
-            return encode_tiff(samples, metadata, photograph.is_gray)
+            return encode_tiff(samples, metadata, image.is_gray)
         case "PNG":
             return encode_png(samples, metadata)
         case "JPEG":
@@ -140,9 +140,9 @@ def _rounded_to_8_bits(samples: NDArray[np.uint16]) -> NDArray[np.uint8]:
     return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def _changes_gray_profile(photograph: Photograph, kind: str) -> bool:
+def _changes_gray_profile(image: DecodedImage, kind: str) -> bool:
     """Tell whether a profile of gray would come to stand in a file of RGB."""
-    is_gray = photograph.is_gray and is_gray_profile(photograph.metadata.icc_profile)
+    is_gray = image.is_gray and is_gray_profile(image.metadata.icc_profile)
     return is_gray and kind in _WITHOUT_GRAY
 
 

@@ -1,4 +1,4 @@
-"""Restores photographs with the exported model in this package; needs JAX and NumPy, no more.
+"""Restores images with the exported model in this package; needs JAX and NumPy, no more.
 
 With the folder that holds this one on Python's path, and NAME for the name of this one:
 
@@ -36,12 +36,12 @@ def _provide_flatbuffers() -> None:
 
 
 def load(folder: str | Path = _HERE) -> Callable[..., np.ndarray]:
-    """Returns the function that restores a photograph, with its variables on JAX's first device.
+    """Returns the function that restores an image, with its variables on JAX's first device.
 
-    It takes the photograph, `(height, width, 3 * views)`, and `batch_size`, how many windows are
+    It takes the image, `(height, width, 3 * views)`, and `batch_size`, how many windows are
     computed at once: by default 1 on a CPU and 8 elsewhere. A model that was exported for one
-    batch size takes no other. It returns `(height, width, 3)` of the photograph's dtype: integers
-    rounded, floats not clipped. It raises `ValueError` if the photograph's shape, dtype or values
+    batch size takes no other. It returns `(height, width, 3)` of the image's dtype: integers
+    rounded, floats not clipped. It raises `ValueError` if the image's shape, dtype or values
     are wrong, or the network's output is not finite.
     """
     _provide_flatbuffers()

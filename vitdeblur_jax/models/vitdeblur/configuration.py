@@ -16,9 +16,9 @@
 | views | 1, or 2 for dual-pixel images (left and right) |
 | dtype | of the computation: "float32" or "bfloat16"; parameters are float32 |
 | precision | of float32 products on GPU and TPU: "highest", "high" or "default" (fastest) |
-| stride | step between a photograph's windows, pixels: smaller is slower and smoother; not a \
+| stride | step between an image's windows, pixels: smaller is slower and smoother; not a \
 multiple of patch_stride, see `stride_note` |
-| margin | pixels a side that a photograph is extended by, by reflection; 0 in the published code |
+| margin | pixels a side that an image is extended by, by reflection; 0 in the published code |
 | remat | recompute each block in the backward pass: less memory, the same numbers |
 """
 
@@ -121,7 +121,7 @@ def tiny() -> ml_collections.ConfigDict:
     """Returns a model of 2.1 M parameters for two CPU cores: window 106, 12 x 12 tokens.
 
     Its margin keeps what the image head makes of the outer 11 pixels, half of its kernels' reach,
-    out of the photograph. Its stride of 45 puts tokens at all 8 offsets of patch_stride.
+    out of the image. Its stride of 45 puts tokens at all 8 offsets of patch_stride.
     """
     config = base()
     config.update(

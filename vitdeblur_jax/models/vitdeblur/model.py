@@ -211,7 +211,7 @@ def _check_images(images, model, channels):
     _, height, width, _ = images.shape
     if height != width:
         raise UserError(
-            f"images of {height} x {width} pixels: the model takes squares, `deblur` any photograph"
+            f"images of {height} x {width} pixels: the model takes squares, `deblur` any image"
         )
     check_window("image side", height, model)
     if not jnp.issubdtype(images.dtype, jnp.floating):

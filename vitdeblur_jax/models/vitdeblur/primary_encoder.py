@@ -1,4 +1,4 @@
-"""The primary feature encoder: keeps as much of the photograph's detail as it can."""
+"""The primary feature encoder: keeps as much of the image's detail as it can."""
 
 import flax.linen as nn
 from jaxtyping import Array, Float

@@ -1,4 +1,4 @@
-"""What a photograph is in memory."""
+"""What an image is in memory."""
 
 import dataclasses
 import re
@@ -98,8 +98,8 @@ class Compression:
 
 
 @dataclass(frozen=True)
-class Photograph:
-    """A photograph with what its file tells beside the pixels.
+class DecodedImage:
+    """An image with what its file tells beside the pixels.
 
     Attributes:
         pixels: H x W x 3, uint8 or uint16, RGB, upright; three equal channels when gray.

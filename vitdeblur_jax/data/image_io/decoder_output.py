@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from vitdeblur_jax.data.image_io.decoded_image import Compression, Metadata, Samples
 from vitdeblur_jax.data.image_io.exif import ExifError, upright
-from vitdeblur_jax.data.image_io.photograph import Compression, Metadata, Samples
 
 
-class Decoded(NamedTuple):
+class DecoderOutput(NamedTuple):
     """Samples as the file arranges them, and what it tells beside them.
 
     Attributes:
@@ -42,5 +42,5 @@ def frame_notes(kind: str | None, count: int) -> tuple[str, ...]:
     if count < 2:
         return ()
     if kind in ("TIFF", "MPO"):
-        return (f"only the first of {count} pictures in the file is used",)
+        return (f"only the first of {count} images in the file is used",)
     return (f"animation: only the first of {count} frames is used",)
