@@ -54,27 +54,48 @@ def assert_stage(golden: Mapping, name: str, found, atol: float) -> None:
       atol: bound of the absolute difference of values, and of their mean and standard deviation.
     """
     found = np.asarray(found)
-    channels_first = found.transpose(2, 0, 1)
-    corners = {"first": np.s_[:8, :12, :12], "last": np.s_[-8:, -12:, -12:]}
-    middle = tuple(slice(side // 2 - 4, side // 2 + 4) if side > 1 else 0 for side in found.shape)
-    parts = {
-        "mid": found[middle[0], middle[1], :16],
-        "tl": found[:4, :4, :8],
-        "br": found[-4:, -4:, :8],
-    }
-    parts |= {part: channels_first[window] for part, window in corners.items()}
-    if f"stage_{name}_step" in golden:
-        c, y, x = golden[f"stage_{name}_step"]
-        parts["values"] = channels_first[::c, ::y, ::x]
-    statistics = [found.mean(dtype=np.float64), found.std(dtype=np.float64, ddof=1)]
-    parts |= {"stats": np.array(statistics), "stat": np.array(statistics)}
-    compared = [part for part in parts if f"stage_{name}_{part}" in golden]
-    assert len(compared) >= 2, name
+    compared = [part for part in _PARTS if f"stage_{name}_{part}" in golden]
+    assert len(compared) >= 2, f"the golden file has no stage {name}"
     for part in compared:
         expected = golden[f"stage_{name}_{part}"]
         np.testing.assert_allclose(
-            parts[part].reshape(expected.shape), expected, rtol=0, atol=atol, err_msg=name
+            _PARTS[part](found, expected.shape, golden.get(f"stage_{name}_step")),
+            expected,
+            rtol=0,
+            atol=atol,
+            err_msg=f"{name}, {part}",
         )
+
+
+def _statistics(x, *_):
+    return np.array([x.mean(dtype=np.float64), x.std(dtype=np.float64, ddof=1)])
+
+
+def _middle(x, shape, _):
+    rows, columns = (slice(max(n // 2 - 4, 0), n // 2 + 4) for n in x.shape[:2])
+    return x[rows, columns, : shape[-1]]
+
+
+def _first(x, shape, _):
+    c, h, w = shape
+    return x.transpose(2, 0, 1)[:c, :h, :w]
+
+
+def _last(x, shape, _):
+    c, h, w = shape
+    return x.transpose(2, 0, 1)[-c:, -h:, -w:]
+
+
+_PARTS = {
+    "stats": _statistics,
+    "stat": _statistics,
+    "first": _first,
+    "last": _last,
+    "mid": _middle,
+    "tl": lambda x, shape, _: x[: shape[0], : shape[1], : shape[2]],
+    "br": lambda x, shape, _: x[-shape[0] :, -shape[1] :, -shape[2] :],
+    "values": lambda x, _, step: x.transpose(2, 0, 1)[:: step[0], :: step[1], :: step[2]],
+}
 
 
 def random_variables(network, image_shape: tuple[int, ...], seed: int = 0) -> dict:
@@ -197,3 +218,16 @@ def assert_gradient_norms(
     assert expected
     for name, norm in expected.items():
         np.testing.assert_allclose(norms[name.replace("|", "/")], norm, rtol=rtol, err_msg=name)
+
+
+def positive(variables: dict) -> dict:
+    """Returns variables of `random_variables` made positive, kernels averaging their input.
+
+    Through such a network, every output pixel depends on its whole receptive field.
+    """
+
+    def fill(path, leaf):
+        average = np.sqrt(np.prod(leaf.shape[:-1])) if path[-1].key == "kernel" else 1
+        return abs(leaf) / average
+
+    return jax.tree_util.tree_map_with_path(fill, variables)

@@ -1,0 +1,238 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.published_networks import (
+    PEERS,
+    assert_converts_exactly,
+    assert_stage,
+    entry_shapes,
+    positive,
+    random_variables,
+    tiled_output,
+)
+from tests.stand_in_weights import stand_in_state_dict
+from vitdeblur_jax.models.nrknet import (
+    NRKNet,
+    published_entries,
+    published_unused,
+    pyramid_losses,
+)
+from vitdeblur_jax.models.published import from_published, to_published
+from vitdeblur_jax.models.tilings import HaloTiles, WholeImage
+from vitdeblur_jax.utils.errors import UserError
+
+FOLDER = PEERS / "nrknet"
+SMALL = {"widths": (3, 4, 5), "num_blurs": 2}
+UNET = {
+    "down_0": "feat0",
+    "encoder_0": "enc0",
+    "down_1": "down1",
+    "encoder_2": "enc2",
+    "bottleneck": "bottleneck",
+    "up_0": "up1",
+    "decoder_2": "dec2",
+}
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return dict(np.load(FOLDER / "golden_seed0.npz"))
+
+
+@pytest.fixture(scope="module")
+def image(golden):
+    return jnp.asarray(golden["image_rgb"][None] / np.float32(255))
+
+
+@pytest.fixture(scope="module")
+def variables():
+    state_dict = stand_in_state_dict(FOLDER / "shapes.json", 0, _special)
+    return from_published(state_dict, published_entries(NRKNet()))
+
+
+def _special(name, noise):
+    if name == "GCM.kernels":
+        return noise
+    if noise.shape[2:] == (4, 4):  # each output pixel takes in four taps
+        return noise / np.sqrt(noise.shape[0] * 4)
+    return None
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _intermediates(network, variables, image):
+    return network.apply(variables, image, capture_intermediates=True, mutable="intermediates")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
+def test_every_stage_matches_the_published_network(golden, image, variables):
+    output, state = _intermediates(NRKNet(), variables, image)
+    found = state["intermediates"]
+    near = functools.partial(assert_stage, golden, atol=5e-5)
+    for scale in range(3):
+        for module, stage in UNET.items():
+            if f"stage_s{scale}_{stage}_stats" in golden:
+                features = found["unet"][module]["__call__"][scale][0]
+                is_conv = module.startswith(("down", "up"))
+                near(f"s{scale}_{stage}", np.maximum(features, 0) if is_conv else features)
+        near(f"s{scale}_apuconv", np.maximum(found["maps"]["norm"]["__call__"][scale][0], 0))
+        h, c = found["maps"]["lstm"]["__call__"][scale]
+        near(f"s{scale}_h", h[0])
+        near(f"s{scale}_c", c[0])
+        near(f"s{scale}_weights", found["maps"]["__call__"][scale][0][0])
+    np.testing.assert_allclose(output[0], golden["output_rgb"], atol=5e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
+def test_the_training_call_matches_the_published_one(golden, image, variables):
+    @functools.partial(jax.jit, static_argnums=0)
+    def scales(network, variables, blurred, sharp):
+        bound = network.bind(variables)
+        found = bound._scales(blurred, False)
+        return found, bound._reblurred(sharp, found)
+
+    found, reblurred = scales(NRKNet(), variables, image, image[:, :, ::-1])
+    near = functools.partial(assert_stage, golden, atol=5e-5)
+    for i, scale in enumerate(found):
+        for j, term in enumerate(scale.terms[1:]):
+            near(f"s{i}_temp{j}", term[0, :, :, ::-1])
+        near(f"train_deblurred{i}", sum(scale.terms)[0, :, :, ::-1])
+        near(f"train_reblurred{i}", reblurred[i][0, :, :, ::-1])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
+def test_statistics_of_the_image_match_the_published_test_script(golden, image, variables):
+    network = NRKNet(image_statistics=True)
+    output = jax.jit(network.apply)(variables, image)
+    np.testing.assert_allclose(output[0], golden["output_rgb_batchstats"], atol=5e-5)
+    trained = jax.jit(lambda x: NRKNet().apply(variables, x, True, mutable="batch_stats"))
+    output, state = trained(image)
+    np.testing.assert_allclose(output[0], golden["output_rgb_batchstats"], atol=5e-5)
+    statistics = state["batch_stats"]["maps"]["norm"]
+    np.testing.assert_allclose(statistics["mean"], golden["bn_after_running_mean"], atol=1e-5)
+    np.testing.assert_allclose(statistics["var"], golden["bn_after_running_var"], atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
+def test_gradients_match_the_published_network(golden, image, variables):
+    def loss(params):
+        return (NRKNet().apply({**variables, "params": params}, image) ** 2).mean()
+
+    value, gradient = jax.jit(jax.value_and_grad(loss))(variables["params"])
+    np.testing.assert_allclose(value, golden["loss_mean_sq"], rtol=1e-5)
+    gradients = {"params": gradient, "batch_stats": variables["batch_stats"]}
+    by_name = to_published(gradients, published_entries(NRKNet()))
+    for name, norm in zip(golden["grad_names"], golden["grad_norms"], strict=True):
+        tolerance = 3e-4 if name == "GCM.kernels" else 1e-4
+        np.testing.assert_allclose(np.linalg.norm(by_name[name]), norm, rtol=tolerance)
+
+
+def test_published_entries():
+    network, shapes = NRKNet(), entry_shapes(FOLDER / "shapes.json")
+    for name, array in published_unused(network).items():
+        assert shapes.pop(name) == array.shape
+    assert_converts_exactly(network, published_entries(network), shapes)
+
+
+def test_conversion_permutes_bgr():
+    network = NRKNet(**SMALL)
+    entries = published_entries(network)
+    published = to_published(random_variables(network, (1, 64, 64, 3)), entries)
+    params = from_published(published, entries)["params"]
+    first = published["feat_extract.0.main.0.weight"]  # (out, in, height, width)
+    np.testing.assert_array_equal(params["unet"]["down_0"]["kernel"][1, 2, 0], first[:, 2, 1, 2])
+    taps = published["GCM.kernels"]  # (3 k + channel, 1, 1, 2)
+    np.testing.assert_array_equal(params["reblur"]["taps"][1, 0], taps[5, 0, 0])
+    mixed = published["SummationLayer.conv.weight"]  # (out, 3 k + channel, 1, 1)
+    assert params["reblur"]["sum"]["kernel"][0, 0, 3, 1] == mixed[1, 5, 0, 0]
+    assert params["reblur"]["sum"]["bias"][0] == published["SummationLayer.conv.bias"][2]
+
+
+def test_pyramid_losses():
+    rng = np.random.default_rng(0)
+    sharp = rng.random((2, 8, 12, 3))
+    targets = [sharp.reshape(2, 2, 4, 3, 4, 3)[:, :, 1:3, :, 1:3].mean((2, 4))]
+    targets += [sharp.reshape(2, 4, 2, 6, 2, 3).mean((2, 4)), sharp, sharp]
+    outputs = [target + rng.standard_normal(target.shape) for target in targets]
+    names = frozenset({"pyramid_mse", "pyramid_fourier"})
+    arrays = [jnp.asarray(x, "f4") for x in (*outputs, sharp)]
+    found = pyramid_losses(arrays[:4], arrays[4], names)
+    assert set(found) == names
+    mse, fourier = 0, 0
+    for weight, output, target in zip((0.25, 0.5, 0.75, 1), outputs, targets, strict=True):
+        mse += weight * ((output - target) ** 2).mean((1, 2, 3))
+        x = np.fft.fft2(output - target, axes=(1, 2))
+        fourier += weight * (abs(x.real) + abs(x.imag)).mean((1, 2, 3))
+    np.testing.assert_allclose(found["pyramid_mse"], mse, rtol=1e-5)
+    np.testing.assert_allclose(found["pyramid_fourier"], fourier, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_training_outputs_are_those_of_all_scales():
+    network, rng = NRKNet(**SMALL), np.random.default_rng(0)
+    blurred, sharp = jnp.asarray(rng.random((2, 2, 64, 64, 3)), "f4")
+
+    @jax.jit
+    def outputs_of(variables):
+        bound = network.bind(variables)
+        scales = bound._scales(blurred, False)
+        reblurred = bound._reblurred(sharp, scales)
+        return scales, reblurred, bound.training_outputs(blurred, sharp, False, names)
+
+    names = frozenset(NRKNet.LOSS_TERMS)
+    scales, reblurred, (restored, terms) = outputs_of(random_variables(network, (1, 64, 64, 3)))
+    outputs = [*(sum(scale.terms) for scale in scales), restored]
+    expected = pyramid_losses(outputs, sharp, names)
+    expected["reblurring"] = sum(
+        np.asarray((image - scale.terms[0]) ** 2).mean((1, 2, 3))
+        for image, scale in zip(reblurred, scales, strict=True)
+    )
+    assert set(terms) == set(expected) == names
+    for name in names:
+        np.testing.assert_allclose(terms[name], expected[name], rtol=1e-4, err_msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("axis", [1, 2])
+def test_the_halo_covers_the_receptive_field(axis):
+    network = NRKNet(widths=(2, 2, 2))
+    variables = positive(random_variables(network, (1, 64, 64, 3)))
+    variables["params"]["reblur"]["taps"] = jnp.tile(jnp.asarray([1.0, 0]), (21, 3, 1))
+    shape = [1, 48, 48, 3]
+    shape[axis] = 1296
+    image = jnp.asarray(np.random.default_rng(0).random(shape), "f4")
+    halo, tile = network.tiling.halo, 432
+
+    def kept(x, start, stop):
+        return jax.lax.slice_in_dim(x, start, stop, axis=axis)
+
+    @jax.jit
+    def sensitivity(image):  # of the two pixels that reach farthest, one to each side
+        def some(x):
+            restored = network.apply(variables, x)
+            pixels = kept(restored, 449, 450), kept(restored, 846, 847)
+            return 1e25 * (pixels[0] + pixels[1]).sum()  # far derivatives would underflow
+
+        return jax.grad(some)(image)
+
+    reached = np.flatnonzero(sensitivity(image).any(axis=(0, 3 - axis, 3)))
+    assert halo // 2 < 449 - reached.min() == 393 < halo
+    assert halo // 2 < reached.max() - 846 == 378 < halo
+    apply = functools.partial(jax.jit(network.apply), variables)
+    tiles = tiled_output(apply, image, tile, halo)
+    np.testing.assert_allclose(tiles, apply(image), rtol=1e-5, atol=1e-6)
+
+
+def test_tiling_and_sizes():
+    assert NRKNet().tiling == HaloTiles(400, 16)
+    network = NRKNet(image_statistics=True)
+    assert network.tiling == WholeImage(16)
+    with pytest.raises(UserError, match="multiples of 16"):
+        network.init(jax.random.key(0), jnp.zeros((1, 32, 40, 3)))

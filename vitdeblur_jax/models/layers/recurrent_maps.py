@@ -1,0 +1,104 @@
+"""Maps of weights from features by a convolutional LSTM that runs over scales.
+
+NRKNet and GKMNet make the weights of their blur kernels with it.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vitdeblur_jax.models.layers.batch_norm import BatchNorm
+from vitdeblur_jax.models.layers.convolution import PYTORCH_KERNEL_INIT
+from vitdeblur_jax.models.layers.resize import enlarge
+
+Carry = tuple[
+    Float[Array, "batch height width features"], Float[Array, "batch height width features"]
+]
+
+
+class ConvLSTM(nn.Module):
+    """A convolutional LSTM cell (Shi et al., NeurIPS 2015) without peepholes.
+
+    Linen's own adds 1 to the forget gate and has another order of gates.
+
+    Attributes:
+      features: channels of the state.
+      dtype: of the computation.
+      precision: of the products, see `jax.lax.Precision`.
+    """
+
+    features: int
+    dtype: str = "float32"
+    precision: str = "highest"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch height width channels"], carry: Carry) -> Carry:
+        """Returns the new state (h, c)."""
+        h, c = carry
+        gates = nn.Conv(
+            4 * self.features,
+            (5, 5),
+            padding=2,
+            kernel_init=PYTORCH_KERNEL_INIT,
+            dtype=self.dtype,
+            precision=self.precision,
+            name="gates",
+        )(jnp.concatenate([x, h.astype(x.dtype)], axis=-1))
+        i, f, o, g = jnp.split(gates, 4, axis=-1)
+        c = nn.sigmoid(f) * c + nn.sigmoid(i) * jnp.tanh(g)
+        return nn.sigmoid(o) * jnp.tanh(c), c
+
+
+class RecurrentMaps(nn.Module):
+    """Maps u + u a: a from the features, u the state of an LSTM at half the resolution.
+
+    Attributes:
+      features: number of maps, and channels of the state.
+      reflect: pad the convolution of the features by reflection and give it no bias; else by zeros,
+        with a bias.
+      image_statistics: see `BatchNorm`.
+      dtype, precision: see `ConvLSTM`.
+    """
+
+    features: int
+    reflect: bool = False
+    image_statistics: bool = False
+    dtype: str = "float32"
+    precision: str = "highest"
+
+    def setup(self):
+        numerics = {"dtype": self.dtype, "precision": self.precision}
+        self.conv = nn.Conv(
+            self.features,
+            (3, 3),
+            padding="REFLECT" if self.reflect else 1,
+            use_bias=not self.reflect,
+            kernel_init=PYTORCH_KERNEL_INIT,
+            **numerics,
+        )
+        self.norm = BatchNorm(image_statistics=self.image_statistics, dtype=self.dtype)
+        self.lstm = ConvLSTM(self.features, **numerics)
+
+    def __call__(
+        self,
+        x: Float[Array, "batch height width channels"],
+        carry: Carry,
+        train: bool = False,
+    ) -> tuple[Float[Array, "batch height width features"], Carry]:
+        """Returns the maps and the new state, which has half the resolution."""
+        attention = nn.relu(self.norm(self.conv(x), train))
+        carry = self.lstm(nn.avg_pool(x, (2, 2), (2, 2)), carry)
+        doubled = carry[0].repeat(2, axis=1).repeat(2, axis=2)
+        return doubled * attention + doubled, carry
+
+    def initial_carry(self, image: Float[Array, "batch height width channels"]) -> Carry:
+        """Returns a state of zeros for an image of the first scale."""
+        batch, height, width, _ = image.shape
+        zeros = jnp.zeros((batch, height // 2, width // 2, self.features))
+        return zeros, zeros
+
+
+def enlarged_carry(carry: Carry) -> Carry:
+    """Returns the state for a scale of twice the resolution."""
+    h, c = carry
+    return enlarge(h, 2), enlarge(c, 2)

@@ -1,0 +1,300 @@
+"""NRKNet: a Neumann network with recursive kernels.
+
+Quan, Wu, Ji, "Neumann Network With Recursive Kernels for Single Image Defocus Deblurring", CVPR
+2023, pp. 5754-5763. Blur is modeled as a sum of blurred copies of the image, weighted pixel by
+pixel. A U-Net with a convolutional LSTM over three scales predicts the weights. A truncated Neumann
+series inverts the blur at each scale.
+
+6 094 107 parameters. The published code, MIT licensed, is at github.com/csZcWu/NRKNet; its weights
+are in the same repository (`NRKNet_epoch3846.pth` for DPDD, `NRKNet_epoch257.pth` for LFDOF). It
+takes BGR images; here the conversion of weights permutes the channels instead.
+
+The published test script leaves batch norm in training mode: it normalizes with the statistics of
+the image itself. The checkpoint was selected with running statistics, which are the default here;
+the configuration `nrknet_image_statistics` reproduces the test script.
+"""
+
+import functools
+from typing import ClassVar, NamedTuple
+
+import flax.linen as nn
+import numpy as np
+from jaxtyping import Array, Float
+
+from vitdeblur_jax.models.layers.blur_stacks import Reblur
+from vitdeblur_jax.models.layers.convolution import PYTORCH_KERNEL_INIT
+from vitdeblur_jax.models.layers.image_losses import dissimilarity, fourier_l1, mse
+from vitdeblur_jax.models.layers.recurrent_maps import RecurrentMaps, enlarged_carry
+from vitdeblur_jax.models.layers.resize import enlarge, reduce
+from vitdeblur_jax.models.published import (
+    CONV,
+    CONV_TRANSPOSE,
+    Entry,
+    Path,
+    batch_norm,
+    conv,
+    joined,
+    reshaped,
+    reversed_along,
+)
+from vitdeblur_jax.models.tilings import HaloTiles, Tiling, WholeImage, check_image
+
+CONFIGURATIONS = {"nrknet": {}, "nrknet_image_statistics": {"image_statistics": True}}
+
+_OUTPUT_WEIGHTS = (0.25, 0.5, 0.75, 1)
+_PYRAMID_LOSSES = {"pyramid_mse": mse, "pyramid_fourier": fourier_l1, "pyramid_ssim": dissimilarity}
+
+_PLAIN = {"use_bias": False, "kernel_init": PYTORCH_KERNEL_INIT}
+_conv3x3 = functools.partial(nn.Conv, kernel_size=(3, 3), padding="REFLECT", **_PLAIN)
+_double = functools.partial(
+    nn.ConvTranspose, kernel_size=(4, 4), strides=(2, 2), transpose_kernel=True, **_PLAIN
+)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(relu(conv(x))), padded by reflection, without biases."""
+
+    dtype: str = "float32"
+    precision: str = "highest"
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width channels"]
+    ) -> Float[Array, "batch height width channels"]:
+        numerics = {"dtype": self.dtype, "precision": self.precision}
+        inner = nn.relu(_conv3x3(x.shape[-1], name="conv_0", **numerics)(x))
+        return x + _conv3x3(x.shape[-1], name="conv_1", **numerics)(inner)
+
+
+class UNet(nn.Module):
+    """Features of an image at one scale, from three resolutions with skip sums.
+
+    Attributes:
+      widths: channels at full, half and quarter of the scale's resolution.
+      dtype, precision: see `NRKNet`.
+    """
+
+    widths: tuple[int, ...]
+    dtype: str = "float32"
+    precision: str = "highest"
+
+    def setup(self):
+        numerics = {"dtype": self.dtype, "precision": self.precision}
+        self.down = [
+            _conv3x3(x, strides=s, **numerics) for x, s in zip(self.widths, (1, 2, 2), strict=True)
+        ]
+        self.encoder = [ResidualBlock(**numerics) for _ in self.widths]
+        self.bottleneck_conv = _conv3x3(self.widths[-1], **numerics)
+        self.bottleneck = ResidualBlock(**numerics)
+        self.decoder = [ResidualBlock(**numerics) for _ in self.widths]
+        self.up = [_double(width, **numerics) for width in self.widths[-2::-1]]
+
+    def __call__(
+        self, image: Float[Array, "batch height width 3"]
+    ) -> Float[Array, "batch height width features"]:
+        x, skips = image, []
+        for down, encoder in zip(self.down, self.encoder, strict=True):
+            x = encoder(nn.relu(down(x)))
+            skips.append(x)
+        x = self.bottleneck(nn.relu(self.bottleneck_conv(x)))
+        x = self.decoder[0](x + skips.pop())
+        for up, decoder in zip(self.up, self.decoder[1:], strict=True):
+            x = decoder(nn.relu(up(x)) + skips.pop())
+        return x
+
+
+class Scale(NamedTuple):
+    """What the network computes at one scale.
+
+    Attributes:
+      maps: weights of the blurred copies.
+      terms: of the Neumann series; the first is the blurred image.
+    """
+
+    maps: Float[Array, "batch height width blurs"]
+    terms: list[Float[Array, "batch height width 3"]]
+
+
+class NRKNet(nn.Module):
+    """The network, with attributes that describe its architecture.
+
+    Attributes:
+      widths: channels of the U-Net at full, half and quarter of a scale's resolution.
+      num_blurs: recursive blur kernels; the image itself has weights too.
+      num_steps: terms of the Neumann series at quarter, half and full resolution.
+      image_statistics: normalize with each image's own statistics outside of training.
+      views: 1.
+      dtype: of the computation.
+      precision: of the products, see `jax.lax.Precision`.
+    """
+
+    LOSS_TERMS: ClassVar[dict[str, float]] = {
+        "pyramid_mse": 1.0,
+        "pyramid_fourier": 0.1,
+        "pyramid_ssim": 0.0,
+        "reblurring": 0.0,
+    }
+
+    widths: tuple[int, ...] = (64, 128, 256)
+    num_blurs: int = 21
+    num_steps: tuple[int, ...] = (3, 2, 1)
+    image_statistics: bool = False
+    views: int = 1
+    dtype: str = "float32"
+    precision: str = "highest"
+
+    @property
+    def tiling(self) -> Tiling:
+        """Whole images where batch norm takes its statistics from them, else tiles."""
+        return WholeImage(16) if self.image_statistics else HaloTiles(halo=400, multiple=16)
+
+    def setup(self):
+        numerics = {"dtype": self.dtype, "precision": self.precision}
+        self.unet = UNet(self.widths, **numerics)
+        self.maps = RecurrentMaps(self.num_blurs + 1, True, self.image_statistics, **numerics)
+        self.reblur = Reblur(self.num_blurs, **numerics)
+
+    def __call__(
+        self, image: Float[Array, "batch height width 3"], train: bool = False
+    ) -> Float[Array, "batch height width 3"]:
+        """Restores images.
+
+        Args:
+          image: RGB in [0, 1]; sides are multiples of 16.
+          train: normalize with the statistics of the batch and update the running ones.
+
+        Returns:
+          RGB, not clipped.
+
+        Raises:
+          UserError: sides are not multiples of 16.
+        """
+        return _restored(image, self._scales(image, train))
+
+    def training_outputs(
+        self,
+        blurred: Float[Array, "batch height width 3"],
+        sharp: Float[Array, "batch height width 3"],
+        train: bool,
+        terms: frozenset[str],
+    ) -> tuple[Float[Array, "batch height width 3"], dict[str, Float[Array, " batch"]]]:
+        """Returns the restored images and terms of the loss, one number for each image.
+
+        The published training minimizes `pyramid_mse` + 0.1 `pyramid_fourier`, and in some epochs
+        `pyramid_ssim` alone. It computes the paper's reblurring loss but does not minimize it.
+
+        Args:
+          blurred: as for `__call__`.
+          sharp: the target, RGB in [0, 1].
+          train: as for `__call__`.
+          terms: names of those to compute, from `LOSS_TERMS`.
+        """
+        scales = self._scales(blurred, train)
+        restored = _restored(blurred, scales)
+        outputs = [*(sum(scale.terms) for scale in scales), restored]
+        found = pyramid_losses(outputs, sharp, terms)
+        if "reblurring" in terms:
+            reblurred = self._reblurred(sharp, scales)
+            found["reblurring"] = sum(map(mse, reblurred, _pyramid(blurred)))
+        return restored, found
+
+    def _scales(self, image, train) -> list[Scale]:
+        check_image(image.shape, self.views, self.tiling.multiple)
+        scales, pyramid = [], _pyramid(image)
+        carry = self.maps.initial_carry(pyramid[0])
+        for blurred, num_steps in zip(pyramid, self.num_steps, strict=True):
+            if scales:
+                carry = enlarged_carry(carry)
+            maps, carry = self.maps(self.unet(blurred), carry, train)
+            terms = [blurred]
+            for _ in range(num_steps):
+                terms.append(terms[-1] - self.reblur(maps, terms[-1]))
+            scales.append(Scale(maps, terms))
+        return scales
+
+    def _reblurred(self, sharp, scales):
+        maps = (scale.maps for scale in scales)
+        return list(map(self.reblur, maps, _pyramid(sharp)))
+
+
+def pyramid_losses(
+    outputs: list[Float[Array, "batch _ _ 3"]],
+    sharp: Float[Array, "batch height width 3"],
+    terms: frozenset[str],
+) -> dict[str, Float[Array, " batch"]]:
+    """Returns those of the pyramid's losses that are among `terms`.
+
+    Args:
+      outputs: at a quarter, half, full and full resolution; they count 0.25, 0.5, 0.75 and 1.
+      sharp: the target. It is reduced by bilinear interpolation without a low-pass.
+      terms: names of terms.
+    """
+    targets = [reduce(sharp, 4), reduce(sharp, 2), sharp, sharp]
+
+    def total(loss):
+        return sum(
+            weight * loss(output, target)
+            for weight, output, target in zip(_OUTPUT_WEIGHTS, outputs, targets, strict=True)
+        )
+
+    return {name: total(loss) for name, loss in _PYRAMID_LOSSES.items() if name in terms}
+
+
+def published_entries(network: NRKNet) -> dict[Path, Entry]:
+    """Returns the names and layouts in the published checkpoint."""
+    levels = range(len(network.widths))
+    ups = enumerate(range(len(levels), 2 * len(levels) - 1))
+    parts = [
+        *(_conv_entries(f"down_{i}", f"feat_extract.{i}") for i in levels),
+        _conv_entries("down_0", "feat_extract.0", CONV.then(reversed_along(2))),
+        *(_block_entries(f"encoder_{i}", f"Encoder.{i}") for i in levels),
+        _conv_entries("bottleneck_conv", "bottleneck.0"),
+        _block_entries("bottleneck", "bottleneck.1"),
+        *(_block_entries(f"decoder_{i}", f"Decoder.{i}") for i in levels),
+        *(_conv_entries(f"up_{i}", f"feat_extract.{j}", CONV_TRANSPOSE) for i, j in ups),
+        conv(("maps", "conv"), "APU.conv.main.0", bias=False),
+        batch_norm(("maps", "norm"), "APU.conv.main.1"),
+        conv(("maps", "lstm", "gates"), "APU.conv_atten.conv"),
+        _reblur_entries(network.num_blurs),
+    ]
+    return joined(parts)
+
+
+def _conv_entries(path, name, layout=CONV):
+    return conv(("unet", path), f"{name}.main.0", layout, bias=False)
+
+
+def _block_entries(path, name):
+    return joined(
+        conv(("unet", path, f"conv_{i}"), f"{name}.layers.0.main.{i}.main.0", bias=False)
+        for i in range(2)
+    )
+
+
+def _reblur_entries(blurs):
+    """Returns the entries of `Reblur`: inputs 3 k + c and outputs c have c in BGR order."""
+    taps = reshaped((3 * blurs, 1, 1, 2), (blurs, 3, 2)).then(reversed_along(1))
+    split = reshaped((1, 1, 3 * blurs + 3, 3), (blurs + 1, 3, 3))
+    joint = reshaped((blurs + 1, 3, 3), (1, 1, 3 * blurs + 3, 3))
+    kernel = CONV.then(split).then(reversed_along(1)).then(reversed_along(2)).then(joint)
+    path = ("params", "reblur")
+    return {
+        (*path, "taps"): Entry("GCM.kernels", taps),
+        (*path, "sum", "kernel"): Entry("SummationLayer.conv.weight", kernel),
+        (*path, "sum", "bias"): Entry("SummationLayer.conv.bias", reversed_along(0)),
+    }
+
+
+def published_unused(network: NRKNet) -> dict[str, np.ndarray]:
+    """Returns the published checkpoint's entries that no network reads."""
+    return {"APU.conv.main.1.num_batches_tracked": np.zeros((), np.int64)}
+
+
+def _pyramid(image):
+    """Returns quarter, half and full resolution, by nearest neighbors."""
+    return [image[:, ::4, ::4], image[:, ::2, ::2], image]
+
+
+def _restored(image, scales):
+    quarter, half, full = (scale.terms[-1] for scale in scales)
+    return image + full + enlarge(half, 2) + enlarge(quarter, 4)
