@@ -5,7 +5,7 @@ Golden files come in three forms, and the shapes of a checkpoint's entries in tw
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -159,6 +159,26 @@ def tiled_output(apply, image: np.ndarray, tile: int, halo: int) -> np.ndarray:
             row.append(output[:, y - top : y - top + tile, x - left : x - left + tile])
         rows.append(np.concatenate(row, axis=2))
     return np.concatenate(rows, axis=1)
+
+
+def columns_reached(apply, width: int, columns: Sequence[int]) -> tuple[int, int]:
+    """Returns how many columns before and after it, at most, a column of the input changes.
+
+    Every operation hands NaN on, however small a weight is.
+
+    Args:
+      apply: function of images (batch, 16, width, 3).
+      width: of the images; the reach has to end within them.
+      columns: of the input, all phases of the network's strides.
+    """
+    images = np.zeros((len(columns), 16, width, 3), np.float32)
+    images[range(len(columns)), :, columns] = np.nan
+    changed = np.isnan(apply(images)).any(axis=(1, 3))
+    assert not changed[:, 0].any()
+    assert not changed[:, -1].any()
+    before = max(c - row.argmax() for c, row in zip(columns, changed, strict=True))
+    after = max(width - 1 - row[::-1].argmax() - c for c, row in zip(columns, changed, strict=True))
+    return before, after
 
 
 def one_sided_variables(network, image_shape: tuple[int, ...], corner: int) -> dict:

@@ -20,7 +20,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from vitdeblur_jax.models.layers.adaptive_filter import adaptive_filter
-from vitdeblur_jax.models.layers.leaky import LeakyConv, LeakyUpsample
+from vitdeblur_jax.models.layers.leaky import LeakyChain, LeakyConv, LeakyUpsample
 from vitdeblur_jax.models.layers.views import views_and_combined
 from vitdeblur_jax.models.published import CONV, Entry, Path, conv, joined, rolled
 from vitdeblur_jax.models.tilings import HaloTiles, check_image
@@ -117,34 +117,6 @@ class DRBNet(nn.Module):
     @property
     def _numerics(self):
         return {"dtype": self.dtype, "precision": self.precision}
-
-
-class LeakyChain(nn.Module):
-    """Convolutions one after the other, a leaky ReLU after each.
-
-    Attributes:
-      features: channels of each.
-      stride: of the first.
-      last_kernel_size: of the last; the others have 3.
-      dtype, precision: see `DRBNet`.
-    """
-
-    features: tuple[int, ...]
-    stride: int = 1
-    last_kernel_size: int = 3
-    dtype: str = "float32"
-    precision: str = "highest"
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "batch height width channels"]
-    ) -> Float[Array, "batch out_height out_width features"]:
-        last = len(self.features) - 1
-        for i, features in enumerate(self.features):
-            size = self.last_kernel_size if i == last else 3
-            stride = 1 if i else self.stride
-            x = LeakyConv(features, size, stride, self.dtype, self.precision, name=f"conv_{i}")(x)
-        return x
 
 
 class ResidualBlock(nn.Module):

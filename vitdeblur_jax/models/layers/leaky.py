@@ -20,6 +20,7 @@ class LeakyConv(nn.Module):
       stride: the output has 1 / stride of the size.
       dtype: of the computation.
       precision: of the products, see `jax.lax.Precision`.
+      kernel_init: initial values of the kernel.
     """
 
     features: int
@@ -27,6 +28,7 @@ class LeakyConv(nn.Module):
     stride: int = 1
     dtype: str = "float32"
     precision: str = "highest"
+    kernel_init: nn.initializers.Initializer = PYTORCH_KERNEL_INIT
 
     @nn.compact
     def __call__(
@@ -37,12 +39,42 @@ class LeakyConv(nn.Module):
             (self.kernel_size, self.kernel_size),
             self.stride,
             padding=self.kernel_size // 2,
-            kernel_init=PYTORCH_KERNEL_INIT,
+            kernel_init=self.kernel_init,
             dtype=self.dtype,
             precision=self.precision,
             name="conv",
         )
         return leaky_relu(conv(x))
+
+
+class LeakyChain(nn.Module):
+    """Convolutions one after the other, a leaky ReLU after each.
+
+    Attributes:
+      features: channels of each.
+      stride: of the first.
+      last_kernel_size: of the last; the others have 3.
+      dtype, precision, kernel_init: see `LeakyConv`.
+    """
+
+    features: tuple[int, ...]
+    stride: int = 1
+    last_kernel_size: int = 3
+    dtype: str = "float32"
+    precision: str = "highest"
+    kernel_init: nn.initializers.Initializer = PYTORCH_KERNEL_INIT
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width channels"]
+    ) -> Float[Array, "batch out_height out_width features"]:
+        numerics = (self.dtype, self.precision, self.kernel_init)
+        last = len(self.features) - 1
+        for i, features in enumerate(self.features):
+            size = self.last_kernel_size if i == last else 3
+            stride = 1 if i else self.stride
+            x = LeakyConv(features, size, stride, *numerics, name=f"conv_{i}")(x)
+        return x
 
 
 class LeakyUpsample(nn.Module):
@@ -51,12 +83,13 @@ class LeakyUpsample(nn.Module):
     Output pixel o takes in input pixel i by tap o - 2 i + 1, as PyTorch's with padding 1 does.
 
     Attributes:
-      features, dtype, precision: see `LeakyConv`.
+      features, dtype, precision, kernel_init: see `LeakyConv`.
     """
 
     features: int
     dtype: str = "float32"
     precision: str = "highest"
+    kernel_init: nn.initializers.Initializer = PYTORCH_KERNEL_INIT
 
     @nn.compact
     def __call__(
@@ -68,7 +101,7 @@ class LeakyUpsample(nn.Module):
             (2, 2),
             padding="SAME",
             transpose_kernel=True,
-            kernel_init=PYTORCH_KERNEL_INIT,
+            kernel_init=self.kernel_init,
             dtype=self.dtype,
             precision=self.precision,
             name="conv",

@@ -1,0 +1,294 @@
+"""IFANet: features deblurred by filters that a network predicts for each pixel, many in a row.
+
+Lee, Son, Rim, Cho, Lee: "Iterative Filter Adaptive Network for Single Image Defocus Deblurring",
+CVPR 2021, arXiv 2108.13610. One encoder gives features at 1/8 of the size. Another estimates the
+disparity between the views of a dual-pixel camera, and predicts separable filters for each pixel of
+these features. A decoder turns the filtered features into a residual to the input.
+
+10 476 996 parameters, with two views 10 477 860. The published code is under the GNU AGPL v3; its
+README links to the weights (github.com/codeslake/IFAN).
+
+Odd: the vertical filter of each iteration is its horizontal one, too. A second filter is predicted
+and never used; its weights are parameters here, so that conversion is exact, but it isn't computed.
+The residual goes through a leaky ReLU. The dual-pixel network sees both views and improves a third
+image, the combined one: the mean of the views (`views=2`), or the camera's own (`views=3`), which
+the published network takes.
+
+The published training adds two losses that need views and a network which is not published here:
+that of the views warped by the disparity, and that of the sharp image blurred by inverted filters.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from vitdeblur_jax.models.layers.adaptive_filter import adaptive_filter
+from vitdeblur_jax.models.layers.leaky import LeakyChain, LeakyConv, LeakyUpsample, leaky_relu
+from vitdeblur_jax.models.layers.views import views_and_combined
+from vitdeblur_jax.models.published import (
+    CONV,
+    CONV_TRANSPOSE,
+    POINTWISE,
+    Entry,
+    Layout,
+    Path,
+    conv,
+    joined,
+    rolled,
+)
+from vitdeblur_jax.models.tilings import HaloTiles, check_image
+
+CONFIGURATIONS = {
+    "ifanet": {},
+    "ifanet_8": {"iterations": 8},
+    "ifanet_26": {"iterations": 26},
+    "ifanet_35": {"iterations": 35},
+    "ifanet_44": {"iterations": 44},
+    "ifanet_dual": {"views": 2},
+}
+
+_SCALES = (1, 2, 4, 8)
+_TAPS = 3
+_XAVIER = nn.initializers.xavier_uniform()
+_WIDE_XAVIER = nn.initializers.variance_scaling(1.5**2, "fan_avg", "uniform")
+
+Maps = Float[Array, "batch height width channels"]
+
+
+class IFANet(nn.Module):
+    """The whole network.
+
+    Attributes:
+      views: 1; 2 (left and right); or 3 (left, right and combined).
+      widths: channels at scales 1, 1/2, 1/4 and 1/8.
+      iterations: of the adaptive filters.
+      dtype: of the computation.
+      precision: of the products, see `jax.lax.Precision`.
+    """
+
+    views: int = 1
+    widths: tuple[int, int, int, int] = (32, 64, 128, 128)
+    iterations: int = 17
+    dtype: str = "float32"
+    precision: str = "highest"
+
+    @property
+    def tiling(self) -> HaloTiles:
+        """Tiles with the receptive field as halo; each iteration adds a pixel at 1/8 to it."""
+        return HaloTiles(halo=392 + 8 * self.iterations, multiple=8)
+
+    @nn.compact
+    def __call__(
+        self, image: Float[ArrayLike, "batch height width channels"], train: bool = False
+    ) -> Float[Array, "batch height width 3"]:
+        """Returns the deblurred image, not clipped.
+
+        Args:
+          image: `3 * views` channels, RGB in [0, 1]; sides are multiples of 8.
+          train: without effect.
+        """
+        check_image(image.shape, self.views, self.tiling.multiple)
+        views, combined = views_and_combined(jnp.asarray(image, jnp.float32))
+        *skips, features = self._encode(combined, "encoder")
+        filters = self._filter_features(self._encode(views, "filter_encoder")[-1])
+        numerics = {"dtype": self.dtype, "precision": self.precision}
+        x = IterativeFilters(self.iterations, **numerics, name="filters")(features, filters)
+        x = ResidualStage(self.widths[3], (3,), **self._settings, name="deblurring")(x)
+        x = LeakyConv(self.widths[3], **self._settings, name="deblurred")(x)
+        for scale, width, skip in reversed(list(zip(_SCALES, self.widths, skips, strict=False))):
+            x = LeakyUpsample(width, **self._settings, name=f"upsample_{scale}")(x) + skip
+            for i in range(2):
+                x = ResidualBlocks(1, **self._settings, name=f"decoder_{scale}_{i}")(x)
+        residual = LeakyConv(3, **self._settings, name="residual")(x)
+        return combined + residual.astype(jnp.float32)
+
+    def _encode(self, x, name):
+        """Returns the features at each scale."""
+        features = []
+        for scale, width in zip(_SCALES, self.widths, strict=True):
+            stride = 1 if scale == 1 else 2
+            chain = LeakyChain((width,) * 3, stride, **self._settings, name=f"{name}_{scale}")
+            features.append(x := chain(x))
+        return features
+
+    def _filter_features(self, x):
+        """Returns what the filters are predicted from, with the disparity taken in."""
+        width, settings = self.widths[3], self._settings
+        estimating = ResidualStage(width, (2, 2), **settings, name="disparity_estimation")(x)
+        disparity = nn.Conv(1, (3, 3), **settings, name="disparity")(estimating)
+        seen = LeakyConv(width, **settings, name="disparity_features")(disparity)
+        x = jnp.concatenate([x, seen], axis=-1)
+        x = ResidualStage(width, (2, 2), **settings, name="joining")(x)
+        x = LeakyConv(width, **settings, name="joined")(x)
+        settings["kernel_init"] = _WIDE_XAVIER
+        return ResidualStage(width, (2, 2), **settings, name="filter_features")(x)
+
+    @property
+    def _settings(self):
+        numerics = {"dtype": self.dtype, "precision": self.precision}
+        return numerics | {"kernel_init": _XAVIER}
+
+
+class ResidualBlocks(nn.Module):
+    """Residual blocks with a leaky ReLU after each; several are added to their input once more.
+
+    Attributes:
+      number: of blocks.
+      dtype, precision, kernel_init: see `LeakyConv`.
+    """
+
+    number: int
+    dtype: str
+    precision: str
+    kernel_init: nn.initializers.Initializer
+
+    @nn.compact
+    def __call__(self, x: Maps) -> Maps:
+        settings = (self.dtype, self.precision, self.kernel_init)
+        start, width = x, x.shape[-1]
+        for i in range(self.number):
+            inner = LeakyConv(width, 3, 1, *settings, name=f"conv_{i}_0")(x)
+            conv = nn.Conv(
+                width,
+                (3, 3),
+                dtype=self.dtype,
+                precision=self.precision,
+                kernel_init=self.kernel_init,
+                name=f"conv_{i}_1",
+            )
+            x = leaky_relu(x + conv(inner))
+        return x + start if self.number > 1 else x
+
+
+class ResidualStage(nn.Module):
+    """A convolution, then residual blocks.
+
+    Attributes:
+      width: channels.
+      blocks: of each `ResidualBlocks`.
+      dtype, precision, kernel_init: see `LeakyConv`.
+    """
+
+    width: int
+    blocks: tuple[int, ...]
+    dtype: str
+    precision: str
+    kernel_init: nn.initializers.Initializer
+
+    @nn.compact
+    def __call__(self, x: Maps) -> Float[Array, "batch height width features"]:
+        settings = (self.dtype, self.precision, self.kernel_init)
+        x = LeakyConv(self.width, 3, 1, *settings, name="conv")(x)
+        for i, number in enumerate(self.blocks):
+            x = ResidualBlocks(number, *settings, name=f"blocks_{i}")(x)
+        return x
+
+
+class IterativeFilters(nn.Module):
+    """Predicts separable filters and biases for each pixel, and applies them one after the other.
+
+    The parameters are those of one pixelwise layer, in the published order: for each iteration the
+    taps of the filter that is used and of one that isn't, tap by tap for each channel; then the
+    biases of all iterations.
+
+    Attributes:
+      iterations: filters to apply.
+      dtype, precision: see `IFANet`.
+    """
+
+    iterations: int
+    dtype: str
+    precision: str
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch height width channels"],
+        features: Float[Array, "batch height width features"],
+    ) -> Float[Array, "batch height width channels"]:
+        """Returns `x` filtered; `features` are what the filters are predicted from."""
+        channels, fan_in = x.shape[-1], features.shape[-1]
+        rows = self.iterations * channels * (2 * _TAPS + 1)
+        kernel = self.param("kernel", _WIDE_XAVIER, (fan_in, rows)).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (rows,)).astype(self.dtype)
+
+        def iterate(x, layer):
+            kernel, bias = layer
+            predicted = jnp.matmul(features, kernel, precision=self.precision) + bias
+            return _filter_once(x, predicted), None
+
+        layers = (self._by_iteration(kernel, channels), self._by_iteration(bias[None], channels))
+        return jax.lax.scan(iterate, x, layers)[0]
+
+    def _by_iteration(self, kernel, channels):
+        """Returns (iterations, fan in, (taps + 1) x channels): the used taps, then the biases."""
+        split = 2 * self.iterations * channels * _TAPS
+        shape = (-1, self.iterations, 2, channels, _TAPS)
+        taps = kernel[:, :split].reshape(shape)[:, :, 0].transpose(1, 0, 3, 2)
+        biases = kernel[:, split:].reshape(-1, self.iterations, 1, channels).transpose(1, 0, 2, 3)
+        joined = jnp.concatenate([taps, biases], axis=2)
+        return joined.reshape(*joined.shape[:2], -1)
+
+
+def _filter_once(x, predicted):
+    *taps, bias = jnp.split(predicted, _TAPS + 1, axis=-1)
+    filters = jnp.stack(taps, axis=3)
+    vertical = adaptive_filter(x, filters[:, :, :, :, None])
+    return leaky_relu(adaptive_filter(vertical, filters[:, :, :, None]) + bias)
+
+
+def published_entries(network: IFANet) -> dict[Path, Entry]:
+    """Returns each variable's name and layout in the published checkpoints.
+
+    The dual-pixel network's first kernel takes the right view first.
+    """
+    right_view_first = CONV.then(rolled(3, axis=2)) if network.views > 1 else CONV
+    parts = [
+        *_encoder_entries("encoder", "conv", CONV),
+        *_encoder_entries("filter_encoder", "kconv", right_view_first),
+        *_stage_entries("disparity_estimation", "DME", (2, 2)),
+        conv(("disparity",), "DME.3"),
+        conv(("disparity_features", "conv"), "conv_DME.0"),
+        *_stage_entries("joining", "conv4_4", (2, 2)),
+        conv(("joined", "conv"), "conv4_4.3.0"),
+        *_stage_entries("filter_features", "F", (2, 2)),
+        conv(("filters",), "F.3", POINTWISE),
+        *_stage_entries("deblurring", "conv_res", (3,)),
+        conv(("deblurred", "conv"), "conv_res.2.0"),
+        conv(("residual", "conv"), "out_res.0"),
+    ]
+    for i, scale in enumerate(_SCALES[:3]):
+        name = f"upconv{i + 1}"
+        parts.append(conv((f"upsample_{scale}", "conv"), f"{name}_u.0", CONV_TRANSPOSE))
+        for j in range(2):
+            parts.append(_blocks_entries((f"decoder_{scale}_{j}",), f"{name}_{j + 1}", 1))
+    return joined(parts)
+
+
+def _encoder_entries(path: str, name: str, first: Layout):
+    return [
+        conv(
+            (f"{path}_{scale}", f"conv_{j}", "conv"),
+            f"{name}{i + 1}_{j + 1}.0",
+            first if i == j == 0 else CONV,
+        )
+        for i, scale in enumerate(_SCALES)
+        for j in range(3)
+    ]
+
+
+def _stage_entries(path: str, name: str, blocks: tuple[int, ...]):
+    parts = [conv((path, "conv", "conv"), f"{name}.0.0")]
+    for i, number in enumerate(blocks):
+        parts.append(_blocks_entries((path, f"blocks_{i}"), f"{name}.{i + 1}", number))
+    return parts
+
+
+def _blocks_entries(path: Path, name: str, number: int):
+    parts = []
+    for i in range(number):
+        parts.append(conv((*path, f"conv_{i}_0", "conv"), f"{name}.stem.{i}.0"))
+        parts.append(conv((*path, f"conv_{i}_1"), f"{name}.stem.{i}.2"))
+    return joined(parts)
