@@ -5,7 +5,7 @@ Golden files come in three forms, and the shapes of a checkpoint's entries in tw
 
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -136,6 +136,11 @@ def assert_converts_exactly(network, entries: Entries, published: Mapping[str, t
         np.testing.assert_array_equal(back[name], array)
 
 
+def golden_image(golden: Mapping, *names: str) -> np.ndarray:
+    """Returns an image or several views of a golden file as a network's batch of one."""
+    return np.concatenate([golden[name] for name in names], axis=-1)[None] / np.float32(255)
+
+
 def stages_of(network, variables: dict, image) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Returns the output, and every module's by its path with slashes; the first of the batch."""
     run = jax.jit(lambda v, x: network.apply(v, x, capture_intermediates=True))
@@ -198,7 +203,7 @@ def one_sided_variables(network, image_shape: tuple[int, ...], corner: int) -> d
     def fill(leaf):
         value = rng.uniform(0.5, 1, leaf.shape)
         if len(leaf.shape) == 4:
-            weights = np.full(leaf.shape[:2], 0.1)
+            weights = np.full(leaf.shape[:2], 0.02)
             weights[corner, corner] = 1
             value = value * weights[..., None, None] / (weights.sum() * leaf.shape[2])
         else:
@@ -209,35 +214,52 @@ def one_sided_variables(network, image_shape: tuple[int, ...], corner: int) -> d
 
 
 def assert_gradient_norms(
-    golden: Mapping, network, variables: dict, entries: Entries, rtol: float
+    golden: Mapping,
+    network,
+    variables: dict,
+    entries: Entries,
+    rtol: float,
+    image: np.ndarray | None = None,
+    in_golden_range: Callable = lambda output: output,
 ) -> None:
     """Asserts the mean of the squared output, and the norms of its gradients.
 
     Args:
-      golden: a golden file with an `image_rgb`, `loss` and `gradnorm_...`.
+      golden: a golden file with the loss and the norms, in one of two forms.
       network: whose output it is.
       variables: with the stand-in weights.
       entries: of all variables.
       rtol: bound of the relative difference.
+      image: the file's `image_rgb` unless given.
+      in_golden_range: turns an output from [0, 1] into the range of the file.
     """
-    image = golden["image_rgb"][None] / np.float32(255)
+    if image is None:
+        image = golden_image(golden, "image_rgb")
 
     @jax.jit
     @jax.value_and_grad
     def loss(params):
-        return jax.numpy.mean(network.apply({**variables, "params": params}, image) ** 2)
+        output = network.apply({**variables, "params": params}, image)
+        return jax.numpy.mean(in_golden_range(output) ** 2)
 
     value, gradients = loss(variables["params"])
-    np.testing.assert_allclose(value, golden["loss"], rtol=rtol)
+    (expected,) = (golden[x] for x in ("loss", "grad_loss", "loss_mean_sq") if x in golden)
+    np.testing.assert_allclose(value, expected, rtol=rtol)
     entries = {path: entry for path, entry in entries.items() if path[0] == "params"}
     by_name = to_published({"params": gradients}, entries)
-    norms = {name: np.linalg.norm(gradient) for name, gradient in by_name.items()}
-    expected = {
-        n.removeprefix("gradnorm_"): x for n, x in golden.items() if n.startswith("gradnorm_")
-    }
+    expected = _gradient_norms(golden)
     assert expected
     for name, norm in expected.items():
-        np.testing.assert_allclose(norms[name.replace("|", "/")], norm, rtol=rtol, err_msg=name)
+        found = np.linalg.norm(by_name[name])
+        np.testing.assert_allclose(found, norm, rtol=rtol, err_msg=name)
+
+
+def _gradient_norms(golden):
+    if "grad_names" in golden:
+        return dict(zip(golden["grad_names"], golden["grad_norms"], strict=True))
+    key = "gradnorm_"
+    named = {n.removeprefix(key): x for n, x in golden.items() if n.startswith(key)}
+    return {name.replace("|", "/"): norm for name, norm in named.items()}
 
 
 def positive(variables: dict) -> dict:

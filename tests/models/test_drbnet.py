@@ -6,15 +6,17 @@ import pytest
 from tests.published_networks import (
     PEERS,
     assert_converts_exactly,
+    assert_gradient_norms,
     assert_stage,
     entry_shapes,
+    golden_image,
     one_sided_variables,
     stages_of,
     tiled_output,
 )
 from tests.stand_in_weights import stand_in_state_dict
 from vitdeblur_jax.models.drbnet import CONFIGURATIONS, DRBNet, published_entries
-from vitdeblur_jax.models.published import from_published, to_published
+from vitdeblur_jax.models.published import from_published
 from vitdeblur_jax.utils.errors import UserError
 
 DATA = PEERS / "drbnet"
@@ -38,10 +40,6 @@ def stand_in(network):
 
 def published_shapes(network):
     return DATA / ("shapes.json" if network.views == 1 else "shapes_dual.json")
-
-
-def golden_image(golden, *names):
-    return np.concatenate([golden[name] for name in names], axis=-1)[None] / np.float32(255)
 
 
 @pytest.fixture(scope="module")
@@ -87,18 +85,10 @@ def test_golden_stages(single, optimized):
 @pytest.mark.slow
 def test_golden_gradients(single, optimized):
     network = DRBNet()
-    image = golden_image(single, "image_rgb")
-
-    @jax.jit
-    @jax.value_and_grad
-    def loss(variables):
-        return jnp.mean((2 * network.apply(variables, image) - 1) ** 2)
-
-    value, gradients = loss(stand_in(network))
-    np.testing.assert_allclose(value, single["loss_mean_sq"], rtol=2e-5)
-    by_name = to_published(gradients, published_entries(network))
-    norms = [np.linalg.norm(by_name[name]) for name in single["grad_names"]]
-    np.testing.assert_allclose(norms, single["grad_norms"], rtol=2e-4)
+    variables, entries = stand_in(network), published_entries(network)
+    assert_gradient_norms(
+        single, network, variables, entries, 2e-4, in_golden_range=lambda output: 2 * output - 1
+    )
 
 
 @pytest.mark.slow

@@ -21,8 +21,9 @@ from jaxtyping import Array, Float
 
 from vitdeblur_jax.models.layers.adaptive_filter import adaptive_filter
 from vitdeblur_jax.models.layers.leaky import LeakyChain, LeakyConv, LeakyUpsample
+from vitdeblur_jax.models.layers.unet import nearest_upsample
 from vitdeblur_jax.models.layers.views import views_and_combined
-from vitdeblur_jax.models.published import CONV, Entry, Path, conv, joined, rolled
+from vitdeblur_jax.models.published import CONV, CONV_TRANSPOSE, Entry, Path, conv, joined, rolled
 from vitdeblur_jax.models.tilings import HaloTiles, check_image
 
 CONFIGURATIONS = {"drbnet": {}, "drbnet_dual": {"views": 2}}
@@ -78,8 +79,7 @@ class DRBNet(nn.Module):
         blocks = combined.reshape(batch, height // 8, 8, width // 8, 8, 3)
         estimate = self._improve(3, blocks.mean(axis=(2, 4)), features[3])
         for level in (2, 1, 0):
-            enlarged = estimate.repeat(2, axis=1).repeat(2, axis=2)
-            estimate = self._improve(level, enlarged, features[level])
+            estimate = self._improve(level, nearest_upsample(estimate), features[level])
         return (estimate + 1) / 2
 
     def _improve(self, level, image, features):
@@ -191,7 +191,7 @@ def published_entries(network: DRBNet) -> dict[Path, Entry]:
         parts.append(_residual_entries(f"bottleneck_{j}", f"conv4_4.{j}"))
     for i, scale in enumerate(_SCALES[:3]):
         name = f"upconv{i + 1}"
-        parts.append(conv((f"upsample_{scale}", "conv"), f"{name}_u.0"))
+        parts.append(conv((f"upsample_{scale}", "conv"), f"{name}_u.0", CONV_TRANSPOSE))
         for j in range(2):
             parts.append(_residual_entries(f"decoder_{scale}_{j}", f"{name}_{j + 1}"))
     return joined(parts)

@@ -60,6 +60,11 @@ def rolled(shift: int, axis: int) -> Layout:
     )
 
 
+def bgr_views(axis: int) -> Layout:
+    """Returns the layout of an axis with one view or two as BGR: they become RGB."""
+    return reversed_along(axis).then(rolled(3, axis))  # reversing alone exchanges the views too
+
+
 SAME = Layout(lambda value: value, lambda value: value)
 LINEAR = transposed(1, 0)  # PyTorch's (out, in)
 CONV = transposed(2, 3, 1, 0)  # PyTorch's (out, in, height, width), depthwise too
@@ -115,6 +120,16 @@ def conv(path: Path, name: str, layout: Layout = CONV, bias: bool = True) -> dic
     """Returns the entries of a convolution, or of a dense layer with `layout=LINEAR`."""
     entries = {("params", *path, "kernel"): Entry(f"{name}.weight", layout)}
     return entries | ({("params", *path, "bias"): Entry(f"{name}.bias")} if bias else {})
+
+
+def keras_conv(
+    path: Path, name: str, kernel: Layout = SAME, bias: Layout = SAME
+) -> dict[Path, Entry]:
+    """Returns the entries of a convolution of Keras, whose kernels are laid out as ours."""
+    return {
+        ("params", *path, "kernel"): Entry(f"{name}/kernel:0", kernel),
+        ("params", *path, "bias"): Entry(f"{name}/bias:0", bias),
+    }
 
 
 def norm(path: Path, name: str) -> dict[Path, Entry]:

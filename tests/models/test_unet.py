@@ -1,0 +1,27 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.signal import correlate
+
+from vitdeblur_jax.models.layers.unet import ReluConv, max_pool, nearest_upsample
+
+
+@pytest.mark.parametrize(("size", "padding"), [(1, (0, 0)), (2, (0, 1)), (3, (1, 1))])
+def test_an_even_kernel_is_padded_at_the_bottom_and_on_the_right(size, padding):
+    rng = np.random.default_rng(0)
+    image, kernel = rng.standard_normal((6, 4, 3)), rng.standard_normal((size, size, 3, 2))
+    module, x = ReluConv(2, size), jnp.asarray(image[None], "f4")
+    params = {"conv": {"kernel": jnp.asarray(kernel, "f4"), "bias": jnp.array([0.5, -0.5])}}
+    padded = np.pad(image, (padding, padding, (0, 0)))
+    for i, bias in enumerate((0.5, -0.5)):
+        expected = np.maximum(correlate(padded, kernel[..., i], "valid")[..., 0] + bias, 0)
+        ours = module.apply({"params": params}, x)[0, ..., i]
+        np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+def test_pooling_and_enlarging():
+    x = jax.random.normal(jax.random.key(0), (2, 4, 6, 3))
+    pooled = x.reshape(2, 2, 2, 3, 2, 3).max((2, 4))
+    np.testing.assert_array_equal(max_pool(x), pooled)
+    np.testing.assert_array_equal(nearest_upsample(pooled), np.kron(pooled, np.ones((1, 2, 2, 1))))

@@ -1,0 +1,97 @@
+"""DPDNet: a U-Net that turns the two views of a dual-pixel sensor into a sharp image.
+
+A. Abuolaim, M. S. Brown, "Defocus Deblurring Using Dual-Pixel Data", ECCV 2020. Four levels of
+convolutions and max-pooling, a bottleneck with dropout, and four levels up with skip connections.
+It predicts the image itself, not a residual. DPDNet-S is the same network for one view. 31 033 423
+parameters, with two views 31 035 151.
+
+The published code is under the MIT licence; its README links to the weights of the dual-pixel
+network, its issue 3 to those of DPDNet-S
+(github.com/Abdullah-Abuolaim/defocus-deblurring-dual-pixel).
+
+Oddity: a ReLU on three channels comes before the last convolution, of 1 x 1.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from vitdeblur_jax.models.layers.unet import ReluConv, max_pool, nearest_upsample, same_conv
+from vitdeblur_jax.models.published import Entry, Path, bgr_views, joined, keras_conv
+from vitdeblur_jax.models.tilings import HaloTiles, check_image
+
+CONFIGURATIONS = {"dpdnet": {"views": 2}, "dpdnet_single": {}}
+
+_SCALES = (1, 2, 4, 8, 16)
+
+
+class DPDNet(nn.Module):
+    """The whole network.
+
+    Attributes:
+      views: 1 or 2 (left and right).
+      widths: channels of each level, from the finest to the bottleneck.
+      dropout: share of values that training drops, at the two coarsest levels.
+      dtype: of the computation; the output is float32.
+      precision: of the products, see `jax.lax.Precision`.
+    """
+
+    views: int = 1
+    widths: tuple[int, int, int, int, int] = (64, 128, 256, 512, 1024)
+    dropout: float = 0.4
+    dtype: str = "float32"
+    precision: str = "highest"
+
+    @property
+    def tiling(self) -> HaloTiles:
+        """Tiles with the receptive field of 110 pixels, rounded up, as halo."""
+        return HaloTiles(halo=112, multiple=16)
+
+    @nn.compact
+    def __call__(
+        self, image: Float[ArrayLike, "batch height width channels"], train: bool = False
+    ) -> Float[Array, "batch height width 3"]:
+        """Returns the deblurred image, which a sigmoid keeps in [0, 1].
+
+        Args:
+          image: `3 * views` channels, RGB in [0, 1]; sides are multiples of 16.
+          train: with dropout, which needs an rng of this name.
+        """
+        check_image(image.shape, self.views, self.tiling.multiple)
+        x, skips = jnp.asarray(image, jnp.float32), {}
+        for scale, width in zip(_SCALES, self.widths, strict=True):
+            name = "bottleneck" if scale == 16 else f"encoder_{scale}"
+            x = self._two_convs(name, width, x if scale == 1 else max_pool(x))
+            if scale >= 8:
+                x = nn.Dropout(self.dropout, name=f"dropout_{scale}")(x, deterministic=not train)
+            skips[scale] = x
+        for scale, width in reversed([*zip(_SCALES, self.widths, strict=True)][:-1]):
+            up = self._conv(f"upsample_{scale}", width, 2)(nearest_upsample(x))
+            joint = jnp.concatenate([skips[scale], up], axis=-1)
+            x = self._two_convs(f"decoder_{scale}", width, joint)
+        x = self._conv("to_rgb", 3)(x)
+        return nn.sigmoid(same_conv(self, 3, 1, "output")(x).astype(jnp.float32))
+
+    def _two_convs(self, name, width, x):
+        return self._conv(f"{name}_1", width)(self._conv(f"{name}_0", width)(x))
+
+    def _conv(self, name, width, kernel_size=3):
+        return ReluConv(width, kernel_size, self.dtype, self.precision, name=name)
+
+
+def published_entries(network: DPDNet) -> dict[Path, Entry]:
+    """Returns each variable's name and layout in the published Keras files.
+
+    Layers have the numbers that Keras 2.2.4 gives in a fresh process: from 1, in order of creation.
+    Images are BGR there.
+    """
+    names = [f"encoder_{scale}_{i}" for scale in _SCALES[:-1] for i in range(2)]
+    names += ["bottleneck_0", "bottleneck_1"]
+    for scale in _SCALES[-2::-1]:
+        names += [f"upsample_{scale}", f"decoder_{scale}_0", f"decoder_{scale}_1"]
+    names.append("to_rgb")
+    parts = [keras_conv((name, "conv"), f"conv2d_{i}") for i, name in enumerate(names, start=1)]
+    parts.append(keras_conv((names[0], "conv"), "conv2d_1", kernel=bgr_views(2)))
+    parts.append(keras_conv(("output",), f"conv2d_{len(names) + 1}", bgr_views(3), bgr_views(0)))
+    return joined(parts)

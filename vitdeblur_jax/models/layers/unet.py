@@ -1,0 +1,56 @@
+"""What the U-Nets of DPDNet and MDP are made of."""
+
+import flax.linen as nn
+from jaxtyping import Array, Float
+
+
+class ReluConv(nn.Module):
+    """A convolution with bias, then a ReLU. The output has the input's size.
+
+    Zero padding as Keras has it: an even kernel gets its odd row and column at the bottom and on
+    the right.
+
+    Attributes:
+      features: channels of the output.
+      kernel_size: side of the kernel.
+      dtype: of the computation.
+      precision: of the products, see `jax.lax.Precision`.
+    """
+
+    features: int
+    kernel_size: int = 3
+    dtype: str = "float32"
+    precision: str = "highest"
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width channels"]
+    ) -> Float[Array, "batch height width features"]:
+        return nn.relu(same_conv(self, self.features, self.kernel_size, "conv")(x))
+
+
+def same_conv(module: nn.Module, features: int, kernel_size: int, name: str) -> nn.Conv:
+    """Returns a convolution with Keras' padding and He-normal kernels, of a module's dtype."""
+    return nn.Conv(
+        features,
+        (kernel_size, kernel_size),
+        padding="SAME",
+        kernel_init=nn.initializers.he_normal(),
+        dtype=module.dtype,
+        precision=module.precision,
+        name=name,
+    )
+
+
+def max_pool(
+    x: Float[Array, "batch height width channels"],
+) -> Float[Array, "batch half_height half_width channels"]:
+    """Returns the largest values of blocks of 2 x 2 pixels."""
+    return nn.max_pool(x, (2, 2), (2, 2))
+
+
+def nearest_upsample(
+    x: Float[Array, "batch height width channels"],
+) -> Float[Array, "batch double_height double_width channels"]:
+    """Repeats every pixel 2 x 2 times."""
+    return x.repeat(2, axis=1).repeat(2, axis=2)
