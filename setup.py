@@ -62,7 +62,7 @@ setup(
         "jaxtyping>=0.3",
         "ml_collections>=1.0",
         "numpy>=2.0",
-        "optax>=0.2.6",
+        "optax>=0.2.7",
         "orbax-checkpoint>=0.11.25",
         "pillow>=11.3",
         "safetensors>=0.5.3",

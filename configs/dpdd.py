@@ -5,8 +5,8 @@ r"""Train the published model on DPDD, the Canon dual-pixel data set: its combin
 
 Published: the architecture, crop 360, horizontal flips, losses and their weights, AdamW
 with weight decay 1e-2, a stepwise learning rate schedule, and MAE's ViT-B as tokenizer and primary
-encoder, both frozen. `--config.optimizer.learning_rate_factors.primary_encoder=0.1` trains the
-primary encoder at a low rate instead.
+encoder, both frozen. To train the primary encoder at a low rate instead, add
+`--config.optimizer.lr_mults='(("tokenizer/.*", 0), ("primary_encoder/.*", 0.1))'`.
 
 Our choice, because the authors released no values: learning rate, milestones, batch size and
 length. The learning rate is between NRKNet's 1e-4 (Adam, batch 4, 5000 epochs) and Restormer's 3e-4
@@ -39,7 +39,7 @@ def get_config() -> ml_collections.ConfigDict:
         gamma=0.5,
         clip_norm=1.0,
     )
-    config.optimizer.learning_rate_factors.update(tokenizer=0.0, primary_encoder=0.0)
+    config.optimizer.lr_mults = (("tokenizer/.*", 0.0), ("primary_encoder/.*", 0.0))
     config.ema_decay = 0.999
     config.data.workers = 8
     config.validation.every = 2500

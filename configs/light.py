@@ -25,5 +25,5 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.update(dtype="bfloat16", precision="default")
     config.crop = 320
     config.batch_size = 32
-    config.optimizer.learning_rate_factors.update(tokenizer=0.1, primary_encoder=0.1)
+    config.optimizer.lr_mults = (("tokenizer/.*", 0.1), ("primary_encoder/.*", 0.1))
     return config

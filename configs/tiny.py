@@ -52,7 +52,7 @@ def get_config() -> ml_collections.ConfigDict:
         decay_norms_and_biases=False,
         clip_norm=1.0,
     )
-    config.optimizer.learning_rate_factors.update(prediction=0.0225, image_head=0.00125)
+    config.optimizer.lr_mults = (("decoder/prediction/.*", 0.0225), ("image_head/.*", 0.00125))
     config.ema_decay = 0.998
     config.log_every = 20
     config.save_every = 100

@@ -57,7 +57,7 @@ class WithConvolutionalDecoder(ViTDeblur):
 
 settings = default_config().optimizer
 settings.update(name="muon", learning_rate=6e-3, warmup_steps=20, clip_norm=1.0)
-settings.learning_rate_factors.update(prediction=0.03, image_head=0.0017)
+settings.lr_mults = (("decoder/prediction/.*", 0.03), ("image_head/.*", 0.0017))
 loss = functools.partial(charbonnier_loss, border=BORDER)
 batches = synthetic_batches(IMAGES[:3], seed=0, batch_size=BATCH, crop=106)
 pairs = list(itertools.islice(batches, STEPS))

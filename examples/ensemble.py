@@ -38,7 +38,7 @@ MEMBERS, STEPS, BORDER, BLOCK = 4, 60, 13, 8  # 106 - 2 * 13 is 10 blocks
 
 settings = default_config().optimizer
 settings.update(name="muon", learning_rate=6e-3, warmup_steps=10, clip_norm=1.0)
-settings.learning_rate_factors.update(prediction=0.03, image_head=0.0017)
+settings.lr_mults = (("decoder/prediction/.*", 0.03), ("image_head/.*", 0.0017))
 optimizer = make_optimizer(settings, make_schedule(settings, STEPS))
 model = ViTDeblur(**tiny())
 loss = functools.partial(charbonnier_loss, border=BORDER)

@@ -38,7 +38,7 @@ def get_config(images: str) -> ml_collections.ConfigDict:
     config.update(log_every=10, save_every=50)
     config.loss.update(contextual_cosine=0.0, sharpness=0.0)  # so their heads are not trained
     config.optimizer.update(name="muon", learning_rate=6e-3, warmup_steps=20, clip_norm=1.0)
-    config.optimizer.learning_rate_factors.update(prediction=0.03, image_head=0.0017)
+    config.optimizer.lr_mults = (("decoder/prediction/.*", 0.03), ("image_head/.*", 0.0017))
     config.validation.update(every=50, num_images=1, stride=90)
     return config
 

@@ -1,14 +1,22 @@
 import importlib
 from pathlib import Path
 
+import jax
+import numpy as np
+import optax
 import pytest
+from flax import traverse_util
 
 from vitdeblur_jax.checkpoints.load_save import load_pretrained
 from vitdeblur_jax.checkpoints.pretrained import digest
+from vitdeblur_jax.models import ViTDeblur, abstract_variables
+from vitdeblur_jax.models.vitdeblur.configuration import tiny
 from vitdeblur_jax.training import train
 from vitdeblur_jax.training.configuration import check_config
+from vitdeblur_jax.training.lr_mults import frozen_by_lr_mults, scale_by_lr_mults
 from vitdeblur_jax.utils.errors import UserError
 
+_ENCODERS = ("tokenizer", "primary_encoder")
 CONFIGS = Path(__file__).parents[1] / "configs"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.py") if path.stem != "evaluate")
 
@@ -37,8 +45,27 @@ def test_the_second_run_of_the_bundled_model_goes_on_from_the_first():
 @pytest.mark.parametrize("name", ["dpdd", "dpdd_dual_pixel", "lfdof"])
 def test_a_frozen_encoder_must_be_given(name):
     config = importlib.import_module(f"configs.{name}").get_config()
-    with pytest.raises(UserError, match=r"stay random.*initial\.encoder"):
+    with pytest.raises(UserError, match=r"random values.*initial\.encoder"):
         check_config(config)
+
+
+def test_the_last_layers_of_the_tiny_model_train_at_lower_rates():
+    lr_mults = importlib.import_module("configs.tiny").get_config().optimizer.lr_mults
+    params = abstract_variables(ViTDeblur(**tiny()))["params"]
+    assert frozen_by_lr_mults(params, lr_mults) == ()
+    ones = jax.tree.map(lambda leaf: np.ones((), leaf.dtype), params)
+    updates, _ = scale_by_lr_mults(lr_mults).update(ones, optax.EmptyState())
+    low = {"decoder/prediction": 0.0225, "image_head": 0.00125}
+    for path, update in traverse_util.flatten_dict(updates, sep="/").items():
+        expected = [rate for module, rate in low.items() if path.startswith(f"{module}/")]
+        assert update == pytest.approx(*expected or [1], rel=1e-6)
+
+
+def test_the_published_recipe_freezes_tokenizer_and_primary_encoder():
+    lr_mults = importlib.import_module("configs.dpdd").get_config().optimizer.lr_mults
+    params = abstract_variables(ViTDeblur(**tiny()))["params"]
+    frozen = {path for path in traverse_util.flatten_dict(params) if path[0] in _ENCODERS}
+    assert set(frozen_by_lr_mults(params, lr_mults)) == frozen
 
 
 @pytest.mark.slow

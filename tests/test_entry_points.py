@@ -1,5 +1,6 @@
 """Flags and mistakes in them: `evaluate.py` as a process, the rest of it in this one."""
 
+import json
 import os
 import re
 import subprocess
@@ -17,6 +18,7 @@ from PIL import Image
 from tests.forked import Ended, run_program
 from vitdeblur_jax import save_pretrained
 from vitdeblur_jax.cli.with_config import _parse_flags, exit_status, find_devices
+from vitdeblur_jax.training.lr_mults import RULE
 from vitdeblur_jax.utils.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -143,6 +145,16 @@ def test_a_tilde_is_the_home_folder_and_no_folder_of_that_name(parse, monkeypatc
     assert flags.FLAGS["workdir"].value == "/home/me/run"
     expected = {"root": "/home/me/photos", "data": {"root": "/home/me/dpdd", "x": "~y/z"}}
     assert config.to_dict() == expected
+
+
+@pytest.mark.filterwarnings("ignore:the load_module")  # ml_collections calls it
+def test_learning_rate_multipliers_are_set_on_the_command_line(parse):
+    text = "from vitdeblur_jax.training.configuration import default_config as get_config"
+    lr_mults = '(("tokenizer/.*", 0), ("primary_encoder/.*", 0.1))'
+    assert parse(text, f"--config.optimizer.lr_mults={lr_mults}") == 0
+    config = flags.FLAGS["config"].value
+    assert config.optimizer.lr_mults == (("tokenizer/.*", 0), ("primary_encoder/.*", 0.1))
+    assert RULE.accepts(json.loads(json.dumps(config.to_dict()))["optimizer"]["lr_mults"])
 
 
 @pytest.mark.filterwarnings("ignore:the load_module")  # ml_collections calls it

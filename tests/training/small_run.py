@@ -60,9 +60,9 @@ def small_config(root: Path | str = "", **changes) -> ml_collections.ConfigDict:
 def quick_config(root: Path | str = "", **changes) -> ml_collections.ConfigDict:
     """Returns a run with nothing but the image head to train, for `stand_in_objective`."""
     config = small_config(root, ema_decay=0.0)
-    for part in config.optimizer.learning_rate_factors:
-        config.optimizer.learning_rate_factors[part] = float(part == "image_head")
+    config.optimizer.lr_mults = (("(?!image_head/).*", 0.0),)
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+    config.initial.identity_init = not config.initial.checkpoint  # random values must not be frozen
     return config
 
 

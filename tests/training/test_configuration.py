@@ -31,6 +31,8 @@ GOOD = [
     },
     {"validation__every": 1, "validation__stride": 36},
     {"optimizer__schedule": "multistep", "optimizer__milestones": (5, 15)},
+    {"optimizer__lr_mults": (("tokenizer/.*", 0.1), [".*/bias", 1])},
+    {"optimizer__lr_mults": (("tokenizer/.*", 0.0),), "initial__checkpoint": "a"},
 ]
 
 BAD = [
@@ -76,8 +78,8 @@ BAD = [
     ({"loss__sharpness": math.nan}, "loss.sharpness is nan; it must be a finite number >= 0"),
     ({"grad_accum_steps": 4}, "a batch of 4 in 4 part(s) leaves one image for batch norm"),
     (
-        {"optimizer__learning_rate_factors__tokenizer": 0.0},
-        "optimizer.learning_rate_factors.tokenizer is 0, so it would stay random",
+        {"optimizer__lr_mults": (("tokenizer/.*", 0),)},
+        "optimizer.lr_mults freezes 'tokenizer/.*' at random values; name pretrained weights",
     ),
     (
         {"initial__checkpoint": "a", "initial__identity_init": True},
@@ -93,7 +95,10 @@ BAD = [
     ),
     ({"optimizer__name": "adam"}, "optimizer.name is 'adam' (did you mean 'adamw'?)"),
     ({"optimizer__schedule": "cosin"}, "optimizer.schedule is 'cosin' (did you mean 'cosine'?)"),
-    ({"optimizer__warmup_steps": 21}, "optimizer.warmup_steps is 21; it must be at most 20"),
+    (
+        {"optimizer__warmup_steps": 21},
+        "optimizer.warmup_steps is 21; it must be at most num_steps, 20",
+    ),
     (
         {"progressive": ((5, 50, 2**17),)},
         "progressive: batch_size is 131072; it must be an integer",
@@ -152,11 +157,7 @@ def test_what_cannot_be_is_told(changes, message):
             "wiindow",
             "no key 'model.wiindow' (did you mean 'model.window'?)",
         ),
-        (
-            "optimizer.learning_rate_factors",
-            "decodr",
-            "(did you mean 'optimizer.learning_rate_factors.decoder'?)",
-        ),
+        ("optimizer", "lr_mult", "(did you mean 'optimizer.lr_mults'?)"),
         ("optimizer", "xyz", "the config has no key 'optimizer.xyz'"),
         ("data.synthesis", "seed", "the config has no key 'data.synthesis.seed'"),
     ],
@@ -224,6 +225,7 @@ VALID = {
     "profile": [()],
     "afterwards": [(), ("a",)],
     "optimizer.milestones": [(), (1,)],
+    "optimizer.lr_mults": [()],
 }
 
 

@@ -369,7 +369,8 @@ def test_a_disk_that_refuses_ends_train_py_in_one_line(
 def test_two_devices_train_from_a_checkpoint_folder(pairs, tmp_path):
     """Its arrays are restored onto one device."""
     save_pretrained(small_pretrained(primary_depth=1, decoder_depth=1), tmp_path / "start")
-    flags = (f"data.root={pairs}", f"initial.checkpoint={tmp_path / 'start'}", "data.workers=0")
+    start = f"initial.checkpoint={tmp_path / 'start'}", "initial.identity_init=False"
+    flags = (f"data.root={pairs}", *start, "data.workers=0")
     two = "--xla_force_host_platform_device_count=2"
     done = train_py(tmp_path / "run", "quick", *flags, XLA_FLAGS=two)
     assert done.returncode == 0, done.stderr

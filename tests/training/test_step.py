@@ -155,7 +155,7 @@ def test_what_is_not_finite_changes_nothing_but_the_counts():
     )
 
 
-def test_frozen_parts_stay_and_take_no_memory():
+def test_frozen_parameters_stay_and_take_no_memory():
     optimizer = optax.adamw(0.1)
     frozen = (("tokenizer",),)
     variables = _minimal({"decoder": 2.0, "tokenizer": 3.0})

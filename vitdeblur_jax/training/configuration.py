@@ -89,10 +89,10 @@ _FREE_KEYS = (
 
 
 def free_keys(config: ml_collections.ConfigDict) -> tuple[str, ...]:
-    """Returns the keys, or groups of keys, that a run in progress may change.
+    """Returns the keys and groups of keys that may change when a run is resumed.
 
-    What is learned up to a step does not depend on them, but for rounding. `num_steps` is one of
-    them unless the schedule is "cosine", which spreads its learning rates over all steps.
+    Apart from rounding, the parameters after a step do not depend on them. `num_steps` is one
+    of them unless the schedule is "cosine", which spreads its learning rates over all steps.
     """
     return _FREE_KEYS if config.optimizer.schedule == "cosine" else (*_FREE_KEYS, "num_steps")
 
@@ -168,14 +168,7 @@ def _default_optimizer():
         "weight_decay": 1e-2,
         "decay_norms_and_biases": True,
         "clip_norm": 0.0,
-        "learning_rate_factors": {
-            "tokenizer": 1.0,
-            "primary_encoder": 1.0,
-            "contextual_encoder": 1.0,
-            "decoder": 1.0,
-            "prediction": 1.0,
-            "image_head": 1.0,
-        },
+        "lr_mults": (),
     }
 
 
@@ -276,15 +269,13 @@ def _check_initial(config):
         raise UserError(
             "initial.dct_init would replace what initial.encoder gives; leave one of them out"
         )
-    factors = config.optimizer.learning_rate_factors
-    is_used = factors.contextual_encoder or factors.decoder
-    for part in ("tokenizer", "primary_encoder"):
-        if is_used and not (factors[part] or initial.checkpoint or initial.encoder):
-            raise UserError(
-                f"optimizer.learning_rate_factors.{part} is 0, so it would stay random: name "
-                "pretrained weights with --config.initial.encoder (MAE's or TinyMIM's) or "
-                "initial.checkpoint, or raise the factor"
-            )
+    frozen = [pattern for pattern, multiplier in config.optimizer.lr_mults if multiplier == 0]
+    if frozen and not any(initial.values()):
+        raise UserError(
+            f"optimizer.lr_mults freezes {frozen[0]!r} at random values; name pretrained weights "
+            "with --config.initial.encoder (MAE's or TinyMIM's) or --config.initial.checkpoint, or "
+            "raise the multiplier above 0"
+        )
 
 
 def _check_profile(config):

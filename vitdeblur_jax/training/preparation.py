@@ -17,13 +17,13 @@ from vitdeblur_jax.models import ViTDeblur, abstract_variables
 from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
 from vitdeblur_jax.training.data import stages
 from vitdeblur_jax.training.initialization import given_variables, starting_variables
+from vitdeblur_jax.training.lr_mults import frozen_by_lr_mults
 from vitdeblur_jax.training.objective import (
     Objective,
     deblurring_objective,
     heads_without_gradient,
 )
 from vitdeblur_jax.training.optimizer import (
-    frozen_parts,
     make_optimizer,
     make_schedule,
     trained_part,
@@ -79,7 +79,11 @@ def prepare(
     model = ViTDeblur(**config.model)
     weights = config.loss.to_dict()
     border = weights.pop("border")
-    frozen = (*frozen_parts(config.optimizer), *heads_without_gradient(weights))
+    params = abstract_variables(model)["params"]
+    frozen = (
+        *frozen_by_lr_mults(params, config.optimizer.lr_mults),
+        *heads_without_gradient(weights),
+    )
     schedule = make_schedule(config.optimizer, config.num_steps)
     optimizer = make_optimizer(config.optimizer, schedule)
 
