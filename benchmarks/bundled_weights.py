@@ -19,12 +19,13 @@ import numpy as np
 
 from vitdeblur_jax.checkpoints.load_save import load_pretrained
 from vitdeblur_jax.checkpoints.pretrained import Pretrained
-from vitdeblur_jax.data.apertures import disk
-from vitdeblur_jax.data.defocus import defocus
+from vitdeblur_jax.data.defocus.apertures import disk
+from vitdeblur_jax.data.defocus.camera import linear_to_srgb, srgb_to_linear
+from vitdeblur_jax.data.defocus.settings import SynthesisSettings
+from vitdeblur_jax.data.defocus.thin_lens import defocus
 from vitdeblur_jax.data.image_io import as_8_bits, list_images, read_rgb
 from vitdeblur_jax.data.layouts import find_pairs
 from vitdeblur_jax.data.sources import FolderSource, SyntheticSource
-from vitdeblur_jax.data.synthesis import SynthesisSettings, linear_to_srgb, srgb_to_linear
 from vitdeblur_jax.inference.deblurring import deblur
 from vitdeblur_jax.inference.tiling import as_float
 from vitdeblur_jax.metrics import measure
@@ -82,7 +83,7 @@ def main() -> None:
             f"{psnr.min():.2f} at the least, {np.mean(psnr < 36):.0%} below 36\n",
             flush=True,
         )
-        show(f"one blur radius, {folder}", of_each_radius(pretrained, folder))
+        show(f"one defocus radius, {folder}", of_each_radius(pretrained, folder))
 
 
 def of_pairs(pretrained: Pretrained, folder: str) -> list[Figures]:

@@ -26,12 +26,12 @@ from PIL import Image
 from scipy import ndimage
 from torch.utils.data import DataLoader, RandomSampler
 
+from vitdeblur_jax.data.defocus.settings import SynthesisSettings
 from vitdeblur_jax.data.image_io import list_images
+from vitdeblur_jax.data.input_pipeline import make_train_dataset
 from vitdeblur_jax.data.layouts import find_pairs
-from vitdeblur_jax.data.pipelines import make_train_dataset
-from vitdeblur_jax.data.preparation import prepare
+from vitdeblur_jax.data.records.preparation import prepare
 from vitdeblur_jax.data.sources import FolderSource, PreparedSource, SyntheticSource
-from vitdeblur_jax.data.synthesis import SynthesisSettings
 
 PAIRS, WIDTH, HEIGHT = 8, 1680, 1120
 CROP, BATCH, WARM_UP = 360, 8, 4

@@ -22,9 +22,10 @@ def main() -> None:
     """Prints the seconds and their ratio."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # before XLA makes its threads
 
-    from vitdeblur_jax.data.apertures import disk
-    from vitdeblur_jax.data.defocus import render, surfaces_of
-    from vitdeblur_jax.data.synthesis import SynthesisSettings, synthesize
+    from vitdeblur_jax.data.defocus.apertures import disk
+    from vitdeblur_jax.data.defocus.settings import SynthesisSettings
+    from vitdeblur_jax.data.defocus.synthesis import synthesize
+    from vitdeblur_jax.data.defocus.thin_lens import render, surfaces_of
 
     image = np.random.default_rng(0).random((SIDE, SIDE, 3), np.float32)
     y, x = np.mgrid[:SIDE, :SIDE].astype(np.float32) / SIDE
@@ -56,8 +57,8 @@ def jax_rendering(surfaces):
     import jax.numpy as jnp
     from scipy.fft import next_fast_len
 
-    from vitdeblur_jax.data.apertures import disk, point_image
-    from vitdeblur_jax.data.defocus import _slice_radii
+    from vitdeblur_jax.data.defocus.apertures import disk, point_image
+    from vitdeblur_jax.data.defocus.thin_lens import _slice_radii
 
     radii = _slice_radii(surfaces)
     margin = int(np.ceil(np.abs(radii).max()))

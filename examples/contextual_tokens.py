@@ -23,7 +23,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 import vitdeblur_jax as vd
 from vitdeblur_jax.data.image_io import read_rgb
-from vitdeblur_jax.data.pipelines import synthetic_batches
+from vitdeblur_jax.data.input_pipeline import synthetic_batches
 from vitdeblur_jax.data.transforms import unit_range
 from vitdeblur_jax.models.vitdeblur.configuration import token_grid
 from vitdeblur_jax.training.objective import deblurring_objective

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from vitdeblur_jax import ViTDeblur
-from vitdeblur_jax.data.pipelines import synthetic_batches
+from vitdeblur_jax.data.input_pipeline import synthetic_batches
 from vitdeblur_jax.data.transforms import unit_range
 from vitdeblur_jax.models import initial_variables
 from vitdeblur_jax.models.vitdeblur.configuration import tiny

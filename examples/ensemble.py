@@ -20,7 +20,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from vitdeblur_jax import ViTDeblur
-from vitdeblur_jax.data.pipelines import synthetic_batches
+from vitdeblur_jax.data.input_pipeline import synthetic_batches
 from vitdeblur_jax.data.transforms import unit_range
 from vitdeblur_jax.models import initial_variables
 from vitdeblur_jax.models.vitdeblur.configuration import tiny

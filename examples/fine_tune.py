@@ -19,8 +19,8 @@ import optax
 from flax import traverse_util
 
 import vitdeblur_jax as vd
-from vitdeblur_jax.data.pipelines import synthetic_batches
-from vitdeblur_jax.data.synthesis import SynthesisSettings
+from vitdeblur_jax.data.defocus.settings import SynthesisSettings
+from vitdeblur_jax.data.input_pipeline import synthetic_batches
 from vitdeblur_jax.data.transforms import unit_range
 from vitdeblur_jax.metrics import peak_signal_noise_ratio
 from vitdeblur_jax.training.losses import charbonnier_loss

@@ -18,7 +18,7 @@ import numpy as np
 import optax
 
 from vitdeblur_jax import ViTDeblur
-from vitdeblur_jax.data.pipelines import synthetic_batches
+from vitdeblur_jax.data.input_pipeline import synthetic_batches
 from vitdeblur_jax.models import initial_variables
 from vitdeblur_jax.models.vitdeblur.configuration import tiny
 from vitdeblur_jax.training.initialization import dct_init, identity_init

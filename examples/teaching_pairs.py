@@ -18,7 +18,7 @@ import optax
 from scipy.stats import spearmanr
 
 import vitdeblur_jax as vd
-from vitdeblur_jax.data.pipelines import synthetic_batches
+from vitdeblur_jax.data.input_pipeline import synthetic_batches
 from vitdeblur_jax.data.transforms import unit_range
 from vitdeblur_jax.training.losses import charbonnier_loss
 
@@ -65,7 +65,7 @@ expected = RATE * np.asarray(teaching(params, pairs, others))
 real = np.asarray([fall(params, pair, others) for pair in zip(*pairs, strict=True)])
 print(f"expected against real fall: rank correlation {spearmanr(expected, real).statistic:.3f}")
 for name, cause in {
-    "blur radius": np.abs(batch["radius"]).mean(axis=(1, 2)),
+    "defocus radius": np.abs(batch["radius"]).mean(axis=(1, 2)),
     "what the blur took": np.abs(pairs[0] - pairs[1]).mean(axis=(1, 2, 3)),
     "the pair's own loss": jax.jit(jax.vmap(loss, (None, 0, 0)))(params, *pairs),
 }.items():

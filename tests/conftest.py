@@ -15,12 +15,11 @@ from jaxtyping import install_import_hook
 with install_import_hook("vitdeblur_jax", "beartype.beartype"):
     import vitdeblur_jax
     import vitdeblur_jax.cli.main
-    import vitdeblur_jax.data.builders
-    import vitdeblur_jax.data.checks
-    import vitdeblur_jax.data.contact_sheet
-    import vitdeblur_jax.data.pipelines
-    import vitdeblur_jax.data.preparation
-    import vitdeblur_jax.data.synthesis_files
+    import vitdeblur_jax.data.defocus.synthesis_files
+    import vitdeblur_jax.data.input_pipeline
+    import vitdeblur_jax.data.integrity
+    import vitdeblur_jax.data.records.builders
+    import vitdeblur_jax.data.records.preparation
     import vitdeblur_jax.evaluation
     import vitdeblur_jax.inference.export
     import vitdeblur_jax.inference.restore_files

@@ -27,7 +27,7 @@ _CONTEXT.set_forkserver_preload(
         "optax",
         "orbax.checkpoint",
         "vitdeblur_jax.cli.main",
-        "vitdeblur_jax.data.preparation",
+        "vitdeblur_jax.data.records.preparation",
         "vitdeblur_jax.evaluation",
         "vitdeblur_jax.inference.restore_files",
         "vitdeblur_jax.training",

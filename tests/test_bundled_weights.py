@@ -10,7 +10,9 @@ from PIL import Image
 
 from vitdeblur_jax import deblur, load_pretrained
 from vitdeblur_jax.cli.main import main
-from vitdeblur_jax.data.synthesis import SynthesisSettings, srgb_to_linear, synthesize
+from vitdeblur_jax.data.defocus.camera import srgb_to_linear
+from vitdeblur_jax.data.defocus.settings import SynthesisSettings
+from vitdeblur_jax.data.defocus.synthesis import synthesize
 from vitdeblur_jax.models.vitdeblur.configuration import tiny
 
 ROOT = Path(__file__).parent.parent

@@ -7,16 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitdeblur_jax.data.layouts import (
-    DPDD_COUNTS,
-    LAYOUTS,
-    Pair,
-    UnpairedError,
-    check_sizes,
-    describe,
-    find_pairs,
-    read_pair,
-)
+from vitdeblur_jax.data.layouts import DPDD_COUNTS, LAYOUTS, find_pairs
+from vitdeblur_jax.data.pairs import Pair, UnpairedError, check_sizes, describe, read_pair
 from vitdeblur_jax.data.recognition import recognize
 from vitdeblur_jax.utils.errors import UserError
 

@@ -13,12 +13,13 @@ from PIL import Image
 
 from tests import made_up_data
 from vitdeblur_jax.data import sources
+from vitdeblur_jax.data.defocus.settings import SynthesisSettings
+from vitdeblur_jax.data.defocus.synthesis import synthesize
+from vitdeblur_jax.data.defocus.synthesis_files import generator_for, synthesize_folder
+from vitdeblur_jax.data.input_pipeline import make_train_dataset
 from vitdeblur_jax.data.layouts import find_pairs
-from vitdeblur_jax.data.pipelines import make_train_dataset
-from vitdeblur_jax.data.preparation import prepare
+from vitdeblur_jax.data.records.preparation import prepare
 from vitdeblur_jax.data.sources import FolderSource, PreparedSource, SyntheticSource
-from vitdeblur_jax.data.synthesis import SynthesisSettings, synthesize
-from vitdeblur_jax.data.synthesis_files import generator_for, synthesize_folder
 from vitdeblur_jax.utils.errors import UserError
 
 SETTINGS = SynthesisSettings(noise=1.0)

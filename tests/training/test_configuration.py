@@ -10,7 +10,7 @@ import ml_collections
 import pytest
 
 from tests.training.small_run import small_config
-from vitdeblur_jax.data.synthesis import SynthesisSettings
+from vitdeblur_jax.data.defocus.settings import SynthesisSettings
 from vitdeblur_jax.training import configuration, train
 from vitdeblur_jax.training.configuration import RULES, check_config, default_config, free_keys
 from vitdeblur_jax.training.optimizer import make_schedule

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests import made_up_data
 from tests.training.small_run import quick_config
-from vitdeblur_jax.data.preparation import prepare
+from vitdeblur_jax.data.records.preparation import prepare
 from vitdeblur_jax.distributed.sharding import batch_sharded, local_mesh
 from vitdeblur_jax.training.data import Stage, TrainingData, stages, validation_records
 from vitdeblur_jax.utils.errors import UserError

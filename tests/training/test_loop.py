@@ -26,7 +26,7 @@ from tests.training.small_run import (
 )
 from vitdeblur_jax import load_pretrained, save_pretrained
 from vitdeblur_jax.checkpoints.orbax_folders import read_psnr, step_folders
-from vitdeblur_jax.data.pipelines import DeviceBatches
+from vitdeblur_jax.data.input_pipeline import DeviceBatches
 from vitdeblur_jax.distributed.sharding import local_mesh
 from vitdeblur_jax.evaluation import evaluate
 from vitdeblur_jax.training import loop, preparation, train

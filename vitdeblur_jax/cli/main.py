@@ -360,13 +360,13 @@ def _export(options) -> None:
 
 
 def _check_data(options) -> int:
-    from vitdeblur_jax.data.checks import run_check
+    from vitdeblur_jax.data.integrity import run_check
 
     return run_check(options.root, options.json, decode=not options.names_only)
 
 
 def _prepare_data(options) -> None:
-    from vitdeblur_jax.data.preparation import prepare, training_flags
+    from vitdeblur_jax.data.records.preparation import prepare, training_flags
 
     folder = prepare(
         options.root,
@@ -382,8 +382,8 @@ def _prepare_data(options) -> None:
 
 
 def _synthesize_data(options) -> None:
-    from vitdeblur_jax.data.synthesis import SynthesisSettings
-    from vitdeblur_jax.data.synthesis_files import synthesize_folder
+    from vitdeblur_jax.data.defocus.settings import SynthesisSettings
+    from vitdeblur_jax.data.defocus.synthesis_files import synthesize_folder
 
     count = synthesize_folder(
         options.sharp, options.out, SynthesisSettings(), options.seed, overwrite=options.force

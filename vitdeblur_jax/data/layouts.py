@@ -3,22 +3,13 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from vitdeblur_jax.data.image_io import (
-    images_in,
-    list_images,
-    read_rgb,
-    size_of,
-    subfolders,
-)
+from vitdeblur_jax.data.image_io import images_in, list_images, subfolders
 from vitdeblur_jax.data.pairing import Pairing, pair_in_order, pair_names
+from vitdeblur_jax.data.pairs import Pair, UnpairedError
 from vitdeblur_jax.utils.errors import UserError, known
-from vitdeblur_jax.utils.natural_order import natural_key
+from vitdeblur_jax.utils.natural_order import natural_key, some
 
 SPLITS = ("train", "val", "test")
 ALL = "all"
@@ -28,42 +19,11 @@ SOURCE_FOLDERS = ("source", "input", "blurred", "blur")
 TARGET_FOLDERS = ("target", "ground_truth", "sharp", "gt")
 DPDD_COUNTS = {"train": 350, "val": 74, "test": 76}  # as published
 
-_Pixels = NDArray[np.uint8] | NDArray[np.uint16]
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A blurred image and its sharp one.
-
-    Attributes:
-        name: Unique in its data set; the stem under which a result is saved.
-        source: The blurred image: one view, or the left and the right one.
-        target: The sharp image; None where there is none.
-        by: What paired its files: "name", "order" (see `pairing`), or "" where there is one file.
-    """
-
-    name: str
-    source: tuple[Path, ...]
-    target: Path | None
-    by: str = field(default="", compare=False)
-
-
-class UnpairedError(UserError):
-    """Images of a data set lack their partner.
-
-    Attributes:
-        pairs: The pairs that are whole.
-    """
-
-    def __init__(self, message: str, pairs: Sequence[Pair] = ()):
-        super().__init__(message)
-        self.pairs = list(pairs)
-
 
 def find_pairs(root: str | os.PathLike[str], layout: str, split: str = "test") -> list[Pair]:
     """Find the pairs of a data set, in the natural order of their names.
 
-    `pairing` has the rule by which files are paired; `describe` says how it was done.
+    `pairing` has the rule that pairs files; `pairs.describe` says how they were paired.
 
     Args:
         root: The folder of the data set.
@@ -88,68 +48,6 @@ def find_pairs(root: str | os.PathLike[str], layout: str, split: str = "test") -
     except OSError as error:
         raise UserError(f"{layout}: {error.filename}: {error.strerror}") from error
     return sorted(pairs, key=lambda pair: natural_key(pair.name))
-
-
-def describe(pairs: Sequence[Pair]) -> str:
-    """Return a line on how pairs were made, "" where there is one file each.
-
-    For example "paired by order, first: 1P0A0917 <-> 1P0A0918, last: 1P0A2002 <-> 1P0A2003".
-    """
-    ways = sorted({pair.by for pair in pairs} - {""})
-    if not ways:
-        return ""
-    first, last = (_in_words(pairs[place]) for place in (0, -1))
-    return f"paired by {' and '.join(ways)}, first: {first}, last: {last}"
-
-
-def _in_words(pair: Pair) -> str:
-    paths = pair.source if pair.target is None else (*pair.source, pair.target)
-    return " <-> ".join(path.stem for path in paths)
-
-
-def check_sizes(pairs: Iterable[Pair]) -> None:
-    """Compare the sizes that the heads of files tell, which is fast, before any work begins.
-
-    An orientation may turn a file of a pair and not the other, so the order of the sides is left
-    to `read_pair`.
-
-    Raises:
-        UserError: The files of a pair differ in size.
-    """
-    for pair in pairs:
-        paths = pair.source if pair.target is None else (*pair.source, pair.target)
-        sizes = {path: size for path in paths if (size := size_of(path)) is not None}
-        if len({tuple(sorted(size)) for size in sizes.values()}) > 1:
-            first = next(iter(sizes))
-            other = next(p for p in sizes if sorted(sizes[p]) != sorted(sizes[first]))
-            raise _sizes_differ(first, sizes[first], other, sizes[other])
-
-
-def _sizes_differ(path, size, other, other_size):
-    sizes = [f"{width} x {height}" for width, height in (size, other_size)]
-    return UserError(f"sizes differ: {path} is {sizes[0]}, {other} is {sizes[1]}")
-
-
-def read_pair(pair: Pair) -> tuple[_Pixels, _Pixels | None]:
-    """Read the pixels of a pair.
-
-    Returns:
-        The source, H x W x (3 times views), the left view first, and the target, H x W x 3, or
-        None; each uint8 or uint16 as its file is.
-
-    Raises:
-        UserError: A file cannot be read, or sizes differ, or the depths of the views do.
-    """
-    paths = pair.source if pair.target is None else (*pair.source, pair.target)
-    images = [read_rgb(path) for path in paths]
-    for path, image in zip(paths[1:], images[1:], strict=True):
-        if image.shape != images[0].shape:
-            raise _sizes_differ(paths[0], images[0].shape[1::-1], path, image.shape[1::-1])
-    views = images[: len(pair.source)]
-    if views[0].dtype != views[-1].dtype:
-        depths = f"{views[0].dtype} and {views[-1].dtype}"
-        raise UserError(f"depths differ: {paths[0]} and {pair.source[-1]} are {depths}")
-    return np.concatenate(views, axis=-1), None if pair.target is None else images[-1]
 
 
 def _dpdd(root: Path, split: str) -> list[Pair]:
@@ -345,9 +243,3 @@ def _refuse_twins(names: Iterable[str], folder: Path) -> None:
     twins = [name for name, count in Counter(names).items() if count > 1]
     if twins:
         raise UserError(f"several images of one name in {folder}: {some(twins)}")
-
-
-def some(names: Iterable[str]) -> str:
-    """Return the first five names in natural order and how many more there are."""
-    names = sorted(names, key=natural_key)
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -19,19 +19,14 @@ The rule, for the names of two folders without their endings:
    are equal, the natural order decides. Whoever uses such pairs has to say so.
 """
 
-import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, takewhile
+from itertools import takewhile
 
+from vitdeblur_jax.data.name_parts import Name, Numbers, Units, by_character, parse_names
 from vitdeblur_jax.utils.errors import UserError
 from vitdeblur_jax.utils.natural_order import natural_key
 
-_PARTS = re.compile(r"\d+|[^\d\s_.-]+")  # numbers and words, between separators
-
-_Units = tuple[int | str, ...]
-_Numbers = set[tuple[str, int]]  # each with the word before it
 _Matches = dict[str, str]
 
 
@@ -51,35 +46,10 @@ class Pairing:
 
 
 @dataclass(frozen=True)
-class _Name:
-    """A name in parts.
-
-    Attributes:
-        text: The name itself.
-        units: Its numbers, each as one integer, and its words, or the characters of these; no
-            separators.
-        words: For each unit the word right before it if it is a number, else "".
-    """
-
-    text: str
-    units: _Units
-    words: tuple[str, ...]
-
-    def part(self, start: int, stop: int) -> "_Name":
-        """Return the name with only some of its units."""
-        return _Name(self.text, self.units[start:stop], self.words[start:stop])
-
-    def numbers(self, start: int = 0, stop: int | None = None) -> _Numbers:
-        """Return the numbers of some units."""
-        units = zip(self.words[start:stop], self.units[start:stop], strict=True)
-        return {(word, unit) for word, unit in units if isinstance(unit, int)}
-
-
-@dataclass(frozen=True)
 class _Side:
     """The names of one list, and how many units at both ends all of them share."""
 
-    names: tuple[_Name, ...]
+    names: tuple[Name, ...]
     prefix: int
     suffix: int
 
@@ -116,8 +86,8 @@ def pair_names(left: Sequence[str], right: Sequence[str]) -> Pairing:
     if left == right:
         return Pairing(tuple(zip(left, right, strict=True)), "name")
     # Whole words first: "a_blur" goes with "a", though "ab" may be there and "blur" begins with b.
-    names = _parsed(left), _parsed(right)
-    matches = _match(*names) or _match(*map(_by_character, names))
+    names = parse_names(left), parse_names(right)
+    matches = _match(*names) or _match(*map(by_character, names))
     if not matches and len(left) == len(right) and not _share_something(*names):
         return pair_in_order(left, right)
     pairs = tuple((name, matches[name]) for name in left if name in matches)
@@ -133,43 +103,7 @@ def pair_in_order(left: Sequence[str], right: Sequence[str]) -> Pairing:
     return Pairing(tuple(zip(left, right, strict=True)), "order")
 
 
-def _parsed(texts: Sequence[str]) -> tuple[_Name, ...]:
-    names, seen = tuple(map(_parse, texts)), {}
-    for name in names:
-        other = seen.setdefault(name.units, name.text)
-        if other is not name.text:
-            raise UserError(
-                f"{other} and {name.text} differ only in case, separators or zero padding; "
-                "rename one of them"
-            )
-    return names
-
-
-def _parse(text: str) -> _Name:
-    parts = _PARTS.findall(unicodedata.normalize("NFC", text).casefold())
-    units = tuple(int(part) if part.isdecimal() else part for part in parts)
-    before = ("", *units)
-    words = tuple(
-        word if isinstance(unit, int) and isinstance(word, str) else ""
-        for word, unit in zip(before, units, strict=False)
-    )
-    return _Name(text, units, words)
-
-
-def _by_character(names: Sequence[_Name]) -> tuple[_Name, ...]:
-    """Split the words of names into characters."""
-    split = []
-    for name in names:
-        parts = [
-            ((unit,), (word,)) if isinstance(unit, int) else (unit, ("",) * len(unit))
-            for unit, word in zip(name.units, name.words, strict=True)
-        ]
-        units, words = (tuple(chain.from_iterable(part[i] for part in parts)) for i in (0, 1))
-        split.append(_Name(name.text, units, words))
-    return tuple(split)
-
-
-def _match(left: Sequence[_Name], right: Sequence[_Name]) -> _Matches:
+def _match(left: Sequence[Name], right: Sequence[Name]) -> _Matches:
     """Return the matches by name, from left to right.
 
     Raises:
@@ -194,7 +128,7 @@ def _match(left: Sequence[_Name], right: Sequence[_Name]) -> _Matches:
     return best.matches
 
 
-def _match_of_one(left: Sequence[_Name], right: Sequence[_Name]) -> _Matches:
+def _match_of_one(left: Sequence[Name], right: Sequence[Name]) -> _Matches:
     """Match where one side is a single name, which shares its ends with no other.
 
     It goes with its equal; or with the only one there, if that has the same numbers, or is the same
@@ -211,20 +145,20 @@ def _match_of_one(left: Sequence[_Name], right: Sequence[_Name]) -> _Matches:
     return {}
 
 
-def _sides(left: Sequence[_Name], right: Sequence[_Name]) -> tuple[_Side, _Side]:
+def _sides(left: Sequence[Name], right: Sequence[Name]) -> tuple[_Side, _Side]:
     """Remove what all names of both sides share at their ends, which tells nothing."""
     both = _side((*left, *right))
     names = [name.part(both.prefix, len(name.units) - both.suffix) for name in both.names]
     return _side(names[: len(left)]), _side(names[len(left) :])
 
 
-def _side(names: Sequence[_Name]) -> _Side:
+def _side(names: Sequence[Name]) -> _Side:
     prefix = _shared_length([name.units for name in names])
     backwards = [name.units[prefix:][::-1] for name in names]
     return _Side(tuple(names), prefix, _shared_length(backwards))
 
 
-def _shared_length(rows: Sequence[_Units]) -> int:
+def _shared_length(rows: Sequence[Units]) -> int:
     return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False)))
 
 
@@ -257,19 +191,19 @@ def _kept_ends(left: _Side, right: _Side, at_end: bool) -> Iterator[tuple[int, i
         yield 0, count
 
 
-def _continued(shared: _Units, others: Sequence[_Units], start: int) -> Iterator[int]:
+def _continued(shared: Units, others: Sequence[Units], start: int) -> Iterator[int]:
     """Yield how many of the last shared units any of the others has from `start` on."""
     for count in range(1, len(shared) + 1):
         if any(other[start : start + count] == shared[-count:] for other in others):
             yield count
 
 
-def _rest(name: _Name, side: _Side, kept_prefix: int, kept_suffix: int) -> _Units:
+def _rest(name: Name, side: _Side, kept_prefix: int, kept_suffix: int) -> Units:
     start, stop = _bounds(name, side, kept_prefix, kept_suffix)
     return name.units[start:stop]
 
 
-def _bounds(name: _Name, side: _Side, kept_prefix: int, kept_suffix: int) -> tuple[int, int]:
+def _bounds(name: Name, side: _Side, kept_prefix: int, kept_suffix: int) -> tuple[int, int]:
     return side.prefix - kept_prefix, len(name.units) - side.suffix + kept_suffix
 
 
@@ -291,7 +225,7 @@ def _refuse_contradictions(reading: _Reading, left: _Side, right: _Side) -> None
 
 def _removed_and_kept(
     reading: _Reading, left: _Side, right: _Side
-) -> Iterator[tuple[_Numbers, _Numbers]]:
+) -> Iterator[tuple[Numbers, Numbers]]:
     """Yield for each side its numbers that were removed, and those that were kept.
 
     What stands on both sides right before or behind the rests counts as kept.
@@ -314,7 +248,7 @@ def _removed_and_kept(
         yield removed, kept
 
 
-def _share_something(left: Sequence[_Name], right: Sequence[_Name]) -> bool:
+def _share_something(left: Sequence[Name], right: Sequence[Name]) -> bool:
     """Tell whether a number or word that varies on one side occurs on the other."""
     units = [[set(name.units) for name in side.names] for side in _sides(left, right)]
     found = [set().union(*side) for side in units]

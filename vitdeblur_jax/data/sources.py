@@ -2,7 +2,7 @@
 
 An example is a dict: `name`; `blurred`, H x W x 3 (6 for the left and the right view of dual
 pixels); `sharp`, H x W x 3, unless there is none; both uint8, or both uint16; and, if synthetic,
-`radius`, H x W float32, the signed blur radius in pixels. Sources can be pickled and be read by
+`radius`, H x W float32, the signed defocus radius in pixels. Sources can be pickled and be read by
 several threads.
 """
 
@@ -14,11 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vitdeblur_jax.data.defocus.settings import SynthesisSettings
+from vitdeblur_jax.data.defocus.synthesis import synthesize
+from vitdeblur_jax.data.defocus.synthesis_files import generator_for
 from vitdeblur_jax.data.image_io import Samples, as_8_bits, read_rgb
-from vitdeblur_jax.data.layouts import Pair, contents, read_pair, some
-from vitdeblur_jax.data.synthesis import SynthesisSettings, synthesize
-from vitdeblur_jax.data.synthesis_files import generator_for
+from vitdeblur_jax.data.layouts import contents
+from vitdeblur_jax.data.pairs import Pair, read_pair
 from vitdeblur_jax.utils.errors import UserError, one_line
+from vitdeblur_jax.utils.natural_order import some
 
 Example = dict[str, Any]
 

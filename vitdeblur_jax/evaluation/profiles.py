@@ -15,9 +15,10 @@ import numpy as np
 from jaxtyping import UInt
 
 from vitdeblur_jax.data.image_io import IMAGE_SUFFIXES
-from vitdeblur_jax.data.layouts import Pair, some
+from vitdeblur_jax.data.pairs import Pair
 from vitdeblur_jax.data.recognition import images_in
 from vitdeblur_jax.utils.errors import UserError, known, one_line
+from vitdeblur_jax.utils.natural_order import some
 
 _Pixels = UInt[np.ndarray, "_ _ 3"]
 

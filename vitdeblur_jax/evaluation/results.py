@@ -18,7 +18,7 @@ from pathlib import Path
 import ml_collections
 import numpy as np
 
-from vitdeblur_jax.data.layouts import Pair
+from vitdeblur_jax.data.pairs import Pair
 from vitdeblur_jax.evaluation.scores import (
     image_record,
     new_method,

@@ -19,7 +19,8 @@ import numpy as np
 from vitdeblur_jax.checkpoints.load_save import BUNDLED_NOTE, load_pretrained
 from vitdeblur_jax.checkpoints.pretrained import Pretrained, digest, on_local_devices
 from vitdeblur_jax.data.image_io import DecodedImage, as_8_bits, left_out, write_image
-from vitdeblur_jax.data.layouts import LAYOUTS, check_sizes, describe, find_pairs, read_pair
+from vitdeblur_jax.data.layouts import LAYOUTS, find_pairs
+from vitdeblur_jax.data.pairs import check_sizes, describe, read_pair
 from vitdeblur_jax.distributed.processes import (
     first_before_others,
     gather,

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vitdeblur_jax.data.image_io import DecodedImage, Samples, as_8_bits, read_image
-from vitdeblur_jax.data.layouts import Pair, describe, find_pairs, some
+from vitdeblur_jax.data.layouts import find_pairs
+from vitdeblur_jax.data.pairs import Pair, describe
 from vitdeblur_jax.evaluation.measuring import Measure, measuring
 from vitdeblur_jax.evaluation.profiles import Match, Profile, align, find_profile, match
 from vitdeblur_jax.evaluation.published import IMAGES, NOTES, published_figures
@@ -31,6 +32,7 @@ from vitdeblur_jax.inference.tiling import as_float
 from vitdeblur_jax.metrics import DEFAULT, METRICS
 from vitdeblur_jax.utils.errors import UserError, known, one_line
 from vitdeblur_jax.utils.files import home_expanded
+from vitdeblur_jax.utils.natural_order import some
 from vitdeblur_jax.utils.output import printable, tell
 from vitdeblur_jax.utils.progress import Progress
 

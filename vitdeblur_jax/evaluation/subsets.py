@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vitdeblur_jax.data.layouts import Pair
+from vitdeblur_jax.data.pairs import Pair
 from vitdeblur_jax.utils.errors import UserError, one_line
 
 _SUBSETS = ("indoor", "outdoor")

@@ -19,7 +19,7 @@
 | data.layout, .split | of pairs: how they lie on disk; of pairs and prepared: which part |
 | data.bit_depth | of pairs: 8, or 16 |
 | data.hold_out | sharp images set aside for validation, spread evenly over the names |
-| data.synthesis | of synthetic: `vitdeblur_jax.data.synthesis.SynthesisSettings` |
+| data.synthesis | of synthetic: `vitdeblur_jax.data.defocus.settings.SynthesisSettings` |
 | data.vertical_flip, .quarter_turns | augmentation beyond the published horizontal flip |
 | data.workers | processes that read ahead; 0: threads. Changes nothing in what is learned |
 | loss.* | weights of the terms, see `vitdeblur_jax.training.losses`; loss.border in pixels |
@@ -41,9 +41,9 @@ import dataclasses
 
 import ml_collections
 
+from vitdeblur_jax.data.defocus.settings import RULES as SYNTHESIS_RULES
+from vitdeblur_jax.data.defocus.settings import SynthesisSettings, check_settings
 from vitdeblur_jax.data.layouts import LAYOUTS
-from vitdeblur_jax.data.synthesis import RULES as SYNTHESIS_RULES
-from vitdeblur_jax.data.synthesis import SynthesisSettings, check_settings
 from vitdeblur_jax.models.vitdeblur.configuration import RULES as MODEL_RULES
 from vitdeblur_jax.models.vitdeblur.configuration import (
     base,

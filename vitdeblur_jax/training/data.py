@@ -10,17 +10,18 @@ import jax
 import ml_collections
 import numpy as np
 
+from vitdeblur_jax.data.defocus.settings import SynthesisSettings
 from vitdeblur_jax.data.image_io import left_out, list_images, size_of
-from vitdeblur_jax.data.layouts import Pair, check_sizes, describe, find_pairs
-from vitdeblur_jax.data.pipelines import (
+from vitdeblur_jax.data.input_pipeline import (
     DeviceBatches,
     Source,
     TrainBatches,
     make_train_dataset,
     prefetch_to_device,
 )
+from vitdeblur_jax.data.layouts import find_pairs
+from vitdeblur_jax.data.pairs import Pair, check_sizes, describe
 from vitdeblur_jax.data.sources import INFO, FolderSource, PreparedSource, SyntheticSource
-from vitdeblur_jax.data.synthesis import SynthesisSettings
 from vitdeblur_jax.distributed.processes import is_first
 from vitdeblur_jax.distributed.sharding import rows_of_this_process
 from vitdeblur_jax.utils.errors import UserError, one_line

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from vitdeblur_jax.checkpoints.pretrained import Pretrained
-from vitdeblur_jax.data.pipelines import Source
+from vitdeblur_jax.data.input_pipeline import Source
 from vitdeblur_jax.distributed.processes import gather, split_across_processes
 from vitdeblur_jax.inference.deblurring import deblur
 from vitdeblur_jax.inference.tiling import as_float

@@ -1,6 +1,7 @@
 """The order in which people list names: `2` before `10`."""
 
 import re
+from collections.abc import Iterable
 
 _NUMBER = re.compile(r"(\d+)")
 
@@ -12,3 +13,9 @@ def natural_key(name: str) -> tuple:
     """
     parts = _NUMBER.split(name)
     return tuple(int(p) if i % 2 else p.casefold() for i, p in enumerate(parts)), name
+
+
+def some(names: Iterable[str]) -> str:
+    """Return the first five names in natural order and how many more there are."""
+    names = sorted(names, key=natural_key)
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

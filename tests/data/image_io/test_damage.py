@@ -9,8 +9,8 @@ import tifffile
 from PIL import Image
 
 from tests.data.image_io.made_up_files import encoded, noise, tiff
-from vitdeblur_jax.data.checks import check_data
 from vitdeblur_jax.data.image_io import read_image, read_rgb
+from vitdeblur_jax.data.integrity import check_data
 from vitdeblur_jax.utils.errors import UserError
 
 SMOOTH = np.add.outer(np.arange(120), np.arange(160))[..., None].repeat(3, 2).astype(np.uint8)

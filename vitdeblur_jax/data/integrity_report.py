@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from vitdeblur_jax.data.layouts import some
+from vitdeblur_jax.utils.natural_order import some
 from vitdeblur_jax.utils.output import printable
 from vitdeblur_jax.utils.table import format_table
 

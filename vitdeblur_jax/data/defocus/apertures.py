@@ -62,7 +62,7 @@ def cat_eye(offset: float, direction: float = 0.0) -> Aperture:
 def point_image(
     aperture: Aperture, radius: float, half: Half | None = None
 ) -> Float[np.ndarray, "size size"]:
-    """Return the image of a point, which is the aperture scaled to the blur radius.
+    """Return the image of a point, which is the aperture scaled to the defocus radius.
 
     Its values are the shares of the aperture's area that fall on each pixel, so that radii between
     pixels are anti-aliased; up to a radius of half a pixel all falls on one. Coverage is sampled
@@ -73,7 +73,7 @@ def point_image(
 
     Args:
         aperture: Its shape.
-        radius: Blur radius in pixels, signed as `defocus.blur_radius` gives it.
+        radius: Defocus radius in pixels, below 0 in front of the plane of focus.
         half: Of the light, what enters through this half of the aperture: the view of one half of
             a dual-pixel sensor. The aperture is cut vertically where both halves pass the same
             light; the mean of both is the image of the whole.

@@ -6,18 +6,14 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from vitdeblur_jax.data.apertures import cat_eye, disk, point_image, polygon
-from vitdeblur_jax.data.defocus import (
+from vitdeblur_jax.data.defocus.apertures import cat_eye, disk, point_image, polygon
+from vitdeblur_jax.data.defocus.thin_lens import (
     Surface,
-    blur_radius,
     defocus,
-    depth_from_disparity,
     render,
 )
-from vitdeblur_jax.utils.errors import UserError
 
 APERTURES = {"disk": disk(), "pentagon": polygon(5, 0.3), "cat_eye": cat_eye(0.6, 0.4)}
-LENS = {"focal_length": 50.0, "f_number": 2.0, "focus_distance": 2000.0, "pixel_pitch": 0.01}
 
 
 def texture(rng: np.random.Generator, side: int, sigma: float) -> np.ndarray:
@@ -48,61 +44,6 @@ def disk_overlap(x: float, y: float, radius: float) -> float:
     columns = x - 0.5 + (np.arange(10000) + 0.5) / 10000
     half = np.sqrt(np.maximum(radius**2 - columns**2, 0))
     return float(np.mean(np.maximum(np.minimum(y + 0.5, half) - np.maximum(y - 0.5, -half), 0)))
-
-
-def test_radius_matches_a_value_computed_by_hand():
-    # 50 mm at f/2 focused at 2 m, a point at 4 m:
-    # c = 25 mm * |4000 - 2000| / 4000 * 50 / (2000 - 50) = 0.320513 mm, 32.05 pixels of 10 um.
-    depth = np.array([2000.0, 4000.0, 1000.0, np.inf])
-    radius = blur_radius(depth, **LENS)
-    np.testing.assert_allclose(radius, [0, 16.025641, -32.051282, 32.051282], rtol=1e-7)
-
-
-def test_radius_matches_the_lens_equation():
-    focal, depth, focus = 0.085, 7.3, 3.1
-    sensor = 1 / (1 / focal - 1 / focus)  # where the plane of focus is sharp
-    image = 1 / (1 / focal - 1 / depth)  # where the point is sharp
-    diameter = focal / 1.4 * abs(sensor - image) / image  # similar triangles behind the lens
-    radius = blur_radius(
-        np.array([depth]), focal_length=focal, f_number=1.4, focus_distance=focus, pixel_pitch=4e-6
-    )
-    assert radius[0] == pytest.approx(diameter / 2 / 4e-6, rel=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("depth", "change"),
-    [(0.0, {}), (np.nan, {}), (1.0, {"focus_distance": 40.0}), (1.0, {"f_number": 0.0})],
-)
-def test_impossible_optics_are_refused(depth, change):
-    with pytest.raises(UserError):
-        blur_radius(np.array([depth]), **(LENS | change))
-
-
-def test_depth_from_disparity_is_similar_triangles():
-    disparity = np.array([[10.0, 20.0], [np.inf, 20.0]])
-    depth = depth_from_disparity(disparity, baseline=0.2, focal_length=1000.0, offset=5.0)
-    np.testing.assert_allclose(depth, [[200 / 15, 8], [depth[1, 0], 8]])
-    assert depth[1, 0] in (depth[0, 0], depth[1, 1])  # unknown: a known neighbour
-    with pytest.raises(UserError):
-        depth_from_disparity(np.full((2, 2), np.inf), baseline=0.2, focal_length=1000.0)
-
-
-def test_stereo_motorcycle_has_a_sensible_radius_map():
-    data = pytest.importorskip("skimage.data")
-    try:
-        _, _, disparity = data.stereo_motorcycle()
-    except Exception as error:
-        pytest.skip(f"cannot be downloaded: {error}")
-    # Calibration of the data set (millimetres), at a quarter of its size.
-    depth = depth_from_disparity(
-        disparity, baseline=193.001, focal_length=3997.684 / 4, offset=131.111 / 4
-    )
-    assert 1500 < depth.min() < depth.max() < 6000  # a garage
-    focus = float(np.median(depth))
-    lens = LENS | {"focus_distance": focus}
-    radius = blur_radius(depth, **lens)
-    np.testing.assert_array_equal(radius < 0, depth < focus)
-    assert -20 < radius.min() < -2 < 2 < radius.max() < 20
 
 
 @pytest.mark.parametrize("radius", [0.3, 0.77, 1.5, 2.9, 6.2])

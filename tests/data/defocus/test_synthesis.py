@@ -8,21 +8,21 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from vitdeblur_jax.data import synthesis_files
-from vitdeblur_jax.data.apertures import disk, point_image
-from vitdeblur_jax.data.image_io import read_rgb, write_image
-from vitdeblur_jax.data.layouts import find_pairs, read_pair
-from vitdeblur_jax.data.synthesis import (
-    SynthesisSettings,
+from vitdeblur_jax.data.defocus import synthesis_files
+from vitdeblur_jax.data.defocus.apertures import disk, point_image
+from vitdeblur_jax.data.defocus.camera import (
     add_noise,
-    draw_aperture,
-    draw_radius_map,
     extend_highlights,
     linear_to_srgb,
     srgb_to_linear,
-    synthesize,
 )
-from vitdeblur_jax.data.synthesis_files import generator_for, synthesize_folder
+from vitdeblur_jax.data.defocus.scenes import draw_aperture, draw_radius_map
+from vitdeblur_jax.data.defocus.settings import SynthesisSettings
+from vitdeblur_jax.data.defocus.synthesis import synthesize
+from vitdeblur_jax.data.defocus.synthesis_files import generator_for, synthesize_folder
+from vitdeblur_jax.data.image_io import read_rgb, write_image
+from vitdeblur_jax.data.layouts import find_pairs
+from vitdeblur_jax.data.pairs import read_pair
 from vitdeblur_jax.utils.errors import UserError
 
 # All in focus, nothing added.

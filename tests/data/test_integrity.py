@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitdeblur_jax.data.check_report import report_json, report_lines
-from vitdeblur_jax.data.checks import check_data, run_check
+from vitdeblur_jax.data.integrity import check_data, run_check
+from vitdeblur_jax.data.integrity_report import report_json, report_lines
 from vitdeblur_jax.utils.errors import CHECKED_AND_WRONG, UserError
 
 

@@ -6,10 +6,10 @@ import sys
 import pytest
 
 from tests import made_up_data
-from tests.data.test_preparation import COUNT, break_image, digests
+from tests.data.records.test_preparation import COUNT, break_image, digests
 from vitdeblur_jax.cli.main import main
-from vitdeblur_jax.data import beam, preparation
-from vitdeblur_jax.data.preparation import prepare
+from vitdeblur_jax.data.records import beam, preparation, shards
+from vitdeblur_jax.data.records.preparation import prepare
 from vitdeblur_jax.data.sources import PreparedSource
 from vitdeblur_jax.utils.errors import UserError
 
@@ -26,13 +26,13 @@ def data(tmp_path):
 @pytest.fixture
 def found(monkeypatch) -> set[str]:
     """The files of records that were there before this process itself set to work."""
-    found, write_shards = set(), preparation._write_shards
+    found, write_shards = set(), preparation.write_shards
 
     def look_then_write(builder, shards, folder, skip_broken):
         found.update(digests(folder))
         return write_shards(builder, shards, folder, skip_broken)
 
-    monkeypatch.setattr(preparation, "_write_shards", look_then_write)
+    monkeypatch.setattr(preparation, "write_shards", look_then_write)
     return found
 
 
@@ -138,7 +138,7 @@ def test_without_beam_its_extra_is_named(data, tmp_path, monkeypatch):
 
 def test_a_worker_that_does_not_see_the_folders_says_so(data, tmp_path):
     def work(number: int) -> None:
-        preparation._write_on_worker(None, [], data, tmp_path / "elsewhere", False, number)
+        shards._write_on_worker(None, [], data, tmp_path / "elsewhere", False, number)
 
     with pytest.raises(UserError, match=r"a worker does not see .*elsewhere") as raised:
         beam.run_for_each(beam.make_pipeline([]), work, 3)

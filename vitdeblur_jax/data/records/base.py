@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from vitdeblur_jax.data.builders.patches import PATCH, patch_corners, sharpest
 from vitdeblur_jax.data.layouts import ALL, find_pairs
 from vitdeblur_jax.data.recognition import recognize
+from vitdeblur_jax.data.records.patches import PATCH, patch_corners, sharpest
 from vitdeblur_jax.data.sources import (
     Example,
     FolderSource,

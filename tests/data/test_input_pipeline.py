@@ -12,8 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from vitdeblur_jax.data import pipelines
-from vitdeblur_jax.data.pipelines import make_train_dataset, prefetch_to_device
+from vitdeblur_jax.data import input_pipeline
+from vitdeblur_jax.data.input_pipeline import make_train_dataset, prefetch_to_device
 from vitdeblur_jax.data.transforms import random_crop_and_flips
 from vitdeblur_jax.distributed.sharding import batch_sharded, local_mesh
 from vitdeblur_jax.utils.errors import UserError
@@ -185,7 +185,7 @@ class _Dying:
     [(64, "put what it does under `if __name__ == '__main__':`"), (-9, r"ended with status -9")],
 )
 def test_a_worker_that_died_is_one_line(monkeypatch, status, message):
-    monkeypatch.setattr(pipelines, "_read_ahead", lambda *_: _Dying(status))
+    monkeypatch.setattr(input_pipeline, "_read_ahead", lambda *_: _Dying(status))
     with pytest.raises(UserError, match=message) as told:
         next(make(workers=2))
     assert "\n" not in str(told.value)
@@ -195,8 +195,10 @@ def test_a_worker_that_runs_an_unguarded_script_ends_at_once(monkeypatch):
     def end(status):
         raise SystemExit(status)
 
-    monkeypatch.setattr(pipelines.os, "_exit", end)
-    monkeypatch.setattr(pipelines.multiprocessing.current_process(), "_inheriting", True, False)
+    monkeypatch.setattr(input_pipeline.os, "_exit", end)
+    monkeypatch.setattr(
+        input_pipeline.multiprocessing.current_process(), "_inheriting", True, False
+    )
     with pytest.raises(SystemExit, match="64"):
         next(make(workers=2))
 

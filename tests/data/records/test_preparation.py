@@ -12,8 +12,8 @@ import tensorflow_datasets as tfds
 from tests import made_up_data
 from tests.forked import run_program
 from tests.made_up_data import DATA_SETS
-from vitdeblur_jax.data.builders import BUILDERS
-from vitdeblur_jax.data.preparation import prepare, training_flags
+from vitdeblur_jax.data.records.builders import BUILDERS
+from vitdeblur_jax.data.records.preparation import prepare, training_flags
 from vitdeblur_jax.data.sources import PreparedSource
 from vitdeblur_jax.utils.errors import UserError
 from vitdeblur_jax.utils.files import _this_host
@@ -110,14 +110,14 @@ def test_equal_input_gives_equal_bytes(data, tmp_path):
 def test_killed_and_started_again_ends_the_same(killed_at, data, tmp_path):
     program = f"""
 import os, signal
-from vitdeblur_jax.data import preparation
-serialized = preparation._serialized
+from vitdeblur_jax.data.records import preparation, shards
+serialized = shards._serialized
 def killed(builder, shard, record):
     if record == {killed_at}:
         os.kill(os.getpid(), signal.SIGKILL)
     return serialized(builder, shard, record)
-preparation._serialized = killed
-preparation._AHEAD = 1
+shards._serialized = killed
+shards._AHEAD = 1
 preparation.prepare({str(data)!r}, None, {str(tmp_path / "out")!r})
 """
     assert run_program(["-c", program], tmp_path).returncode == -9
@@ -222,7 +222,7 @@ def test_what_was_skipped_is_looked_at_again(data, tmp_path):
         prepare(data, None, out)
     program = f"""
 import os, signal
-from vitdeblur_jax.data import preparation
+from vitdeblur_jax.data.records import preparation
 preparation._finish = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 preparation.prepare({str(data)!r}, None, {str(out)!r}, skip_broken=True)
 """
@@ -274,7 +274,7 @@ def test_out_cannot_be_written(data, tmp_path):
 def test_a_full_disk_is_one_line(data, tmp_path):
     program = f"""
 import resource, signal
-from vitdeblur_jax.data.preparation import prepare
+from vitdeblur_jax.data.records.preparation import prepare
 from vitdeblur_jax.cli.with_config import exit_status
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from vitdeblur_jax.data.defocus.settings import SynthesisSettings
+from vitdeblur_jax.data.defocus.synthesis import synthesize
 from vitdeblur_jax.data.image_io import (
     DecodedImage,
     as_8_bits,
@@ -17,7 +19,6 @@ from vitdeblur_jax.data.image_io import (
     read_rgb,
     write_image,
 )
-from vitdeblur_jax.data.synthesis import SynthesisSettings, synthesize
 from vitdeblur_jax.utils.errors import UserError, one_line
 from vitdeblur_jax.utils.files import write_text
 from vitdeblur_jax.utils.json_files import read_json

@@ -25,8 +25,8 @@ import jax
 import numpy as np
 from absl import flags
 
+from vitdeblur_jax.data.defocus.settings import SynthesisSettings
 from vitdeblur_jax.data.sources import SyntheticSource
-from vitdeblur_jax.data.synthesis import SynthesisSettings
 from vitdeblur_jax.data.transforms import Example, random_crop_and_flips
 from vitdeblur_jax.utils.errors import UserError
 

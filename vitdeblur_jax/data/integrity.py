@@ -24,25 +24,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitdeblur_jax.data.check_report import (
+from vitdeblur_jax.data.image_io import read_rgb
+from vitdeblur_jax.data.integrity_report import (
     DataReport,
     Problem,
     SplitReport,
     report_json,
     report_lines,
 )
-from vitdeblur_jax.data.image_io import read_rgb
-from vitdeblur_jax.data.layouts import (
-    DPDD_COUNTS,
-    SPLITS,
-    Pair,
-    UnpairedError,
-    describe,
-    find_pairs,
-    some,
-)
+from vitdeblur_jax.data.layouts import DPDD_COUNTS, SPLITS, find_pairs
+from vitdeblur_jax.data.pairs import Pair, UnpairedError, describe
 from vitdeblur_jax.data.recognition import Part, images_in, recognize
 from vitdeblur_jax.utils.errors import CHECKED_AND_WRONG, UserError
+from vitdeblur_jax.utils.natural_order import some
 from vitdeblur_jax.utils.output import show
 from vitdeblur_jax.utils.progress import Progress
 

@@ -1,8 +1,11 @@
-"""Thin-lens defocus: how far out of focus each depth is, and the image that comes of it.
+"""Thin-lens defocus: a sharp image rendered with a defocus radius for each pixel.
 
-One signed number a pixel tells all that is needed, the blur radius: below 0 in front of the plane
-of focus, above 0 behind it, and growing with depth, so that it also tells what hides what. Depth
-that changes continuously is cut into slices of nearly constant radius.
+The defocus radius is the radius of the circle of confusion in pixels, with a sign: below 0 in front
+of the plane of focus, above 0 behind it. It grows with depth, so it also says which surface hides
+which. A lens of focal length f and f-number N, focused at distance s, has at depth z the radius
+f^2 / (2 N p (s - f)) * (1 - s / z) on pixels of pitch p. It is affine in 1 / z, so a plane in space
+has a defocus radius that is affine in image coordinates. Depth that changes continuously is cut
+into slices of nearly constant radius.
 
 Everything here is in linear light, NumPy and SciPy in float32. On one core, as a worker has it, and
 for a crop of 360 x 360, jitted JAX takes 1.5 times as long for a smooth field of radii and 0.8
@@ -24,14 +27,13 @@ import numpy as np
 from jaxtyping import Bool, Complex64, Float
 from scipy import ndimage, signal
 
-from vitdeblur_jax.data.apertures import Aperture, Half, point_image
-from vitdeblur_jax.utils.errors import UserError
+from vitdeblur_jax.data.defocus.apertures import Aperture, Half, point_image
 
 _Map = Float[np.ndarray, "height width"]
 _Image = Float[np.ndarray, "height width 3"]
 _Packed = Complex64[np.ndarray, "2 rows columns"]
 
-EDGE = 0.5  # neighbours that differ more in blur radius, pixels, belong to different surfaces
+EDGE = 0.5  # neighbours that differ more in defocus radius, pixels, belong to different surfaces
 _SLICE = 0.25  # between slices, of asinh(radius / 2): 0.5 pixels in focus, radius / 4 far off
 _FEW = 16  # different radii that each become a slice of their own
 
@@ -41,73 +43,13 @@ class Surface(NamedTuple):
 
     Attributes:
         colour: H x W x 3, linear light, any value where nothing is.
-        radius: H x W, the signed blur radius in pixels.
+        radius: H x W, the signed defocus radius in pixels.
         present: H x W, where it is, 0 to 1.
     """
 
     colour: _Image
     radius: _Map
     present: _Map
-
-
-def blur_radius(
-    depth: Float[np.ndarray, "..."],
-    *,
-    focal_length: float,
-    f_number: float,
-    focus_distance: float,
-    pixel_pitch: float,
-) -> Float[np.ndarray, "..."]:
-    """Return the signed radius of the circle of confusion, in pixels.
-
-    A thin lens of focal length f and aperture f / N that is focused at distance s spreads a point
-    at depth z on the sensor over a disk of the diameter c = f^2 / N * |z - s| / (z * (s - f)). The
-    radius in pixels is c / (2 * pitch), below 0 for z < s. It is affine in 1 / z; so a plane in
-    space, whose 1 / z is affine in the image's coordinates, has an affine radius.
-
-    Args:
-        depth: z, along the optical axis from the lens; infinity is good.
-        focal_length: f. This and all lengths are in one unit, whichever.
-        f_number: N.
-        focus_distance: s, from the lens, above f.
-        pixel_pitch: Distance of neighbouring pixels on the sensor.
-
-    Raises:
-        UserError: A depth that is not above 0, or a lens that cannot be.
-    """
-    if min(focal_length, f_number, pixel_pitch) <= 0 or focus_distance <= focal_length:
-        raise UserError(
-            f"a lens of focal length {focal_length}, f-number {f_number}, pixel pitch {pixel_pitch}"
-            f" cannot focus at {focus_distance}: all are above 0, and it focuses beyond its focal"
-            " length"
-        )
-    if not np.all(depth > 0):
-        raise UserError("depth: some values are not above 0; fill in what is unknown")
-    diameter_at_infinity = focal_length**2 / (f_number * (focus_distance - focal_length))
-    return (diameter_at_infinity / (2 * pixel_pitch)) * (1 - focus_distance / depth)
-
-
-def depth_from_disparity(
-    disparity: _Map, *, baseline: float, focal_length: float, offset: float = 0.0
-) -> _Map:
-    """Return the depth z = baseline * f / (disparity + offset) of a rectified stereo pair.
-
-    Where the disparity is not finite, thus unknown, the nearest known one is taken.
-
-    Args:
-        disparity: In pixels.
-        baseline: Distance of the two cameras, in the unit that the depth is to have.
-        focal_length: f, in pixels.
-        offset: Difference of the principal points' columns in pixels (Middlebury's `doffs`).
-
-    Raises:
-        UserError: No disparity is known, or one lies at infinity or behind the cameras.
-    """
-    known = np.isfinite(disparity)
-    if not known.any() or np.any(disparity[known] + offset <= 0):
-        raise UserError("disparity: none is known, or with its offset some are not above 0")
-    nearest = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
-    return baseline * focal_length / (disparity[tuple(nearest)] + offset)
 
 
 def defocus(image: _Image, radius: _Map, aperture: Aperture, half: Half | None = None) -> _Image:
@@ -118,8 +60,8 @@ def defocus(image: _Image, radius: _Map, aperture: Aperture, half: Half | None =
 
     Args:
         image: In linear light.
-        radius: Signed blur radius in pixels, as `blur_radius` gives it. Where it jumps by more than
-            `EDGE` between neighbours, the smaller one hides the larger one.
+        radius: Signed defocus radius in pixels. Where it jumps by more than `EDGE` between
+            neighbours, the smaller one hides the larger one.
         aperture: The shape of the lens's opening.
         half: The view of one half of a dual-pixel sensor instead of the whole one.
     """

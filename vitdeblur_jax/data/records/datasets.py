@@ -8,10 +8,10 @@ from typing import ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from vitdeblur_jax.data.builders.base import DefocusBuilder, DefocusConfig, array_feature
+from vitdeblur_jax.data.defocus.settings import SynthesisSettings
 from vitdeblur_jax.data.image_io import left_out, list_images
+from vitdeblur_jax.data.records.base import DefocusBuilder, DefocusConfig, array_feature
 from vitdeblur_jax.data.sources import SyntheticSource
-from vitdeblur_jax.data.synthesis import SynthesisSettings
 from vitdeblur_jax.utils.errors import UserError
 from vitdeblur_jax.utils.output import tell
 
@@ -190,7 +190,7 @@ class SyntheticDefocus(DefocusBuilder):
     ]
     ABOUT: ClassVar = {
         "description": "Your own sharp images, put out of focus by the thin-lens model of "
-        "`vitdeblur_jax.data.synthesis`.",
+        "`vitdeblur_jax.data.defocus.synthesis`.",
         "license": "That of the images.",
     }
 

@@ -6,37 +6,35 @@ the builder of that name would write, in that order. Until it is whole its folde
 `preparation.json` does so ever after.
 """
 
-import contextlib
 import hashlib
 import json
 import os
 import shlex
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from vitdeblur_jax.data import beam
-from vitdeblur_jax.data.layouts import describe
+from vitdeblur_jax.data.pairs import describe
 from vitdeblur_jax.data.recognition import recognize
-from vitdeblur_jax.data.sources import INFO, FolderSource, SyntheticSource, with_name_in_bytes
+from vitdeblur_jax.data.records import beam
+from vitdeblur_jax.data.records.shards import (
+    ENTRIES,
+    Done,
+    Shard,
+    read_json_or_nothing,
+    write_on_beam,
+    write_shards,
+)
+from vitdeblur_jax.data.sources import INFO, FolderSource
 from vitdeblur_jax.utils.errors import UserError, known, one_line
-from vitdeblur_jax.utils.files import remove_abandoned, replaced_when_whole, write_text
+from vitdeblur_jax.utils.files import remove_abandoned, write_text
 from vitdeblur_jax.utils.json_files import read_json
 from vitdeblur_jax.utils.output import tell
-from vitdeblur_jax.utils.progress import Progress
 
 _JOURNAL = "preparation.json"
-_ENTRIES = "preparation"
 _IMAGES_A_SHARD = 8  # as many, or more, so that there are no more shards than the next line
 _MOST_SHARDS = 128  # a reader keeps them all open
-_UNCOMPRESSED = "group_size:1,uncompressed"  # random access; the default compression takes longer
-_THREADS = os.cpu_count() or 1
-_AHEAD = 2 * _THREADS
 _BUILDER_OF = {
     "DPDD": "dpdd",
     "DPDD repack": "dpdd",
@@ -48,34 +46,6 @@ _BUILDER_OF = {
     "pairs": "paired_folder",
     "images": "synthetic_defocus",
 }
-
-
-@dataclass(frozen=True)
-class _Shard:
-    """Some images of a split, in a row, that become one file of records."""
-
-    file: str
-    split: str
-    source: FolderSource | SyntheticSource
-    records: range
-    fingerprint: str
-
-
-@dataclass(frozen=True)
-class _Done:
-    """What has become of a shard.
-
-    Attributes:
-        fingerprint: Of the shard.
-        examples: How many records there are.
-        bytes: The sum of their sizes.
-        left_out: What was wrong with each image that was skipped.
-    """
-
-    fingerprint: str
-    examples: int
-    bytes: int
-    left_out: list[str]
 
 
 def prepare(
@@ -127,8 +97,8 @@ def prepare(
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     _make_folders(unfinished)
     if pipeline is not None:
-        _write_on_beam(pipeline, builder, shards, root, unfinished, skip_broken)
-    done = _write_shards(builder, shards, unfinished, skip_broken)
+        write_on_beam(pipeline, builder, shards, root, unfinished, skip_broken)
+    done = write_shards(builder, shards, unfinished, skip_broken)
     try:
         _finish(builder, shards, done, unfinished)
         os.replace(unfinished, folder)
@@ -163,7 +133,7 @@ def _check_is_mounted(folder: str | os.PathLike[str]) -> None:
 
 def _builder(dataset: str, config: str | None, out: str | os.PathLike[str]):
     try:
-        from vitdeblur_jax.data.builders import BUILDERS
+        from vitdeblur_jax.data.records.builders import BUILDERS
     except ImportError as error:
         message = "preparing data needs TensorFlow Datasets: pip install 'vitdeblur_jax[train]'"
         raise UserError(message) from error
@@ -173,7 +143,7 @@ def _builder(dataset: str, config: str | None, out: str | os.PathLike[str]):
     return builder(data_dir=os.path.abspath(out), config=config, file_format="array_record")
 
 
-def _plan(builder, root: Path) -> list[_Shard]:
+def _plan(builder, root: Path) -> list[Shard]:
     shards = []
     for split, source in builder.sources(root).items():
         if isinstance(source, FolderSource) and (paired := describe(source.pairs)):
@@ -184,7 +154,7 @@ def _plan(builder, root: Path) -> list[_Shard]:
         for number, records in enumerate(parts):
             file = f"{builder.name}-{split}.array_record-{number:05}-of-{len(parts):05}"
             fingerprint = _fingerprint(builder, root, source, records)
-            shards.append(_Shard(file, split, source, records, fingerprint))
+            shards.append(Shard(file, split, source, records, fingerprint))
     return shards
 
 
@@ -201,8 +171,8 @@ def _fingerprint(builder, root: Path, source, records: range) -> str:
     return content.hexdigest()
 
 
-def _check_is_of(folder: Path, shards: Sequence[_Shard]) -> None:
-    journal = _read_json(folder / _JOURNAL)
+def _check_is_of(folder: Path, shards: Sequence[Shard]) -> None:
+    journal = read_json_or_nothing(folder / _JOURNAL)
     for shard in shards:
         entry = journal.get(shard.file)
         if not isinstance(entry, dict) or entry.get("fingerprint") != shard.fingerprint:
@@ -214,149 +184,20 @@ def _check_is_of(folder: Path, shards: Sequence[_Shard]) -> None:
 
 def _make_folders(folder: Path) -> None:
     try:
-        (folder / _ENTRIES).mkdir(parents=True, exist_ok=True)
+        (folder / ENTRIES).mkdir(parents=True, exist_ok=True)
         remove_abandoned(folder)  # of a run that was killed
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({one_line(error)})") from error
 
 
-def _write_shards(
-    builder, shards: Sequence[_Shard], folder: Path, skip_broken: bool
-) -> dict[str, _Done]:
-    """Write those files of records that are not there yet, and tell what is in all of them."""
-    done = {}
-    with (
-        Progress(sum(len(shard.records) for shard in shards), "images") as progress,
-        ThreadPoolExecutor(_THREADS) as executor,
-    ):
-        for shard in shards:
-            entry = _done(shard, folder, skip_broken)
-            if entry is None:
-                advance = progress.advance
-                entry = _write_shard(builder, shard, folder, skip_broken, executor, advance)
-            else:
-                progress.advance(len(shard.records))
-            for problem in entry.left_out:
-                progress.say(f"left out: {problem}")
-            done[shard.file] = entry
-    return done
-
-
-def _write_on_beam(
-    pipeline, builder, shards: Sequence[_Shard], root: Path, folder: Path, skip_broken: bool
-) -> None:
-    """Write those files of records that are not there yet and have no broken image."""
-    missing = [shard for shard in shards if _done(shard, folder, skip_broken) is None]
-    work = partial(_write_on_worker, builder, missing, root, folder, skip_broken)
-    beam.run_for_each(pipeline, work, len(missing))
-
-
-def _write_on_worker(
-    builder, shards: Sequence[_Shard], root: Path, folder: Path, skip_broken: bool, number: int
-) -> None:
-    for needed in (root, folder):
-        if not needed.is_dir():
-            raise UserError(f"a worker does not see {needed}, which all of them have to share")
-    # What is wrong with an image will be told by `_write_shards`, which tries again.
-    with contextlib.suppress(UserError), ThreadPoolExecutor(1) as executor:
-        _write_shard(builder, shards[number], folder, skip_broken, executor, lambda: None)
-
-
-def _done(shard: _Shard, folder: Path, skip_broken: bool) -> _Done | None:
-    """Return what was written of a shard, if it need not be written again."""
-    try:
-        done = _Done(**_read_json(_entry(folder, shard)))
-    except TypeError:  # none, or not ours
-        return None
-    whole = done.fingerprint == shard.fingerprint and (folder / shard.file).is_file()
-    return done if whole and (skip_broken or not done.left_out) else None
-
-
-def _entry(folder: Path, shard: _Shard) -> Path:
-    return folder / _ENTRIES / f"{shard.file}.json"
-
-
-def _write_shard(
-    builder,
-    shard: _Shard,
-    folder: Path,
-    skip_broken: bool,
-    executor: ThreadPoolExecutor,
-    advance: Callable[[], None],
-) -> _Done:
-    examples, size, left_out = 0, 0, []
-    results = _in_order(executor, partial(_serialized, builder, shard), shard.records)
-    with replaced_when_whole(folder / shard.file) as temporary, _records_at(temporary) as write:
-        for result in results:
-            if isinstance(result, UserError):
-                if not skip_broken:
-                    message = f"{result}; mend it, or leave such images out by --skip-broken"
-                    raise UserError(message) from result
-                left_out.append(str(result))
-                result = []
-            for serialized in result:
-                write(serialized)
-            examples, size = examples + len(result), size + sum(map(len, result))
-            advance()
-    done = _Done(shard.fingerprint, examples, size, left_out)
-    write_text(_entry(folder, shard), json.dumps(asdict(done)))
-    return done
-
-
-@contextlib.contextmanager
-def _records_at(path: Path) -> Iterator[Callable[[bytes], bool]]:
-    """Give a function that adds a record to a file, which is whole after the block.
-
-    Raises:
-        OSError: The file cannot be written.
-    """
-    from array_record.python.array_record_module import ArrayRecordWriter
-
-    writer = ArrayRecordWriter(str(path), _UNCOMPRESSED)
-    try:
-        yield writer.write
-        writer.close()
-    except RuntimeError as error:  # array_record knows no OSError
-        raise OSError(one_line(error)) from error
-
-
-def _serialized(builder, shard: _Shard, record: int) -> list[bytes] | UserError:
-    from tensorflow_datasets.core.example_serializer import ExampleSerializer
-
-    try:
-        examples = builder.examples(shard.split, shard.source, record)
-    except UserError as error:
-        return error
-    features = builder.info.features
-    serializer = ExampleSerializer(features.get_serialized_info())
-    messages = (
-        serializer.get_tf_example(features.encode_example(with_name_in_bytes(e))) for e in examples
-    )
-    # Otherwise the order of an example's keys would be another in each process.
-    return [message.SerializeToString(deterministic=True) for message in messages]
-
-
-def _in_order(
-    executor: ThreadPoolExecutor, work: Callable, arguments: Sequence[int]
-) -> Iterator[list[bytes] | UserError]:
-    """Work on a few at a time: all results of a shard at once might not fit into memory."""
-    waiting = deque(executor.submit(work, argument) for argument in arguments[:_AHEAD])
-    for argument in arguments[_AHEAD:]:
-        result = waiting.popleft().result()
-        waiting.append(executor.submit(work, argument))
-        yield result
-    while waiting:
-        yield waiting.popleft().result()
-
-
-def _finish(builder, shards: Sequence[_Shard], done: dict[str, _Done], folder: Path) -> None:
+def _finish(builder, shards: Sequence[Shard], done: dict[str, Done], folder: Path) -> None:
     """Remove what an earlier plan has left and write what makes it a data set."""
     import tensorflow_datasets as tfds
 
     entries = {file: asdict(entry) for file, entry in done.items()}
     write_text(folder / _JOURNAL, json.dumps(entries, indent=1))
     for path in folder.iterdir():
-        if path.name not in (*done, _JOURNAL, _ENTRIES):
+        if path.name not in (*done, _JOURNAL, ENTRIES):
             path.unlink()
     splits = []
     for split in dict.fromkeys(shard.split for shard in shards):
@@ -367,12 +208,4 @@ def _finish(builder, shards: Sequence[_Shard], done: dict[str, _Done], folder: P
         splits.append(tfds.core.SplitInfo(split, lengths, sum(sizes)))
     builder.info.set_splits(tfds.core.splits.SplitDict(splits))
     builder.info.write_to_directory(folder)
-    shutil.rmtree(folder / _ENTRIES)  # last: until then a next start finds what is done
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """Return what a file holds, which is nothing if it is not there or is damaged."""
-    try:
-        return read_json(path)
-    except UserError:
-        return {}
+    shutil.rmtree(folder / ENTRIES)  # last: until then a next start finds what is done

@@ -17,8 +17,8 @@ from scipy import ndimage
 
 from tests import made_up_data
 from tests.made_up_data import DATA_SETS, random_image
-from vitdeblur_jax.data.builders import BUILDERS
-from vitdeblur_jax.data.builders.patches import patch_corners, sharpest, sharpness_energy
+from vitdeblur_jax.data.records.builders import BUILDERS
+from vitdeblur_jax.data.records.patches import patch_corners, sharpest, sharpness_energy
 from vitdeblur_jax.utils.errors import UserError
 
 PATCHES = (520, 516)  # height, width: four patches
@@ -224,11 +224,11 @@ def test_the_rest_leaves_tensorflow_datasets_and_the_import_system_alone():
     run(
         "import sys, vitdeblur_jax.data.image_io, vitdeblur_jax.data.sources;"
         "import vitdeblur_jax.cli.main;"
-        "import vitdeblur_jax.data.preparation;"
+        "import vitdeblur_jax.data.records.preparation;"
         "ours = [f for f in sys.meta_path if type(f).__module__.startswith('vitdeblur_jax')];"
         "assert not ours, ours;"
         "assert 'tensorflow_datasets' not in sys.modules;"
-        "import vitdeblur_jax.data.builders, tensorflow_datasets as tfds;"
+        "import vitdeblur_jax.data.records.builders, tensorflow_datasets as tfds;"
         "assert tfds.builder_cls('dpdd').name == 'dpdd'; tfds.builder('realdof')"
     )
 

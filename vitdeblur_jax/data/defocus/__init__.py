@@ -1,0 +1,1 @@
+"""Synthetic defocus: apertures, the thin lens, and training pairs from sharp images."""

@@ -1,0 +1,65 @@
+"""What a camera does to light: the sRGB curve, clipped highlights, noise, JPEG."""
+
+import io
+
+import numpy as np
+from jaxtyping import Float, Float32, UInt8
+from PIL import Image
+
+_Image = UInt8[np.ndarray, "height width 3"]
+_Light = Float[np.ndarray, "..."]
+
+_MIDDLE_GRAY = 0.2140  # in linear light; 0.5 in sRGB, where that rises by 1.08 per unit of light
+_SLOPE_AT_MIDDLE_GRAY = 1.08
+_READ_VARIANCE = 0.01  # of the noise's variance at middle gray; the rest is shot noise
+_CLIPPED = 250  # of 255: channels above it have probably lost light
+
+
+def srgb_to_linear(encoded: _Light) -> _Light:
+    """Undo the sRGB curve (IEC 61966-2-1): [0, 1] to linear light in [0, 1]."""
+    return np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
+
+
+def linear_to_srgb(light: _Light) -> _Light:
+    """Apply the sRGB curve (IEC 61966-2-1): linear light in [0, 1] to [0, 1]."""
+    return np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
+
+
+def extend_highlights(sharp: _Image, gain: float) -> Float32[np.ndarray, "height width 3"]:
+    """Return the light of an image, brighter where it has been clipped.
+
+    A light source spreads into a bright disk only if it is brighter than the white that it was
+    recorded as. Pixels whose darkest channel is 255 become `gain` times as bright, those at 250
+    stay, in proportion between.
+    """
+    light = srgb_to_linear(np.arange(256) / 255).astype(np.float32)[sharp]
+    if gain == 1:
+        return light
+    clipped = np.clip(
+        (sharp.min(-1, keepdims=True) - np.float32(_CLIPPED)) / (255 - _CLIPPED), 0, 1
+    )
+    return light * (1 + np.float32(gain - 1) * clipped)
+
+
+def add_noise(light: _Light, deviation: float, rng: np.random.Generator) -> _Light:
+    """Add read noise, the same everywhere, and shot noise, whose variance grows with the light.
+
+    Both as one Gaussian (A. Foi et al., "Practical Poissonian-Gaussian noise modeling and fitting
+    for single-image raw-data", IEEE Transactions on Image Processing 17, 2008).
+
+    Args:
+        light: Linear light, 1 is white.
+        deviation: Standard deviation at middle gray after the sRGB curve.
+        rng: Where it comes from.
+    """
+    at_gray = deviation / _SLOPE_AT_MIDDLE_GRAY
+    shot = (1 - _READ_VARIANCE) / _MIDDLE_GRAY * np.maximum(light, 0)
+    noise = rng.standard_normal(light.shape, np.float32)
+    return light + np.float32(at_gray) * np.sqrt(_READ_VARIANCE + shot) * noise
+
+
+def through_jpeg(image: _Image, quality: int) -> _Image:
+    """Compress an image as a JPEG file and read it again."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=quality)
+    return np.asarray(Image.open(buffer, formats=["JPEG"]))

@@ -1,0 +1,94 @@
+"""The settings of synthetic defocus, each with the values it may have."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from vitdeblur_jax.utils.config_checks import check_values, flag, integer, number, sequence
+from vitdeblur_jax.utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class SynthesisSettings:
+    """How scenes, lenses and cameras are drawn. The defaults follow real pairs of images.
+
+    Attributes:
+        smooth_share: Of the scenes, those with one smooth field of radii; the others have layers.
+        most_layers: A layered scene has 1 to this many, each a plane, facing the camera or not.
+        usual_radius: Blur radii in pixels, most of them drawn evenly from here.
+        largest_radius: The limit of what is larger than usual.
+        focused_share: Of the radii, those below the usual ones.
+        large_share: Of the radii, those above the usual ones.
+        disk_share: Of the lenses, those wide open.
+        polygon_share: Of the lenses, those stopped down to 5 to 9 blades. The rest are cat's eyes.
+        dual_pixel: The left and the right view (6 channels) instead of the whole one.
+        highlight_gain: What has lost its light to clipping is made up to this many times as bright
+            before it is blurred; 1 leaves it.
+        noise: Largest standard deviation at middle gray, in steps of 8 bits: read and shot noise.
+        jpeg_share: Of the blurred images, those that have been a JPEG file.
+        jpeg_quality: Lowest and highest quality of these.
+    """
+
+    smooth_share: float = 0.35
+    most_layers: int = 4
+    usual_radius: tuple[float, float] = (0.5, 8.0)
+    largest_radius: float = 12.0
+    focused_share: float = 0.1
+    large_share: float = 0.1
+    disk_share: float = 0.6
+    polygon_share: float = 0.2
+    dual_pixel: bool = False
+    highlight_gain: float = 1.0
+    noise: float = 2.0
+    jpeg_share: float = 0.15
+    jpeg_quality: tuple[int, int] = (85, 97)
+
+    def __post_init__(self):
+        """Refuse settings that cannot be.
+
+        Raises:
+            UserError: Names the setting.
+        """
+        check_settings(self)
+
+
+RULES = {
+    "smooth_share": number(0, 1),
+    "most_layers": integer(1, 64),
+    "usual_radius": sequence(number(0, 256), length=2),
+    "largest_radius": number(0, 256),
+    "focused_share": number(0, 1),
+    "large_share": number(0, 1),
+    "disk_share": number(0, 1),
+    "polygon_share": number(0, 1),
+    "dual_pixel": flag(),
+    "highlight_gain": number(1, 1e6),
+    "noise": number(0, 255),
+    "jpeg_share": number(0, 1),
+    "jpeg_quality": sequence(integer(1, 100), length=2),
+}
+
+
+def check_settings(settings: Any, prefix: str = "") -> None:
+    """Check the settings of a synthesis, each by its rule and then together.
+
+    Args:
+        settings: Has the attributes of `SynthesisSettings`.
+        prefix: Of the names in the message.
+
+    Raises:
+        UserError: Names the setting.
+    """
+    check_values(settings, RULES, prefix)
+    for shares in (("focused_share", "large_share"), ("disk_share", "polygon_share")):
+        values = [getattr(settings, share) for share in shares]
+        if sum(values) > 1:
+            names = " + ".join(f"{prefix}{share}" for share in shares)
+            raise UserError(f"{names} is {sum(values):g}; these shares may add up to at most 1")
+    radii = (*settings.usual_radius, settings.largest_radius)
+    for names, values in {
+        ("usual_radius", "largest_radius"): radii,
+        ("jpeg_quality",): settings.jpeg_quality,
+    }.items():
+        if list(values) != sorted(values):
+            names = " and ".join(f"{prefix}{name}" for name in names)
+            raise UserError(f"{names}: {', '.join(map(str, values))} must not decrease")

@@ -1,0 +1,65 @@
+"""Training pairs from sharp images: draw a scene and a lens, defocus, record as a camera does.
+
+A scene is one image with a defocus radius for each of its pixels. Everything is drawn from one
+random generator: the same image, settings and seed give the same bytes.
+"""
+
+import numpy as np
+from jaxtyping import Integer, UInt8
+
+from vitdeblur_jax.data.defocus.camera import (
+    add_noise,
+    extend_highlights,
+    linear_to_srgb,
+    through_jpeg,
+)
+from vitdeblur_jax.data.defocus.scenes import draw_aperture, draw_radius_map
+from vitdeblur_jax.data.defocus.settings import SynthesisSettings
+from vitdeblur_jax.data.defocus.thin_lens import defocus
+
+_Image = UInt8[np.ndarray, "height width 3"]
+
+
+def synthesize(
+    sharp: _Image,
+    settings: SynthesisSettings,
+    rng: np.random.Generator,
+    segmentation: Integer[np.ndarray, "height width"] | None = None,
+    wanted: tuple[slice, slice] | None = None,
+) -> dict[str, np.ndarray]:
+    """Make a training pair of a sharp image, or of a part of it.
+
+    Args:
+        sharp: In sRGB.
+        settings: How to draw.
+        rng: Everything is drawn from it.
+        segmentation: A label for each pixel, so that what is one thing has one layer.
+        wanted: The rows and columns to return. The scene is drawn for all of the image, so
+            that a part has as many depths as a part of a whole one; only what is wanted, and what
+            spreads into it, is put out of focus.
+
+    Returns:
+        `blurred`, H x W x 3 uint8 (6 with dual pixels: left, right); `sharp`, as given; `radius`,
+        H x W float32, the signed defocus radius in pixels, below 0 in front of the plane of focus.
+    """
+    radius = draw_radius_map(sharp, settings, rng, segmentation)
+    wanted = wanted or (slice(0, sharp.shape[0]), slice(0, sharp.shape[1]))
+    margin = int(np.ceil(settings.largest_radius)) + 1
+    around = tuple(slice(max(part.start - margin, 0), part.stop + margin) for part in wanted)
+    sharp, radius = sharp[around], radius[around]
+    aperture = draw_aperture(settings, rng)
+    light = extend_highlights(sharp, rng.uniform(1, settings.highlight_gain))
+    deviation = rng.uniform(0, settings.noise) / 255
+    is_jpeg = rng.random() < settings.jpeg_share
+    quality = int(rng.integers(*settings.jpeg_quality, endpoint=True))
+    views = []
+    for half in ("left", "right") if settings.dual_pixel else (None,):
+        view = add_noise(defocus(light, radius, aperture, half), deviation, rng)
+        view = np.rint(255 * linear_to_srgb(np.clip(view, 0, 1))).astype(np.uint8)
+        views.append(through_jpeg(view, quality) if is_jpeg else view)
+    pair = {"blurred": np.concatenate(views, axis=-1), "sharp": sharp, "radius": radius}
+    inside = tuple(
+        slice(part.start - whole.start, part.stop - whole.start)
+        for part, whole in zip(wanted, around, strict=True)
+    )
+    return {key: value[inside] for key, value in pair.items()}

@@ -1,0 +1,1 @@
+"""Data sets as records: builders of TensorFlow Datasets, and their preparation."""
