@@ -93,7 +93,7 @@ _PARTS = {
     "last": _last,
     "mid": _middle,
     "tl": lambda x, shape, _: x[: shape[0], : shape[1], : shape[2]],
-    "br": lambda x, shape, _: x[-shape[0] :, -shape[1] :, -shape[2] :],
+    "br": lambda x, shape, _: x[-shape[0] :, -shape[1] :, : shape[2]],
     "values": lambda x, _, step: x.transpose(2, 0, 1)[:: step[0], :: step[1], :: step[2]],
 }
 

@@ -1,0 +1,163 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.published_networks import (
+    PEERS,
+    assert_converts_exactly,
+    assert_gradient_norms,
+    assert_stage,
+    entry_shapes,
+    golden_image,
+    one_sided_variables,
+    random_variables,
+    stages_of,
+    stand_in_from_rules,
+    tiled_output,
+)
+from vitdeblur_jax.models.mdp import LOSS_TERMS, MDP, published_entries
+from vitdeblur_jax.models.published import from_published
+from vitdeblur_jax.utils.errors import UserError
+
+DATA = PEERS / "mdp"
+SMALL = {"widths": (4, 4, 4, 4, 4)}
+STAGES = {
+    "enc1": "encoder/encoder_1_1",
+    "enc2": "encoder/encoder_2_1",
+    "enc3": "encoder/encoder_4_1",
+    "enc4": "encoder/encoder_8",
+    "left_bottleneck": "early_left/bottleneck",
+    "left_up8": "early_left/upsample_2",
+    "right_up13": "early_right/upsample_2",
+    "deb_bottleneck": "early_sharp/bottleneck",
+    "deb_up16": "early_sharp/upsample_8",
+    "deb_dec16": "early_sharp/decoder_8",
+    "deb_dec17": "early_sharp/decoder_4_1",
+    "deb_up18": "early_sharp/upsample_2",
+    "deb_dec18": "late_sharp/decoder_2_1",
+    "deb_up19": "late_sharp/upsample_1",
+    "deb_dec19": "late_sharp/decoder_1_1",
+    "deb_relu3": "late_sharp/to_rgb",
+}
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return dict(np.load(DATA / "golden_seed0.npz"))
+
+
+@pytest.fixture(scope="module")
+def variables(optimized):
+    state_dict = stand_in_from_rules(DATA / "shapes.json", 0)
+    return jax.tree.map(jnp.asarray, from_published(state_dict, published_entries(MDP())))
+
+
+@pytest.mark.slow
+def test_golden_stages(golden, variables):
+    output, stages = stages_of(MDP(), variables, golden_image(golden, "image_rgb"))
+    np.testing.assert_allclose(output, golden["output_rgb"], rtol=0, atol=1e-5)
+    for name, path in STAGES.items():
+        assert_stage(golden, name, stages[path], 3e-5)
+
+
+@pytest.mark.slow
+def test_golden_views(golden, variables):
+    run = jax.jit(lambda v, x: MDP().apply(v, x, method="left_right_sharp"))
+    outputs = run(variables, golden_image(golden, "image_rgb"))[0]
+    for i, name in enumerate(("left", "right", "deblurred")):
+        bgr = outputs[..., 3 * i : 3 * i + 3][..., ::-1]
+        assert_stage(golden, f"out_{name}_bgr", bgr, 1e-5)
+
+
+@pytest.mark.slow
+def test_golden_second_image(golden, variables):
+    padded = np.pad(golden_image(golden, "image2_rgb"), ((0, 0), (11, 0), (5, 0), (0, 0)))
+    output = jax.jit(MDP().apply)(variables, padded)[0, 11:, 5:]
+    np.testing.assert_allclose(output, golden["output2_rgb"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_golden_gradients(golden, variables):
+    assert_gradient_norms(golden, MDP(), variables, published_entries(MDP()), 1e-3)
+
+
+def test_published_names_and_shapes():
+    shapes = entry_shapes(DATA / "shapes.json")
+    assert_converts_exactly(MDP(), published_entries(MDP()), shapes)
+    assert sum(np.prod(shape) for shape in shapes.values()) == 46_860_397
+
+
+def test_published_images_are_bgr():
+    state_dict = dict.fromkeys(entry_shapes(DATA / "shapes.json"), np.zeros((1, 1, 3, 3)))
+    for layer in ("conv2d", "conv2d_34", "conv2d_41", "conv2d_48"):
+        state_dict[f"{layer}/kernel:0"] = np.arange(9.0).reshape(1, 1, 3, 3)
+        state_dict[f"{layer}/bias:0"] = np.arange(3.0)
+    params = from_published(state_dict, published_entries(MDP()))["params"]
+    first = params["encoder"]["encoder_1_0"]["conv"]
+    np.testing.assert_array_equal(first["kernel"][0, 0, :, 1], [7, 4, 1])
+    for image in ("left", "right", "sharp"):
+        last = params[f"late_{image}"]["output"]
+        np.testing.assert_array_equal(last["kernel"][0, 0, 1], [5, 4, 3])
+        np.testing.assert_array_equal(last["bias"], [2, 1, 0])
+
+
+@pytest.fixture(scope="module")
+def small():
+    """The small network on two views, its variables, an image and a sharp image."""
+    network, rng = MDP(views=2, **SMALL), np.random.default_rng(0)
+    blurred, sharp = rng.random((2, 16, 32, 6), np.float32), np.zeros((2, 16, 32, 3), np.float32)
+    return network, random_variables(network, blurred.shape), blurred, sharp
+
+
+def test_loss_terms(small):
+    network, variables, blurred, sharp = small
+
+    @jax.jit
+    def run(variables, blurred):
+        args = (blurred, sharp, True, frozenset(LOSS_TERMS))
+        outputs = network.apply(variables, blurred, method="left_right_sharp")
+        return network.apply(variables, *args, method="training_outputs"), outputs
+
+    (restored, terms), outputs = run(variables, blurred)
+    left, right, third = np.split(np.asarray(outputs, np.float64), 3, axis=-1)
+    true_left, true_right = np.split(blurred.astype(np.float64), 2, axis=-1)
+    expected = {
+        "views": ((left - true_left) ** 2 + (right - true_right) ** 2) / 2,
+        "mean_of_views": ((left + right - true_left - true_right) / 2) ** 2,
+        "view_difference": (left - right - true_left + true_right) ** 2,
+    }
+    assert terms.keys() == expected.keys()
+    for name, squares in expected.items():
+        np.testing.assert_allclose(terms[name], squares.mean((1, 2, 3)), rtol=1e-5)
+    np.testing.assert_array_equal(restored, third)
+
+
+def test_terms_of_views_need_views(small):
+    _, variables, blurred, sharp = small
+    network = MDP(**SMALL)
+
+    def terms_of(*names):
+        args = (variables, blurred[..., :3], sharp, True, frozenset(names))
+        return jax.eval_shape(lambda: network.apply(*args, method="training_outputs")[1])
+
+    assert terms_of("mean_of_views").keys() == {"mean_of_views"}
+    with pytest.raises(UserError, match="loss terms view_difference and views need both views"):
+        terms_of("views", "view_difference")
+
+
+def test_sides_are_multiples_of_16():
+    with pytest.raises(UserError, match="multiples of 16"):
+        jax.eval_shape(MDP(**SMALL).init, jax.random.key(0), jnp.zeros((1, 16, 24, 3)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("corner", [0, -1])
+def test_tiles_equal_the_whole_image(corner, optimized):
+    network = MDP(**SMALL)
+    image = np.random.default_rng(0).random((1, 336, 336, 3), np.float32)
+    variables = one_sided_variables(network, image.shape, corner)
+    apply = jax.jit(lambda x: network.apply(variables, x))
+    whole, halo = apply(image), network.tiling.halo
+    np.testing.assert_allclose(tiled_output(apply, image, 112, halo), whole, rtol=0, atol=1e-6)
+    assert np.abs(tiled_output(apply, image, 112, halo // 2) - whole).max() > 1e-5

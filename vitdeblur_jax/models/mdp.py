@@ -1,0 +1,213 @@
+"""MDP: a sharp image and both views of a dual-pixel sensor, from one blurred image.
+
+A. Abuolaim, M. Afifi, M. S. Brown, "Improving Single-Image Defocus Deblurring: How Dual-Pixel
+Images Help Through Multi-Task Learning", WACV 2022. One encoder feeds three decoders, for the left
+view, the right view and the sharp image. At half the size each sees the features of all three, so
+training on views helps the sharp image. 46 860 397 parameters, of which 45 094 735 make the sharp
+image.
+
+The published code is under the Apache License 2.0; its README links to the weights
+(github.com/Abdullah-Abuolaim/multi-task-defocus-deblurring-dual-pixel-nimat): the file of phase 2
+is the whole network, that of phase 1 has an untrained decoder of the sharp image.
+
+Oddity: a ReLU on three channels comes before each last convolution, of 1 x 1.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from vitdeblur_jax.models.layers.unet import ReluConv, max_pool, nearest_upsample, same_conv
+from vitdeblur_jax.models.layers.views import views_and_combined
+from vitdeblur_jax.models.published import Entry, Path, bgr_views, joined, keras_conv
+from vitdeblur_jax.models.tilings import HaloTiles, check_image
+from vitdeblur_jax.utils.errors import UserError
+
+CONFIGURATIONS = {"mdp": {}, "mdp_dual": {"views": 2}}
+
+# Names and weights of the published training's second phase, beside the mean squared error of the
+# sharp image, of weight 1. Its first phase trains the decoders of the views, with weight 1 of
+# their error, and keeps the decoder of the sharp image as it is.
+LOSS_TERMS = {"views": 0.2, "mean_of_views": 0.2, "view_difference": 0.2}
+
+_IMAGES = ("left", "right", "sharp")
+_EARLY = ("bottleneck", "upsample_8", "decoder_8", "upsample_4", "decoder_4_0", "decoder_4_1")
+_LATE = ("decoder_2_0", "decoder_2_1", "upsample_1", "decoder_1_0", "decoder_1_1", "to_rgb")
+_ENCODER = ("1_0", "1_1", "2_0", "2_1", "4_0", "4_1", "8")
+
+Maps = Float[Array, "_ _ _ _"]  # (batch, height, width, channels), of several sizes
+
+
+class MDP(nn.Module):
+    """The whole network.
+
+    Attributes:
+      views: 1; or, to train on views, 2 (left and right) or 3 (left, right and combined). The
+        network sees the combined image alone, with two views their mean.
+      widths: channels of each level, from the finest to the bottleneck.
+      dtype: of the computation; the output is float32.
+      precision: of the products, see `jax.lax.Precision`.
+    """
+
+    views: int = 1
+    widths: tuple[int, int, int, int, int] = (64, 128, 256, 512, 1024)
+    dtype: str = "float32"
+    precision: str = "highest"
+
+    @property
+    def tiling(self) -> HaloTiles:
+        """Tiles with the receptive field of 86 pixels, rounded up, as halo."""
+        return HaloTiles(halo=96, multiple=16)
+
+    def setup(self):
+        numerics = {"widths": self.widths, "dtype": self.dtype, "precision": self.precision}
+        self.encoder = Encoder(**numerics)
+        self.early = {image: EarlyDecoder(**numerics) for image in _IMAGES}
+        self.late = {image: LateDecoder(**numerics) for image in _IMAGES}
+
+    def __call__(
+        self, image: Float[ArrayLike, "batch height width channels"], train: bool = False
+    ) -> Float[Array, "batch height width 3"]:
+        """Returns the deblurred image, which a sigmoid keeps in [0, 1].
+
+        Args:
+          image: `3 * views` channels, RGB in [0, 1]; sides are multiples of 16.
+          train: without effect.
+        """
+        if self.is_initializing():
+            return self.left_right_sharp(image)[..., 6:]
+        return self.late["sharp"](*self._features(image))
+
+    def left_right_sharp(
+        self, image: Float[ArrayLike, "batch height width channels"]
+    ) -> Float[Array, "batch height width 9"]:
+        """Returns the left view, the right view and the deblurred image, of `image` as above."""
+        features = self._features(image)
+        return jnp.concatenate([self.late[name](*features) for name in _IMAGES], axis=-1)
+
+    def training_outputs(
+        self,
+        blurred: Float[ArrayLike, "batch height width channels"],
+        sharp: Float[ArrayLike, "batch height width 3"],
+        train: bool,
+        terms: frozenset[str],
+    ) -> tuple[Float[Array, "batch height width 3"], dict[str, Float[Array, " batch"]]]:
+        """Returns the deblurred image, and terms of the loss for each example.
+
+        Args:
+          blurred: the network's input, with the views that are the targets of two terms.
+          sharp: not used: what the deblurred image has to be like is not in these terms.
+          train: without effect.
+          terms: names of `LOSS_TERMS`. "views" and "view_difference" are the mean squared errors of
+            the views and of left minus right; "mean_of_views" that of their mean, compared with
+            the combined image.
+
+        Raises:
+          UserError: a term needs views, and `blurred` has one.
+        """
+        if self.views == 1 and terms - {"mean_of_views"}:
+            names = " and ".join(sorted(terms - {"mean_of_views"}))
+            raise UserError(
+                f"the loss terms {names} need both views: train MDP with model.views 2, or leave "
+                "them out"
+            )
+        outputs = self.left_right_sharp(blurred)
+        predicted, restored = outputs[..., :6], outputs[..., 6:]
+        views, combined = views_and_combined(jnp.asarray(blurred, jnp.float32))
+        pairs = {
+            "views": lambda: predicted - views,
+            "mean_of_views": lambda: (predicted[..., :3] + predicted[..., 3:]) / 2 - combined,
+            "view_difference": lambda: _left_minus_right(predicted) - _left_minus_right(views),
+        }
+        return restored, {name: (pairs[name]() ** 2).mean(axis=(1, 2, 3)) for name in terms}
+
+    def _features(self, image):
+        """Returns what all late decoders see: the joint features, and the encoder's finest."""
+        check_image(image.shape, self.views, self.tiling.multiple)
+        _, combined = views_and_combined(jnp.asarray(image, jnp.float32))
+        skips = self.encoder(combined)
+        halves = [self.early[name](skips) for name in _IMAGES]
+        return jnp.concatenate([skips[1], *halves], axis=-1), skips[0]
+
+
+def _left_minus_right(views):
+    return views[..., :3] - views[..., 3:6]
+
+
+class _Part(nn.Module):
+    """A part of the network, with its widths."""
+
+    widths: tuple[int, int, int, int, int]
+    dtype: str = "float32"
+    precision: str = "highest"
+
+    def _conv(self, name, level, x, kernel_size=3):
+        conv = ReluConv(self.widths[level], kernel_size, self.dtype, self.precision, name=name)
+        return conv(x)
+
+    def _up(self, level, x):
+        return self._conv(f"upsample_{2**level}", level, nearest_upsample(x), 2)
+
+
+class Encoder(_Part):
+    """Three levels of two convolutions and one of one, with max-pooling between them."""
+
+    @nn.compact
+    def __call__(self, x: Maps) -> list[Maps]:
+        """Returns the features at scales 1, 1/2, 1/4 and 1/8."""
+        skips = []
+        for level in range(3):
+            x = self._conv(f"encoder_{2**level}_0", level, x)
+            x = self._conv(f"encoder_{2**level}_1", level, x)
+            skips.append(x)
+            x = max_pool(x)
+        return [*skips, self._conv("encoder_8", 3, x)]
+
+
+class EarlyDecoder(_Part):
+    """The bottleneck of one image, and its decoder up to half the size."""
+
+    @nn.compact
+    def __call__(self, skips: list[Maps]) -> Maps:
+        x = self._conv("bottleneck", 4, max_pool(skips[3]))
+        x = jnp.concatenate([skips[3], self._up(3, x)], axis=-1)
+        x = self._conv("decoder_8", 3, x)
+        x = jnp.concatenate([skips[2], self._up(2, x)], axis=-1)
+        x = self._conv("decoder_4_1", 2, self._conv("decoder_4_0", 2, x))
+        return self._up(1, x)
+
+
+class LateDecoder(_Part):
+    """The rest of one image's decoder, from the joint features of all three."""
+
+    @nn.compact
+    def __call__(self, joint: Maps, finest: Maps) -> Float[Array, "batch height width 3"]:
+        """Returns the image, float32."""
+        x = self._conv("decoder_2_1", 1, self._conv("decoder_2_0", 1, joint))
+        x = jnp.concatenate([finest, self._up(0, x)], axis=-1)
+        x = self._conv("decoder_1_1", 0, self._conv("decoder_1_0", 0, x))
+        x = ReluConv(3, 3, self.dtype, self.precision, name="to_rgb")(x)
+        return nn.sigmoid(same_conv(self, 3, 1, "output")(x).astype(jnp.float32))
+
+
+def published_entries(network: MDP) -> dict[Path, Entry]:
+    """Returns each variable's name and layout in the published Keras files.
+
+    Layers have the numbers that Keras gives in a fresh process, in order of creation. Images are
+    BGR there.
+    """
+    paths = [("encoder", f"encoder_{name}", "conv") for name in _ENCODER]
+    for image in _IMAGES:
+        paths += [(f"early_{image}", name, "conv") for name in (*_EARLY, "upsample_2")]
+    for image in _IMAGES:
+        paths += [(f"late_{image}", name, "conv") for name in _LATE]
+        paths.append((f"late_{image}", "output"))
+    parts = []
+    for number, path in enumerate(paths):
+        name = f"conv2d_{number}" if number else "conv2d"
+        if path[-1] == "output":
+            parts.append(keras_conv(path, name, bgr_views(3), bgr_views(0)))
+        else:
+            parts.append(keras_conv(path, name, *([] if number else [bgr_views(2)])))
+    return joined(parts)
