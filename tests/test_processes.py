@@ -22,10 +22,10 @@ from vitdeblur_jax.utils.errors import UserError
         (("host:1", None, None), "--processes and --process missing: "),
         ((None, 2, None), "--coordinator and --process missing"),
         (("host:1", None, 0), "--processes missing"),
-        (("host", 2, 0), "--coordinator is 'host'; it is HOST:PORT"),
-        (("host:http", 2, 0), "it is HOST:PORT"),
-        (("host:1", 2, 2), "there is no process 2 of 2"),
-        (("host:1", 0, 0), "there is no process 0 of 0"),
+        (("host", 2, 0), "--coordinator is 'host'; it must be HOST:PORT"),
+        (("host:http", 2, 0), "it must be HOST:PORT"),
+        (("host:1", 2, 2), "--process is 2; it must be from 0 to --processes - 1, which is 1"),
+        (("host:1", 0, 0), "--processes is 0; it must be 1 or more"),
     ],
 )
 def test_flags_that_do_not_fit_together_are_told(place, message):

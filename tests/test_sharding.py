@@ -41,7 +41,7 @@ def test_the_last_axis_that_divides_is_spread(shape, fsdp, spec):
 @pytest.mark.parametrize(
     ("data", "fsdp", "shape"), [(-1, 1, (8, 1)), (-1, 4, (2, 4)), (2, -1, (2, 4)), (1, 8, (1, 8))]
 )
-def test_minus_one_takes_what_the_other_leaves(data, fsdp, shape):
+def test_minus_one_is_inferred_from_the_device_count(data, fsdp, shape):
     assert make_mesh(data, fsdp, [Device(i) for i in range(8)]).devices.shape == shape
 
 
@@ -64,11 +64,27 @@ def test_parameters_are_not_gathered_across_slices():
     mesh = make_mesh(-1, 4, np.random.default_rng(0).permutation(devices).tolist())
     for row in mesh.devices:
         assert len({device.slice_index for device in row}) == 1
-    with pytest.raises(UserError, match=r"mesh\.fsdp 8 must divide .* 4, 4: parameters are not"):
+    with pytest.raises(UserError, match=r"mesh\.fsdp 8 must divide .* slice \(4, 4\)"):
         make_mesh(1, 8, devices)
 
 
-def test_parameters_are_not_gathered_across_machines_with_gpus():
-    devices = [Device(i, process_index=i % 2, platform="gpu") for i in range(8)]
-    for row in make_mesh(-1, 2, devices).devices:
-        assert len({device.process_index for device in row}) == 1
+def test_parameters_are_not_gathered_across_machines_with_a_process_for_each_gpu():
+    devices = [Device(i, process_index=i, slice_index=i % 2, platform="gpu") for i in range(8)]
+    mesh = make_mesh(-1, 2, devices)
+    assert mesh.devices.shape == (4, 2)
+    for row in mesh.devices:
+        assert len({device.slice_index for device in row}) == 1
+
+
+def test_slices_of_different_sizes_are_refused():
+    devices = [Device(i, slice_index=i // 6) for i in range(8)]
+    with pytest.raises(UserError, match=r"mesh\.fsdp 2 must divide .* slice \(6, 2\)"):
+        make_mesh(-1, 2, devices)
+
+
+def test_slices_follow_each_other_along_data():
+    devices = [Device(i, slice_index=i // 4) for i in range(8)]
+    mesh = make_mesh(4, 2, devices[::-1])
+    assert [[device.slice_index for device in row] for row in mesh.devices] == [
+        *([0, 0], [0, 0], [1, 1], [1, 1])
+    ]

@@ -130,7 +130,7 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(pairs, undisturbed
     assert ended[victim].status == -signal.SIGKILL
     survivor = ended[1 - victim]
     assert survivor.status in LOST
-    told = f"process {1 - victim} of 2 has lost another|another task died"
+    told = f"process {1 - victim} of 2 lost the connection|another task died"
     assert re.search(told, survivor.output)
     assert_all(run(2, pairs, tmp_path / "run"))
     assert_equal(restored(tmp_path / "run", 10), undisturbed)
@@ -167,7 +167,9 @@ def test_a_cluster_that_does_not_come_together_is_told(tmp_path):
     (alone,) = end(start(1, ["-c", program.format(place)], tmp_path), tmp_path)
     assert time.monotonic() - begun < 60
     assert alone.status == 75
-    assert re.search(r"error: process 1 of 2: not all came together .* within 5 s", alone.output)
+    assert re.search(
+        r"error: process 1 of 2: not all processes connected .* within 5 s", alone.output
+    )
 
 
 def test_killed_at_random_moments_it_ends_as_if_undisturbed(pairs, undisturbed, tmp_path):

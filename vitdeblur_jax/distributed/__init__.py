@@ -1,1 +1,1 @@
-"""Devices and processes."""
+"""The device mesh, sharding rules and distributed processes."""

@@ -1,6 +1,6 @@
-"""Several processes that compute as one: how they find each other, agree, and end together.
+"""Distributed processes: how they connect, exchange values, and exit together.
 
-A program that was started alone is a program of one process; nothing below then waits for anyone.
+In a single process, the functions below communicate with nobody.
 """
 
 import contextlib
@@ -27,39 +27,41 @@ from vitdeblur_jax.utils.errors import (
 from vitdeblur_jax.utils.output import drop_what_cannot_be_written, tell, tell_traceback
 
 SECONDS_TO_GATHER = 120
-_SECONDS_WITHOUT_HEARTBEAT = 20  # until a process counts as dead
+_SECONDS_WITHOUT_HEARTBEAT = 20  # then a process is considered dead
 _SECONDS_TO_END = 30
 
-# Statuses of the coordination service's and the network's own errors.
+# Statuses of errors of the coordination service and the network.
 _STATUSES_OF_LOSS = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "CANCELLED")
 
-# What collectives say of a connection, under statuses that they give other errors too.
+# Messages of collectives that lost a connection; their statuses also occur with other errors.
 _FAILED_COLLECTIVE = re.compile(
     r"\bGloo \S+ failed|external/gloo/"
     r"|\bNCCL\b.*(remote process exited|network error|unhandled system error)",
     re.IGNORECASE | re.DOTALL,
 )
 
-# What JAX says without a cluster, and where it has computed already: then nothing has started us.
-_SIGNS_OF_BEING_ALONE = ("coordinator_address should be defined", "must be called before")
+# JAX's errors when it finds no cluster, or is initialized already: this is a single process.
+_SINGLE_PROCESS_ERRORS = ("coordinator_address should be defined", "must be called before")
 
 
 def join_others(
     coordinator: str | None = None, count: int | None = None, index: int | None = None
 ) -> None:
-    """Joins the processes that were started together with this one. To be called before all else.
+    """Connects this process with the others of the run. Call it before any computation.
 
-    Without arguments JAX looks whether Slurm, Open MPI, Kubernetes (with the package kubernetes) or
-    Cloud TPU has started this process with others. If none has, it is alone.
+    Without arguments, JAX detects Slurm, Open MPI, Kubernetes (with the package kubernetes) and
+    Cloud TPU. If it detects none of them, this is a single process.
+
+    If the processes do not all connect within two minutes, the program prints one line and exits
+    with status 75.
 
     Args:
       coordinator: "host:port" where process 0 listens.
-      count: how many processes there are; 1: alone, whatever JAX would find.
-      index: of this one, from 0.
+      count: Number of processes; 1: a single process, without detection.
+      index: Index of this process, from 0.
 
     Raises:
-      UserError: the arguments do not fit together, or the cluster that was found cannot be joined.
-        If after two minutes not all are there, the program ends with a line and status 75.
+      UserError: The arguments are inconsistent, or the detected cluster cannot be joined.
     """
     if count == 1 and coordinator is None and index in (None, 0):
         return
@@ -67,41 +69,45 @@ def join_others(
     missing = [f"--{name}" for name, value in given.items() if value is None]
     if 0 < len(missing) < len(given):
         raise UserError(
-            f"{' and '.join(missing)} missing: --coordinator=HOST:PORT, --processes=COUNT and "
-            "--process=INDEX go together; leave all three out where a cluster starts the processes"
+            f"{' and '.join(missing)} missing: set --coordinator=HOST:PORT, --processes=COUNT and "
+            "--process=INDEX together, or none of them if a cluster starts the processes"
         )
     if not missing:
         _check_place(coordinator, count, index)
     with _ends_after(SECONDS_TO_GATHER, _nobody_came(**given)), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of clusters that could not be looked for
+        warnings.simplefilter("ignore")  # about clusters that JAX could not detect
         try:
             jax.distributed.initialize(
                 *(coordinator, count, index),
                 cluster_detection_method=None if missing else "deactivate",
-                # Longer than ours: in the end JAX aborts, with a stack trace.
+                # Longer than our timeout, because JAX's aborts with a stack trace.
                 initialization_timeout=2 * SECONDS_TO_GATHER,
                 heartbeat_timeout_seconds=_SECONDS_WITHOUT_HEARTBEAT,
                 shutdown_timeout_seconds=_SECONDS_TO_END,
             )
         except (ValueError, RuntimeError, OSError, KeyError) as error:
-            if not (missing and any(sign in str(error) for sign in _SIGNS_OF_BEING_ALONE)):
+            if not (missing and any(sign in str(error) for sign in _SINGLE_PROCESS_ERRORS)):
                 raise _cannot_join(error) from error
 
 
 def _check_place(coordinator, count, index):
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal():
-        raise UserError(f"--coordinator is {coordinator!r}; it is HOST:PORT, the same everywhere")
-    if count < 1 or not 0 <= index < count:
         raise UserError(
-            f"there is no process {index} of {count}: --process counts from 0 to --processes less 1"
+            f"--coordinator is {coordinator!r}; it must be HOST:PORT, the same for all processes"
+        )
+    if count < 1:
+        raise UserError(f"--processes is {count}; it must be 1 or more")
+    if not 0 <= index < count:
+        raise UserError(
+            f"--process is {index}; it must be from 0 to --processes - 1, which is {count - 1}"
         )
 
 
 def _cannot_join(error):
     return UserError(
-        f"this looks like one of several processes, but they cannot be joined ({one_line(error)}); "
-        "give --coordinator, --processes and --process, or --processes=1 for this one alone"
+        f"a cluster was detected, but its processes cannot be joined ({one_line(error)}); set "
+        "--coordinator, --processes and --process, or --processes=1 for a single process"
     )
 
 
@@ -110,8 +116,8 @@ def _nobody_came(coordinator, processes, process):
     if coordinator is not None:
         who, where = f"process {process} of {processes}", f"the coordinator {coordinator}"
     return (
-        f"{who}: not all came together at {where} within {SECONDS_TO_GATHER} s; see to it that all "
-        "are started, with the same address and count, and that the port is open"
+        f"{who}: not all processes connected to {where} within {SECONDS_TO_GATHER} s; check that "
+        "all are started with the same address and count, and that the port is open"
     )
 
 
@@ -131,32 +137,32 @@ def _ends_after(seconds: int, message: str) -> Iterator[None]:
 
 
 def is_multiprocess() -> bool:
-    """Returns whether there are other processes than this one."""
+    """Returns whether the run has several processes."""
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def place() -> tuple[int, int]:
-    """Returns which process this is, from 0, and how many there are."""
+    """Returns the index of this process, from 0, and the number of processes."""
     return (jax.process_index(), jax.process_count()) if is_multiprocess() else (0, 1)
 
 
 def is_first() -> bool:
-    """Returns whether this is process 0, which writes what is written once."""
+    """Returns whether this is process 0, which writes the files of the run."""
     return place()[0] == 0
 
 
 def split_across_processes(items: Sequence) -> Sequence:
-    """Returns this process's part of the items, some in a row; the parts differ by one at most."""
+    """Returns this process's contiguous part of the items; part lengths differ by at most 1."""
     index, count = place()
     bounds = [len(items) * part // count for part in (index, index + 1)]
     return items[slice(*bounds)]
 
 
 def gather(value: Any) -> list:
-    """Returns the values of all processes, in their order; each has to call it.
+    """Returns the values of all processes, by process index. All processes must call it.
 
     Args:
-      value: whatever JSON keeps.
+      value: This process's value, which JSON can hold.
     """
     if not is_multiprocess():
         return [value]
@@ -171,10 +177,10 @@ def gather(value: Any) -> list:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """What may fail in one process: after the block, it has failed in all or in none.
+    """Makes a block fail in all processes if it fails in one. All processes must run it.
 
     Raises:
-      UserError: that of this process, or one that names those whose it was.
+      UserError: The error of this process, or one that names the processes that failed.
     """
     failure = None
     try:
@@ -186,14 +192,14 @@ def together() -> Iterator[None]:
         raise failure
     if failed:
         names = ", ".join(map(str, failed))
-        raise UserError(f"process {names} cannot go on and says why; so this one ends, too")
+        raise UserError(f"stopped because of the error that process {names} reports")
 
 
 def first_before_others(work: Callable[[], Any]) -> Any:
-    """Returns what `work` returns, after process 0 has done it, and only then the others.
+    """Returns the result of `work`, which process 0 calls first, then the others.
 
     Raises:
-      UserError: as `together`.
+      UserError: See `together`.
     """
     with together():
         value = work() if is_first() else None
@@ -202,11 +208,10 @@ def first_before_others(work: Callable[[], Any]) -> Any:
 
 
 def end_with_others(work: Callable[[], int]) -> int:
-    """Returns the exit status of `work`; of several processes a failure ends the others soon.
+    """Returns the exit status of `work`. Exits at once if it fails in one of several processes.
 
-    The others wait for this process in the next thing that they do together. When it has gone
-    without a word to them, they notice at once, or after 20 seconds without a sign of life, and end
-    with status 75.
+    The other processes wait for this one in their next collective. If it dies, they detect it
+    within 20 s and exit with status 75.
     """
     try:
         status = work()
@@ -220,11 +225,10 @@ def end_with_others(work: Callable[[], int]) -> int:
 
 
 def tells_of_a_loss(error: BaseException) -> bool:
-    """Returns whether an error is what JAX raises in one process when another has gone.
+    """Returns whether JAX raised this error because another process died.
 
-    The status tells: `JaxRuntimeError` has it as an attribute; some calls, as `np.asarray` of an
-    array that a collective computes, raise ValueError or RuntimeError with the status at the
-    beginning of the message.
+    The status decides. `JaxRuntimeError` has it as an attribute. Some calls, such as `np.asarray`
+    of the result of a collective, raise a ValueError or RuntimeError whose message begins with it.
     """
     return is_multiprocess() and _is_a_loss(error)
 
@@ -246,8 +250,8 @@ def _is_a_loss(error):
 def _told(error) -> int:
     if tells_of_a_loss(error):
         tell(
-            f"error: process {place()[0]} of {place()[1]} has lost another "
-            f"({one_line(error)}); started again, the same command goes on"
+            f"error: process {place()[0]} of {place()[1]} lost the connection to another process "
+            f"({one_line(error)}); run the same command to resume"
         )
         return LOST_OTHERS
     tell_traceback(error)
@@ -255,6 +259,6 @@ def _told(error) -> int:
 
 
 def leave(status: int) -> None:
-    """Ends the process at once: what waits at a usual end would wait for the others."""
+    """Exits at once, without exit handlers, which would wait for the other processes."""
     drop_what_cannot_be_written()
     os._exit(status)

@@ -1,17 +1,17 @@
-"""The device mesh, and which array axis lies on which mesh axis.
+"""The device mesh, and the sharding of each array.
 
-A mesh has two axes. A batch is spread over both of them, so that every device has images of its
-own; parameters, and all that has their shapes, are spread over "fsdp" and the same along "data".
-One device is a mesh of 1 x 1.
+The mesh has two axes, "data" and "fsdp". A batch is sharded over both, so each device has its own
+images. Parameters, and arrays of the same shapes (optimizer state, moving average), are sharded
+over "fsdp" and replicated over "data". One device is a 1 x 1 mesh.
 """
 
+import collections
 import functools
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -19,37 +19,39 @@ from vitdeblur_jax.utils.errors import UserError
 
 DATA, FSDP = "data", "fsdp"
 
-# Smaller arrays are whole on every device: to gather one takes longer than its memory is worth.
+# Smaller arrays are replicated: gathering them costs more time than the memory is worth.
 SMALLEST_SHARDED = 4096
 
 
 def local_mesh() -> Mesh:
-    """Returns the mesh of this process's devices, all along "data"."""
+    """Returns the mesh of this process's devices, all of them along "data"."""
     return make_mesh(-1, 1, jax.local_devices())
 
 
 def make_mesh(data: int, fsdp: int, devices: Sequence[Any] | None = None) -> Mesh:
-    """Returns a mesh of devices, those with fast links between them side by side along "fsdp".
+    """Returns a mesh of devices; devices with fast links between them are neighbors along "fsdp".
 
-    Where JAX reports several slices of a TPU pod, the slow links between slices are left to "data";
-    on several machines with GPUs, those between machines.
+    JAX numbers the slices, groups of devices with fast links: the slices of a TPU pod, the hosts or
+    NVLink domains of GPUs. Only "data" extends over several slices. CPU devices belong to no slice.
 
     Args:
-      data: size of the axis "data"; -1 for what the other leaves.
-      fsdp: size of the axis "fsdp"; -1 likewise, but only one of the two.
-      devices: by default all of all processes.
+      data: Size of the axis "data"; -1: inferred from the device count.
+      fsdp: Size of the axis "fsdp"; -1: inferred from the device count. At most one size is -1.
+      devices: Default: all devices of all processes.
 
     Raises:
-      UserError: the sizes do not multiply to the number of devices, or "fsdp" does not fit into a
-        slice or machine.
+      UserError: The product of the sizes is not the number of devices, or "fsdp" does not divide
+        the devices of each slice.
     """
     devices = jax.devices() if devices is None else list(devices)
     data, fsdp = _sizes(data, fsdp, len(devices))
-    granules = _granules(devices)
-    if len(granules) == 1:
+    slices = collections.Counter(getattr(device, "slice_index", 0) for device in devices)
+    if len(slices) == 1:
         places = mesh_utils.create_device_mesh((data, fsdp), devices)
     else:
-        places = _across_granules(granules, fsdp)
+        _check_slices(slices, fsdp)
+        shape, slow_shape = (data // len(slices), fsdp), (len(slices), 1)
+        places = mesh_utils.create_hybrid_device_mesh(shape, slow_shape, devices)
     return Mesh(places, (DATA, FSDP), axis_types=(AxisType.Auto,) * 2)
 
 
@@ -57,10 +59,12 @@ def _sizes(data: int, fsdp: int, count: int) -> tuple[int, int]:
     sizes = {"mesh.data": data, "mesh.fsdp": fsdp}
     for name, size in sizes.items():
         if size != -1 and size < 1:
-            raise UserError(f"{name} is {size}; it is 1 or more, or -1 for what the other leaves")
+            raise UserError(
+                f"{name} is {size}; it must be 1 or more, or -1 to infer it from the device count"
+            )
     if data == fsdp == -1:
         raise UserError(
-            "mesh.data and mesh.fsdp are both -1; only one can be what the other leaves"
+            "mesh.data and mesh.fsdp are both -1; only one can be inferred from the device count"
         )
     if data == -1 and count % fsdp == 0:
         data = count // fsdp
@@ -69,53 +73,41 @@ def _sizes(data: int, fsdp: int, count: int) -> tuple[int, int]:
     if data * fsdp != count:
         raise UserError(
             f"mesh.data {sizes['mesh.data']} and mesh.fsdp {sizes['mesh.fsdp']} do not fit "
-            f"{count} device{'s' * (count > 1)}: their product must be that number"
+            f"{count} device{'s' * (count > 1)}; their product must be the device count"
         )
     return data, fsdp
 
 
-def _granules(devices: Sequence[Any]) -> list[list]:
-    """Returns the devices by slice, and on GPUs by machine: between these the links are slow."""
-    granules = {}
-    for device in devices:
-        machine = device.process_index if device.platform == "gpu" else 0
-        granules.setdefault((getattr(device, "slice_index", None) or 0, machine), []).append(device)
-    return [granules[key] for key in sorted(granules)]
-
-
-def _across_granules(granules, fsdp):
-    sizes = {len(granule) for granule in granules}
-    if len(sizes) > 1 or sizes.pop() % fsdp:
+def _check_slices(slices: collections.Counter, fsdp: int) -> None:
+    if len(set(slices.values())) > 1 or min(slices.values()) % fsdp:
         raise UserError(
-            f"mesh.fsdp {fsdp} must divide the devices of each slice or machine, "
-            f"{', '.join(str(len(granule)) for granule in granules)}: parameters are not gathered "
-            "over slow links"
+            f"mesh.fsdp {fsdp} must divide the number of devices of each slice "
+            f"({', '.join(map(str, slices.values()))}), so that parameters are not gathered over "
+            "slow links; lower mesh.fsdp"
         )
-    shape = (len(granules[0]) // fsdp, fsdp)
-    return np.concatenate([mesh_utils.create_device_mesh(shape, part) for part in granules])
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of an array that every device holds whole."""
+    """Returns the sharding of an array that is replicated on all devices."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharded(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of an array whose first axis is spread over all devices."""
+    """Returns the sharding of an array whose first axis is sharded over all devices."""
     return NamedSharding(mesh, PartitionSpec((DATA, FSDP)))
 
 
 def spec_of(shape: Sequence[int], fsdp: int) -> PartitionSpec:
-    """Returns which axis of a parameter lies on "fsdp".
+    """Returns the partition spec of a parameter.
 
-    It is the last axis that `fsdp` divides: with kernels, whose output channels come last, neither
-    a gradient's contraction nor the parts of a concatenation are cut. Arrays of fewer than 4096
-    values, and those without such an axis, are whole on every device. The shape alone decides: so
-    an optimizer's moments and an average lie where their parameter does.
+    The last axis that `fsdp` divides is sharded. The last axis of a kernel is its output channels,
+    so neither the contraction of a gradient nor the parts of a concatenation are split. Arrays
+    without such an axis, or with fewer than 4096 values, are replicated. The spec depends on the
+    shape alone, so optimizer moments and averages have the sharding of their parameter.
 
     Args:
-      shape: of the array.
-      fsdp: size of that mesh axis.
+      shape: Shape of the array.
+      fsdp: Size of the mesh axis "fsdp".
     """
     fitting = [axis for axis, length in enumerate(shape) if length % fsdp == 0]
     if fsdp == 1 or math.prod(shape) < SMALLEST_SHARDED or not fitting:
@@ -124,20 +116,20 @@ def spec_of(shape: Sequence[int], fsdp: int) -> PartitionSpec:
 
 
 def state_sharding(mesh: Mesh, tree: Any) -> Any:
-    """Returns the shardings of a tree of parameters, or of whatever has their shapes.
+    """Returns the shardings of a tree of parameters, or of arrays with their shapes.
 
     Args:
-      mesh: of `make_mesh`.
-      tree: leaves have a shape.
+      mesh: Mesh with the axes "data" and "fsdp".
+      tree: Tree of arrays or of their shapes.
     """
     return jax.tree.map(lambda x: NamedSharding(mesh, spec_of(x.shape, mesh.shape[FSDP])), tree)
 
 
 def gathered(mesh: Mesh, params: Any) -> Any:
-    """Returns the parameters whole on every device; their gradients arrive as `state_sharding`.
+    """Returns the parameters replicated on all devices; gradients get `state_sharding`.
 
-    So a step holds each device's own images and gathers parameters, rather than the other way
-    round; and a gradient is summed up only where its part of the optimizer is.
+    So a step gathers parameters instead of images, and each gradient is reduced only to the devices
+    that hold its optimizer state.
     """
 
     @jax.custom_vjp
@@ -153,9 +145,9 @@ def gathered(mesh: Mesh, params: Any) -> Any:
 
 
 def whole_on_local_devices(mesh: Mesh, tree: Any) -> Any:
-    """Returns a tree of arrays that are spread over the mesh, whole on each of this process's own.
+    """Returns a tree of arrays sharded over the mesh, replicated on this process's devices.
 
-    All processes have to call it: they fetch what they lack from each other.
+    All processes must call it, because they exchange their shards.
     """
     local = replicated(local_mesh())
 
@@ -172,6 +164,6 @@ def _replicate(mesh):
 
 
 def rows_of_this_process(sharding: NamedSharding, batch_size: int) -> list[int]:
-    """Returns which rows of a batch lie on this process's devices, in order."""
+    """Returns the indices of the rows of a batch on this process's devices, in order."""
     places = sharding.addressable_devices_indices_map((batch_size,)).values()
     return sorted({row for (rows,) in places for row in range(*rows.indices(batch_size))})
