@@ -30,7 +30,7 @@ from vitdeblur_jax.inference.deblurring import deblur
 from vitdeblur_jax.inference.tiling import as_float
 from vitdeblur_jax.metrics import measure
 from vitdeblur_jax.models.vitdeblur.model import mean_of_views
-from vitdeblur_jax.training.data import validation_records
+from vitdeblur_jax.training.data import validation_indices
 from vitdeblur_jax.utils.table import format_table
 
 _IN_FOCUS = 40  # dB of a synthetic image that is out of focus by a trace only
@@ -90,7 +90,7 @@ def of_pairs(pretrained: Pretrained, folder: str) -> list[Figures]:
     """Returns the figures of each real pair."""
     source = FolderSource(find_pairs(folder, "pairs"), 8)
     return [
-        compare(pretrained, pair.name, source[record]) for record, pair in enumerate(source.pairs)
+        compare(pretrained, pair.name, source[index]) for index, pair in enumerate(source.pairs)
     ]
 
 
@@ -98,9 +98,9 @@ def of_sharp(pretrained: Pretrained, folder: str, count: int) -> tuple[list[Figu
     """Returns figures of synthetic defocus, and PSNR of what is made of the sharp images."""
     source = SyntheticSource(list_images(Path(folder)), SynthesisSettings(), seed=0)
     figures, undefocused = [], []
-    for record in validation_records(source, count):
-        path = source.images[record]
-        figures.append(compare(pretrained, path.stem, source[record]))
+    for index in validation_indices(source, count):
+        path = source.images[index]
+        figures.append(compare(pretrained, path.stem, source[index]))
         sharp = as_float(as_8_bits(read_rgb(path)))
         undefocused.append(measure(deblur(sharp, pretrained).clip(0, 1), sharp)["psnr"])
     return figures, undefocused
@@ -109,8 +109,8 @@ def of_sharp(pretrained: Pretrained, folder: str, count: int) -> tuple[list[Figu
 def of_each_radius(pretrained: Pretrained, folder: str) -> list[Figures]:
     """Returns mean figures of a few images, all of each out of focus by one radius."""
     images = list_images(Path(folder))
-    records = validation_records(images, min(_OF_EACH_RADIUS, len(images)))
-    sharp = [as_8_bits(read_rgb(images[record])) for record in records]
+    indices = validation_indices(images, min(_OF_EACH_RADIUS, len(images)))
+    sharp = [as_8_bits(read_rgb(images[index])) for index in indices]
     return [
         mean_of(
             [

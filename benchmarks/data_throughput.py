@@ -92,7 +92,7 @@ def make_sources(folder: Path) -> dict[str, Any]:
 
 def our_batches(source, workers: int):
     """Returns the package's iterator."""
-    return make_train_dataset(source, seed=0, batch_size=BATCH, crop=CROP, workers=workers)
+    return make_train_dataset([source], seed=0, batch_size=BATCH, crop=CROP, workers=workers)
 
 
 def rate(batches: Iterator, seconds: float) -> float:

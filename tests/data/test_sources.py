@@ -119,7 +119,7 @@ def test_training_gets_the_same_batches_from_prepared_and_folder(tmp_path):
     plain = FolderSource(find_pairs(tmp_path / "data", "pairs"))
     for step in range(4):
         one, other = (
-            make_train_dataset(source, seed=1, batch_size=2, crop=8).batches[step]
+            make_train_dataset([source], seed=1, batch_size=2, crop=8).batches[step]
             for source in (prepared, plain)
         )
         for key in one:
@@ -136,9 +136,9 @@ def test_prepared_tells_what_is_missing(tmp_path):
     with pytest.raises(UserError, match=r"no split 'test' in .*; there are train"):
         PreparedSource(folder, "test")
     source = PreparedSource(folder, "train")
-    for record in (3, -4):
+    for index in (3, -4):
         with pytest.raises(IndexError):
-            source[record]
+            source[index]
 
 
 def test_prepared_is_found_below_the_folder_that_prepare_was_given(tmp_path):
@@ -169,7 +169,7 @@ def test_prepared_tells_of_damage(tmp_path):
     assert data.count(row) == 1
     file.write_bytes(data.replace(row, row[::-1]))
     source = PreparedSource(folder, "train")
-    with pytest.raises(UserError, match=r"record 1 of train cannot be read"):
+    with pytest.raises(UserError, match=r"example 1 of train cannot be read"):
         list(source)
 
 
@@ -196,26 +196,23 @@ def test_synthetic_is_what_synthesize_writes(images, tmp_path):
         assert example["radius"].dtype == np.float32
 
 
-def test_synthetic_epochs_differ_and_are_reproducible(images):
+def test_synthetic_samples_differ_by_their_draws_alone(images):
     source = SyntheticSource(images, SETTINGS, seed=5)
     again = pickle.loads(pickle.dumps(source))
     assert [example["name"] for example in source] == ["sharp0", "sharp1"]
     blurred = set()
-    for epoch in (0, 1, 2):
-        for record in (0, 1):
-            example = source.at_epoch(record, epoch)
-            assert_same(example, again.at_epoch(record, epoch))
+    for seed in (0, 1, 2):
+        for index in (0, 1):
+            example = source.sample(index, np.random.default_rng(seed))
+            assert_same(example, again.sample(index, np.random.default_rng(seed)))
             blurred.add(example["blurred"].tobytes())
     assert len(blurred) == 6
-    assert_same(source[1], source.at_epoch(1, 0))
+    assert_same(source[1], again[1])
     assert source.files(1) == (images[1],)
 
 
-def test_an_epoch_of_one_image_is_not_another_images_first():
-    draws = [
-        generator_for(name, seed=0, epoch=epoch).random()
-        for name, epoch in (("a", 0), ("a", 1), ("a_1", 0), ("a", 256), ("a\x01", 0), ("b", 0))
-    ]
+def test_images_of_different_names_have_different_draws():
+    draws = [generator_for(name, seed=0).random() for name in ("a", "a_1", "a\x01", "b")]
     assert len(set(draws)) == len(draws)
 
 
@@ -229,7 +226,7 @@ def test_synthetic_crop_is_part_of_the_image(images):
     source = SyntheticSource(images, SETTINGS, seed=5, crop=20)
     places = set()
     for epoch in range(8):
-        example = source.at_epoch(0, epoch)
+        example = source.sample(0, np.random.default_rng(epoch))
         assert example["blurred"].shape == example["sharp"].shape == (20, 20, 3)
         assert example["radius"].shape == (20, 20)
         whole = imagecodecs.imread(images[0])
@@ -248,8 +245,8 @@ def test_synthetic_crop_is_cut_out_of_the_whole(images):
     source = SyntheticSource(images, SETTINGS, seed=5, crop=10)
     whole = imagecodecs.imread(images[0])
     for epoch in range(20):
-        example = source.at_epoch(0, epoch)
-        rng = generator_for("sharp0", 5, epoch)
+        example = source.sample(0, np.random.default_rng(epoch))
+        rng = np.random.default_rng(epoch)
         top, left = rng.integers(whole.shape[0] - 9), rng.integers(whole.shape[1] - 9)
         want = synthesize(whole, SETTINGS, rng)
         part = slice(top, top + 10), slice(left, left + 10)
@@ -267,7 +264,9 @@ def test_scene_of_a_crop_is_not_that_of_all_of_a_large_image(tmp_path, monkeypat
 
     monkeypatch.setattr(sources, "synthesize", spy)
     source = SyntheticSource([tmp_path / "large.png"], SETTINGS, seed=5, crop=64)
-    assert {source.at_epoch(0, epoch)["blurred"].shape for epoch in range(5)} == {(64, 64, 3)}
+    assert {
+        source.sample(0, np.random.default_rng(epoch))["blurred"].shape for epoch in range(5)
+    } == {(64, 64, 3)}
     assert set(sizes) == {(480, 480, 3)}
 
 

@@ -12,7 +12,7 @@ from tests import made_up_data
 from tests.training.small_run import quick_config
 from vitdeblur_jax.data.records.preparation import prepare
 from vitdeblur_jax.distributed.sharding import batch_sharded, local_mesh
-from vitdeblur_jax.training.data import Stage, TrainingData, stages, validation_records
+from vitdeblur_jax.training.data import Stage, TrainingData, stages, validation_indices
 from vitdeblur_jax.utils.errors import UserError
 
 CROP = 16
@@ -53,7 +53,7 @@ def test_a_sharp_image_held_out_is_in_no_pair_trained_on(tmp_path, hold_out):
     config = settings(tmp_path, data__layout="lfdof", data__hold_out=hold_out, validation__every=10)
     data = TrainingData(config)
     aside = [pair for pair in data.validation.pairs]
-    taken = Counter(int(r) for batch in batches(data, 0, 6) for r in batch["record"])
+    taken = Counter(int(i) for batch in batches(data, 0, 6) for i in batch["index"])
     targets = {pair.target for pair in aside}
     assert len(targets) == hold_out
     trained = [name for step in range(6) for name in data.names(step)]
@@ -72,7 +72,7 @@ def test_synthetic_data_hold_images_out_in_every_epoch(tmp_path):
     assert aside == ["photo0", "photo3"]
     assert data.validation[0]["blurred"].shape == (24, 40, 3)
     names = [name for step in range(5) for name in data.names(step)]
-    assert set(names) == {"photo1 (record 0)", "photo2 (record 1)"}
+    assert set(names) == {"photo1 (index 0)", "photo2 (index 1)"}
 
 
 def test_every_epoch_of_synthetic_data_has_another_crop_and_another_blur(tmp_path):
@@ -116,7 +116,7 @@ def test_workers_change_nothing(tmp_path):
         for count in (0, 1)
     )
     for batch, same in zip(none, one, strict=True):
-        assert batch.keys() == same.keys() == {"blurred", "sharp", "record"}
+        assert batch.keys() == same.keys() == {"blurred", "sharp", "index"}
         for key in batch:
             np.testing.assert_array_equal(batch[key], same[key])
 
@@ -126,10 +126,10 @@ def test_the_names_of_a_step_are_those_of_its_batch(plain):
     for step in range(6):
         (batch,) = batches(data, step, 1)
         grays = batch["sharp"][:, 0, 0, 0]
-        records = batch["record"]
+        indices = batch["index"]
         expected = [
-            f"gray{gray // 10 - 1} (record {record})"
-            for gray, record in zip(grays, records, strict=True)
+            f"gray{gray // 10 - 1} (index {index})"
+            for gray, index in zip(grays, indices, strict=True)
         ]
         assert data.names(step) == expected
         assert len(expected) == (4 if step < 3 else 2)
@@ -141,7 +141,7 @@ def test_stages_count_the_examples_before_them():
     assert stages(config) == plan
 
 
-def test_each_step_has_its_stage_and_no_record_is_left_out_or_repeated(plain):
+def test_each_step_has_its_stage_and_no_example_is_left_out_or_repeated(plain):
     data = TrainingData(settings(plain, num_steps=9, progressive=((2, 20, 2), (5, 18, 3))))
     stage_of = [data.stage(step) for step in range(9)]
     assert [stage.crop for stage in stage_of] == [CROP] * 2 + [20] * 3 + [18] * 4
@@ -149,23 +149,23 @@ def test_each_step_has_its_stage_and_no_record_is_left_out_or_repeated(plain):
     taken = []
     for step in range(9):
         (batch,) = batches(data, step, 1)
-        assert batch["blurred"].shape == (len(batch["record"]), *[stage_of[step].crop] * 2, 3)
-        taken += batch["record"].tolist()
+        assert batch["blurred"].shape == (len(batch["index"]), *[stage_of[step].crop] * 2, 3)
+        taken += batch["index"].tolist()
     assert len(taken) == 2 * 4 + 3 * 2 + 4 * 3
     one_by_one = TrainingData(settings(plain, batch_size=1, num_steps=99))
-    assert taken == [int(batch["record"][0]) for batch in batches(one_by_one, 0, len(taken))]
+    assert taken == [int(batch["index"][0]) for batch in batches(one_by_one, 0, len(taken))]
     for epoch in range(5):
         assert sorted(taken[5 * epoch : 5 * epoch + 5]) == list(range(5))
 
 
-def test_validation_takes_records_evenly(plain):
+def test_validation_takes_examples_evenly(plain):
     source = TrainingData(settings(plain)).validation
     assert source is None
     source = TrainingData(settings(plain, data__hold_out=3, validation__every=1)).validation
-    assert validation_records(source, 0) == [0, 1, 2]
-    assert validation_records(source, 2) == [0, 2]
-    assert validation_records(source, 9) == [0, 1, 2]
-    assert validation_records(range(100), 5) == [0, 25, 50, 74, 99]
+    assert validation_indices(source, 0) == [0, 1, 2]
+    assert validation_indices(source, 2) == [0, 2]
+    assert validation_indices(source, 9) == [0, 1, 2]
+    assert validation_indices(range(100), 5) == [0, 25, 50, 74, 99]
 
 
 def _empty(root):

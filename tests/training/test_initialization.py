@@ -99,7 +99,7 @@ def test_the_decoder_of_the_identity_learns(tmp_path):
     rng = np.random.default_rng(0)
     for _ in range(3):  # what comes before a zero gets its gradient a step later
         images = rng.integers(256, size=(2, 4, 46, 46, 3), dtype=np.uint8)
-        batch = {"blurred": images[0], "sharp": images[1], "record": np.arange(4, dtype=np.int32)}
+        batch = {"blurred": images[0], "sharp": images[1], "index": np.arange(4, dtype=np.int32)}
         state, _ = run.train_step(state, jax.device_put(batch, batch_sharded(run.mesh)))
     is_adam = lambda part: isinstance(part, optax.ScaleByAdamState)  # noqa: E731
     (adam,) = filter(is_adam, jax.tree.leaves(state.opt_state, is_leaf=is_adam))

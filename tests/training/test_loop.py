@@ -26,7 +26,7 @@ from tests.training.small_run import (
 )
 from vitdeblur_jax import load_pretrained, save_pretrained
 from vitdeblur_jax.checkpoints.orbax_folders import read_psnr, step_folders
-from vitdeblur_jax.data.input_pipeline import DeviceBatches
+from vitdeblur_jax.data.prefetch import DeviceBatches
 from vitdeblur_jax.distributed.sharding import local_mesh
 from vitdeblur_jax.evaluation import evaluate
 from vitdeblur_jax.training import loop, preparation, train
@@ -476,7 +476,7 @@ def test_what_is_not_finite_is_told(with_a_white_one, tmp_path, stand_in, save_e
         train(config, tmp_path / "run")
     kept = f"checkpoint {bad - 1} is kept" if save_every == 1 else "no checkpoint was saved yet"
     assert str(told.value).startswith(
-        f"step {bad}: charbonnier, loss not finite, in a batch with white (record 6); {kept}. "
+        f"step {bad}: charbonnier, loss not finite, in a batch with white (index 6); {kept}. "
     )
     if save_every == 1:
         state, _ = last_state(tmp_path / "run", config)
@@ -517,7 +517,7 @@ def test_stages_follow_each_other_and_each_is_traced_once(pairs, tmp_path, monke
         run = prepare_once(config, mesh, objective)
 
         def train_step(state, batch):
-            seen.append((*batch["blurred"].shape[:2], jax.device_get(batch["record"]).tolist()))
+            seen.append((*batch["blurred"].shape[:2], jax.device_get(batch["index"]).tolist()))
             return run.train_step(state, batch)
 
         return run._replace(train_step=train_step)
@@ -536,7 +536,7 @@ def test_stages_follow_each_other_and_each_is_traced_once(pairs, tmp_path, monke
     taken = [record for *_, records in seen for record in records]
     one_by_one = TrainingData(quick_config(pairs, batch_size=1, num_steps=99))
     order = [one_by_one.names(step)[0] for step in range(len(taken))]
-    assert [f"photo{record} (record {record})" for record in taken] == order
+    assert [f"photo{record} (index {record})" for record in taken] == order
     assert train(config, tmp_path / "in_one_go") == 0
     assert_same_run(tmp_path / "run", tmp_path / "in_one_go", config)
     assert len(traced) == 3

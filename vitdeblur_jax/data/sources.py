@@ -50,17 +50,17 @@ class FolderSource:
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, record: int) -> Example:
-        pair = self.pairs[record]
+    def __getitem__(self, index: int) -> Example:
+        pair = self.pairs[index]
         blurred, sharp = read_pair(pair)
         example = {"name": pair.name, "blurred": self._at_depth(blurred, pair.source[0])}
         if sharp is not None:
             example["sharp"] = self._at_depth(sharp, pair.target)
         return example
 
-    def files(self, record: int) -> tuple[Path, ...]:
+    def files(self, index: int) -> tuple[Path, ...]:
         """Return the files that an example is read from."""
-        pair = self.pairs[record]
+        pair = self.pairs[index]
         return pair.source if pair.target is None else (*pair.source, pair.target)
 
     def _at_depth(self, pixels: Samples, path: Path) -> Samples:
@@ -72,11 +72,10 @@ class FolderSource:
 
 
 class SyntheticSource:
-    """Sharp images, put out of focus when asked for, in every epoch anew.
+    """Sharp images, put out of focus when asked for.
 
-    An example depends on the seed, the epoch, its image and its name alone. That of epoch 0,
-    which `source[record]` gives, is what `synthesis_files.synthesize_folder` writes, unless there
-    is a crop.
+    `source[index]` depends on the seed, the image and its name alone, and is what
+    `synthesis_files.synthesize_folder` writes, unless there is a crop. `sample` draws another one.
 
     Args:
         images: Of 16 bits the upper 8 are taken.
@@ -105,21 +104,20 @@ class SyntheticSource:
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, record: int) -> Example:
-        return self.at_epoch(record, 0)
+    def __getitem__(self, index: int) -> Example:
+        return self.sample(index, generator_for(self.images[index].stem, self.seed))
 
-    def at_epoch(self, record: int, epoch: int) -> Example:
-        """Return an example with the crop, scene, lens and noise of an epoch."""
-        path = self.images[record]
-        rng = generator_for(path.stem, self.seed, epoch)
+    def sample(self, index: int, rng: np.random.Generator) -> Example:
+        """Return an example whose crop, scene, lens and noise are drawn from a generator."""
+        path = self.images[index]
         sharp = as_8_bits(read_rgb(path))
         if self.crop is None:
             return {"name": path.stem, **synthesize(sharp, self.settings, rng)}
         return {"name": path.stem, **self._synthesize_crop(sharp, path, rng)}
 
-    def files(self, record: int) -> tuple[Path, ...]:
+    def files(self, index: int) -> tuple[Path, ...]:
         """Return the image of an example."""
-        return (self.images[record],)
+        return (self.images[index],)
 
     def _synthesize_crop(
         self, sharp: NDArray[np.uint8], path: Path, rng: np.random.Generator
@@ -170,12 +168,12 @@ class PreparedSource:
     def __len__(self) -> int:
         return len(self._examples)
 
-    def __getitem__(self, record: int) -> Example:
-        record = range(len(self))[record]
+    def __getitem__(self, index: int) -> Example:
+        index = range(len(self))[index]
         try:
-            example = dict(self._examples[record])
+            example = dict(self._examples[index])
         except (OSError, RuntimeError, ValueError) as error:
-            message = f"{self.folder}: record {record} of {self.split} cannot be read"
+            message = f"{self.folder}: example {index} of {self.split} cannot be read"
             raise UserError(f"{message} ({one_line(error)})") from error
         return {**example, "name": os.fsdecode(example["name"])}
 

@@ -12,15 +12,10 @@ import numpy as np
 
 from vitdeblur_jax.data.defocus.settings import SynthesisSettings
 from vitdeblur_jax.data.image_io import left_out, list_images, size_of
-from vitdeblur_jax.data.input_pipeline import (
-    DeviceBatches,
-    Source,
-    TrainBatches,
-    make_train_dataset,
-    prefetch_to_device,
-)
+from vitdeblur_jax.data.input_pipeline import Source, make_train_dataset
 from vitdeblur_jax.data.layouts import find_pairs
 from vitdeblur_jax.data.pairs import Pair, check_sizes, describe
+from vitdeblur_jax.data.prefetch import DeviceBatches, TrainBatches, prefetch_to_device
 from vitdeblur_jax.data.sources import INFO, FolderSource, PreparedSource, SyntheticSource
 from vitdeblur_jax.distributed.processes import is_first
 from vitdeblur_jax.distributed.sharding import rows_of_this_process
@@ -37,13 +32,13 @@ class Stage(NamedTuple):
 
     Attributes:
       first_step: its first step.
-      first_record: how many examples have been taken before it.
+      first_example: how many examples have been taken before it.
       crop: side of the crops, pixels.
       batch_size: of all devices together.
     """
 
     first_step: int
-    first_record: int
+    first_example: int
     crop: int
     batch_size: int
 
@@ -53,7 +48,7 @@ def stages(config: ml_collections.ConfigDict) -> list[Stage]:
     plan = [Stage(0, 0, config.crop, config.batch_size)]
     for first_step, crop, batch_size in config.progressive:
         taken = (first_step - plan[-1].first_step) * plan[-1].batch_size
-        plan.append(Stage(first_step, plan[-1].first_record + taken, crop, batch_size))
+        plan.append(Stage(first_step, plan[-1].first_example + taken, crop, batch_size))
     return plan
 
 
@@ -111,17 +106,17 @@ class TrainingData:
         """Returns the names of the examples in the batch of a step, by reading them again."""
         stage = self.stage(step)
         source = self._source(stage)
-        records = self._dataset(stage).batches[step - stage.first_step]["record"]
-        return [f"{source[int(record)]['name']} (record {record})" for record in records]
+        indices = self._dataset(stage).batches[step - stage.first_step]["index"]
+        return [f"{source[int(index)]['name']} (index {index})" for index in indices]
 
     def _dataset(self, stage: Stage, rows: Sequence[int] | None = None) -> TrainBatches:
         data = self._config.data
         return make_train_dataset(
-            self._source(stage),
+            [self._source(stage)],
             seed=self._config.seed,
             batch_size=stage.batch_size,
             crop=stage.crop,
-            first_record=stage.first_record,
+            first_example=stage.first_example,
             rows=rows,
             vertical_flip=data.vertical_flip,
             quarter_turns=data.quarter_turns,
@@ -239,8 +234,8 @@ def _spread(items: Sequence, count: int) -> list:
     return [items[place] for place in places]
 
 
-def validation_records(source: Source, count: int) -> list[int]:
-    """Returns which records of a source to validate with: `count` of them; 0 means all."""
+def validation_indices(source: Source, count: int) -> list[int]:
+    """Returns which examples of a source to validate with: `count` of them; 0 means all."""
     return _spread(range(len(source)), count or len(source))
 
 
@@ -261,10 +256,10 @@ def _check_sizes(source: Source, crop: int) -> None:
     if isinstance(source, PreparedSource):
         first = source[0]  # each one would have to be decoded
         return _check_size(first["name"], first["blurred"].shape[1::-1], crop)
-    for record in _spread(range(len(source)), _MOST_SIZES_READ):
-        path = source.files(record)[0]
+    for index in _spread(range(len(source)), _MOST_SIZES_READ):
+        path = source.files(index)[0]
         if isinstance(source, FolderSource):
-            check_sizes([source.pairs[record]])
+            check_sizes([source.pairs[index]])
         size = size_of(path)
         if size is not None:  # or else reading it tells why
             _check_size(path, size, crop)

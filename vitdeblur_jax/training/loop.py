@@ -16,7 +16,7 @@ from vitdeblur_jax.distributed.sharding import batch_sharded, make_mesh, whole_o
 from vitdeblur_jax.inference.restoration import tell_of_stride
 from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
 from vitdeblur_jax.training.configuration import check_config, free_keys
-from vitdeblur_jax.training.data import TrainingData, validation_records
+from vitdeblur_jax.training.data import TrainingData, validation_indices
 from vitdeblur_jax.training.initialization import given_variables
 from vitdeblur_jax.training.log import SilentLog, TrainingLog
 from vitdeblur_jax.training.metrics_window import MetricsWindow, NotFiniteError
@@ -225,7 +225,7 @@ class _Loop:
         figures, pictures = validate(
             Pretrained(self.fixed.model, variables, "training"),
             source,
-            validation_records(source, settings.num_images),
+            validation_indices(source, settings.num_images),
             settings.num_logged_images,
             stride=settings.stride or None,
             batch_size=settings.batch_size or None,

@@ -18,7 +18,7 @@ from vitdeblur_jax.utils.errors import UserError
 def validate(
     pretrained: Pretrained,
     source: Source,
-    records: Sequence[int],
+    indices: Sequence[int],
     pictures: int,
     *,
     stride: int | None = None,
@@ -30,7 +30,7 @@ def validate(
     Args:
       pretrained: the model and its variables.
       source: of the images.
-      records: which of them.
+      indices: which of them.
       pictures: how many of these to draw, the first ones; those that are another process's are
         not.
       stride: see `deblur`.
@@ -46,8 +46,8 @@ def validate(
       UserError: an image that cannot be read, or without a sharp one.
     """
     figures, drawn = [], {}
-    for record in split_across_processes(records):
-        example = source[record]
+    for index in split_across_processes(indices):
+        example = source[index]
         if "sharp" not in example:
             raise UserError(f"{example['name']}: no sharp image to validate with")
         blurred, sharp = as_float(example["blurred"]), as_float(example["sharp"])

@@ -26,13 +26,11 @@ from vitdeblur_jax.utils.output import tell
 from vitdeblur_jax.utils.progress import Progress
 
 _JOURNAL = "synthesis.json"
-_BYTES = 256  # a byte's values
 
 
-def generator_for(name: str, seed: int, epoch: int = 0) -> np.random.Generator:
+def generator_for(name: str, seed: int) -> np.random.Generator:
     """Return the generator that an image of this name has, wherever it comes in the order."""
-    later = [_BYTES + epoch] if epoch else []  # no byte of a name is as large
-    return np.random.default_rng([seed, *os.fsencode(name), *later])
+    return np.random.default_rng([seed, *os.fsencode(name)])
 
 
 def synthesize_folder(

@@ -92,20 +92,20 @@ class DefocusBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         except UserError as error:
             raise UserError(f"{error}. {self.instructions()}") from error
 
-    def examples(self, split: str, source, record: int) -> list[Example]:
+    def examples(self, split: str, source, index: int) -> list[Example]:
         """Return what becomes of one image: itself, or its patches.
 
         Raises:
             UserError: It cannot be read, or is too small for a patch.
         """
-        example = source[record]
+        example = source[index]
         kind = self.builder_config.train_patches if split == "train" else ""
         if not kind:
             return [example]
         try:
             corners = patch_corners(*example["blurred"].shape[:2])
         except UserError as error:
-            raise UserError(f"{source.files(record)[0]}: {error}") from error
+            raise UserError(f"{source.files(index)[0]}: {error}") from error
         corners = sharpest(example["sharp"], corners) if kind == "sharpest" else corners
         return [_patch(example, corner) for corner in corners]
 
@@ -124,8 +124,8 @@ class DefocusBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _generate_examples(self, split: str, source) -> Iterator[tuple[int, dict[str, Any]]]:
         key = 0
-        for record in range(len(source)):
-            for example in self.examples(split, source, record):
+        for index in range(len(source)):
+            for example in self.examples(split, source, index):
                 yield key, with_name_in_bytes(example)
                 key += 1
 

@@ -151,17 +151,17 @@ def _plan(builder, root: Path) -> list[Shard]:
         every = range(len(source))
         length = max(_IMAGES_A_SHARD, -(-len(source) // _MOST_SHARDS))
         parts = [every[first : first + length] for first in every[::length]]
-        for number, records in enumerate(parts):
+        for number, indices in enumerate(parts):
             file = f"{builder.name}-{split}.array_record-{number:05}-of-{len(parts):05}"
-            fingerprint = _fingerprint(builder, root, source, records)
-            shards.append(Shard(file, split, source, records, fingerprint))
+            fingerprint = _fingerprint(builder, root, source, indices)
+            shards.append(Shard(file, split, source, indices, fingerprint))
     return shards
 
 
-def _fingerprint(builder, root: Path, source, records: range) -> str:
+def _fingerprint(builder, root: Path, source, indices: range) -> str:
     """Return what changes when the records would: settings, and names, sizes, times of files."""
     content = hashlib.blake2b(repr(builder.builder_config).encode(), digest_size=16)
-    for path in (path for record in records for path in source.files(record)):
+    for path in (path for index in indices for path in source.files(index)):
         try:
             status = path.stat()
         except OSError as error:

@@ -31,7 +31,7 @@ class Shard:
     file: str
     split: str
     source: FolderSource | SyntheticSource
-    records: range
+    indices: range
     fingerprint: str
 
 
@@ -58,7 +58,7 @@ def write_shards(
     """Write those files of records that are not there yet, and tell what is in all of them."""
     done = {}
     with (
-        Progress(sum(len(shard.records) for shard in shards), "images") as progress,
+        Progress(sum(len(shard.indices) for shard in shards), "images") as progress,
         ThreadPoolExecutor(_THREADS) as executor,
     ):
         for shard in shards:
@@ -67,7 +67,7 @@ def write_shards(
                 advance = progress.advance
                 entry = _write_shard(builder, shard, folder, skip_broken, executor, advance)
             else:
-                progress.advance(len(shard.records))
+                progress.advance(len(shard.indices))
             for problem in entry.left_out:
                 progress.say(f"left out: {problem}")
             done[shard.file] = entry
@@ -117,7 +117,7 @@ def _write_shard(
     advance: Callable[[], None],
 ) -> Done:
     examples, size, left_out = 0, 0, []
-    results = _in_order(executor, partial(_serialized, builder, shard), shard.records)
+    results = _in_order(executor, partial(_serialized, builder, shard), shard.indices)
     with replaced_when_whole(folder / shard.file) as temporary, _records_at(temporary) as write:
         for result in results:
             if isinstance(result, UserError):
@@ -152,11 +152,11 @@ def _records_at(path: Path) -> Iterator[Callable[[bytes], bool]]:
         raise OSError(one_line(error)) from error
 
 
-def _serialized(builder, shard: Shard, record: int) -> list[bytes] | UserError:
+def _serialized(builder, shard: Shard, index: int) -> list[bytes] | UserError:
     from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
     try:
-        examples = builder.examples(shard.split, shard.source, record)
+        examples = builder.examples(shard.split, shard.source, index)
     except UserError as error:
         return error
     features = builder.info.features
