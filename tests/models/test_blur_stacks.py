@@ -3,7 +3,7 @@ import numpy as np
 from scipy.ndimage import correlate
 from scipy.special import softmax
 
-from vitdeblur_jax.models.layers.blur_stacks import recursive_blurs
+from vitdeblur_jax.models.layers.blur_stacks import gaussian_blurs, recursive_blurs
 
 
 def test_recursive_blurs_filter_what_the_one_before_left():
@@ -19,3 +19,25 @@ def test_recursive_blurs_filter_what_the_one_before_left():
             line = softmax([p, q, p])
             blurred = correlate(blurred, np.outer(line, line), mode="mirror")
             np.testing.assert_allclose(blurs[n, :, :, k + 1, channel], blurred, atol=1e-6)
+
+
+def gaussian_kernel(m):
+    """Returns kernel m as the published network's facts have it, 21 x 21."""
+    kernel = np.zeros((21, 21))
+    if m == 0:
+        kernel[10, 10] = 1
+        return kernel
+    radius = {1: 1, 2: 1, 3: 1}.get(m, m // 2)
+    offsets = np.arange(-radius, radius + 1)
+    line = np.exp(-(offsets**2) / (2 * (0.25 * m) ** 2))
+    window = slice(10 - radius, 11 + radius)
+    kernel[window, window] = np.outer(line, line) / line.sum() ** 2
+    return kernel
+
+
+def test_gaussian_blurs_are_scrambled():
+    image = np.random.default_rng(0).random((1, 13, 25, 3))
+    blurs = gaussian_blurs(jnp.asarray(image, "f4"), 22).reshape(13, 25, 66)
+    for n in range(66):
+        expected = correlate(image[0, :, :, n // 22], gaussian_kernel(n // 3), mode="constant")
+        np.testing.assert_allclose(blurs[:, :, n], expected, atol=1e-6)

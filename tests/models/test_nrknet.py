@@ -134,6 +134,15 @@ def test_gradients_match_the_published_network(golden, image, variables):
         np.testing.assert_allclose(np.linalg.norm(by_name[name]), norm, rtol=tolerance)
 
 
+def test_half_precision_is_that_of_the_convolutions():
+    network = NRKNet(**SMALL, dtype="bfloat16")
+    for dtype in ("float32", "bfloat16"):
+        image = jnp.zeros((1, 32, 32, 3), dtype)
+        restored, variables = jax.eval_shape(network.init_with_output, jax.random.key(0), image)
+        leaves = jax.tree.leaves((restored, variables))
+        assert {leaf.dtype.name for leaf in leaves} == {"float32"}
+
+
 def test_published_entries():
     network, shapes = NRKNet(), entry_shapes(FOLDER / "shapes.json")
     for name, array in published_unused(network).items():

@@ -9,15 +9,16 @@ series inverts the blur at each scale.
 are in the same repository (`NRKNet_epoch3846.pth` for DPDD, `NRKNet_epoch257.pth` for LFDOF). It
 takes BGR images; here the conversion of weights permutes the channels instead.
 
-The published test script leaves batch norm in training mode: it normalizes with the statistics of
-the image itself. The checkpoint was selected with running statistics, which are the default here;
-the configuration `nrknet_image_statistics` reproduces the test script.
+The published test script leaves batch norm in training mode, so it uses the image's own statistics.
+The checkpoint was selected with running statistics, the default here; the configuration
+`nrknet_image_statistics` reproduces the test script.
 """
 
 import functools
 from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -124,7 +125,7 @@ class NRKNet(nn.Module):
       num_steps: terms of the Neumann series at quarter, half and full resolution.
       image_statistics: normalize with each image's own statistics outside of training.
       views: 1.
-      dtype: of the computation.
+      dtype: of the convolutions; images and blurs are float32.
       precision: of the products, see `jax.lax.Precision`.
     """
 
@@ -160,14 +161,11 @@ class NRKNet(nn.Module):
         """Restores images.
 
         Args:
-          image: RGB in [0, 1]; sides are multiples of 16.
+          image: RGB in [0, 1]; sides are multiples of 16, else `UserError` is raised.
           train: normalize with the statistics of the batch and update the running ones.
 
         Returns:
           RGB, not clipped.
-
-        Raises:
-          UserError: sides are not multiples of 16.
         """
         return _restored(image, self._scales(image, train))
 
@@ -178,7 +176,7 @@ class NRKNet(nn.Module):
         train: bool,
         terms: frozenset[str],
     ) -> tuple[Float[Array, "batch height width 3"], dict[str, Float[Array, " batch"]]]:
-        """Returns the restored images and terms of the loss, one number for each image.
+        """Returns the restored images and terms of the loss.
 
         The published training minimizes `pyramid_mse` + 0.1 `pyramid_fourier`, and in some epochs
         `pyramid_ssim` alone. It computes the paper's reblurring loss but does not minimize it.
@@ -213,8 +211,7 @@ class NRKNet(nn.Module):
         return scales
 
     def _reblurred(self, sharp, scales):
-        maps = (scale.maps for scale in scales)
-        return list(map(self.reblur, maps, _pyramid(sharp)))
+        return [self.reblur(s.maps, x) for s, x in zip(scales, _pyramid(sharp), strict=True)]
 
 
 def pyramid_losses(
@@ -291,7 +288,8 @@ def published_unused(network: NRKNet) -> dict[str, np.ndarray]:
 
 
 def _pyramid(image):
-    """Returns quarter, half and full resolution, by nearest neighbors."""
+    """Returns quarter, half and full resolution, by nearest neighbors, in float32."""
+    image = jnp.asarray(image, jnp.float32)
     return [image[:, ::4, ::4], image[:, ::2, ::2], image]
 
 

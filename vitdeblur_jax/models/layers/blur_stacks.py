@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from vitdeblur_jax.models.layers.convolution import PYTORCH_KERNEL_INIT
@@ -28,6 +29,53 @@ def recursive_blurs(
 
     _, blurs = jax.lax.scan(step, image, (sides, centers))
     return jnp.moveaxis(jnp.concatenate([image[None], blurs]), 0, 3)
+
+
+def gaussian_blurs(
+    image: Float[Array, "batch height width 3"], num_blurs: int
+) -> Float[Array, "batch height width 3 blurs"]:
+    """Returns blurred copies of the image in the scrambled order of GKMNet.
+
+    Kernel 0 is an impulse, kernel m a Gaussian of sigma m / 4. Copy j of channel c is blurred by
+    kernel (num_blurs * c + j) // 3 and not j: red has the narrow kernels, blue the wide ones. The
+    image is extended by zeros, so its borders darken.
+
+    Args:
+      image: any range.
+      num_blurs: kernels, and copies of each channel.
+    """
+    kernels = np.arange(3 * num_blurs) // 3
+    pairs = sorted({(n // num_blurs, kernel) for n, kernel in enumerate(kernels)})
+    lines = np.stack([gaussian_line(kernel, num_blurs) for _, kernel in pairs], axis=-1)
+    blurred = image[..., np.array([channel for channel, _ in pairs])]
+    for axis in (1, 2):
+        blurred = _filtered(blurred, lines, axis)
+    order = [pairs.index((n // num_blurs, kernel)) for n, kernel in enumerate(kernels)]
+    return blurred[..., np.array(order)].reshape(*image.shape, num_blurs)
+
+
+def gaussian_line(kernel: int, num_blurs: int) -> Float[np.ndarray, " taps"]:
+    """Returns the taps of a kernel along one axis, among zeros up to the widest kernel's size."""
+    line = np.zeros(2 * _radius(num_blurs - 1) + 1, np.float32)
+    offsets = np.arange(-_radius(kernel), _radius(kernel) + 1)
+    taps = np.exp(-(offsets**2) / (2 * (kernel / 4) ** 2)) if kernel else np.ones(1)
+    line[offsets + len(line) // 2] = taps / taps.sum()
+    return line
+
+
+def _radius(kernel):
+    return max(1, kernel // 2) if kernel else 0
+
+
+def _filtered(image, lines, axis):
+    """Returns a sum of shifted images: XLA's grouped convolution is slow on a CPU."""
+    radius, size = len(lines) // 2, image.shape[axis]
+    padding = [(0, 0)] * 4
+    padding[axis] = (radius, radius)
+    padded = jnp.pad(image, padding)
+    return sum(
+        jax.lax.slice_in_dim(padded, i, i + size, axis=axis) * line for i, line in enumerate(lines)
+    )
 
 
 class Reblur(nn.Module):

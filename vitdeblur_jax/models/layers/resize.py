@@ -1,6 +1,7 @@
 """Bilinear resizing by whole factors, pixels being squares (half-pixel centers)."""
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
@@ -27,3 +28,29 @@ def reduce(
     batch, height, width, channels = x.shape
     shape = (batch, height // factor, width // factor, channels)
     return jax.image.resize(x, shape, "linear", antialias=False, precision="highest")
+
+
+def pillow_pyramid(
+    image: Float[Array, "batch height width channels"],
+) -> list[Float[Array, "batch _ _ channels"]]:
+    """Returns images at quarter, half and full resolution, reduced as Pillow reduces 8-bit ones.
+
+    They are float32. Each is the one above, halved with `resize` and `BILINEAR`: taps of 1, 3, 3,
+    1, columns first, rounded to 8 bits after columns and after rows. The gradient is that without
+    rounding.
+    """
+    image = jnp.asarray(image, jnp.float32)
+    half = _halved(255 * image)
+    return [_halved(half) / 255, half / 255, image]
+
+
+def _halved(levels):
+    batch, height, width, channels = levels.shape
+    for shape in (
+        (batch, height, width // 2, channels),
+        (batch, height // 2, width // 2, channels),
+    ):
+        levels = jax.image.resize(levels, shape, "linear", precision="highest")
+        rounded = jax.lax.stop_gradient(jnp.floor(levels + 0.5))
+        levels = rounded + (levels - jax.lax.stop_gradient(levels))
+    return levels

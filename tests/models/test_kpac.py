@@ -1,0 +1,191 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.published_networks import (
+    PEERS,
+    assert_converts_exactly,
+    assert_stage,
+    entry_shapes,
+    random_variables,
+    stand_in_from_rules,
+)
+from vitdeblur_jax.models.kpac import KPAC, Block, SharedKernel, Upsample, published_entries
+from vitdeblur_jax.models.published import from_published, to_published
+from vitdeblur_jax.models.tilings import WholeImage
+from vitdeblur_jax.utils.errors import UserError
+
+FOLDER = PEERS / "kpac"
+SMALL = {"width": 4, "rates": (1, 2), "attention_widths": (3, 2)}
+FORMS = {"": {}, "_3level": {"levels": 3}, "_dual": {"levels": 3, "views": 3}}
+
+
+class Form:
+    """One of the published networks, with stand-in weights and golden values."""
+
+    def __init__(self, suffix):
+        self.network = KPAC(**FORMS[suffix])
+        self.entries = published_entries(self.network)
+        state_dict = stand_in_from_rules(FOLDER / f"shapes{suffix}.json", 0)
+        self.variables = from_published(state_dict, self.entries)
+        self.golden = dict(np.load(FOLDER / f"golden{suffix}_seed0.npz"))
+
+    def image(self, name="image"):
+        views = ("_left_rgb", "_right_rgb", "_rgb")[-self.network.views :]
+        levels = np.concatenate([self.golden[name + view] for view in views], axis=-1)
+        return jnp.asarray(levels[None] / np.float32(255))
+
+
+@pytest.fixture(scope="module", params=FORMS)
+def form(request):
+    return Form(request.param)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
+def test_every_stage_matches_the_published_network(form):
+    apply = functools.partial(
+        form.network.apply, capture_intermediates=True, mutable="intermediates"
+    )
+    output, state = jax.jit(apply)(form.variables, form.image())
+    found = {name: x for name, x in state["intermediates"].items() if name != "__call__"}
+    near = functools.partial(assert_stage, form.golden, atol=5e-5)
+    levels = form.network.levels
+    for level in range(levels + 1):
+        near(f"enc{level + 1}", found[f"encoder_{level}"]["__call__"][0][0])
+    for i, rate in enumerate((1, 3, 5)):
+        shared = found["blocks_0"]["shared"]["__call__"][0][0]
+        near(f"b0_rate{rate}", shared[:, :, 2 * i])
+    for b in range(2):
+        block = found[f"blocks_{b}"]
+        near(f"b{b}_scale", block["scale_attention_4"]["__call__"][0][0])
+        near(f"b{b}_shape", block["shape_attention_1"]["__call__"][0][0])
+        near(f"b{b}_out", block["__call__"][0][0])
+    near("cm2", found["mix_1"]["__call__"][0][0])
+    for i in range(levels):
+        near(f"d{3 - levels + i}", found[f"up_{i}"]["__call__"][0][0])
+        decoded = found[f"decoder_{i}"]["__call__"][0][0]
+        near("residual" if i == levels - 1 else f"d{3 - levels + i}_2", decoded)
+    np.testing.assert_allclose(2 * output[0] - 1, form.golden["output_rgb"], atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
+def test_another_size_matches_the_published_network(form):
+    output = jax.jit(form.network.apply)(form.variables, form.image("image2"))
+    np.testing.assert_allclose(2 * output[0] - 1, form.golden["output2_rgb"], atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
+def test_gradients_match_the_published_network(form):
+    def loss(variables):
+        return ((2 * form.network.apply(variables, form.image()) - 1) ** 2).mean()
+
+    value, gradient = jax.jit(jax.value_and_grad(loss))(form.variables)
+    np.testing.assert_allclose(value, form.golden["grad_loss"], rtol=1e-5)
+    by_name = to_published(gradient, form.entries)
+    names = form.golden["grad_names"]
+    for i, (name, norm) in enumerate(zip(names, form.golden["grad_norms"], strict=True)):
+        found = np.linalg.norm(by_name[name])
+        np.testing.assert_allclose(found, norm, rtol=1e-2 if i == 2 else 1e-3, err_msg=name)
+
+
+def test_half_precision_is_that_of_the_convolutions():
+    network = KPAC(**SMALL, dtype="bfloat16")
+    for dtype in ("float32", "bfloat16"):
+        image = jnp.zeros((1, 32, 32, 3), dtype)
+        restored, variables = jax.eval_shape(network.init_with_output, jax.random.key(0), image)
+        leaves = jax.tree.leaves((restored, variables))
+        assert {leaf.dtype.name for leaf in leaves} == {"float32"}
+
+
+@pytest.mark.parametrize("suffix", FORMS)
+def test_published_entries(suffix):
+    network = KPAC(**FORMS[suffix])
+    shapes = entry_shapes(FOLDER / f"shapes{suffix}.json")
+    assert_converts_exactly(network, published_entries(network), shapes)
+
+
+def variables_of(module, x):
+    shapes = jax.eval_shape(module.init, jax.random.key(0), x)
+    rng = np.random.default_rng(1)
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.3, leaf.shape), "f4"), shapes)
+
+
+@pytest.fixture
+def features():
+    return jnp.asarray(np.random.default_rng(0).standard_normal((1, 6, 8, 8)), "f4")
+
+
+def leaky(x):
+    return np.where(x > 0, x, 0.2 * x)
+
+
+def test_one_kernel_at_all_rates(features):
+    module = SharedKernel(2, (1, 3))
+    variables = variables_of(module, features)
+    kernel = np.asarray(variables["params"]["kernel"])
+    found = module.apply(variables, features)
+    for i, rate in enumerate(module.rates):
+        padded = np.pad(features[0], ((2 * rate,) * 2, (2 * rate,) * 2, (0, 0)))
+        for y, x in np.ndindex(6, 8):
+            rows, columns = (slice(n, n + 4 * rate + 1, rate) for n in (y, x))
+            expected = np.einsum("ijc,ijcf->f", padded[rows, columns], kernel)
+            np.testing.assert_allclose(found[0, y, x, i], leaky(expected), atol=1e-5)
+
+
+def test_upsampling_scatters_with_four_taps(features):
+    module = Upsample(3)
+    variables = variables_of(module, features)
+    kernel, bias = (np.asarray(variables["params"]["conv"][x]) for x in ("kernel", "bias"))
+    expected = np.zeros((12, 16, 3)) + bias
+    for y, x, a, b in np.ndindex(6, 8, 4, 4):
+        row, column = 2 * y + a - 1, 2 * x + b - 1
+        if 0 <= row < 12 and 0 <= column < 16:
+            expected[row, column] += kernel[a, b] @ np.asarray(features)[0, y, x]
+    np.testing.assert_allclose(module.apply(variables, features)[0], leaky(expected), atol=1e-5)
+
+
+def test_attentions_weight_rates_and_channels(features):
+    block = Block(8, (1, 2), (3,))
+    variables = variables_of(block, features)
+    output, state = block.apply(
+        variables, features, capture_intermediates=True, mutable="intermediates"
+    )
+    found = {name: x["__call__"][0] for name, x in state["intermediates"].items() if name[0] != "_"}
+    scale, shape = found["scale_attention_1"], found["shape_attention_1"]
+    weighted = np.concatenate(
+        [found["shared"][..., rate, :] * scale[..., rate, None] * shape for rate in range(2)],
+        axis=-1,
+    )
+    parameters = variables["params"]["fuse"]["conv"]
+    padded = np.pad(weighted[0], ((1, 1), (1, 1), (0, 0)))
+    expected = np.einsum("ijc,ijcf->f", padded[2:5, 3:6], parameters["kernel"])
+    np.testing.assert_allclose(output[0, 2, 3], leaky(expected + parameters["bias"]), atol=1e-5)
+
+
+def test_the_residual_is_added_to_the_combined_image():
+    network = KPAC(**SMALL, views=2)
+    views = jnp.asarray(np.random.default_rng(0).random((1, 8, 8, 6)), "f4")
+    variables = random_variables(network, views.shape)
+    combined = jnp.concatenate([views, (views[..., :3] + views[..., 3:]) / 2], axis=-1)
+    three = KPAC(**SMALL, views=3)
+    apply = jax.jit(
+        lambda variables, image, network: network.apply(variables, image), static_argnums=2
+    )
+    restored = apply(variables, views, network)
+    np.testing.assert_allclose(restored, apply(variables, combined, three), atol=1e-6)
+    brighter = combined.at[..., 6:].add(0.25)
+    np.testing.assert_allclose(apply(variables, brighter, three), restored + 0.25, atol=1e-6)
+
+
+def test_tiling_and_sizes():
+    assert KPAC().tiling == WholeImage(4)
+    network = KPAC(**SMALL, levels=3)
+    assert network.tiling == WholeImage(8)
+    with pytest.raises(UserError, match="multiples of 8"):
+        network.init(jax.random.key(0), jnp.zeros((1, 12, 16, 3)))

@@ -1,0 +1,285 @@
+"""GKMNet: mixtures of Gaussian kernels over three scales.
+
+Quan, Wu, Ji, "Gaussian Kernel Mixture Network for Single Image Defocus Deblurring", NeurIPS 2021,
+arXiv 2111.00454. A U-Net with triplet attention and a convolutional LSTM predict weights of a fixed
+stack of Gaussian blurs. The output at each scale, from a quarter to the full resolution, is a sum
+of the weighted blurs of the image and of the output one scale below.
+
+1 409 131 parameters. The published code, at github.com/csZcWu/GKMNet, has no license; its weights
+are in the same repository (`checkpoints/GKMNet_epoch2819.pth`).
+
+Neither the published training nor its test script switches batch norm to evaluation mode, so all
+published figures are those of images normalized with their own statistics. That is the default
+here; the configuration `gkmnet_running_statistics` uses the running ones. The published order of
+the blur stack is scrambled, see `gaussian_blurs`. The images at half and quarter resolution are
+rounded to 8 bits, as Pillow makes them.
+"""
+
+from typing import ClassVar
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from vitdeblur_jax.models.layers.batch_norm import BatchNorm
+from vitdeblur_jax.models.layers.blur_stacks import gaussian_blurs
+from vitdeblur_jax.models.layers.convolution import PYTORCH_KERNEL_INIT
+from vitdeblur_jax.models.layers.image_losses import dissimilarity, mse
+from vitdeblur_jax.models.layers.recurrent_maps import Carry, RecurrentMaps, enlarged_carry
+from vitdeblur_jax.models.layers.resize import enlarge, pillow_pyramid
+from vitdeblur_jax.models.published import CONV_TRANSPOSE, Entry, Path, batch_norm, conv, joined
+from vitdeblur_jax.models.tilings import WholeImage, check_image
+
+CONFIGURATIONS = {"gkmnet": {}, "gkmnet_running_statistics": {"image_statistics": False}}
+
+Features = Float[Array, "batch height width channels"]
+Images = Float[Array, "batch height width 3"]
+
+_BLOCKS = {
+    "first": "in_block",
+    "down_0": "conv_block1_1",
+    "down_1": "conv_block2_1",
+    "bottleneck": "bottle_neck_1",
+    "up_0": "conv_block3_1",
+    "up_1": "conv_block4_1",
+}
+_GATES = {"hw": 3, "cw": 1, "hc": 2}  # axes over which they pool
+
+
+class ConvNorm(nn.Module):
+    """A convolution with bias, batch norm, ReLU.
+
+    Attributes:
+      features: channels of the output.
+      scale: 1 keeps the size, 1/2 halves it and 2 doubles it.
+      is_plain: without batch norm and ReLU.
+      image_statistics: see `BatchNorm`.
+      dtype, precision: see `GKMNet`.
+    """
+
+    features: int
+    scale: float = 1
+    is_plain: bool = False
+    image_statistics: bool = False
+    dtype: str = "float32"
+    precision: str = "highest"
+
+    @nn.compact
+    def __call__(
+        self, x: Features, train: bool
+    ) -> Float[Array, "batch out_height out_width features"]:
+        options = {"kernel_init": PYTORCH_KERNEL_INIT, "name": "conv"}
+        options |= {"dtype": self.dtype, "precision": self.precision}
+        if self.scale == 2:
+            up = nn.ConvTranspose(self.features, (2, 2), (2, 2), transpose_kernel=True, **options)
+            x = up(x)
+        else:
+            x = nn.Conv(self.features, (3, 3), round(1 / self.scale), padding=1, **options)(x)
+        if self.is_plain:
+            return x
+        norm = BatchNorm(image_statistics=self.image_statistics, dtype=self.dtype, name="norm")
+        return nn.relu(norm(x, train))
+
+
+class Gate(nn.Module):
+    """Multiplies by a map from the maximum and the mean along one axis.
+
+    Attributes:
+      axis: along which it pools: 1 height, 2 width, 3 channels. The map's rows and columns are
+        height and width, height and channels, or channels and width.
+      image_statistics: see `BatchNorm`.
+      dtype, precision: see `GKMNet`.
+    """
+
+    axis: int
+    image_statistics: bool = False
+    dtype: str = "float32"
+    precision: str = "highest"
+
+    @nn.compact
+    def __call__(self, x: Features, train: bool) -> Features:
+        pooled = jnp.stack([x.max(self.axis), x.mean(self.axis)], axis=-1)
+        is_turned = self.axis == 1  # width and channels are left: the map's rows are the channels
+        pooled = pooled.swapaxes(1, 2) if is_turned else pooled
+        options = {"kernel_init": PYTORCH_KERNEL_INIT, "name": "conv"}
+        options |= {"dtype": self.dtype, "precision": self.precision}
+        conv = nn.Conv(1, (7, 7), use_bias=False, **options)
+        norm = BatchNorm(0.99, self.image_statistics, dtype=self.dtype, name="norm")
+        gate = nn.sigmoid(norm(conv(pooled), train))[..., 0]
+        gate = gate.swapaxes(1, 2) if is_turned else gate
+        return x * jnp.expand_dims(gate, self.axis)
+
+
+class Block(nn.Module):
+    """A convolution, two residual ones, and triplet attention: the mean of three gates.
+
+    Triplet attention is by Misra et al., "Rotate to Attend", WACV 2021.
+
+    Attributes:
+      features, scale, is_plain: of the first convolution, see `ConvNorm`.
+      image_statistics, dtype, precision: see `GKMNet`.
+    """
+
+    features: int
+    scale: float = 1
+    is_plain: bool = False
+    image_statistics: bool = False
+    dtype: str = "float32"
+    precision: str = "highest"
+
+    def setup(self):
+        options = {
+            "image_statistics": self.image_statistics,
+            "dtype": self.dtype,
+            "precision": self.precision,
+        }
+        self.front = ConvNorm(self.features, self.scale, self.is_plain, **options)
+        self.residual = [ConvNorm(self.features, **options) for _ in range(2)]
+        self.gates = {name: Gate(axis, **options) for name, axis in _GATES.items()}
+
+    def __call__(
+        self, x: Features, train: bool
+    ) -> Float[Array, "batch out_height out_width features"]:
+        x = self.front(x, train)
+        for residual in self.residual:
+            x = x + residual(x, train)
+        return sum(gate(x, train) for gate in self.gates.values()) / 3
+
+
+class GKMNet(nn.Module):
+    """The network, with attributes that describe its architecture.
+
+    Attributes:
+      widths: channels of the U-Net at full, half and quarter of a scale's resolution.
+      num_blurs: Gaussian kernels of the stack, the impulse among them.
+      image_statistics: normalize with each image's own statistics outside of training.
+      views: 1.
+      dtype: of the convolutions; images and blurs are float32.
+      precision: of the products, see `jax.lax.Precision`.
+    """
+
+    LOSS_TERMS: ClassVar[dict[str, float]] = {"pyramid_mse": 1.0, "pyramid_ssim": 0.0}
+    tiling: ClassVar[WholeImage] = WholeImage(16)
+
+    widths: tuple[int, ...] = (32, 64, 128)
+    num_blurs: int = 22
+    image_statistics: bool = True
+    views: int = 1
+    dtype: str = "float32"
+    precision: str = "highest"
+
+    def setup(self):
+        numerics = {"dtype": self.dtype, "precision": self.precision}
+        options = {"image_statistics": self.image_statistics, **numerics}
+        first, second, third = self.widths
+        self.first = Block(first, is_plain=True, **options)
+        self.down = [Block(width, 1 / 2, **options) for width in (second, third)]
+        self.bottleneck = Block(third, **options)
+        self.up = [Block(width, 2, **options) for width in (second, first)]
+        self.maps = RecurrentMaps(2 * self.num_blurs, **options)
+        self.sum = nn.Conv(3, (1, 1), kernel_init=PYTORCH_KERNEL_INIT, **numerics)
+
+    def __call__(self, image: Images, train: bool = False) -> Images:
+        """Restores images.
+
+        Args:
+          image: RGB in [0, 1]; sides are multiples of 16.
+          train: normalize with the statistics of the batch and update the running ones.
+
+        Returns:
+          RGB, not clipped.
+
+        Raises:
+          UserError: sides are not multiples of 16.
+        """
+        return self._outputs(image, train)[-1]
+
+    def training_outputs(
+        self, blurred: Images, sharp: Images, train: bool, terms: frozenset[str]
+    ) -> tuple[Images, dict[str, Float[Array, " batch"]]]:
+        """Returns the restored images and terms of the loss, one number for each image.
+
+        The published training minimizes `pyramid_mse`, and in some epochs `pyramid_ssim` instead:
+        sums over the three scales.
+
+        Args:
+          blurred: as for `__call__`.
+          sharp: the target, RGB in [0, 1].
+          train: as for `__call__`.
+          terms: names of those to compute, from `LOSS_TERMS`.
+        """
+        outputs, targets = self._outputs(blurred, train), pillow_pyramid(sharp)
+        losses = {"pyramid_mse": mse, "pyramid_ssim": dissimilarity}
+        found = {
+            name: sum(map(loss, outputs, targets)) for name, loss in losses.items() if name in terms
+        }
+        return outputs[-1], found
+
+    def _outputs(self, image, train) -> list[Images]:
+        """Returns the outputs at quarter, half and full resolution."""
+        check_image(image.shape, self.views, self.tiling.multiple)
+        images = pillow_pyramid(image)
+        carry, outputs = self.maps.initial_carry(images[0]), []
+        for blurred in images:
+            estimate = enlarge(outputs[-1], 2) if outputs else blurred
+            carry = enlarged_carry(carry) if outputs else carry
+            output, carry = self._scale(blurred, estimate, carry, train)
+            outputs.append(output)
+        return outputs
+
+    def _scale(self, blurred, estimate, carry, train) -> tuple[Images, Carry]:
+        maps, carry = self.maps(self._features(blurred, train), carry, train)
+        weights = jnp.split(2 * nn.sigmoid(maps) - 1, 2, axis=-1)
+        stacks = [
+            gaussian_blurs(image, self.num_blurs) * weight[..., None, :]
+            for image, weight in zip((blurred, estimate), weights, strict=True)
+        ]
+        weighted = jnp.stack(stacks, axis=3).reshape(*maps.shape[:3], -1)
+        return self.sum(weighted).astype(blurred.dtype), carry
+
+    def _features(self, image, train):
+        half = self.down[0](self.first(image, train), train)
+        quarter = self.down[1](half, train)
+        quarter = self.bottleneck(quarter, train) + quarter
+        return self.up[1](self.up[0](quarter, train) + half, train)
+
+
+def published_entries(network: GKMNet) -> dict[Path, Entry]:
+    """Returns the names and layouts in the published checkpoint."""
+    parts = [
+        *(_block_entries(path, name) for path, name in _BLOCKS.items()),
+        _conv_norm_entries(("maps",), "APU.conv.conv"),
+        conv(("maps", "lstm", "gates"), "APU.conv_atten.conv"),
+        conv(("sum",), "SumLayer.conv"),
+    ]
+    return joined(parts)
+
+
+def published_unused(network: GKMNet) -> dict[str, np.ndarray]:
+    """Returns the published checkpoint's entries that the network does not read."""
+    variances = (e.name for e in published_entries(network).values() if "running_var" in e.name)
+    return {
+        name.replace("running_var", "num_batches_tracked"): np.zeros((), np.int64)
+        for name in variances
+    }
+
+
+def _block_entries(path, name):
+    front = conv((path, "front", "conv"), f"{name}.conv.0")
+    if path.startswith("up"):
+        front = conv((path, "front", "conv"), f"{name}.conv.0", CONV_TRANSPOSE)
+    if path != "first":
+        front |= batch_norm((path, "front", "norm"), f"{name}.conv.1")
+    parts = [front]
+    for i, part in enumerate(("conv", "conv1")):
+        parts.append(_conv_norm_entries((path, f"residual_{i}"), f"{name}.res_block.{part}"))
+    for gate in _GATES:
+        ours, theirs = (path, f"gates_{gate}"), f"{name}.ta.{gate}.conv"
+        parts.append(conv((*ours, "conv"), f"{theirs}.conv", bias=False))
+        parts.append(batch_norm((*ours, "norm"), f"{theirs}.bn"))
+    return joined(parts)
+
+
+def _conv_norm_entries(path, name):
+    return conv((*path, "conv"), f"{name}.0") | batch_norm((*path, "norm"), f"{name}.1")
