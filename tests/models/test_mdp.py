@@ -16,7 +16,7 @@ from tests.published_networks import (
     stand_in_from_rules,
     tiled_output,
 )
-from vitdeblur_jax.models.mdp import LOSS_TERMS, MDP, published_entries
+from vitdeblur_jax.models.mdp import MDP, published_entries
 from vitdeblur_jax.models.published import from_published
 from vitdeblur_jax.utils.errors import UserError
 
@@ -115,7 +115,7 @@ def test_loss_terms(small):
 
     @jax.jit
     def run(variables, blurred):
-        args = (blurred, sharp, True, frozenset(LOSS_TERMS))
+        args = (blurred, sharp, True, frozenset(MDP.LOSS_TERMS))
         outputs = network.apply(variables, blurred, method="left_right_sharp")
         return network.apply(variables, *args, method="training_outputs"), outputs
 

@@ -13,6 +13,8 @@ is the whole network, that of phase 1 has an untrained decoder of the sharp imag
 Oddity: a ReLU on three channels comes before each last convolution, of 1 x 1.
 """
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -24,12 +26,7 @@ from vitdeblur_jax.models.published import Entry, Path, bgr_views, joined, keras
 from vitdeblur_jax.models.tilings import HaloTiles, check_image
 from vitdeblur_jax.utils.errors import UserError
 
-CONFIGURATIONS = {"mdp": {}, "mdp_dual": {"views": 2}}
-
-# Names and weights of the published training's second phase, beside the mean squared error of the
-# sharp image, of weight 1. Its first phase trains the decoders of the views, with weight 1 of
-# their error, and keeps the decoder of the sharp image as it is.
-LOSS_TERMS = {"views": 0.2, "mean_of_views": 0.2, "view_difference": 0.2}
+CONFIGURATIONS = {"mdp": {}}
 
 _IMAGES = ("left", "right", "sharp")
 _EARLY = ("bottleneck", "upsample_8", "decoder_8", "upsample_4", "decoder_4_0", "decoder_4_1")
@@ -41,6 +38,10 @@ Maps = Float[Array, "_ _ _ _"]  # (batch, height, width, channels), of several s
 
 class MDP(nn.Module):
     """The whole network.
+
+    `LOSS_TERMS` are the terms of the published training's second phase with their weights, beside
+    the mean squared error of the sharp image, of weight 1. Its first phase trains the decoders of
+    the views, with weight 1 of their error, and keeps the decoder of the sharp image as it is.
 
     Attributes:
       views: 1; or, to train on views, 2 (left and right) or 3 (left, right and combined). The
@@ -54,6 +55,12 @@ class MDP(nn.Module):
     widths: tuple[int, int, int, int, int] = (64, 128, 256, 512, 1024)
     dtype: str = "float32"
     precision: str = "highest"
+
+    LOSS_TERMS: ClassVar[dict[str, float]] = {
+        "views": 0.2,
+        "mean_of_views": 0.2,
+        "view_difference": 0.2,
+    }
 
     @property
     def tiling(self) -> HaloTiles:
