@@ -166,24 +166,36 @@ def tiled_output(apply, image: np.ndarray, tile: int, halo: int) -> np.ndarray:
     return np.concatenate(rows, axis=1)
 
 
-def columns_reached(apply, width: int, columns: Sequence[int]) -> tuple[int, int]:
-    """Returns how many columns before and after it, at most, a column of the input changes.
+def furthest_column(network, variables: dict, corner: int, columns: Sequence[int]) -> int:
+    """Returns how far away, at most, an input column is that an output column depends on.
 
-    Every operation hands NaN on, however small a weight is.
+    Gradients tell: however small they are, they don't drown in rounding as differences do.
 
     Args:
-      apply: function of images (batch, 16, width, 3).
-      width: of the images; the reach has to end within them.
-      columns: of the input, all phases of the network's strides.
+      network: of images of 3 channels.
+      variables: from `one_sided_variables`.
+      corner: the tap that they look at.
+      columns: of the output, all phases of the network's strides; the middle of the image.
     """
-    images = np.zeros((len(columns), 16, width, 3), np.float32)
-    images[range(len(columns)), :, columns] = np.nan
-    changed = np.isnan(apply(images)).any(axis=(1, 3))
-    assert not changed[:, 0].any()
-    assert not changed[:, -1].any()
-    before = max(c - row.argmax() for c, row in zip(columns, changed, strict=True))
-    after = max(width - 1 - row[::-1].argmax() - c for c, row in zip(columns, changed, strict=True))
-    return before, after
+    width = columns[0] + columns[-1] + 1
+    # What max pooling picks lies on the same side.
+    ramp = np.linspace(1, 0.5, width, dtype=np.float32)[:: 1 if corner == 0 else -1]
+    images = np.broadcast_to(ramp[:, None], (len(columns), 16, width, 3))
+
+    network = network.clone(dtype="float64")
+
+    def of_columns(images):
+        output = network.apply(variables, images)
+        # Some are as small as 1e-60, and float32 where they leave the network.
+        return 1e30 * output[np.arange(len(columns)), :, np.array(columns)].sum()
+
+    with jax.enable_x64(True):
+        gradients = np.asarray(jax.jit(jax.grad(of_columns))(images))
+    assert np.isfinite(gradients).all()
+    which, seen = np.nonzero(gradients.any(axis=(1, 3)))
+    assert 0 not in seen
+    assert width - 1 not in seen
+    return np.abs(seen - np.array(columns)[which]).max()
 
 
 def one_sided_variables(network, image_shape: tuple[int, ...], corner: int) -> dict:
@@ -200,9 +212,11 @@ def one_sided_variables(network, image_shape: tuple[int, ...], corner: int) -> d
     shapes = jax.eval_shape(network.init, jax.random.key(0), np.zeros(image_shape, np.float32))
     rng = np.random.default_rng(0)
 
-    def fill(leaf):
+    def fill(path, leaf):
         value = rng.uniform(0.5, 1, leaf.shape)
-        if len(leaf.shape) == 4:
+        if path[-1].key == "var":
+            pass
+        elif len(leaf.shape) == 4:
             weights = np.full(leaf.shape[:2], 0.02)
             weights[corner, corner] = 1
             value = value * weights[..., None, None] / (weights.sum() * leaf.shape[2])
@@ -210,7 +224,7 @@ def one_sided_variables(network, image_shape: tuple[int, ...], corner: int) -> d
             value = 0.01 * value
         return jax.numpy.asarray(value, leaf.dtype)
 
-    return jax.tree.map(fill, shapes)
+    return jax.tree_util.tree_map_with_path(fill, shapes)
 
 
 def assert_gradient_norms(

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitdeblur_jax.models.layers.resize import enlarge, pillow_pyramid, reduce
+from vitdeblur_jax.models.layers.resize import (
+    double_from_corner,
+    enlarge,
+    pillow_pyramid,
+    reduce,
+)
 
 
 @pytest.fixture
@@ -55,3 +60,10 @@ def test_the_gradient_of_the_pyramid_passes_the_rounding():
     gradient = jax.grad(lambda x: pillow_pyramid(x)[0].sum())(image)
     np.testing.assert_allclose(gradient.sum(), 1, rtol=1e-5)  # the weights of the one pixel left
     assert gradient.min() > 0.04
+
+
+def test_doubled_from_the_corner_as_tensorflow_1_does(image):
+    expected = image
+    for axis in (1, 2):
+        expected = interpolated(expected, np.arange(2 * image.shape[axis]) / 2, axis)
+    np.testing.assert_allclose(double_from_corner(jnp.asarray(image)), expected, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Bilinear resizing by whole factors, pixels being squares (half-pixel centers)."""
+"""Bilinear resizing by whole factors, pixels being squares (half-pixel centers) unless said."""
 
 import jax
 import jax.numpy as jnp
@@ -54,3 +54,19 @@ def _halved(levels):
         rounded = jax.lax.stop_gradient(jnp.floor(levels + 0.5))
         levels = rounded + (levels - jax.lax.stop_gradient(levels))
     return levels
+
+
+def double_from_corner(
+    x: Float[Array, "batch height width channels"],
+) -> Float[Array, "batch double_height double_width channels"]:
+    """Returns `x` enlarged by 2 as TensorFlow 1 does: pixel i samples the input at i / 2.
+
+    Even pixels are copies, odd ones the mean of their neighbors, the last one a copy.
+    """
+    for axis in (1, 2):
+        size = x.shape[axis]
+        last = jax.lax.slice_in_dim(x, size - 1, size, axis=axis)
+        following = jnp.concatenate([jax.lax.slice_in_dim(x, 1, size, axis=axis), last], axis)
+        pairs = jnp.stack([x, (x + following) / 2], axis + 1)
+        x = pairs.reshape(*x.shape[:axis], 2 * size, *x.shape[axis + 1 :])
+    return x
