@@ -293,7 +293,7 @@ def test_a_damaged_step_is_told_and_the_one_before_is_used(tmp_path, name, how, 
         file.unlink()
     else:
         os.truncate(file, file.stat().st_size // 2)
-    told = rf"step 2 cannot be read; .* delete {tmp_path}/2, and the run goes on from step 1 \(\w+"
+    told = rf"step 2 cannot be read; .* delete {tmp_path}/2, and the run resumes from step 1 \(\w+"
     with pytest.raises(UserError, match=told) as refusal:
         restore_newest(tmp_path)
     assert "\n" not in str(refusal.value)
@@ -350,7 +350,7 @@ def test_another_model_or_optimizer_is_refused(tmp_path):
             (too_much, "training/opt_state/.* is missing"),
             (missing_averages, "training/params/.* has no place in it"),
         ]:
-            with pytest.raises(UserError, match=f"/1 is of another model or .*{told}"):
+            with pytest.raises(UserError, match=f"/1 belongs to another model or .*{told}"):
                 checkpoints.restore(1, wanted)
 
 

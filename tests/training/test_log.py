@@ -152,10 +152,10 @@ def test_a_new_log_has_no_last_line(tmp_path):
 
 
 def test_tensorboard_reads_back(tmp_path):
-    picture = np.random.default_rng(0).integers(0, 256, (6, 20, 3), np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 20, 3), np.uint8)
     with TrainingLog(tmp_path, 0, 50) as log:
         trained(log, 10, loss=0.25)
-        log.validation(10, {"psnr": 25.5}, {"an image": picture})
+        log.validation(10, {"psnr": 25.5}, {"an image": pixels})
     (path,) = event_files(tmp_path)
     found = {(step, tag): value for step, tag, value in curves(path)}
     assert found[10, "train/loss"] == 0.25
@@ -170,7 +170,7 @@ def test_tensorboard_reads_back(tmp_path):
     assert (step, image.tag) == (10, "validation/an_image")
     assert (image.image.height, image.image.width) == (6, 20)
     decoded = Image.open(io.BytesIO(image.image.encoded_image_string))
-    np.testing.assert_array_equal(np.asarray(decoded), picture)
+    np.testing.assert_array_equal(np.asarray(decoded), pixels)
 
 
 def test_tensorboard_is_told_to_drop_what_is_done_again(tmp_path):
@@ -261,7 +261,7 @@ def test_no_thread_is_started(tmp_path):
     before = set(threading.enumerate())
     with TrainingLog(tmp_path, 0, 100) as log:
         trained(log, 10)
-        log.validation(10, {"psnr": 25.5}, {"picture": np.zeros((2, 2, 3), np.uint8)})
+        log.validation(10, {"psnr": 25.5}, {"image": np.zeros((2, 2, 3), np.uint8)})
         started = set(threading.enumerate()) - before
     assert not [thread for thread in started if not isinstance(thread, TMonitor)]  # that of bars
     log.close()  # which does nothing the second time

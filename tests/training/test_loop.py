@@ -109,10 +109,10 @@ def test_a_run_leaves_all_that_tells_of_it(small, finished):
     # VICReg's weights are 0, so that nothing reaches the projector.
     assert re.search(r"^contextual_encoder/projector/hidden\S* .*\d$", table, re.MULTILINE)
     assert list((finished / "tensorboard").iterdir())
-    (picture,) = (finished / "pictures").iterdir()
-    with Image.open(picture) as panels:
+    (logged,) = (finished / "validation_images").iterdir()
+    with Image.open(logged) as panels:
         assert (panels.width - 12) % 4 == 0  # four, with gaps of four pixels
-    assert picture.stem in {path.stem for path in Path(small.validation.root).rglob("*.png")}
+    assert logged.stem in {path.stem for path in Path(small.validation.root).rglob("*.png")}
 
 
 def test_a_complete_run_says_what_can_be_done_with_it(pairs, tmp_path, capfd, stand_in):
@@ -155,7 +155,7 @@ def test_stopped_and_gone_on_with_it_is_the_same_run(small, finished, tmp_path, 
         assert train(small, tmp_path) == 143
     assert list(step_folders(tmp_path / "checkpoints")) == [10, 11]
     told = capfd.readouterr().err
-    assert "SIGTERM: the run saves after this step and ends" in told
+    assert "SIGTERM: saving after this step, then exiting" in told
     assert "saved at step 11; the same command goes on from there" in told
     assert train(small, tmp_path) == 0
     assert_same_run(tmp_path, finished, small)
@@ -305,7 +305,7 @@ def test_a_signal_to_train_py_and_its_workers(
     _, _, step_4, *rest = [line for line in ended.stderr.splitlines() if line]
     assert step_4.startswith("step 4 of 20: loss ")
     assert rest == [
-        f"{number.name}: the run saves after this step and ends; Ctrl-C now ends it unsaved",
+        f"{number.name}: saving after this step, then exiting; Ctrl-C exits without saving",
         "saved at step 7; the same command goes on from there",
     ]
     assert list(step_folders(tmp_path / "checkpoints")) == [7]
@@ -424,8 +424,8 @@ def compilations():
             {"model__views": 2, "data__quarter_turns": False},
             r"photo0 has 1 view, but model\.views is 2",
         ),
-        ({"data__hold_out": 6}, r"data\.hold_out is 6, .* none is left"),
-        ({"validation__every": 5}, "nothing to validate with but what is trained on"),
+        ({"data__hold_out": 6}, r"data\.hold_out is 6, .* none remain"),
+        ({"validation__every": 5}, "the validation data is the training data"),
         ({"validation__every": 5, "validation__stride": 99}, "stride is 99"),
         ({"progressive": ((5, 47, 4),)}, "crop 47 with patch_size 8"),
     ],

@@ -23,7 +23,7 @@ def test_a_signal_is_noted_and_told_once(number, capfd):
     assert told.value.status == 128 + number
     lines = capfd.readouterr().err.strip().splitlines()
     assert len(lines) == 1
-    assert lines[0].startswith(f"{number.name}: the run saves after this step")
+    assert lines[0].startswith(f"{number.name}: saving after this step")
 
 
 @pytest.mark.parametrize("first", SIGNALS)
@@ -101,5 +101,5 @@ def test_a_process_ends_with_the_status_of_its_signal(number, tmp_path):
         process.join(60)
         assert process.exitcode == 128 + number
     lines = said.read_text().splitlines()
-    assert sum(line.startswith(f"{number.name}: the run saves") for line in lines) == 1
+    assert sum(line.startswith(f"{number.name}: saving after") for line in lines) == 1
     assert "Traceback" not in said.read_text()

@@ -70,7 +70,7 @@ def test_another_config_is_refused_with_the_differences(tmp_path):
             optimizer__learning_rate=1e-3,
         )
     assert str(refusal.value) == (
-        f"the workdir {tmp_path} holds a run of another config "
+        f"the workdir {tmp_path} holds a run with another config "
         '(data.root: "/images" -> "/others"; '
         "optimizer.learning_rate: 0.0002 -> 0.001; "
         "progressive: [[0, 64], [50, 96]] -> [[0, 64], [50, 128]]); choose another --workdir; "
@@ -176,7 +176,9 @@ def test_what_cannot_be_a_workdir_is_refused(tmp_path, monkeypatch):
 def test_results_without_a_config_are_left_alone(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "log.jsonl").touch()
-    with pytest.raises(UserError, match=r"holds log.jsonl, checkpoints of a run, but no config"):
+    with pytest.raises(
+        UserError, match=r"holds log.jsonl, checkpoints of a run, but not its config"
+    ):
         open_and_close(tmp_path)
     assert sorted(os.listdir(tmp_path)) == ["checkpoints", "log.jsonl"]
 

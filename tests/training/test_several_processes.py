@@ -153,7 +153,7 @@ def test_a_process_that_is_wrong_ends_all_with_its_reason(pairs, tmp_path):
     (tmp_path / "run/log.jsonl").write_text("")  # of a run without a config
     first, second = run(2, pairs, tmp_path / "run")
     assert first.status == second.status == 2
-    assert "holds log.jsonl of a run, but no config.json" in first.output
+    assert "holds log.jsonl of a run, but not its config.json" in first.output
     assert "Traceback" not in first.output + second.output
 
 

@@ -1,12 +1,12 @@
-"""Checkpoints of a training run: one Orbax folder a step, saved while training goes on.
+"""Checkpoints of a training run: one Orbax folder per saved step, written in the background.
 
-| item | what it holds |
+| item | content |
 |---|---|
-| variables | of the model as they were validated, so averaged where an average is kept |
-| config | of the model, with checksums; `load_pretrained` reads it with "variables" |
-| training | step, skipped, optimizer state; the parameters too where "variables" has averages |
-| resume_state | in the data and whatever else is needed to go on, as JSON |
-| metrics | the validation PSNR, where there is one |
+| variables | the model's variables used in validation: averaged ones if the run keeps an average |
+| config | the model's config, and checksums; `load_pretrained` reads it with "variables" |
+| training | step, skipped, optimizer state; the parameters too if "variables" holds averages |
+| resume_state | everything else needed to resume, as JSON |
+| metrics | the validation PSNR, if it was measured |
 """
 
 import contextlib
@@ -35,33 +35,36 @@ from vitdeblur_jax.training.state import TrainState
 from vitdeblur_jax.utils.errors import UserError
 from vitdeblur_jax.utils.shapes import few_of, shape_differences
 
-_NOT_WRITTEN = "step {} cannot be written; mend that, and the same command goes on from before it"
+_NOT_WRITTEN = (
+    "step {} cannot be written; fix this, then run the same command to resume from the checkpoint "
+    "before it"
+)
 
 
 class TrainingCheckpoints:
     """The checkpoints in a folder: the last ones, and the best by validation PSNR.
 
-    To be used in a `with` statement: leaving it waits for the save in progress, and tells if that
-    failed. What an earlier process left half-written is removed.
+    Use it in a `with` statement. Leaving the statement waits for the save in progress, and raises
+    if it failed. Incomplete checkpoints of an earlier process are removed.
     """
 
     def __init__(self, folder: Path, keep: int):
-        """Opens the folder, or makes it.
+        """Opens the folder, or creates it.
 
         Args:
-          folder: of all checkpoints.
-          keep: how many of the last to keep; the best one is kept beside these.
+          folder: Folder of all checkpoints of the run.
+          keep: Number of the last checkpoints to keep, besides the best one.
 
         Raises:
-          UserError: the folder cannot be used, or what lies in it is damaged.
+          UserError: The folder cannot be used, or a checkpoint in it is damaged.
         """
         self._folder = folder.resolve()
         for step_folder in step_folders(self._folder).values():
-            read_psnr(step_folder)  # Orbax would not say which one is damaged
+            read_psnr(step_folder)  # Orbax's error does not name the damaged one
         self._saving = None
         with contextlib.ExitStack() as stack:
             stack.enter_context(hushed_orbax())
-            with self._orbax_told("the folder cannot be used"):
+            with self._as_user_error("the folder cannot be used"):
                 self._folder.mkdir(parents=True, exist_ok=True)
                 if is_first():
                     _remove_unfinished(self._folder)
@@ -87,19 +90,20 @@ class TrainingCheckpoints:
         resume_state: dict,
         psnr: float | None = None,
     ) -> None:
-        """Begins to save; waits for the save before, if that is still in progress.
+        """Starts a save in the background, after the previous save is complete.
 
-        When it returns, the arrays of `state` may be given away to the next step. The checkpoints
-        before are there until the new one is whole. A step that is saved already stays as it is.
+        When it returns, `state` may be donated to the next step. Older checkpoints are deleted only
+        when the new one is complete. A step that is already saved is not saved again.
 
         Args:
-          state: leaves may lie on any devices.
-          model_config: the model's configuration.
-          resume_state: anything that JSON can hold; floats come back exactly, tuples as lists.
-          psnr: of validation with `state.ema_variables`, in dB; None if it was not measured.
+          state: Training state, on any devices.
+          model_config: Config of the model.
+          resume_state: A value that JSON can hold. Floats are restored exactly, tuples as lists.
+          psnr: Validation PSNR of `state.ema_variables` in dB; None if not measured.
 
         Raises:
-          UserError: this checkpoint has no room, or the one before could not be written.
+          UserError: The disk has too little space for this checkpoint, or the previous one could
+            not be written.
         """
         import orbax.checkpoint as ocp
 
@@ -115,11 +119,11 @@ class TrainingCheckpoints:
             variables=save_tree(variables),
             training=save_tree(training),
             config=save_json({**model_config.to_dict(), "checksums": checksums}),
-            # Orbax makes its JSON in the background, when the caller may have changed it.
+            # A copy: Orbax encodes it in the background, when the caller may have changed it.
             resume_state=save_json(json.loads(json.dumps(resume_state))),
         )
         self._saving = step
-        with self._orbax_told(_NOT_WRITTEN.format(step)):
+        with self._as_user_error(_NOT_WRITTEN.format(step)):
             is_measured = psnr is not None and not math.isnan(psnr)
             metrics = {"psnr": float(psnr)} if is_measured else None
             self._manager.save(step, args=items, metrics=metrics, force=True)
@@ -128,33 +132,33 @@ class TrainingCheckpoints:
         """Waits for the save in progress.
 
         Raises:
-          UserError: it could not be written.
+          UserError: The checkpoint could not be written.
         """
-        with self._orbax_told(_NOT_WRITTEN.format(self._saving)):
+        with self._as_user_error(_NOT_WRITTEN.format(self._saving)):
             self._manager.wait_until_finished()
 
     def add_psnr(self, step: int, psnr: float) -> None:
-        """Adds the PSNR of a validation that came after the step had been saved.
+        """Adds the PSNR of a validation made after the step was saved.
 
         Raises:
-          UserError: it cannot be written.
+          UserError: The PSNR cannot be written.
         """
         self.wait()
-        with self._orbax_told(f"the PSNR of step {step} cannot be written"):
+        with self._as_user_error(f"the PSNR of step {step} cannot be written"):
             if is_first():
                 write_psnr(self._folder / str(step), psnr)
-            gather(None)  # the others read only what is written
+            gather(None)  # the other processes read it only when it is written
             self._manager.reload()
 
     def restore(self, step: int, abstract_state: TrainState) -> tuple[TrainState, dict]:
-        """Returns the state and the resume_state that were saved at that step, bit for bit.
+        """Returns the state, bit for bit, and the `resume_state` saved at a step.
 
         Args:
-          step: one that is there, as `latest_step` returns it.
-          abstract_state: leaves are `jax.ShapeDtypeStruct` with the sharding they are to have.
+          step: A saved step, such as `latest_step` returns.
+          abstract_state: State whose leaves are `jax.ShapeDtypeStruct` with the wanted sharding.
 
         Raises:
-          UserError: it is of another model or optimizer, or damaged.
+          UserError: The checkpoint is damaged, or belongs to another model or optimizer.
         """
         import orbax.checkpoint as ocp
 
@@ -162,7 +166,7 @@ class TrainingCheckpoints:
         variables, training = _parts(abstract_state)
         path = self._folder / str(step)
         before = max((other for other in self._manager.all_steps() if other < step), default=None)
-        otherwise = "begins anew" if before is None else f"goes on from step {before}"
+        otherwise = "starts anew" if before is None else f"resumes from step {before}"
         failure = (
             f"step {step} cannot be read; if it is damaged, delete {path}, and the run {otherwise}"
         )
@@ -173,14 +177,14 @@ class TrainingCheckpoints:
             resume_state=ocp.args.JsonRestore(),
             config=ocp.args.JsonRestore(),
         )
-        with self._orbax_told(failure):
+        with self._as_user_error(failure):
             stored = self._manager.metadata(step).item_metadata
             trees = {name: _tree(stored[name]) for name in ("variables", "training")}
             wanted = {"variables": variables, "training": training}
             wrong = shape_differences(flat_shapes(trees), flat_shapes(wanted))
             if wrong:
                 raise UserError(
-                    f"{path} is of another model or optimizer ({len(wrong)} entries): "
+                    f"{path} belongs to another model or optimizer ({len(wrong)} entries): "
                     f"{few_of(wrong, '; ')}; choose another --workdir"
                 )
             restored = self._manager.restore(step, args=items)
@@ -191,10 +195,10 @@ class TrainingCheckpoints:
         return _joined(abstract_state, restored.variables, restored.training), restored.resume_state
 
     @contextlib.contextmanager
-    def _orbax_told(self, what: str) -> Iterator[None]:
-        """Turns whatever Orbax, its threads and TensorStore raise into a `UserError`.
+    def _as_user_error(self, what: str) -> Iterator[None]:
+        """Turns the errors of Orbax, its threads and TensorStore into a `UserError`.
 
-        But not the loss of another process: nothing is wrong with the checkpoints then.
+        Errors because another process died pass unchanged: the checkpoints are not at fault.
         """
         try:
             yield
@@ -222,17 +226,17 @@ def _manager(folder, keep):
             "resume_state": texts(),
         },
         options=ocp.CheckpointManagerOptions(
-            best_fn=psnr_of,  # without it, no metrics would be written
+            best_fn=psnr_of,  # without it, Orbax writes no metrics
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
         ),
     )
 
 
 def _remove_unfinished(folder):
-    """Removes what an interrupted save left.
+    """Removes the files of interrupted saves.
 
-    Orbax does so in a thread that nothing but its next save waits for: it may still delete when
-    this manager is closed and another one is open.
+    Orbax removes them in a thread that only its next save waits for. That thread may still be
+    running when this manager is closed and another one is open.
     """
     for path in folder.glob("*.orbax-checkpoint-tmp*"):
         shutil.rmtree(path)
@@ -245,7 +249,7 @@ def _tree(metadata):
 
 
 def _parts(state):
-    """Returns the two trees that are saved of a state, concrete or abstract."""
+    """Returns the two trees in which a state, concrete or abstract, is saved."""
     training = {
         "step": state.step,
         "skipped": state.skipped,
@@ -257,7 +261,7 @@ def _parts(state):
 
 
 def _joined(abstract_state, variables, training):
-    """Returns the state whose `_parts` these are."""
+    """Returns the state from its two trees; the inverse of `_parts`."""
     with_ema = abstract_state.ema_params is not None
     return abstract_state.replace(
         step=training["step"],

@@ -1,4 +1,4 @@
-"""From the config to examples: which source, what is held out, which batch at which step."""
+"""The examples of a run: source, validation images, and the batch of each step."""
 
 import hashlib
 import os
@@ -31,10 +31,10 @@ class Stage(NamedTuple):
     """A part of the training with one crop and batch size.
 
     Attributes:
-      first_step: its first step.
-      first_example: how many examples have been taken before it.
-      crop: side of the crops, pixels.
-      batch_size: of all devices together.
+      first_step: The first step of the stage.
+      first_example: Number of examples taken before it.
+      crop: Side of the crops, pixels.
+      batch_size: Batch size over all devices.
     """
 
     first_step: int
@@ -44,7 +44,7 @@ class Stage(NamedTuple):
 
 
 def stages(config: ml_collections.ConfigDict) -> list[Stage]:
-    """Returns the stages that `crop`, `batch_size` and `progressive` describe, one at least."""
+    """Returns the stages given by `crop`, `batch_size` and `progressive`; at least one."""
     plan = [Stage(0, 0, config.crop, config.batch_size)]
     for first_step, crop, batch_size in config.progressive:
         taken = (first_step - plan[-1].first_step) * plan[-1].batch_size
@@ -53,19 +53,19 @@ def stages(config: ml_collections.ConfigDict) -> list[Stage]:
 
 
 class TrainingData:
-    """The examples of a run: those to train on, by step, and those held out.
+    """The examples of a run: training batches by step, and validation images.
 
     Args:
-      config: the training config.
+      config: The training config.
 
     Attributes:
-      validation: the source of what is held out; None if nothing is validated.
-      fingerprint: tells the training examples from others, wherever they lie: `examples` is their
-        number, `digest` is of their names and of the sizes of at most 1000 files.
+      validation: Source of the validation examples; None without validation.
+      fingerprint: Identifies the training examples independent of their folder: `examples` is
+        their number, `digest` a hash of their names and of the sizes of at most 1000 files.
 
     Raises:
-      UserError: there is no such data, nothing to train on or to validate with, or a crop is larger
-        than an image (for which the sizes of at most 1000 files are read).
+      UserError: The data does not exist, no examples remain for training or validation, or a crop
+        is larger than an image (of at most 1000 images whose sizes are read).
     """
 
     def __init__(self, config: ml_collections.ConfigDict):
@@ -77,24 +77,24 @@ class TrainingData:
         self.validation = None
         if config.validation.every:
             self.validation = _validation_source(config, self._training, held_out)
-            if config.data.kind != "synthetic":  # which would be work, and cannot be wrong
+            if config.data.kind != "synthetic":  # these are always valid, and costly
                 _check_example(self.validation[0], config)
         _check_sizes(_source(config, self._training, None), max(s.crop for s in self._stages))
         _check_example(self._source(self._stages[0])[0], config)
         for stage in self._stages:
-            self._dataset(stage)  # checks what is left
+            self._dataset(stage)  # makes the remaining checks
 
     def batches(self, step: int, stage: Stage, sharding: jax.sharding.Sharding) -> DeviceBatches:
-        """Returns the batches of a stage from a step on, each process's rows on its devices.
+        """Returns the batches of a stage from a step on, sharded over the devices.
 
-        Close the iterator when it is no longer wanted.
+        Each process reads only the rows on its devices. Close the iterator after use.
         """
         dataset = self._dataset(stage, rows_of_this_process(sharding, stage.batch_size))
         dataset.set_state({"next_index": step - stage.first_step})
         return prefetch_to_device(dataset, sharding, leave=("radius",))
 
     def stage(self, step: int) -> Stage:
-        """Returns the stage that a step belongs to."""
+        """Returns the stage of a step."""
         return next(stage for stage in reversed(self._stages) if stage.first_step <= step)
 
     def end_of(self, stage: Stage) -> int:
@@ -103,7 +103,7 @@ class TrainingData:
         return min([*later, self._config.num_steps])
 
     def names(self, step: int) -> list[str]:
-        """Returns the names of the examples in the batch of a step, by reading them again."""
+        """Returns the names of the examples in the batch of a step; reads the examples again."""
         stage = self.stage(step)
         source = self._source(stage)
         indices = self._dataset(stage).batches[step - stage.first_step]["index"]
@@ -128,13 +128,13 @@ class TrainingData:
 
 
 def _split(config) -> tuple[Any, Any]:
-    """Returns what there is to train on, and what is held out of it: pairs, files or records."""
+    """Returns the training examples and the held-out ones: pairs, files or records."""
     data = config.data
     if data.kind == "prepared":
         if data.hold_out:
             raise UserError(
-                "data.hold_out is for pairs and synthetic data; a prepared set has its own parts: "
-                "see validation.split"
+                "data.hold_out is for pairs and synthetic data; a prepared data set has its own "
+                "splits: set validation.split"
             )
         return PreparedSource(data.root, data.split), None
     if data.kind == "synthetic":
@@ -163,7 +163,7 @@ def _fingerprint(examples) -> dict[str, Any]:
 
 
 def _pairs(root, layout: str, split: str) -> list[Pair]:
-    """Finds the pairs and says how they were made."""
+    """Returns the pairs; process 0 prints the rule that pairs the files."""
     pairs = find_pairs(root, layout, split)
     if is_first() and (paired := describe(pairs)):
         tell(f"{root}, {split}: {paired}")
@@ -173,8 +173,8 @@ def _pairs(root, layout: str, split: str) -> list[Pair]:
 def _not_empty(kept, data):
     if not kept:
         raise UserError(
-            f"{data.root}: data.hold_out is {data.hold_out}, so that all sharp images are set "
-            "aside and none is left to train on"
+            f"{data.root}: data.hold_out is {data.hold_out}, so all sharp images are held out and "
+            "none remain for training; lower it"
         )
     return kept
 
@@ -210,7 +210,7 @@ def _validation_source(config, training, held_out) -> Source:
     if data.kind == "prepared":
         if not validation.root and validation.split == data.split:
             raise UserError(
-                f"validation.split is {data.split!r}, which is trained on; name another, or "
+                f"validation.split is {data.split!r}, the training split; set another one, or "
                 "validation.root, or set validation.every to 0"
             )
         return PreparedSource(root, validation.split)
@@ -220,14 +220,14 @@ def _validation_source(config, training, held_out) -> Source:
         examples = _images(root)
     if not validation.root and not set(examples).isdisjoint(training):
         raise UserError(
-            "there is nothing to validate with but what is trained on: set data.hold_out, or "
-            "validation.root to another folder of such data, or validation.every to 0"
+            "the validation data is the training data: set data.hold_out, or validation.root to "
+            "another folder, or validation.every to 0"
         )
     return _source(config, examples, crop=None)
 
 
 def _spread(items: Sequence, count: int) -> list:
-    """Returns `count` items spread evenly over all, or all of them if there are fewer."""
+    """Returns `count` evenly spaced items, or all items if there are fewer."""
     if not count:
         return []
     places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
@@ -235,7 +235,7 @@ def _spread(items: Sequence, count: int) -> list:
 
 
 def validation_indices(source: Source, count: int) -> list[int]:
-    """Returns which examples of a source to validate with: `count` of them; 0 means all."""
+    """Returns the indices of the examples for validation: `count`, evenly spaced; 0: all."""
     return _spread(range(len(source)), count or len(source))
 
 
@@ -248,20 +248,20 @@ def _check_example(example, config) -> None:
         )
     if "sharp" not in example:
         raise UserError(
-            f"{example['name']}: no sharp image goes with it, so nothing to compare with"
+            f"{example['name']}: has no sharp image; training and validation need pairs"
         )
 
 
 def _check_sizes(source: Source, crop: int) -> None:
     if isinstance(source, PreparedSource):
-        first = source[0]  # each one would have to be decoded
+        first = source[0]  # only one, because it must be decoded
         return _check_size(first["name"], first["blurred"].shape[1::-1], crop)
     for index in _spread(range(len(source)), _MOST_SIZES_READ):
         path = source.files(index)[0]
         if isinstance(source, FolderSource):
             check_sizes([source.pairs[index]])
         size = size_of(path)
-        if size is not None:  # or else reading it tells why
+        if size is not None:  # otherwise reading the image gives the reason
             _check_size(path, size, crop)
 
 
@@ -269,5 +269,5 @@ def _check_size(name, size, crop):
     if crop > min(size):
         raise UserError(
             f"crop is {crop} pixels, but {name} has {size[0]} x {size[1]}; choose a smaller crop, "
-            "or leave this image out"
+            "or remove this image"
         )

@@ -1,4 +1,4 @@
-"""What a run of training says: lines for scripts, curves and pictures, and its progress."""
+"""The log of a training run: JSON lines, TensorBoard curves and images, and progress."""
 
 import contextlib
 import json
@@ -19,32 +19,32 @@ from vitdeblur_jax.utils.progress import Progress
 class TrainingLog:
     """Writes `log.jsonl` and `tensorboard/` in a folder and shows progress on standard error.
 
-    To be used in a `with` statement, by one process. All is on disk when a call returns, so that
-    killing the run loses nothing.
+    Use it in a `with` statement, in one process. Each call writes to disk before it returns, so a
+    killed run loses nothing.
     """
 
     def __init__(self, folder: Path, first_step: int, total_steps: int):
-        """Goes on with the log in `folder`, or begins one.
+        """Resumes the log in `folder`, or starts one.
 
-        What a killed run wrote of steps after `first_step`, or only half, is removed from
+        Steps after `first_step` and incomplete lines, left by a killed run, are removed from
         `log.jsonl` and hidden in TensorBoard.
 
         Args:
-          folder: that of the run; made if need be.
-          first_step: the steps done before, 0 in a new run.
-          total_steps: the step that the run ends with.
+          folder: Folder of the run; created if missing.
+          first_step: Number of steps already done; 0 in a new run.
+          total_steps: Last step of the run.
 
         Raises:
           UserError: tensorboardX is missing, or the folder cannot be written.
         """
         self.folder, self._path = folder, folder / "log.jsonl"
-        with _told_as_user_error(self._path):
+        with _as_user_error(self._path):
             folder.mkdir(parents=True, exist_ok=True)
             self._path.touch()
             _remove_later_lines(self._path, first_step)
         self._total_steps = total_steps
         self._shown_step = self._last_step = first_step
-        self._steady_since = None  # step and time of the first `train`: compilation lies before it
+        self._steady_since = None  # step and time of the first `train` call, after compilation
         with contextlib.ExitStack() as resources:
             events = _EventFile(folder / "tensorboard", purge_step=first_step + 1)
             self._events = resources.enter_context(contextlib.closing(events))
@@ -61,11 +61,17 @@ class TrainingLog:
         self.close()
 
     def close(self) -> None:
-        """Ends the bar and closes what is open."""
+        """Ends the progress bar and closes the files."""
         self._resources.close()
 
     def advance(self, step: int, *, images: int, seconds_waiting: float) -> None:
-        """Moves the bar to `step`, which took that many images and waited so long for them."""
+        """Moves the progress bar to `step`.
+
+        Args:
+          step: Steps done so far.
+          images: Number of images in the step's batch.
+          seconds_waiting: Time the step waited for its batch.
+        """
         self._progress.advance(step - self._shown_step)
         self._shown_step = step
         self._images += images
@@ -73,7 +79,7 @@ class TrainingLog:
 
     @contextlib.contextmanager
     def not_training(self) -> Iterator[None]:
-        """Leaves the time that its block takes out of the rates; not to be nested."""
+        """Excludes the time of its block from the rates. Blocks must not be nested."""
         began = time.monotonic()
         try:
             yield
@@ -81,14 +87,15 @@ class TrainingLog:
             self._interval_began += time.monotonic() - began
 
     def train(self, step: int, values: dict[str, float]) -> None:
-        """Records the steps since the last call of this, with their rates.
+        """Records the steps since the previous call, with their rates.
 
         Args:
-          step: the last of them.
-          values: their means, "loss" among them. What is not finite becomes null in the file.
+          step: The last of these steps.
+          values: Means over these steps, including "loss". Values that are not finite become null
+            in the file.
 
         Raises:
-          UserError: the files cannot be written.
+          UserError: A file cannot be written.
         """
         now = time.monotonic()
         seconds = max(now - self._interval_began, 1e-9)
@@ -109,43 +116,44 @@ class TrainingLog:
         self,
         step: int,
         values: dict[str, float],
-        pictures: dict[str, UInt8[np.ndarray, "_ _ 3"]],
+        images: dict[str, UInt8[np.ndarray, "_ _ 3"]],
     ) -> None:
-        """Records a validation and prints its values in a line.
+        """Records a validation and prints its values in one line.
 
         Args:
-          step: the training step after which it took place.
-          values: its means. What is not finite becomes null in the file.
-          pictures: RGB, for TensorBoard, under their names.
+          step: Number of training steps before the validation.
+          values: Means over the validation images. Values that are not finite become null in the
+            file.
+          images: RGB images for TensorBoard, by name.
 
         Raises:
-          UserError: the files cannot be written.
+          UserError: A file cannot be written.
         """
-        self._record("validation", step, values, pictures)
+        self._record("validation", step, values, images)
         shown = ", ".join(f"{name} {_digits(value, 4)}" for name, value in values.items())
         self.say(f"validation at step {step}: {shown}")
 
     def say(self, line: str) -> None:
-        """Prints a line without breaking the bar."""
+        """Prints a line above the progress bar."""
         self._progress.say(line)
 
     def last(self, kind: str) -> dict | None:
         """Returns the last record of a kind, "train" or "validation"; None if there is none.
 
         Raises:
-          UserError: the file cannot be read.
+          UserError: The file cannot be read.
         """
-        with _told_as_user_error(self._path, "read"):
+        with _as_user_error(self._path, "read"):
             lines = self._path.read_text().splitlines()
         records = (parse_json(line, str(self._path)) for line in reversed(lines))
         return next((record for record in records if record.get("kind") == kind), None)
 
-    def _record(self, kind, step, values, pictures=None):
+    def _record(self, kind, step, values, images=None):
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         record = {"kind": kind, "step": step, **{name: finite.get(name) for name in values}}
-        with _told_as_user_error(self._path), open(self._path, "a") as file:
+        with _as_user_error(self._path), open(self._path, "a") as file:
             file.write(json.dumps(record, allow_nan=False) + "\n")
-        self._events.add(kind, step, finite, pictures or {})
+        self._events.add(kind, step, finite, images or {})
 
     def _report(self, step, loss, steps_rate, images_rate, waiting_share, seconds_left):
         figures = [
@@ -156,7 +164,7 @@ class TrainingLog:
         left = [] if seconds_left is None else [f"{_duration(seconds_left)} left"]
         share = f"{100 * waiting_share:.0f} %"
         self._progress.report(
-            f"{figures[0]}, {figures[2]}, waiting {share}",  # the bar tells the rest
+            f"{figures[0]}, {figures[2]}, waiting {share}",  # the bar shows the rest
             f"step {step} of {self._total_steps}: {', '.join(figures + left)}, "
             f"{share} waiting for data",
         )
@@ -164,12 +172,12 @@ class TrainingLog:
     def _time_left(self, step, now):
         if self._steady_since is None or step == self._steady_since[0]:
             return None
-        steady_step, steady_time = self._steady_since  # validations since then are in it, too
+        steady_step, steady_time = self._steady_since  # includes the time of later validations
         return (self._total_steps - step) * (now - steady_time) / (step - steady_step)
 
 
 class SilentLog:
-    """A `TrainingLog` for a process beside the one that writes it."""
+    """A `TrainingLog` that writes nothing, for the other processes."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -187,7 +195,7 @@ class SilentLog:
 
     def train(self, step, values) -> None: ...
 
-    def validation(self, step, values, pictures) -> None: ...
+    def validation(self, step, values, images) -> None: ...
 
     def say(self, line) -> None: ...
 
@@ -195,10 +203,10 @@ class SilentLog:
 
 
 class _EventFile:
-    """An event file of TensorBoard, written in the calling thread.
+    """A TensorBoard event file, written in the calling thread.
 
-    tensorboardX's `SummaryWriter` hands its events to a thread over a short queue. A full disk ends
-    that thread, and then whoever adds an event waits for ever.
+    tensorboardX's `SummaryWriter` writes in a thread, with a short queue. A full disk ends that
+    thread; the next call that adds an event then blocks forever.
     """
 
     def __init__(self, folder, purge_step):
@@ -209,38 +217,38 @@ class _EventFile:
             message = "training's log needs tensorboardX: pip install 'vitdeblur_jax[train]'"
             raise UserError(message) from error
         self._event, self._summary = Event, summary
-        # TensorBoard reads the files of a folder in the order of their names.
+        # TensorBoard reads the files of a folder in order of their names.
         self._path = folder / f"events.out.tfevents.{time.time_ns()}"
-        with _told_as_user_error(self._path):
+        with _as_user_error(self._path):
             folder.mkdir(exist_ok=True)
             self._file = RecordWriter(str(self._path))
         self._write(0, file_version="brain.Event:2")
-        # TensorBoard drops what earlier files hold of this step and later ones.
+        # TensorBoard ignores this step and later ones in earlier files.
         self._write(purge_step, session_log=SessionLog(status=SessionLog.START))
 
-    def add(self, kind, step, values, pictures):
+    def add(self, kind, step, values, images):
         parts = [
             *(self._summary.scalar(f"{kind}/{name}", value) for name, value in values.items()),
             *(
-                self._summary.image(f"{kind}/{name}", picture, dataformats="HWC")
-                for name, picture in pictures.items()
+                self._summary.image(f"{kind}/{name}", image, dataformats="HWC")
+                for name, image in images.items()
             ),
         ]
         self._write(step, summary={"value": [value for part in parts for value in part.value]})
 
     def close(self):
-        with _told_as_user_error(self._path):
+        with _as_user_error(self._path):
             self._file.close()
 
     def _write(self, step, **content):
         event = self._event(wall_time=time.time(), step=step, **content)
-        with _told_as_user_error(self._path):
+        with _as_user_error(self._path):
             self._file.write(event.SerializeToString())
             self._file.flush()
 
 
 @contextlib.contextmanager
-def _told_as_user_error(path: Path, verb: str = "written") -> Iterator[None]:
+def _as_user_error(path: Path, verb: str = "written") -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -255,7 +263,7 @@ def _remove_later_lines(path: Path, last_step: int) -> None:
 
 
 def _step_of(line: str) -> int | float:
-    """Returns the step of a record; infinity for what is none, as a line written half."""
+    """Returns the step of a record; infinity for an incomplete line."""
     try:
         step = parse_json(line, "a line of the log").get("step")
     except UserError:

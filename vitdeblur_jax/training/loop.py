@@ -237,7 +237,7 @@ class _Loop:
 
     def write_validation(self, figures: dict, pictures: dict):
         self.log.validation(self.step, figures, pictures)
-        folder = self.log.folder / "pictures"
+        folder = self.log.folder / "validation_images"
         folder.mkdir(exist_ok=True)
         self.pictures = [folder / f"{name.replace('/', '_')}.png" for name in pictures]
         for path, picture in zip(self.pictures, pictures.values(), strict=True):

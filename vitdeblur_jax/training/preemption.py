@@ -1,4 +1,4 @@
-"""Ending a run on SIGTERM or Ctrl-C where it can be gone on with."""
+"""SIGTERM and Ctrl-C end a run at a step from which it can resume."""
 
 import contextlib
 import os
@@ -10,16 +10,16 @@ from jax.experimental import multihost_utils
 
 from vitdeblur_jax.utils import signals
 
-_SIGNALLED = 128  # what shells add to a signal's number; `errors.INTERRUPTED` is that of Ctrl-C
+_SIGNALLED = 128  # shells report 128 + the signal number; `errors.INTERRUPTED` is Ctrl-C's
 _STANDARD_ERROR = 2
 
 
 class Preempted(Exception):
-    """A signal has asked the run to end.
+    """A signal preempted the run.
 
     Attributes:
-      signal: its number.
-      status: what a process that it has ended exits with, 128 + its number.
+      signal: Number of the signal.
+      status: Exit status, 128 + the number.
     """
 
     def __init__(self, number: int):
@@ -29,16 +29,16 @@ class Preempted(Exception):
 
 
 class Preemption:
-    """Notes SIGTERM and SIGINT instead of ending at once, for the length of a `with` block.
+    """Records SIGTERM and SIGINT in a `with` block, instead of ending the process at once.
 
-    SIGINT after either of them ends the process at once, or, where it is not that of a command,
-    raises `KeyboardInterrupt`. SIGTERM again does nothing: a
-    cluster may send it to a process and again to its group, and SIGKILL is what it ends with.
+    SIGINT after a first signal ends the process of a command at once; elsewhere it raises
+    `KeyboardInterrupt`. A second SIGTERM does nothing, because a cluster may send SIGTERM to a
+    process and again to its group, before it sends SIGKILL.
 
-    Python takes signals in the main thread only; in any other, nothing is noted.
+    Python handles signals in the main thread only; in other threads no signal is recorded.
 
     Attributes:
-      signal: the number of the first that came, or None.
+      signal: Number of the first signal, or None.
     """
 
     _noted = (signal.SIGTERM, signal.SIGINT)
@@ -53,23 +53,23 @@ class Preemption:
 
     def __exit__(self, *_):
         for number, handler in self._before.items():
-            # None stands for a handler that Python has not set and cannot set again.
+            # None: the handler was not set from Python, so Python cannot restore it.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def check(self) -> None:
-        """Raises `Preempted` if a signal has come."""
+        """Raises `Preempted` if a signal was received."""
         if self.signal is not None:
             raise Preempted(self.signal)
 
     def check_alone(self) -> None:
-        """Does the same, where other processes could not do it as often."""
+        """Like `check`, for places that the other processes do not reach equally often."""
         self.check()
 
     def _note(self, number: int, _: FrameType | None) -> None:
         if self.signal is None:
             self.signal = number
             name = signal.Signals(number).name
-            _tell(f"\n{name}: the run saves after this step and ends; Ctrl-C now ends it unsaved\n")
+            _tell(f"\n{name}: saving after this step, then exiting; Ctrl-C exits without saving\n")
         elif number == signal.SIGINT:
             if self._is_of_command:
                 signals.end_by(number)
@@ -77,23 +77,26 @@ class Preemption:
 
 
 class AgreedPreemption(Preemption):
-    """The same for several processes: a signal to any of them ends all after the same step.
+    """`Preemption` for several processes: a signal to one ends all of them after the same step.
 
-    It is JAX's agreement on a preemption, which looks out for SIGTERM by itself. SIGINT is passed
-    on as SIGTERM.
+    It uses JAX's preemption sync point, which handles SIGTERM itself. SIGINT is forwarded as
+    SIGTERM.
     """
 
     _noted = (signal.SIGINT,)
     _checks = 0
 
     def check(self) -> None:
-        """Raises `Preempted` in all processes at the same call, which each makes as often."""
+        """Raises `Preempted` in all processes at the same call.
+
+        All processes must call it equally often.
+        """
         self._checks += 1
         if multihost_utils.reached_preemption_sync_point(self._checks):
             raise Preempted(signal.SIGTERM)
 
     def check_alone(self) -> None:
-        """Does nothing: one process cannot end by itself."""
+        """Does nothing, because one process must not end by itself."""
 
     def _note(self, number, frame):
         super()._note(number, frame)
@@ -101,6 +104,6 @@ class AgreedPreemption(Preemption):
 
 
 def _tell(line):
-    # Not print: the signal may have come in the middle of another print, which forbids a second.
+    # Not print: the signal may interrupt another print, and print is not reentrant.
     with contextlib.suppress(OSError):
         os.write(_STANDARD_ERROR, line.encode())

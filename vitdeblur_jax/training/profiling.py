@@ -1,4 +1,4 @@
-"""A profile of chosen steps, to be looked at in Perfetto or XProf."""
+"""Profiles of training steps, for Perfetto or XProf."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,11 +10,11 @@ from vitdeblur_jax.utils.errors import UserError, one_line
 
 
 class Profile:
-    """Records the steps from a first to a last one.
+    """Records a trace of consecutive steps.
 
     Args:
-      folder: takes the trace.
-      steps: (first, last), counted from 0, or nothing.
+      folder: Folder for the trace.
+      steps: (first, last), both included, counted from 0; or empty: no trace.
     """
 
     def __init__(self, folder: Path, steps: Sequence[int]):
@@ -22,22 +22,22 @@ class Profile:
         self._first, self._last = steps or (None, None)
 
     def before(self, step: int) -> None:
-        """To be called before each step."""
+        """Starts the trace at the first step. Call it before each step."""
         if step == self._first:
             jax.profiler.start_trace(self._folder)
             self._is_on = True
 
     def after(self, step: int, results: Any) -> None:
-        """To be called after each step, with what it gave."""
+        """Ends the trace after the last step. Call it after each step, with its results."""
         if step == self._last:
             jax.block_until_ready(results)
             self.close()
 
     def close(self) -> None:
-        """Writes what was recorded, also of a run that ends before the last of the steps.
+        """Writes the trace, if one is being recorded.
 
         Raises:
-          UserError: it cannot be written.
+          UserError: The trace cannot be written.
         """
         if self._is_on:
             self._is_on = False

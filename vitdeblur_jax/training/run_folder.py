@@ -1,4 +1,4 @@
-"""The folder of a run: one process at a time, one config for good."""
+"""The folder of a run: one process at a time, and one config."""
 
 import contextlib
 import errno
@@ -18,9 +18,16 @@ from vitdeblur_jax.utils.json_files import read_json
 from vitdeblur_jax.utils.output import tell
 from vitdeblur_jax.utils.versions import versions
 
-# What a run writes into its folder, beside config.json and the lock.
+# The files that a run writes, besides config.json and the lock.
 _WRITTEN = (
-    *("versions.json", "parameters.txt", "log.jsonl", "tensorboard", "checkpoints", "pictures"),
+    *(
+        "versions.json",
+        "parameters.txt",
+        "log.jsonl",
+        "tensorboard",
+        "checkpoints",
+        "validation_images",
+    ),
     "profile",
 )
 _SHOWN_DIFFERENCES = 5
@@ -32,20 +39,19 @@ _ABSENT = "absent"
 def run_folder(
     workdir: str | Path, config: ml_collections.ConfigDict, free_keys: Collection[str]
 ) -> Iterator[Path]:
-    """Gives the folder of a run, made if need be, to this process alone.
+    """Yields the folder of a run, locked for this process; created if missing.
 
-    It writes `config.json`, which holds for good once a checkpoint lies beside it, and
-    `versions.json`. The folder may hold other things, but not the
-    results of a run whose config is missing.
+    Writes `config.json` and `versions.json`. Once the folder has a checkpoint, only `free_keys` of
+    the config may change. The folder may hold other files, but not the results of a run without
+    its `config.json`.
 
     Args:
-      workdir: the folder.
-      config: of the run.
-      free_keys: dotted paths that may differ from the config of the run that lies there, each with
-        all that is below it.
+      workdir: The folder.
+      config: Config of the run.
+      free_keys: Dotted paths of keys, or groups of keys, that may differ from the existing config.
 
     Raises:
-      UserError: the folder cannot be used, another process uses it, or it holds another run.
+      UserError: The folder cannot be used, another process uses it, or it holds another run.
     """
     folder = Path(workdir)
     with contextlib.ExitStack() as stack:
@@ -64,13 +70,13 @@ def _check_contents(folder):
     written = [name for name in _WRITTEN if (folder / name).exists()]
     if written and not (folder / "config.json").exists():
         raise UserError(
-            f"the workdir {folder} holds {', '.join(written)} of a run, but no config.json that "
-            "tells of which; choose another --workdir"
+            f"the workdir {folder} holds {', '.join(written)} of a run, but not its config.json; "
+            "choose another --workdir"
         )
 
 
 def _take(lock, folder):
-    """Locks the open file until this process ends, however it ends."""
+    """Locks the open file until this process exits, even if it is killed."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -78,9 +84,9 @@ def _take(lock, folder):
             lock.seek(0)
             raise UserError(
                 f"the workdir {folder} is in use by {lock.read().strip() or 'another process'}; "
-                "wait for its end or stop it, or choose another --workdir"
+                "wait for it or stop it, or choose another --workdir"
             ) from error
-        # Some network disks have no locks; that is no reason not to train.
+        # Some network file systems have no locks; training still works.
         tell(f"warning: {folder} cannot be locked ({one_line(error)})")
     lock.truncate(0)
     lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
@@ -88,7 +94,7 @@ def _take(lock, folder):
 
 
 def _keep_config(path, config, free_keys):
-    """Writes the config, unless one lies there from which it differs in more than free keys."""
+    """Writes the config, unless an existing one differs in keys that are not free."""
     text = json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
     if path.exists() and step_folders(path.parent / "checkpoints"):
         try:
@@ -110,7 +116,7 @@ def _check_same_run(folder, earlier, now, free_keys):
         more = len(differences) - _SHOWN_DIFFERENCES
         rest = f"; and {more} more" if more > 0 else ""
         raise UserError(
-            f"the workdir {folder} holds a run of another config ({shown}{rest}); choose another "
+            f"the workdir {folder} holds a run with another config ({shown}{rest}); choose another "
             f"--workdir; --config.initial.checkpoint={folder} starts it from this run's weights"
         )
 
@@ -120,7 +126,7 @@ def _is_free(key, free_keys):
 
 
 def _flat(config, prefix=""):
-    """Returns the values by their dotted paths, each as JSON shows it."""
+    """Returns the values as JSON, by dotted path."""
     flat = {}
     for key, value in config.items():
         if isinstance(value, dict) and value:

@@ -11,7 +11,7 @@ from vitdeblur_jax.inference.deblurring import deblur
 from vitdeblur_jax.inference.tiling import as_float
 from vitdeblur_jax.metrics import measure
 from vitdeblur_jax.models.vitdeblur.model import mean_of_views
-from vitdeblur_jax.training.pictures import comparison
+from vitdeblur_jax.training.logged_images import comparison
 from vitdeblur_jax.utils.errors import UserError
 
 

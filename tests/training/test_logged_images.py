@@ -1,9 +1,9 @@
-"""Pictures for the log, against the definition pixel by pixel."""
+"""Logged images, against the definition pixel by pixel."""
 
 import numpy as np
 import pytest
 
-from vitdeblur_jax.training.pictures import ERROR_GAIN, comparison
+from vitdeblur_jax.training.logged_images import ERROR_GAIN, comparison
 
 WHITE = 255
 
@@ -15,23 +15,23 @@ def random_images(height, width, views=1):
     return blurred, restored, sharp
 
 
-def panels(picture, width):
-    gap = (picture.shape[1] - 4 * width) // 3
+def panels(logged, width):
+    gap = (logged.shape[1] - 4 * width) // 3
     assert gap > 0
-    return [picture[:, k * (width + gap) :][:, :width] for k in range(4)]
+    return [logged[:, k * (width + gap) :][:, :width] for k in range(4)]
 
 
 def test_four_panels_with_white_gaps():
     blurred, restored, sharp = random_images(5, 7)
-    picture = comparison(blurred, restored, sharp)
-    shown = panels(picture, 7)
+    logged = comparison(blurred, restored, sharp)
+    shown = panels(logged, 7)
     for panel, image in zip(shown, (blurred, restored, sharp), strict=False):
         np.testing.assert_array_equal(panel, np.floor(255 * image + 0.5))
-    columns = np.ones(picture.shape[1], bool)
-    gap = (picture.shape[1] - 28) // 3
+    columns = np.ones(logged.shape[1], bool)
+    gap = (logged.shape[1] - 28) // 3
     for k in range(4):
         columns[k * (7 + gap) : k * (7 + gap) + 7] = False
-    assert (picture[:, columns] == WHITE).all()
+    assert (logged[:, columns] == WHITE).all()
 
 
 def test_the_error_is_gray_and_five_times_the_mean_difference():
@@ -63,9 +63,9 @@ def test_what_is_out_of_range_is_clipped_and_what_is_no_number_is_black():
 
 @pytest.mark.parametrize(("height", "width", "rows", "columns"), [(8, 12, 3, 4), (12, 8, 4, 3)])
 def test_larger_images_are_shrunk_to_the_longest_side(height, width, rows, columns):
-    picture = comparison(*random_images(height, width), longest=4)
+    logged = comparison(*random_images(height, width), longest=4)
     gaps = comparison(*random_images(4, 4)).shape[1] - 4 * 4
-    assert picture.shape == (rows, 4 * columns + gaps, 3)
+    assert logged.shape == (rows, 4 * columns + gaps, 3)
 
 
 def test_a_shrunk_pixel_is_the_mean_of_what_it_covers():

@@ -1,11 +1,11 @@
-"""Pictures for the log: how an image was before and after, and where the error lies."""
+"""Images for the log: input, output, target and error side by side."""
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-ERROR_GAIN = 5  # an error of a fifth of the range is white
-_GAP = 4  # white pixels between two panels
+ERROR_GAIN = 5  # an error of 0.2 is white
+_GAP = 4  # pixels
 
 
 def comparison(
@@ -14,20 +14,16 @@ def comparison(
     sharp: Float[np.ndarray, "height width 3"],
     longest: int = 512,
 ) -> UInt8[np.ndarray, "rows columns 3"]:
-    """Draws input, output, target and error side by side, a thin white gap between them.
+    """Returns an image of input, output, target and error side by side, with white gaps.
 
-    The error is |output - target|, the mean of its three channels, `ERROR_GAIN` times as bright and
-    clipped: gray, black where nothing is wrong.
+    The error panel is gray: |output - target|, averaged over the channels, times `ERROR_GAIN`,
+    clipped to [0, 1].
 
     Args:
-      blurred: RGB in [0, 1]; with six channels two views, of which the mean is shown.
-      restored: RGB, clipped to [0, 1]; what is not a number becomes black.
+      blurred: RGB in [0, 1], or two views in six channels, whose mean is shown.
+      restored: RGB; clipped to [0, 1], with NaN shown as black.
       sharp: RGB in [0, 1].
-      longest: longest side of a panel in pixels. Larger panels are shrunk, each pixel the mean of
-        what it covers.
-
-    Returns:
-      Four panels and three gaps beside each other.
+      longest: Longest side of a panel, pixels. Larger images are reduced with a box filter.
     """
     height, width = sharp.shape[:2]
     views = blurred.reshape(height, width, -1, 3)
