@@ -28,7 +28,7 @@ from vitdeblur_jax.utils.errors import UserError, one_line
 from vitdeblur_jax.utils.files import check_regular, replaced_when_whole
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-_DAMAGE = (
+DAMAGE = (
     ArithmeticError,
     AssertionError,
     EOFError,
@@ -70,7 +70,7 @@ def read_pytorch_file(path: str | os.PathLike[str]) -> Any:
     except (OSError, MemoryError) as error:
         reason = getattr(error, "strerror", None) or str(error) or "it does not fit into memory"
         raise UserError(f"{path}: cannot be read: {reason}") from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         reason = f"damaged or incomplete PyTorch file ({one_line(error)})"
         raise UserError(f"{path}: {reason}; fetch or save it again") from error
 

@@ -152,7 +152,7 @@ def unpickle(
                 name, arguments = items
                 stack.append(_BUILDERS[scalar(name)](budget, *_sequence(arguments)))
             case "BUILD":
-                _set_state(budget, stack[-1], *items)
+                stack[-1] = _with_state(budget, stack[-1], *items)
             case "BINPERSID":
                 stack.append(storage(*items))
             case name:
@@ -203,8 +203,17 @@ def _kind(value: Any) -> str:
     return "None" if value is None else type(value).__name__
 
 
-def _set_state(budget: Budget, target: Any, state: Any) -> None:
+def _with_state(budget: Budget, target: Any, state: Any) -> Any:
     match target, state:
+        case _ObjectDtype(), tuple():
+            pass
+        case np.ndarray(), (int(), tuple(shape), _ObjectDtype(), _, list(arrays)):
+            if len(arrays) != math.prod(_sizes(shape)):
+                raise ValueError("an array of objects of another size than its shape")
+            if not all(isinstance(array, np.ndarray) for array in arrays):
+                raise UserError("holds a NumPy array of dtype 'O8'; save numbers or tensors")
+            budget.spend(_ITEM * len(arrays))
+            return list(arrays)
         case OrderedDict(), _:
             pass  # its attributes, such as the versions of the modules in a state_dict
         case dict(), dict():
@@ -221,6 +230,7 @@ def _set_state(budget: Budget, target: Any, state: Any) -> None:
             target.__setstate__((1, shape, dtype, bool(is_fortran), data))
         case _:
             raise TypeError(f"a state for a {_kind(target)}")
+    return target
 
 
 def _bytes(budget: Budget, data: Any = b"", encoding: Any = "latin1") -> bytes:
@@ -232,7 +242,13 @@ def _bytes(budget: Budget, data: Any = b"", encoding: Any = "latin1") -> bytes:
     return data
 
 
-def _numpy_dtype(budget: Budget, code: Any, *_: Any) -> np.dtype:
+class _ObjectDtype:
+    """Stands for the dtype of Python objects, which NumPy must not make from a file."""
+
+
+def _numpy_dtype(budget: Budget, code: Any, *_: Any) -> np.dtype | _ObjectDtype:
+    if code == "O8":
+        return _ObjectDtype()
     if not (isinstance(code, str) and re.fullmatch("[biuf][1248]", code)):
         raise UserError(f"holds a NumPy array of dtype {shown(code)}; save numbers or tensors")
     return np.dtype(code, False, True)  # a copy, because its byte order may be set
