@@ -27,9 +27,9 @@ from vitdeblur_jax.data.image_io import as_8_bits, list_images, read_rgb
 from vitdeblur_jax.data.layouts import find_pairs
 from vitdeblur_jax.data.sources import FolderSource, SyntheticSource
 from vitdeblur_jax.inference.deblurring import deblur
-from vitdeblur_jax.inference.tiling import as_float
+from vitdeblur_jax.inference.pixels import as_float
 from vitdeblur_jax.metrics import measure
-from vitdeblur_jax.models.vitdeblur.model import mean_of_views
+from vitdeblur_jax.models.layers.views import mean_of_views
 from vitdeblur_jax.training.data import validation_indices
 from vitdeblur_jax.utils.table import format_table
 

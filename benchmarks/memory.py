@@ -45,12 +45,10 @@ def measure(name: str, width: int, height: int) -> tuple[str, ...]:
 
     from vitdeblur_jax.checkpoints.pretrained import Pretrained
     from vitdeblur_jax.inference.deblurring import deblur
-    from vitdeblur_jax.inference.tiling import count_windows
-    from vitdeblur_jax.models import ViTDeblur, initial_variables
-    from vitdeblur_jax.models.vitdeblur.configuration import named_configuration
+    from vitdeblur_jax.inference.restoration import count_tiles
+    from vitdeblur_jax.models import create, initial_variables
 
-    config = named_configuration(name)
-    model = ViTDeblur(**config)
+    model = create(name)
     variables = jax.block_until_ready(initial_variables(model, seed=0))
     pretrained = Pretrained(model, variables, "random")
     ctypes.CDLL(None).malloc_trim(0)  # gives back what making the variables took
@@ -60,14 +58,14 @@ def measure(name: str, width: int, height: int) -> tuple[str, ...]:
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     deblur(image, pretrained, stride=STRIDE)
     seconds = time.perf_counter() - started
-    side = model.window - model.input_kernel + 1
-    windows = count_windows(model, height, width, STRIDE)
+    side, features = model.tiling.map_side, model.image_head.features
+    windows = count_tiles(model, height, width, STRIDE)
     return (
         f"{name} {width} x {height}",
         f"{loaded / 2**20:.0f}",
         f"{(memory('VmHWM') - loaded) / 2**20:.0f}",
         f"{seconds:.0f}",
-        f"{windows * side**2 * config.feature_channels * 8 / 2**20:.0f}",
+        f"{windows * side**2 * features * 8 / 2**20:.0f}",
     )
 
 

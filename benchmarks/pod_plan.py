@@ -29,7 +29,8 @@ from benchmarks.collectives import Traffic, collectives
 from benchmarks.flops import count_flops
 from vitdeblur_jax.cli.with_config import import_jax, run_with_config
 from vitdeblur_jax.distributed.sharding import DATA, FSDP, batch_sharded, make_mesh, spec_of
-from vitdeblur_jax.training.configuration import check_config, default_config
+from vitdeblur_jax.models.network import views_of
+from vitdeblur_jax.training.configuration import check_config
 from vitdeblur_jax.training.optimizer import trained_part
 from vitdeblur_jax.training.preparation import (
     Run,
@@ -117,15 +118,14 @@ def report(config: ml_collections.ConfigDict, options: argparse.Namespace) -> in
         print(f"{batch} images a chip fit, one more does not ({tried} compilations)")
         if not batch:
             return CHECKED_AND_WRONG
-    run = prepared(config, mesh, batch)
+    run, numerics = prepared(config, mesh, batch), config.numerics
     table = describe(run)
     if options.parameters:
         print(table)
-    model = config.model
     print(
         f"{options.topology}: data {mesh.shape[DATA]} x fsdp {mesh.shape[FSDP]} chips\n"
-        f"batch {batch} a chip, {batch * mesh.size} in all; crop {config.crop}, {model.dtype}, "
-        f"remat {model.remat}, grad_accum_steps {config.grad_accum_steps}\n"
+        f"batch {batch} a chip, {batch * mesh.size} in all; crop {config.crop}, {numerics.dtype}, "
+        f"remat {numerics.remat}, grad_accum_steps {config.grad_accum_steps}\n"
         f"{table.splitlines()[-1]}",
         flush=True,
     )
@@ -175,9 +175,10 @@ def _whole_machines(count):
 def prepared(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh, batch: int) -> Run:
     """Returns the run with a batch of so many images a device."""
     config.batch_size, config.progressive = batch * mesh.size, ()
-    config.initial = {**default_config().initial, "checkpoint": "any"}  # none is read
-    check_config(config)
-    return prepare(config, mesh)
+    for key, value in config.initial.items():
+        config.initial[key] = type(value)()
+    config.initial.checkpoint = "any"  # none is read
+    return prepare(config, check_config(config), mesh)
 
 
 def traced_step(config: ml_collections.ConfigDict, run: Run) -> jax.stages.Traced:
@@ -185,7 +186,7 @@ def traced_step(config: ml_collections.ConfigDict, run: Run) -> jax.stages.Trace
     shape = config.batch_size, config.crop, config.crop
     batch = {
         name: jax.ShapeDtypeStruct((*shape, channels), jnp.uint8, sharding=batch_sharded(run.mesh))
-        for name, channels in {"blurred": 3 * config.model.views, "sharp": 3}.items()
+        for name, channels in {"blurred": 3 * views_of(run.network), "sharp": 3}.items()
     }
     return run.train_step.trace(placed(abstract_state(run), run.mesh), batch)
 

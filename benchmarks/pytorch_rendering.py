@@ -12,8 +12,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from vitdeblur_jax.checkpoints.reference import variables_to_reference
-
 WINDOW, STRIDE, BATCH = 320, 94, 16
 MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
 STD = torch.tensor([0.229, 0.224, 0.225])[:, None, None]

@@ -8,7 +8,6 @@ package's own requirements. Prints seconds and their ratio.
 """
 
 import argparse
-import dataclasses
 import functools
 import time
 
@@ -20,6 +19,7 @@ from benchmarks import pytorch_rendering
 from benchmarks.random_model import random_base_model
 from vitdeblur_jax.inference.deblurring import deblur
 from vitdeblur_jax.inference.restoration import window_features
+from vitdeblur_jax.models.network import with_numerics
 from vitdeblur_jax.models.vitdeblur.position_embedding import resize_position_embedding
 
 
@@ -53,7 +53,7 @@ def main() -> None:
     bgr = torch.tensor(image[..., ::-1].transpose(2, 0, 1).copy())
 
     def ours(dtype):
-        model = dataclasses.replace(pretrained.model, dtype=dtype)
+        model = with_numerics(pretrained.model, dtype=dtype)
         maps = window_features(model, pretrained.variables, image[None, :320, :320])
         return np.asarray(jax.block_until_ready(maps))[0].transpose(2, 0, 1)
 

@@ -48,14 +48,15 @@ def ours(dtype: str, remat: bool) -> tuple[float, float, float]:
 
     from benchmarks.random_model import random_base_model
     from vitdeblur_jax.distributed.sharding import local_mesh, state_sharding
+    from vitdeblur_jax.models import create_network
     from vitdeblur_jax.training.configuration import default_config
     from vitdeblur_jax.training.preparation import prepare
 
-    config = default_config()
+    config = default_config("base")
     config.batch_size = 2
-    config.model.update(dtype=dtype, remat=remat)
+    config.numerics.update(dtype=dtype, remat=remat)
     mesh = local_mesh()
-    run = prepare(config, mesh)
+    run = prepare(config, create_network(config), mesh)
     state = jax.jit(run.create)(random_base_model().variables)
     state = jax.device_put(state, state_sharding(mesh, state))
     batch = {key: jax.numpy.asarray(pixels) for key, pixels in _batch().items()}

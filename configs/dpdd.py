@@ -25,9 +25,9 @@ from vitdeblur_jax.training.configuration import default_config
 
 def get_config() -> ml_collections.ConfigDict:
     """Returns the run's settings."""
-    config = default_config()
+    config = default_config("base")
     config.data.layout = "dpdd"
-    config.model.update(dtype="bfloat16", precision="default", remat=True)
+    config.numerics.update(dtype="bfloat16", precision="default", remat=True)
     config.num_steps = 100_000
     config.batch_size = 16
     config.crop = 360

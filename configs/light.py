@@ -15,14 +15,14 @@ Needs one GPU with 24 GB. No run is complete yet, so there are no results.
 import ml_collections
 
 from configs import dpdd
-from vitdeblur_jax.models.vitdeblur.configuration import light
+from vitdeblur_jax.models.networks import named_config
 
 
 def get_config() -> ml_collections.ConfigDict:
     """Returns the run's settings."""
     config = dpdd.get_config()
-    config.model = light()
-    config.model.update(dtype="bfloat16", precision="default")
+    config.update(named_config("light"))
+    config.numerics.update(dtype="bfloat16", precision="default")
     config.crop = 320
     config.batch_size = 32
     config.optimizer.lr_mults = (("tokenizer/.*", 0.1), ("primary_encoder/.*", 0.1))

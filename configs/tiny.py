@@ -28,14 +28,12 @@ sharp image is not encoded, because the contextual terms have weight 0.
 
 import ml_collections
 
-from vitdeblur_jax.models.vitdeblur.configuration import tiny
 from vitdeblur_jax.training.configuration import default_config
 
 
 def get_config() -> ml_collections.ConfigDict:
     """Returns the run's settings."""
-    config = default_config()
-    config.model = tiny()
+    config = default_config("tiny")
     config.initial.update(identity_init=True, dct_init=True)
     config.data.kind = "synthetic"
     config.data.hold_out = 10

@@ -26,7 +26,7 @@ from vitdeblur_jax.data.image_io import read_rgb
 from vitdeblur_jax.data.input_pipeline import synthetic_batches
 from vitdeblur_jax.data.transforms import unit_range
 from vitdeblur_jax.models.vitdeblur.configuration import token_grid
-from vitdeblur_jax.training.objective import deblurring_objective
+from vitdeblur_jax.training.objective import weighted_objective
 from vitdeblur_jax.training.step import fit
 
 FOLDER = Path(__file__).parent / "images"
@@ -36,7 +36,7 @@ IMAGES = sorted((FOLDER / "sharp").glob("*.jpg"))
 
 pretrained = vd.load_pretrained()
 model = pretrained.model
-side = model.training_window
+side = model.tiling.size
 
 
 @jax.jit
@@ -52,8 +52,9 @@ def see(variables, images):
 
 def map_of(variables, picture):
     """Returns the tokens of a picture, and a logit for each of its windows."""
-    grid = token_grid(side, model.patch_size, model.patch_stride)
-    step = grid * model.patch_stride  # so that the tokens go on evenly
+    tokenizer = model.tokenizer
+    grid = token_grid(side, tokenizer.patch_size, tokenizer.patch_stride)
+    step = grid * tokenizer.patch_stride  # so that the tokens go on evenly
     rows, columns = ((length - side) // step + 1 for length in picture.shape[:2])
     windows = sliding_window_view(picture, (side, side), axis=(0, 1))[::step, ::step]
     windows = windows.transpose(0, 1, 3, 4, 2).reshape(-1, side, side, 3)
@@ -67,7 +68,7 @@ batches = synthetic_batches(IMAGES[1:], seed=0, batch_size=8, crop=side)
 variables = fit(
     pretrained.variables,
     itertools.islice(batches, 100),
-    objective=functools.partial(deblurring_objective, model, {"sharpness": 1.0}),
+    objective=functools.partial(weighted_objective, model, {"sharpness": 1.0}),
     optimizer=optax.adam(1e-2),
     frozen=[path for path in paths if path[1] != "sharpness"],
 )
@@ -79,7 +80,7 @@ print(f"{(np.mean(blurred < 0) + np.mean(sharp > 0)) / 2:.0%} of unseen crops ar
 files = (FOLDER / kind / "building.jpg" for kind in ("defocused", "sharp"))
 pictures = [unit_range(read_rgb(file)[:778, :1258]) for file in files]
 maps, logits = zip(*(map_of(variables, picture) for picture in pictures), strict=True)
-together = np.concatenate([tokens.reshape(-1, model.primary_width) for tokens in maps])
+together = np.concatenate([tokens.reshape(-1, model.primary_encoder.width) for tokens in maps])
 centre = together.mean(axis=0)
 _, _, directions = np.linalg.svd(together - centre, full_matrices=False)
 low, high = np.quantile((together - centre) @ directions[:3].T, (0.02, 0.98), axis=0)

@@ -2,7 +2,7 @@
 
     python examples/convolutional_decoder.py
 
-A subclass overrides `make_decoder`; nothing else changes. Both begin as the identity. After 200
+Any module that is called in the same way can be the decoder. Both begin as the identity. After 200
 steps the PSNR over all unseen crops has risen by 0.40 dB with the transformer and by 0.76 dB with
 the convolutions. This is one short run of each on one draw of crops, no ranking.
 """
@@ -16,14 +16,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vitdeblur_jax import ViTDeblur
+import vitdeblur_jax as vd
 from vitdeblur_jax.data.input_pipeline import synthetic_batches
 from vitdeblur_jax.data.transforms import unit_range
 from vitdeblur_jax.models import initial_variables
-from vitdeblur_jax.models.vitdeblur.configuration import tiny
 from vitdeblur_jax.models.vitdeblur.decoder import tokens_to_map
+from vitdeblur_jax.models.vitdeblur.initialization import dct_init, identity_init
 from vitdeblur_jax.training.configuration import default_config
-from vitdeblur_jax.training.initialization import dct_init, identity_init
 from vitdeblur_jax.training.losses import charbonnier_loss
 from vitdeblur_jax.training.objective import restoration_objective
 from vitdeblur_jax.training.optimizer import make_optimizer, make_schedule
@@ -37,7 +36,7 @@ class ConvolutionalDecoder(nn.Module):
     """Lays all tokens out as one map of pixels, which convolutions of 3 x 3 then go over."""
 
     patch_stride: int
-    feature_channels: int
+    features: int
     width: int = 16
 
     @nn.compact
@@ -47,12 +46,7 @@ class ConvolutionalDecoder(nn.Module):
         x = tokens_to_map(tokens, self.patch_stride)
         for _ in range(2):
             x = x + nn.Conv(self.width, (3, 3))(nn.gelu(x))
-        return nn.Conv(self.feature_channels, (3, 3), name="prediction")(x)
-
-
-class WithConvolutionalDecoder(ViTDeblur):
-    def make_decoder(self):
-        return ConvolutionalDecoder(self.patch_stride, self.feature_channels)
+        return nn.Conv(self.features, (3, 3), name="prediction")(x)
 
 
 settings = default_config().optimizer
@@ -72,8 +66,9 @@ def psnr(images):
 
 
 print(f"input: {psnr(blurred):.2f} dB")
-for kind in (ViTDeblur, WithConvolutionalDecoder):
-    model = kind(**tiny())
+usual = vd.create("tiny")
+convolutional = usual.clone(decoder=ConvolutionalDecoder(patch_stride=8, features=3))
+for name, model in {"transformer": usual, "convolutional": convolutional}.items():
     variables = identity_init(dct_init(initial_variables(model, seed=0)))
     decoder = optax.tree.size(variables["params"]["decoder"])
     trained = fit(
@@ -83,4 +78,4 @@ for kind in (ViTDeblur, WithConvolutionalDecoder):
         optimizer=make_optimizer(settings, make_schedule(settings, STEPS)),
     )
     restored = jax.jit(model.apply)(trained, blurred)
-    print(f"{kind.__name__}: {psnr(restored):.2f} dB, {decoder:,} parameters in the decoder")
+    print(f"{name}: {psnr(restored):.2f} dB, {decoder:,} parameters in the decoder")

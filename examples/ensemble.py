@@ -19,13 +19,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 from scipy.stats import spearmanr
 
-from vitdeblur_jax import ViTDeblur
+import vitdeblur_jax as vd
 from vitdeblur_jax.data.input_pipeline import synthetic_batches
 from vitdeblur_jax.data.transforms import unit_range
 from vitdeblur_jax.models import initial_variables
-from vitdeblur_jax.models.vitdeblur.configuration import tiny
+from vitdeblur_jax.models.vitdeblur.initialization import dct_init, identity_init
 from vitdeblur_jax.training.configuration import default_config
-from vitdeblur_jax.training.initialization import dct_init, identity_init
 from vitdeblur_jax.training.losses import charbonnier_loss
 from vitdeblur_jax.training.objective import restoration_objective
 from vitdeblur_jax.training.optimizer import make_optimizer, make_schedule
@@ -40,7 +39,7 @@ settings = default_config().optimizer
 settings.update(name="muon", learning_rate=6e-3, warmup_steps=10, clip_norm=1.0)
 settings.lr_mults = (("decoder/prediction/.*", 0.03), ("image_head/.*", 0.0017))
 optimizer = make_optimizer(settings, make_schedule(settings, STEPS))
-model = ViTDeblur(**tiny())
+model = vd.create("tiny")
 loss = functools.partial(charbonnier_loss, border=BORDER)
 objective = functools.partial(restoration_objective, model, loss=loss)
 

@@ -54,8 +54,9 @@ def changed(changes):
     return {**pretrained.variables, "params": traverse_util.unflatten_dict(leaves | new, "/")}
 
 
-def objective(variables, blurred, sharp):
-    return restoration_objective(model, changed(variables["params"]), blurred, sharp, loss=loss)
+def objective(variables, blurred, sharp, rng):
+    whole = changed(variables["params"])
+    return restoration_objective(model, whole, blurred, sharp, rng, loss=loss)
 
 
 def psnr(images, sharp):

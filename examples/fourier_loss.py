@@ -12,7 +12,6 @@ import sys
 import jax.numpy as jnp
 import ml_collections
 
-from vitdeblur_jax.models.vitdeblur.configuration import tiny
 from vitdeblur_jax.training import train
 from vitdeblur_jax.training.configuration import default_config
 from vitdeblur_jax.training.losses import charbonnier_loss
@@ -30,8 +29,7 @@ def loss(restored, sharp):
 
 
 def get_config(images: str) -> ml_collections.ConfigDict:
-    config = default_config()
-    config.model = tiny()
+    config = default_config("tiny")
     config.initial.update(identity_init=True, dct_init=True)
     config.data.update(kind="synthetic", root=images, hold_out=1)
     config.update(num_steps=100, batch_size=4, crop=106, ema_decay=0.95)

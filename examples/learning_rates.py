@@ -17,11 +17,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 
-from vitdeblur_jax import ViTDeblur
+import vitdeblur_jax as vd
 from vitdeblur_jax.data.input_pipeline import synthetic_batches
 from vitdeblur_jax.models import initial_variables
-from vitdeblur_jax.models.vitdeblur.configuration import tiny
-from vitdeblur_jax.training.initialization import dct_init, identity_init
+from vitdeblur_jax.models.vitdeblur.initialization import dct_init, identity_init
 from vitdeblur_jax.training.losses import charbonnier_loss
 from vitdeblur_jax.training.objective import restoration_objective
 from vitdeblur_jax.training.optimizer import trained_part
@@ -33,7 +32,7 @@ IMAGES = sorted((Path(__file__).parent / "images/sharp").glob("*.jpg"))
 RATES = np.float32(10) ** np.linspace(-5, -1.5, 8, dtype=np.float32)
 STEPS, FROZEN = 60, [("image_head",)]
 
-model = ViTDeblur(**tiny())
+model = vd.create("tiny")
 variables = identity_init(dct_init(initial_variables(model, seed=0)))
 trained = trained_part(variables["params"], FROZEN)
 loss = functools.partial(charbonnier_loss, border=6)

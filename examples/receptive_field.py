@@ -25,7 +25,7 @@ IMAGE = Path(__file__).parent / "images/defocused/building.jpg"
 TOP, LEFT, DIRECTIONS = 90, 600, 16
 
 pretrained = vd.load_pretrained()
-side = pretrained.model.window
+side = pretrained.model.tiling.size
 window = unit_range(read_rgb(IMAGE)[TOP : TOP + side, LEFT : LEFT + side])
 middle = slice(side // 2 - 4, side // 2 + 4)
 

@@ -47,12 +47,12 @@ def attention(qkv, heads):
     return jax.nn.softmax(query @ key.swapaxes(1, 2) * (width // 3 // heads) ** -0.5)
 
 
-grid = token_grid(SIDE, model.patch_size, model.patch_stride)
+grid = token_grid(SIDE, model.tokenizer.patch_size, model.tokenizer.patch_stride)
 token = TOKEN[0] * grid + TOKEN[1]
 kept = projections(pretrained.variables, image[None])
 maps = {}
 for part in ("primary_encoder", "contextual_encoder", "decoder"):
-    heads = getattr(model, f"{part.removesuffix('_encoder')}_heads")
+    heads = getattr(model, part).num_heads
     for block, captured in sorted(kept[part].items()):
         (qkv,) = captured["attention"]["qkv"]["__call__"]
         of_tokens = attention(qkv[0], heads).mean(axis=0)[-(grid**2) :, -(grid**2) :]

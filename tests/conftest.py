@@ -29,9 +29,8 @@ from tests.compilation import compile_fast_and_cache, optimized_compilation
 from tests.small_model import small_pretrained
 from tests.stand_in_weights import reference_state_dict
 from vitdeblur_jax.checkpoints.pretrained import Pretrained
-from vitdeblur_jax.checkpoints.reference import variables_from_reference
-from vitdeblur_jax.models import ViTDeblur
-from vitdeblur_jax.models.vitdeblur.configuration import base
+from vitdeblur_jax.checkpoints.recognition import variables_from_published
+from vitdeblur_jax.models import create_network, named_config
 
 DATA = Path(__file__).parent / "data"
 _LIBC = ctypes.CDLL(None) if os.name == "posix" else None
@@ -78,11 +77,11 @@ def golden() -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def base_model() -> Pretrained:
     """The published configuration with the stand-in weights of seed 0: half a gigabyte."""
-    config = base()
-    variables, unused = variables_from_reference(reference_state_dict(0), config, "stand-in")
+    model = create_network(named_config("base"))
+    variables, unused = variables_from_published(reference_state_dict(0), model, "stand-in")
     # On the device once, instead of with each call.
     variables = jax.tree.map(jnp.asarray, variables)
-    return Pretrained(ViTDeblur(**config), variables, "stand-in", unused)
+    return Pretrained(model, variables, "stand-in", unused)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from vitdeblur_jax.cli.main import main
 from vitdeblur_jax.data.defocus.camera import srgb_to_linear
 from vitdeblur_jax.data.defocus.settings import SynthesisSettings
 from vitdeblur_jax.data.defocus.synthesis import synthesize
-from vitdeblur_jax.models.vitdeblur.configuration import tiny
+from vitdeblur_jax.models import named_config
 
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "examples/images"
@@ -44,9 +44,12 @@ def test_synthetic_defocus_is_reduced(sharp):
 
 
 def test_their_stride_shifts_the_token_grid_from_window_to_window():
-    config = load_pretrained().config
-    assert math.gcd(config.stride, config.patch_stride) == 1
-    assert config == tiny()  # which the same weights get as a PyTorch file without a configuration
+    pretrained = load_pretrained()
+    tiling = pretrained.model.tiling
+    assert math.gcd(tiling.stride, tiling.period) == 1
+    assert pretrained.config == named_config(
+        "tiny"
+    )  # which the same weights get as a PyTorch file without a configuration
 
 
 def test_a_restored_slanted_edge_has_few_beads():

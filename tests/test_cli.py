@@ -355,9 +355,7 @@ def test_a_stride_that_leaves_gaps(vitdeblur, photo, checkpoint, capsys):
 def test_a_stride_that_repeats_the_token_grid_is_noted(photo, checkpoint, capsys, monkeypatch):
     monkeypatch.chdir(photo.parent)
     assert main(["photo.png", "--checkpoint", checkpoint, "--stride", "28"]) == 0
-    note = (
-        "note: stride 28 is a multiple of patch_stride 4: the token grids of all windows coincide"
-    )
+    note = "note: stride 28 is a multiple of 4, the step between tokens: the token grids of all"
     assert capsys.readouterr().err.startswith(note)
 
 

@@ -9,8 +9,7 @@ from flax import traverse_util
 
 from vitdeblur_jax.checkpoints.load_save import load_pretrained
 from vitdeblur_jax.checkpoints.pretrained import digest
-from vitdeblur_jax.models import ViTDeblur, abstract_variables
-from vitdeblur_jax.models.vitdeblur.configuration import tiny
+from vitdeblur_jax.models import abstract_variables, create_network, named_config
 from vitdeblur_jax.training import train
 from vitdeblur_jax.training.configuration import check_config
 from vitdeblur_jax.training.lr_mults import frozen_by_lr_mults, scale_by_lr_mults
@@ -45,13 +44,13 @@ def test_the_second_run_of_the_bundled_model_goes_on_from_the_first():
 @pytest.mark.parametrize("name", ["dpdd", "dpdd_dual_pixel", "lfdof"])
 def test_a_frozen_encoder_must_be_given(name):
     config = importlib.import_module(f"configs.{name}").get_config()
-    with pytest.raises(UserError, match=r"random values.*initial\.encoder"):
+    with pytest.raises(UserError, match=r"random values.*initial\.checkpoint"):
         check_config(config)
 
 
 def test_the_last_layers_of_the_tiny_model_train_at_lower_rates():
     lr_mults = importlib.import_module("configs.tiny").get_config().optimizer.lr_mults
-    params = abstract_variables(ViTDeblur(**tiny()))["params"]
+    params = abstract_variables(create_network(named_config("tiny")))["params"]
     assert frozen_by_lr_mults(params, lr_mults) == ()
     ones = jax.tree.map(lambda leaf: np.ones((), leaf.dtype), params)
     updates, _ = scale_by_lr_mults(lr_mults).update(ones, optax.EmptyState())
@@ -63,7 +62,7 @@ def test_the_last_layers_of_the_tiny_model_train_at_lower_rates():
 
 def test_the_published_recipe_freezes_tokenizer_and_primary_encoder():
     lr_mults = importlib.import_module("configs.dpdd").get_config().optimizer.lr_mults
-    params = abstract_variables(ViTDeblur(**tiny()))["params"]
+    params = abstract_variables(create_network(named_config("tiny")))["params"]
     frozen = {path for path in traverse_util.flatten_dict(params) if path[0] in _ENCODERS}
     assert set(frozen_by_lr_mults(params, lr_mults)) == frozen
 

@@ -70,7 +70,7 @@ def test_configs_and_their_keys_exist(path):
     for config in re.findall(r"--config=([\w/.]+\.py)", text):
         assert (ROOT / config).is_file(), config
     for key in re.findall(r"--config\.([a-z][\w.]*)=", text):
-        attrgetter(key)(default_config())  # raises where there is none
+        attrgetter(key)(default_config("base"))  # raises where there is none
 
 
 def test_the_image_has_the_extras_that_the_package_has():

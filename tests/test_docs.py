@@ -182,7 +182,7 @@ def workplace(tmp_path):
 
 def test_options_exist():
     written = "".join(helps()) + " ".join(OTHERS)
-    keys = {*keys_of(default_config()), *keys_of(evaluate.get_config())}
+    keys = {*keys_of(default_config("base")), *keys_of(evaluate.get_config())}
     for page in PAGES:
         for option in re.findall(r"(?<![\w-])--[a-z][\w.-]*", page.read_text()):
             option = option.rstrip(".")

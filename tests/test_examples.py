@@ -101,7 +101,7 @@ def test_token_attention(run, monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "again.png")])
     found = runpy.run_path(str(ROOT / "examples/token_attention.py"))
     (captured,) = found["kept"]["decoder"]["blocks_2"]["attention"]["qkv"]["__call__"]
-    heads = found["model"].decoder_heads
+    heads = found["model"].decoder.num_heads
     query, key, value = np.moveaxis(captured.reshape(1, captured.shape[1], 3, heads, -1), 2, 0)
     mixed = dot_product_attention(query, key, value)[0]
     weights = found["attention"](captured[0], heads)
@@ -113,7 +113,8 @@ def test_receptive_field(run):
     printed = run("receptive_field")
     assert 50 < number("N% within 0 pixels", printed) < 95
     model = load_pretrained().model
-    blind = (model.window - model.patch_size) % model.patch_stride
+    tokenizer = model.tokenizer
+    blind = (model.tiling.size - tokenizer.patch_size) % tokenizer.patch_stride
     assert f"\n{blind} rows and {blind} columns are not seen" in printed
 
 
@@ -121,8 +122,8 @@ def test_receptive_field(run):
 def test_convolutional_decoder(run):
     printed = run("convolutional_decoder")
     before = number("input: N dB", printed)
-    usual = number(r"\nViTDeblur: N dB", printed)
-    convolutional = number("WithConvolutionalDecoder: N dB", printed)
+    usual = number(r"\ntransformer: N dB", printed)
+    convolutional = number("convolutional: N dB", printed)
     assert min(usual, convolutional) > before + 0.2
     assert max(usual, convolutional) < before + 1.2
 

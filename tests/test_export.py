@@ -17,7 +17,7 @@ import skimage.data
 from packaging.requirements import Requirement
 
 from vitdeblur_jax import deblur, load_pretrained, save_pretrained
-from vitdeblur_jax.checkpoints.pretrained import configuration_to_json, digest
+from vitdeblur_jax.checkpoints.pretrained import config_to_json, digest
 from vitdeblur_jax.cli.main import main
 from vitdeblur_jax.inference.export import exported_functions
 
@@ -49,7 +49,7 @@ def restored_elsewhere(folder, images, scratch, *batch_sizes, python=sys.executa
     command = [python, "-c", RESTORE, str(folder), *files, *map(str, batch_sizes)]
     ended = subprocess.run(command, cwd=scratch, capture_output=True, text=True, timeout=1800)
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.startswith("the model takes height x width x 3 (1 view); the image is 5 x")
+    assert ended.stdout.startswith("the network takes height x width x 3 (1 view); the image is")
     return dict(np.load(scratch / "result.npz"))
 
 
@@ -62,11 +62,13 @@ def checkpoint(small, tmp_path_factory) -> Path:
 
 def test_a_stride_that_repeats_the_token_grid_is_noted(small, export, monkeypatch):
     monkeypatch.setattr("vitdeblur_jax.inference.export.exported_functions", lambda *_: {})
-    poor = dataclasses.replace(small, model=dataclasses.replace(small.model, stride=28))
+    poor = dataclasses.replace(
+        small, model=small.model.clone(tiling=small.model.tiling._replace(stride=28))
+    )
     save_pretrained(poor, "poor.safetensors")
     status, said = export("poor.safetensors", "out")
     assert status == 0
-    assert said.startswith("note: stride 28 is a multiple of patch_stride 4")
+    assert said.startswith("note: stride 28 is a multiple of 4")
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +101,8 @@ def test_two_exports_in_one_process_are_two_models(exported, tmp_path, monkeypat
     assert not np.array_equal(one.load()(image), two.load()(image))
     files = {name: getattr(module, "__file__", None) for name, module in sys.modules.items()}
     added = {name for name, file in files.items() if file and file.startswith(str(tmp_path))}
-    assert added == {"one", "one.tiling", "two", "two.tiling"}
+    parts = ("", ".pixels", ".tiles", ".windows")
+    assert added == {f"{name}{part}" for name in ("one", "two") for part in parts}
     for name in added:
         monkeypatch.delitem(sys.modules, name)
 
@@ -126,7 +129,7 @@ def test_images_are_restored_without_this_package(checkpoint, exported, tmp_path
 def test_the_metadata_tells_what_it_is(checkpoint, exported):
     metadata = json.loads((exported / "metadata.json").read_text())
     pretrained = load_pretrained(checkpoint)
-    assert metadata["configuration"] == json.loads(configuration_to_json(pretrained.config))
+    assert metadata["config"] == json.loads(config_to_json(pretrained.model))
     with np.load(exported / "variables.npz") as file:
         assert metadata["digest"] == digest(dict(file))
     assert metadata["digest"] == digest(pretrained.variables)

@@ -9,14 +9,10 @@ from scipy.signal import correlate
 
 from tests.forked import run_program
 from vitdeblur_jax.inference import restoration
-from vitdeblur_jax.inference.restoration import restore, window_features
-from vitdeblur_jax.inference.tiling import (
-    as_dtype,
-    as_float,
-    count_windows,
-    extend_by_reflection,
-    window_starts,
-)
+from vitdeblur_jax.inference.pixels import as_dtype, as_float, extend_by_reflection
+from vitdeblur_jax.inference.restoration import count_tiles, restore, window_features
+from vitdeblur_jax.inference.windows import window_starts
+from vitdeblur_jax.models.network import with_numerics
 from vitdeblur_jax.utils.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -105,16 +101,16 @@ def test_the_published_windows():
 def test_progress_counts_every_window(small):
     done = []
     image = _image(90, 100)
-    _restore(small, image, stride=20, batch_size=5, on_windows=done.append)
-    assert sum(done) == count_windows(small.model, 90, 100, 20) == 4 * 4
+    _restore(small, image, stride=20, batch_size=5, on_tiles=done.append)
+    assert sum(done) == count_tiles(small.model, 90, 100, 20) == 4 * 4
 
 
 def test_rows_leave_before_all_windows_are_done(small):
     done = []
-    rows = restore(small.model, small.variables, _image(400, 50), stride=30, on_windows=done.append)
+    rows = restore(small.model, small.variables, _image(400, 50), stride=30, on_tiles=done.append)
     first = next(rows)
     assert 0 < len(first) < 50
-    assert sum(done) < 0.4 * count_windows(small.model, 400, 50, 30)
+    assert sum(done) < 0.4 * count_tiles(small.model, 400, 50, 30)
 
 
 def test_memory_does_not_grow_with_height(small, monkeypatch):
@@ -145,6 +141,7 @@ from tests.small_model import small_pretrained
 from tests.test_restoration import _image, _restore
 from vitdeblur_jax.inference import restoration
 from vitdeblur_jax.distributed import sharding
+from vitdeblur_jax.models.network import with_numerics
 assert jax.device_count() == 4
 small = small_pretrained()
 restored = _restore(small, _image(60, 100), stride=25)
@@ -162,7 +159,7 @@ assert [shard.data.shape[0] for shard in maps.addressable_shards] == [1, 1, 1, 1
 
 def test_bfloat16_restores_nearly_the_same(small):
     image = _image(50, 60)
-    model = dataclasses.replace(small.model, dtype="bfloat16")
+    model = with_numerics(small.model, dtype="bfloat16")
     exact = _restore(small, image)
     half = _restore(dataclasses.replace(small, model=model), image)
     assert half.dtype == np.float32
@@ -179,15 +176,15 @@ def test_an_output_that_is_not_finite_is_refused(small):
 
 def test_the_stride_is_by_default_the_models(small):
     image = _image(80, 71)
-    model = dataclasses.replace(small.model, stride=13)
+    model = small.model.clone(tiling=small.model.tiling._replace(stride=13))
     own = _restore(dataclasses.replace(small, model=model), image)
     np.testing.assert_array_equal(own, _restore(small, image, stride=13))
-    assert count_windows(model, 80, 71) == count_windows(small.model, 80, 71, 13) == 4 * 4
+    assert count_tiles(model, 80, 71) == count_tiles(small.model, 80, 71, 13) == 4 * 4
 
 
 def test_reflection_is_repeated_as_often_as_needed():
     image = np.arange(3, dtype=np.uint8).reshape(1, 3, 1)
-    extended = extend_by_reflection(image, 9)
+    extended = extend_by_reflection(image, 9, 9)
     assert extended.shape == (9, 9, 1)
     np.testing.assert_array_equal(extended[4, :, 0], [0, 1, 2, 1, 0, 1, 2, 1, 0])
 
@@ -235,13 +232,11 @@ def test_a_batch_size_below_one_is_refused(small):
 
 
 def test_a_margin_is_reflection_that_is_cropped_back(small):
-    model = dataclasses.replace(small.model, margin=9)
+    model = small.model.clone(tiling=small.model.tiling._replace(margin=9))
     for height, width in ((80, 71), (30, 100)):
         image = _image(height, width)
         extended = np.pad(image, ((9, 9), (9, 9), (0, 0)), mode="reflect")
         wide = np.concatenate(list(restore(small.model, small.variables, extended)))
         found = np.concatenate(list(restore(model, small.variables, image)))
         np.testing.assert_array_equal(found, wide[9:-9, 9:-9])
-        assert count_windows(model, height, width) == count_windows(
-            small.model, *extended.shape[:2]
-        )
+        assert count_tiles(model, height, width) == count_tiles(small.model, *extended.shape[:2])

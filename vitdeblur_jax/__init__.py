@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from vitdeblur_jax.checkpoints.pretrained import Pretrained as Pretrained
     from vitdeblur_jax.inference.deblurring import deblur as deblur
     from vitdeblur_jax.models import ViTDeblur as ViTDeblur
+    from vitdeblur_jax.models import create as create
     from vitdeblur_jax.utils.errors import UserError as UserError
 
 _MODULES = {
     "Pretrained": "checkpoints.pretrained",
     "UserError": "utils.errors",
     "ViTDeblur": "models",
+    "create": "models",
     "deblur": "inference.deblurring",
     "load_pretrained": "checkpoints.load_save",
     "save_pretrained": "checkpoints.load_save",

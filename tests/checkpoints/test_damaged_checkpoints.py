@@ -1,6 +1,7 @@
 """Damaged and hostile checkpoints: flipped bits, pipes, JSON that is none, configurations."""
 
 import contextlib
+import functools
 import json
 import os
 
@@ -14,11 +15,11 @@ from vitdeblur_jax import (
     load_pretrained,
     save_pretrained,
 )
-from vitdeblur_jax.checkpoints import load_save as checkpoints
 from vitdeblur_jax.checkpoints.checksums import checksum
 from vitdeblur_jax.checkpoints.pytorch_files import write_pytorch_file
-from vitdeblur_jax.checkpoints.reference import variables_to_reference
-from vitdeblur_jax.models.vitdeblur.configuration import base
+from vitdeblur_jax.checkpoints.recognition import read_entries
+from vitdeblur_jax.models.networks import named_config
+from vitdeblur_jax.models.vitdeblur.published import to_published
 from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
 
 
@@ -59,7 +60,7 @@ def test_a_pipe_does_not_hang(small, tmp_path, name):
     with pytest.raises(UserError, match="no regular file"):
         load_pretrained(source)
     with pytest.raises(UserError):
-        checkpoints.initialize_encoder(small.variables, small.config, tmp_path / name)
+        read_entries(str(tmp_path / name), {"a": (1,)})
 
 
 DEEP = "[" * 100_000
@@ -67,7 +68,7 @@ DEEP = "[" * 100_000
 
 @pytest.mark.parametrize("text", [DEEP, "[]", '"x"', "null", '{"views": {}}', '{"other": 1}'])
 def test_a_configuration_that_is_none_is_told(small, tmp_path, text):
-    state_dict = variables_to_reference(small.variables, small.config)
+    state_dict = to_published(small.model, small.variables)
     save_file(state_dict, tmp_path / "a.safetensors", {"config": text})
     write_pytorch_file(tmp_path / "a.pth", {"state_dict": state_dict, "config": text})
     save_pretrained(small, tmp_path / "folder")
@@ -102,26 +103,34 @@ def test_metrics_of_a_step_that_are_none_are_told(tmp_path, text):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"contextual_depth": 3000}, {"primary_width": 2**70}, {"views": []}]
+    "changes",
+    [{"contextual_encoder__depth": 3000}, {"primary_encoder__width": 2**70}, {"views": []}],
 )
 def test_a_hostile_configuration_in_a_checkpoint_is_refused_before_tracing(
     small, tmp_path, monkeypatch, changes
 ):
-    state_dict = variables_to_reference(small.variables, small.config)
-    text = json.dumps({**small.config.to_dict(), **changes})
+    state_dict = to_published(small.model, small.variables)
+    config = small.config.to_dict()
+    for key, value in changes.items():
+        *groups, name = key.split("__")
+        functools.reduce(lambda group, part: group[part], groups, config["model"])[name] = value
+    text = json.dumps(config)
     save_file(state_dict, tmp_path / "a.safetensors", {"config": text})
     write_pytorch_file(tmp_path / "a.pth", {"state_dict": state_dict, "config": text})
     save_pretrained(small, tmp_path / "folder")
     (tmp_path / "folder" / "config" / "metadata").write_text(text)
     monkeypatch.setattr(jax, "eval_shape", None)
     for name in ("a.safetensors", "a.pth", "folder"):
-        told = f"{name}: its configuration cannot be used .{next(iter(changes))} is"
+        key = next(iter(changes)).replace("__", ".")
+        told = f"{name}: its configuration cannot be used .model.{key} is"
         with pytest.raises(UserError, match=told):
             load_pretrained(tmp_path / name)
 
 
 def test_few_tensors_for_a_deep_configuration_are_refused_before_tracing(tmp_path, monkeypatch):
-    text = json.dumps({**base().to_dict(), "primary_depth": 64, "decoder_depth": 64})
+    config = named_config("base")
+    config.model.primary_encoder.depth = config.model.decoder.depth = 64
+    text = json.dumps(config.to_dict())
     save_file({"a": np.zeros(3)}, tmp_path / "a.safetensors", {"config": text})
     monkeypatch.setattr(jax, "eval_shape", None)
     with pytest.raises(UserError, match=r"0 of \d+ names fit"):

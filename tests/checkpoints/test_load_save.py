@@ -12,6 +12,7 @@ import ml_dtypes
 import numpy as np
 import optax
 import pytest
+from flax import traverse_util
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -27,11 +28,12 @@ from vitdeblur_jax import (
 from vitdeblur_jax.checkpoints import load_save as checkpoints
 from vitdeblur_jax.checkpoints.load_save import convert
 from vitdeblur_jax.checkpoints.orbax_folders import write_folder
-from vitdeblur_jax.checkpoints.pretrained import configuration_to_json, digest
+from vitdeblur_jax.checkpoints.pretrained import config_to_json, digest
 from vitdeblur_jax.checkpoints.pytorch_files import read_pytorch_file, write_pytorch_file
-from vitdeblur_jax.checkpoints.reference import reference_shapes, variables_to_reference
-from vitdeblur_jax.models.vitdeblur.configuration import base, light
+from vitdeblur_jax.checkpoints.recognition import published_of, read_entries, recognized_network
+from vitdeblur_jax.models.networks import config_of, create_network, named_config
 from vitdeblur_jax.models.vitdeblur.decoder import tokens_to_map
+from vitdeblur_jax.models.vitdeblur.published import to_published
 from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
 from vitdeblur_jax.training.state import create_state
 
@@ -81,9 +83,9 @@ def test_a_failed_save_leaves_the_earlier_one(small, tmp_path, name, monkeypatch
 
 
 def test_convert_goes_round_and_tells_what_is_unused(small, tmp_path):
-    state_dict = variables_to_reference(small.variables, small.config)
+    state_dict = to_published(small.model, small.variables)
     state_dict["decoder.decoder_dnorm2.weight"][:] = 7
-    config = configuration_to_json(small.config)
+    config = config_to_json(small.model)
     write_pytorch_file(tmp_path / "a.pth", {"state_dict": state_dict, "config": config})
     unused = checkpoints.convert(tmp_path / "a.pth", tmp_path / "b.safetensors", False)
     assert "decoder.decoder_dnorm2.weight" in unused
@@ -98,7 +100,7 @@ def test_convert_goes_round_and_tells_what_is_unused(small, tmp_path):
 
 @pytest.mark.parametrize("key", ["state_dict", "model", None])
 def test_the_state_dict_is_found_and_half_precision_becomes_float32(small, tmp_path, key):
-    state_dict = variables_to_reference(small.variables, small.config)
+    state_dict = to_published(small.model, small.variables)
     half = {name: value.astype(ml_dtypes.bfloat16) for name, value in state_dict.items()}
     write_pytorch_file(tmp_path / "a.pth", half if key is None else {"epoch": 3, key: half})
     loaded = load_pretrained(tmp_path / "a.pth", small.config)
@@ -107,24 +109,25 @@ def test_the_state_dict_is_found_and_half_precision_becomes_float32(small, tmp_p
         np.testing.assert_allclose(one, other, rtol=2e-2, atol=2e-2)
 
 
-@pytest.mark.parametrize("make", [base, light])
-def test_a_file_without_a_configuration_gets_the_one_that_fits(make):
-    shapes = reference_shapes(make())
+@pytest.mark.parametrize("name", ["base", "light", "restormer", "drbnet_dual"])
+def test_a_file_without_a_configuration_gets_the_one_that_fits(name):
+    network = create_network(named_config(name))
+    shapes = published_of(network).shapes(network)
     state_dict = {f"module.{n}": np.broadcast_to(np.float32(0), s) for n, s in shapes.items()}
-    assert checkpoints._configuration_by_shapes(state_dict, "a.pth") == make()
+    assert config_of(recognized_network(state_dict, "a.pth")) == named_config(name)
 
 
 def test_a_file_that_fits_no_configuration_is_compared_with_base(small, tmp_path):
-    save_file(variables_to_reference(small.variables, small.config), tmp_path / "a.safetensors")
-    with pytest.raises(UserError, match=r"a.safetensors does not fit .*entries.*768"):
+    save_file(to_published(small.model, small.variables), tmp_path / "a.safetensors")
+    with pytest.raises(UserError, match=r"a.safetensors does not fit .*entries"):
         load_pretrained(tmp_path / "a.safetensors")
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("changes", [{"decoder_width": 96}, {"decoder_heads": 8}])
+@pytest.mark.parametrize("changes", [{"decoder__width": 96}, {"decoder__num_heads": 8}])
 def test_another_network_is_refused(small, tmp_path, name, changes):
     save_pretrained(small, tmp_path / name)
-    with pytest.raises(UserError, match=r"does not fit the model: its decoder_.* should be"):
+    with pytest.raises(UserError, match=r"does not fit the model: its model.decoder\..* should be"):
         load_pretrained(tmp_path / name, small_configuration(**changes))
 
 
@@ -132,19 +135,19 @@ def test_another_network_is_refused(small, tmp_path, name, changes):
 def test_another_way_of_computing_is_taken(small, tmp_path, name):
     save_pretrained(small, tmp_path / name)
     config = small_configuration(dtype="bfloat16", window=46, remat=True, views=2)
-    assert load_pretrained(tmp_path / name, config).model.dtype == "bfloat16"
+    assert load_pretrained(tmp_path / name, config).config == config
 
 
 def test_a_folder_whose_arrays_are_not_those_of_its_configuration(small, tmp_path):
-    config = small_configuration(decoder_width=96).to_dict()
-    write_folder(tmp_path / "folder", small.variables, config, None, overwrite=False)
+    config = small_configuration(decoder__width=96).to_dict()
+    write_folder(tmp_path / "folder", small.variables, config, overwrite=False)
     with pytest.raises(UserError, match=r"does not fit the model \(\d+ entries\): .*should be"):
         load_pretrained(tmp_path / "folder")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_could_not_be_loaded_is_not_written(small, tmp_path, name):
-    wrong = dataclasses.replace(small, model=dataclasses.replace(small.model, decoder_width=96))
+    wrong = dataclasses.replace(small, model=small_pretrained(decoder__width=96).model)
     with pytest.raises(UserError, match="the variables to write does not fit the model"):
         save_pretrained(wrong, tmp_path / name)
     assert os.listdir(tmp_path) == []
@@ -184,7 +187,7 @@ def test_without_a_name_the_bundled_weights_are_loaded(tmp_path, monkeypatch):
     assert path.stat().st_size < 10e6
     with safe_open(path, framework="numpy") as file:
         metadata = file.metadata()
-    assert metadata["config"] == configuration_to_json(pretrained.config)
+    assert metadata["config"] == config_to_json(pretrained.model)
     assert metadata.keys() == {"config", "recipe", "recipe_sha256", "step", "licence"}
     with pytest.raises(UserError, match="demo is no checkpoint folder"):
         load_pretrained("demo")
@@ -240,21 +243,19 @@ def test_the_digest_is_that_of_the_values(small, tmp_path):
 def test_a_pretrained_encoder_is_read_by_the_same_reader(small, tmp_path, key):
     other = small_pretrained(seed=1)
     prefix = "primary_encoder.pretrain_mae."
-    state_dict = variables_to_reference(other.variables, other.config)
+    state_dict = to_published(other.model, other.variables)
     # As MAE's: RGB, so the kernel that our tokenizer holds itself.
     kernel = other.variables["params"]["tokenizer"]["patch_embedding"]["kernel"]
     state_dict[f"{prefix}patch_embed.proj.weight"] = np.asarray(kernel).transpose(3, 2, 0, 1)
     encoder = {n.removeprefix(prefix): v for n, v in state_dict.items() if n.startswith(prefix)}
     write_pytorch_file(tmp_path / "mae.pth", {key: encoder, "epoch": 1600})
-    new, unused = checkpoints.initialize_encoder(
-        small.variables, small.config, tmp_path / "mae.pth"
-    )
-    ours, theirs = (x["params"]["primary_encoder"] for x in (new, other.variables))
-    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
-    np.testing.assert_array_equal(new["params"]["tokenizer"]["patch_embedding"]["kernel"], kernel)
-    assert "mask_token" in unused
+    read = small.model.initial_files
+    new = read({"encoder": str(tmp_path / "mae.pth")}, read_entries)
+    for path, value in traverse_util.flatten_dict(other.variables).items():
+        if path[1] == "primary_encoder" or path[2:] == ("patch_embedding", "kernel"):
+            np.testing.assert_array_equal(new[path], value)
     with pytest.raises(UserError, match="no file"):
-        checkpoints.initialize_encoder(small.variables, small.config, tmp_path / "nothing.pth")
+        read({"encoder": str(tmp_path / "nothing.pth")}, read_entries)
 
 
 def test_a_name_that_cannot_be_written_is_refused_before_anything_is_loaded(small, tmp_path):
@@ -320,7 +321,7 @@ def save_run(folder, psnrs):
         state = create_state({**pretrained.variables, "params": params}, params, optax.sgd(1), True)
         state = state.replace(step=jax.numpy.int32(step), ema_params=pretrained.variables["params"])
         with TrainingCheckpoints(folder / "checkpoints", 9) as checkpoints:
-            checkpoints.save(state, pretrained.config, {}, psnr)
+            checkpoints.save(state, pretrained.config.to_dict(), {}, psnr)
 
 
 @pytest.mark.parametrize(
@@ -378,47 +379,46 @@ class OneLayer(nn.Module):
         return tokens_to_map(tokens, self.side)
 
 
-class OtherDecoder(ViTDeblur):
-    """Has other variables than ViTDeblur."""
+def _mirrored(config):
+    model = create_network(config)
+    names = [field.name for field in dataclasses.fields(model)]
+    return Mirrored(**{n: getattr(model, n) for n in names if n not in ("parent", "name")})
 
-    def make_decoder(self):
-        return OneLayer(self.patch_stride, self.feature_channels)
+
+def _with_other_decoder(config):
+    return create_network(config).clone(decoder=OneLayer(4, 5))
 
 
-@pytest.mark.parametrize("network", [Mirrored, OtherDecoder])
-def test_a_subclass_is_saved_as_a_folder_and_loaded_with_its_model(small, tmp_path, network):
-    model = network(**small.config)
+@pytest.mark.parametrize(("make", "name"), [(_mirrored, "Mirrored"), (_with_other_decoder, None)])
+def test_a_changed_network_is_saved_and_loaded_with_its_model(small, tmp_path, make, name):
+    model, name = make(small.config), name or "ViTDeblur"
     variables = random_variables(model, 0)
     pretrained = Pretrained(model, variables, "random")
-    for name in NAMES[1:]:
-        with pytest.raises(UserError, match=f"not of its subclass {network.__name__}; save that"):
-            save_pretrained(pretrained, tmp_path / name)
-    save_pretrained(pretrained, tmp_path / "folder")
-    assert os.listdir(tmp_path) == ["folder"]
-    with pytest.raises(UserError, match=f"of the class '{network.__name__}': load it with"):
-        load_pretrained(tmp_path / "folder")
-    loaded = load_pretrained(tmp_path / "folder", model=model)
-    assert loaded.model is model
-    jax.tree.map(np.testing.assert_array_equal, loaded.variables, variables)
-    with pytest.raises(UserError, match="does not fit the model"):
-        load_pretrained(
-            tmp_path / "folder", model=network(**small_configuration(views=2, decoder_width=96))
-        )
-
-
-def test_a_model_and_a_config_at_once_are_refused(small):
-    with pytest.raises(UserError, match="a config or a model, not both"):
-        load_pretrained("demo", small.config, model=small.model)
+    with pytest.raises(UserError, match=rf"a .pth file has the names .* {name} is none; save"):
+        save_pretrained(pretrained, tmp_path / "a.pth")
+    for path in (tmp_path / "folder", tmp_path / "a.safetensors"):
+        save_pretrained(pretrained, path)
+        with pytest.raises(UserError, match=f"of the class '{name}': load it with"):
+            load_pretrained(path)
+        loaded = load_pretrained(path, model)
+        assert loaded.model is model
+        jax.tree.map(np.testing.assert_array_equal, loaded.variables, variables)
+        with pytest.raises(UserError, match="does not fit the model"):
+            load_pretrained(path, make(small_configuration(primary_encoder__width=64)))
+        with pytest.raises(UserError, match=f"of the class '{name}', not of Dense"):
+            load_pretrained(path, nn.Dense(3))
+    save_pretrained(small, tmp_path / "small")
+    with pytest.raises(UserError, match=f"of the network 'vitdeblur', not of the class {name}"):
+        load_pretrained(tmp_path / "small", model)
 
 
 def test_a_plain_dict_is_a_config_and_is_checked(small, tmp_path):
     save_pretrained(small, tmp_path / "a.safetensors")
     config = small.config.to_dict()
     assert load_pretrained(tmp_path / "a.safetensors", {**config}).config == small.config
-    config["projector_widths"] = list(config["projector_widths"])
-    assert load_pretrained(tmp_path / "a.safetensors", config).config == small.config
-    with pytest.raises(UserError, match="the model has no key 'wiindow'"):
-        load_pretrained(tmp_path / "a.safetensors", {**config, "wiindow": 1})
+    wrong = {**config, "tiling": {**config["tiling"], "wiindow": 1}}
+    with pytest.raises(UserError, match=r"no key 'tiling.wiindow' .did you mean 'tiling.window'"):
+        load_pretrained(tmp_path / "a.safetensors", wrong)
 
 
 def test_a_pretrained_model_is_shown_in_one_line(small):

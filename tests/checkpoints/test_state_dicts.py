@@ -12,23 +12,23 @@ from vitdeblur_jax import (
     load_pretrained,
 )
 from vitdeblur_jax.checkpoints.pytorch_files import write_pytorch_file
-from vitdeblur_jax.checkpoints.reference import reference_shapes, variables_to_reference
+from vitdeblur_jax.models.vitdeblur.published import published_shapes, to_published
 
 
 @pytest.mark.parametrize("wrapper", ["params_ema", "params", "net_g", 7])
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "module._orig_mod.", ""])
 def test_any_wrapper_and_any_prefix_is_read(small, tmp_path, wrapper, prefix):
-    state_dict = variables_to_reference(small.variables, small.config)
+    state_dict = to_published(small.model, small.variables)
     wrapped = {f"{prefix}{name}": value for name, value in state_dict.items()}
     write_pytorch_file(tmp_path / "a.pth", {wrapper: wrapped, "iter": 5})
     loaded = load_pretrained(tmp_path / "a.pth", small.config)
     bias = [x.variables["params"]["decoder"]["norm"]["bias"] for x in (loaded, small)]
     np.testing.assert_array_equal(*bias)
-    assert loaded.unused.keys() == state_dict.keys() - reference_shapes(small.config).keys()
+    assert loaded.unused.keys() == state_dict.keys() - published_shapes(small.model).keys()
 
 
 def test_of_averages_and_parameters_the_averages_are_read_and_it_is_said(small, tmp_path, capsys):
-    state_dict = variables_to_reference(small.variables, small.config)
+    state_dict = to_published(small.model, small.variables)
     zeros = {name: np.zeros_like(value) for name, value in state_dict.items()}
     write_pytorch_file(tmp_path / "a.pth", {"params": zeros, "params_ema": state_dict})
     bias = load_pretrained(tmp_path / "a.pth", small.config).variables["params"]["decoder"]["norm"]
@@ -71,7 +71,7 @@ def test_what_is_no_state_dict_of_the_model_is_told_briefly(small, tmp_path, con
 @pytest.mark.parametrize("dtype", [np.int64, np.uint8, np.bool_])
 @pytest.mark.parametrize("name", ["a.safetensors", "a.pth"])
 def test_weights_that_are_no_floats_are_refused_by_name(small, tmp_path, dtype, name):
-    state_dict = variables_to_reference(small.variables, small.config)
+    state_dict = to_published(small.model, small.variables)
     wrong = "decoder.decoder_pred.weight"
     state_dict[wrong] = state_dict[wrong].astype(dtype)
     if name.endswith(".pth"):
@@ -92,7 +92,7 @@ def test_a_safetensors_dtype_that_numpy_cannot_hold_is_told(tmp_path, dtype, siz
 
 
 def test_brain_floats_in_safetensors_are_read(small, tmp_path):
-    state_dict = variables_to_reference(small.variables, small.config)
+    state_dict = to_published(small.model, small.variables)
     half = {name: value.astype(ml_dtypes.bfloat16) for name, value in state_dict.items()}
     save_file(half, tmp_path / "a.safetensors")
     bias = load_pretrained(tmp_path / "a.safetensors", small.config).variables["params"]["decoder"]

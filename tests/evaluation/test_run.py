@@ -377,8 +377,8 @@ def refusal(config: ml_collections.ConfigDict, workdir: Path) -> str:
         ({"checkpoint": "nothing"}, "there is no checkpoint 'nothing'"),
         ({"data_dir": "nowhere"}, "nowhere"),
         ({"layout": "pears"}, "did you mean 'pairs'"),
-        ({"model": "bass"}, "there is no model configuration 'bass' (did you mean 'base'?)"),
-        ({"model": "tiny"}, "1.safetensors does not fit"),
+        ({"network": "bass"}, "there is no network 'bass' (did you mean 'base'?)"),
+        ({"network": "tiny"}, "1.safetensors does not fit"),
         ({"bit_depth": 12}, "--config.bit_depth is 12; it must be one of 8, 16"),
         ({"dtype": "float16"}, "--config.dtype is 'float16' (did you mean 'bfloat16'?)"),
         ({"precision": "best"}, "precision is 'best'; it must be one of highest, high, default"),
@@ -413,7 +413,7 @@ def test_a_checkpoint_of_a_hostile_config_is_told_before_any_work(tmp_path, sett
     make_pairs(tmp_path)
     write_deep_checkpoint(tmp_path / "deep.safetensors")
     config = settings(checkpoint=str(tmp_path / "deep.safetensors"))
-    assert "contextual_depth is 3000" in refusal(config, tmp_path / "results")
+    assert "contextual_encoder.depth is 3000" in refusal(config, tmp_path / "results")
     assert not (tmp_path / "results").exists()
 
 
@@ -465,11 +465,11 @@ def test_the_stride_of_the_model_is_recorded_and_a_poor_one_noted(
 ):
     make_pairs(tmp_path)
     path = tmp_path / "poor.safetensors"
-    model = dataclasses.replace(small.model, stride=28)
+    model = small.model.clone(tiling=small.model.tiling._replace(stride=28))
     save_pretrained(dataclasses.replace(small, model=model), path)
     evaluate(settings(checkpoint=str(path), stride=0), tmp_path / "results")
     assert contents(tmp_path / "results")["config"]["stride"] == 28
-    assert "note: stride 28 is a multiple of patch_stride 4" in capsys.readouterr().err
+    assert "note: stride 28 is a multiple of 4" in capsys.readouterr().err
     # The weights are the same; the windows would not be.
     said = refusal(settings(stride=0), tmp_path / "results")
     assert "another run (stride: 28 there, 30 here)" in said

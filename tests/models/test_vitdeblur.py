@@ -1,4 +1,3 @@
-import dataclasses
 import functools
 import math
 
@@ -10,7 +9,8 @@ import numpy as np
 import pytest
 
 from tests.small_model import small_pretrained
-from vitdeblur_jax.models import ViTDeblur, abstract_variables, initial_variables
+from vitdeblur_jax.models import abstract_variables, initial_variables
+from vitdeblur_jax.models.network import with_numerics
 from vitdeblur_jax.utils.errors import UserError
 
 
@@ -76,11 +76,11 @@ def _apply(model, variables, *images, method=None):
 def _training_outputs(model, variables, blurred, sharp):
     """Returns the outputs in training mode and the new batch statistics."""
     arguments = variables, blurred, sharp, True
-    return model.apply(*arguments, method="training_outputs", mutable="batch_stats")
+    return model.apply(*arguments, method="pair_outputs", mutable="batch_stats")
 
 
 def _image(pretrained, batch=2, seed=1):
-    side = pretrained.model.window
+    side = pretrained.model.tiling.size
     shape = (batch, side, side, 3 * pretrained.model.views)
     return np.random.default_rng(seed).random(shape, np.float32)
 
@@ -104,13 +104,8 @@ class _MeanOfTokens(nn.Module):
         return jnp.broadcast_to(mean[:, None, None, None], (len(mean), side, side, 5))
 
 
-class _OtherDecoder(ViTDeblur):
-    def make_decoder(self):
-        return _MeanOfTokens()
-
-
-def test_a_subclass_can_bring_its_own_decoder(small):
-    model = _OtherDecoder(**small.config)
+def test_a_model_takes_another_decoder(small):
+    model = small.model.clone(decoder=_MeanOfTokens())
     assert "decoder" not in abstract_variables(model)["params"]
     image = _image(small)
     params = {name: leaf for name, leaf in small.variables["params"].items() if name != "decoder"}
@@ -128,26 +123,10 @@ def without_shape_checks(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
-@pytest.mark.parametrize("model_class", [ViTDeblur, _OtherDecoder])
-def test_linen_does_not_take_make_decoder_for_a_layer(small, model_class):
-    """It would call it alone to count its FLOPs, and fail."""
-    called = set()
-
-    def note(call, arguments, settings, context):
-        called.add(context.method_name)
-        return call(*arguments, **settings)
-
-    model, image = model_class(**small.config), jnp.zeros((1, 46, 46, 3))
-    with nn.intercept_methods(note):
-        jax.eval_shape(model.init, jax.random.key(0), image)
-    assert "__call__" in called
-    assert "make_decoder" not in called
-
-
 @pytest.mark.slow
 def test_a_model_can_be_tabulated_with_its_flops(small, without_shape_checks):
-    for model_class in (ViTDeblur, _OtherDecoder):
-        model, image = model_class(**small.config), jnp.zeros((1, 46, 46, 3))
+    for model in (small.model, small.model.clone(decoder=_MeanOfTokens())):
+        image = jnp.zeros((1, 46, 46, 3))
         settings = {"depth": 1, "console_kwargs": {"width": 200}}
         table = model.tabulate(jax.random.key(0), image, compute_flops=True, **settings)
         assert "image_head" in table
@@ -173,12 +152,12 @@ def test_one_image_is_enough_to_initialise(small):
         ((1, 42, 43, 3), "42 x 43 pixels: the model takes squares"),
     ],
 )
-@pytest.mark.parametrize("method", ["__call__", "encode", "features", "training_outputs"])
+@pytest.mark.parametrize("method", ["__call__", "encode", "features", "pair_outputs"])
 def test_images_of_a_wrong_shape_are_refused_with_what_to_do(
     small, without_shape_checks, shape, message, method
 ):
-    images = [np.zeros(shape, np.float32)] * (2 if method == "training_outputs" else 1)
-    settings = {"train": False} if method == "training_outputs" else {}
+    images = [np.zeros(shape, np.float32)] * (2 if method == "pair_outputs" else 1)
+    settings = {"train": False} if method == "pair_outputs" else {}
     with pytest.raises(UserError, match=message):
         small.model.apply(small.variables, *images, **settings, method=method)
 
@@ -186,7 +165,7 @@ def test_images_of_a_wrong_shape_are_refused_with_what_to_do(
 def test_pairs_of_unequal_shapes_are_refused(small, without_shape_checks):
     blurred, sharp = np.zeros((2, 42, 42, 3), np.float32), np.zeros((1, 42, 42, 3), np.float32)
     with pytest.raises(UserError, match="2 x 42 x 42 x 3, sharp images of 1 x 42 x 42 x 3"):
-        small.model.apply(small.variables, blurred, sharp, False, method="training_outputs")
+        small.model.apply(small.variables, blurred, sharp, False, method="pair_outputs")
 
 
 def test_encoders_and_decoder_can_be_applied_alone(small):
@@ -261,7 +240,7 @@ def test_a_directional_derivative_matches_finite_differences(small):
 
 def test_bfloat16_computes_near_float32_with_float32_parameters(small):
     image = _image(small)
-    half = dataclasses.replace(small.model, dtype="bfloat16")
+    half = with_numerics(small.model, dtype="bfloat16")
     restored = _apply(half, small.variables, image)
     assert restored.dtype == jnp.float32
     exact = _apply(small.model, small.variables, image)
@@ -272,13 +251,13 @@ def test_bfloat16_computes_near_float32_with_float32_parameters(small):
 
 def test_two_equal_views_are_one_view(small):
     image = _image(small)
-    two = dataclasses.replace(small.model, views=2)
+    two = small_pretrained(views=2).model
     double = _apply(two, small.variables, np.concatenate([image, image], axis=-1))
     np.testing.assert_allclose(double, _apply(small.model, small.variables, image), atol=1e-5)
 
 
 def test_the_encoders_see_the_mean_of_two_views(small):
-    two = dataclasses.replace(small.model, views=2)
+    two = small_pretrained(views=2).model
     left, right = _image(small, seed=4), _image(small, seed=5)
     both_orders = [np.concatenate(pair, axis=-1) for pair in ((left, right), (right, left))]
     tokens, of_swapped = (_apply(two, small.variables, x, method="encode") for x in both_orders)
@@ -309,4 +288,4 @@ def test_the_model_is_a_value():
     one, other = small_pretrained().model, small_pretrained().model
     assert one == other
     assert hash(one) == hash(other)
-    assert one != dataclasses.replace(one, views=2)
+    assert one != small_pretrained(views=2).model

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -47,9 +48,9 @@ def small_config(root: Path | str = "", **changes) -> ml_collections.ConfigDict:
       root: of `images`.
       changes: by key, `validation__every` for `validation.every`.
     """
-    config = default_config()
+    config = default_config("base")
     config.update(num_steps=20, batch_size=4, crop=46, ema_decay=0.9, log_every=4, save_every=10)
-    config.model = small_configuration(primary_depth=1, decoder_depth=1)
+    config.update(small_configuration(primary_encoder__depth=1, decoder__depth=1))
     config.data.update(root=str(root), vertical_flip=True, quarter_turns=True)
     config.optimizer.update(learning_rate=1e-3, warmup_steps=4, clip_norm=1.0)
     config.validation.update(every=0, num_images=0)
@@ -66,12 +67,13 @@ def quick_config(root: Path | str = "", **changes) -> ml_collections.ConfigDict:
     return config
 
 
-def stand_in_objective(model, weights, variables, blurred, sharp, border) -> Objective:
+def stand_in_objective(model, weights, variables, blurred, sharp, rng, border) -> Objective:
     """Learns a colour to add, without the model; of a white target the loss is not finite."""
     tint = variables["params"]["image_head"]["output_convolution"]["bias"]
     each = ((blurred + tint - sharp) ** 2).mean(axis=(1, 2, 3))
     each = jnp.where(sharp.min(axis=(1, 2, 3)) == 1, jnp.nan, each)
-    return Objective(each.mean(), {"charbonnier": each.mean()}, each, variables["batch_stats"])
+    state = {name: value for name, value in variables.items() if name != "params"}
+    return Objective(each.mean(), {"charbonnier": each.mean()}, each, state)
 
 
 def after_step(step: int, act: Callable[[Path], None]) -> Callable:
@@ -104,7 +106,7 @@ def get_config(argument: str = "small") -> ml_collections.ConfigDict:
     elif event:
         TrainingLog.advance = after_step(int(event[1]), functools.partial(_happen, event[0]))
     if kind == "quick":
-        preparation.deblurring_objective = stand_in_objective
+        preparation.weighted_objective = stand_in_objective
     return {"small": small_config, "quick": quick_config}[kind]()
 
 
@@ -131,14 +133,17 @@ def train_py(workdir: Path, argument: str, *flags: str, **environment: str) -> E
 
 
 def prepare_once(
-    config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh, objective: Callable | None = None
+    config: ml_collections.ConfigDict,
+    network: nn.Module,
+    mesh: jax.sharding.Mesh,
+    objective: Callable | None = None,
 ) -> preparation.Run:
     """Returns what `prepare` does, for equal settings the very same."""
-    settings = ("model", "loss", "optimizer", "num_steps", "ema_decay", "grad_accum_steps")
+    settings = ("loss", "optimizer", "num_steps", "ema_decay", "grad_accum_steps", "seed")
     values = json.dumps([config.to_dict()[key] for key in settings])
-    key = preparation.deblurring_objective, objective, values
+    key = preparation.weighted_objective, objective, network, values
     if key not in _PREPARED:
-        _PREPARED[key] = preparation.prepare(config, mesh, objective)
+        _PREPARED[key] = preparation.prepare(config, network, mesh, objective)
     return _PREPARED[key]
 
 

@@ -71,7 +71,7 @@ def assert_same_bits(one: TrainState, other: TrainState):
 
 
 def save(checkpoints: TrainingCheckpoints, state: TrainState, psnr: float | None = None):
-    checkpoints.save(state, small_configuration(), RESUME_STATE, psnr)
+    checkpoints.save(state, small_configuration().to_dict(), RESUME_STATE, psnr)
 
 
 def save_steps(folder, *steps: int, keep: int = 9, **keywords):
@@ -160,7 +160,7 @@ def test_arrays_may_be_given_away_and_the_position_changed_after_save(tmp_path):
         for _ in range(4):
             copies[int(state.step)] = [np.array(leaf) for leaf in jax.tree.leaves(state)]
             resume_state["next"][0] = int(state.step)
-            checkpoints.save(state, small_configuration(), resume_state)
+            checkpoints.save(state, small_configuration().to_dict(), resume_state)
             resume_state["next"][0] = None
             for _ in range(3):
                 state = train_step(state)

@@ -4,15 +4,18 @@ import dataclasses
 import functools
 import math
 import re
+from typing import ClassVar
 
+import flax.linen as nn
 import jaxtyping
 import ml_collections
 import pytest
 
 from tests.training.small_run import small_config
 from vitdeblur_jax.data.defocus.settings import SynthesisSettings
+from vitdeblur_jax.models.networks import GROUPS, create_network, named_config
 from vitdeblur_jax.training import configuration, train
-from vitdeblur_jax.training.configuration import RULES, check_config, default_config, free_keys
+from vitdeblur_jax.training.configuration import check_config, default_config, free_keys, rules_for
 from vitdeblur_jax.training.optimizer import make_schedule
 from vitdeblur_jax.utils.errors import UserError
 
@@ -60,7 +63,7 @@ BAD = [
         "a batch of 3 cannot be cut into 2 parts",
     ),
     ({"progressive": ((0, 50, 4),)}, "progressive begins at the steps [0]; they must rise from 1"),
-    ({"progressive": ((20, 50, 4),)}, "they must rise from 1 to less than steps, which is 20"),
+    ({"progressive": ((20, 50, 4),)}, "they must rise from 1 to less than num_steps, which is 20"),
     ({"progressive": ((9, 50, 4), (5, 54, 4))}, "progressive begins at the steps [9, 5]"),
     (
         {"progressive": (5, 50, 4)},
@@ -74,12 +77,15 @@ BAD = [
     ({"profile": (5, 3)}, "profile is (5, 3); it is (first, last)"),
     ({"profile": (5,)}, "profile is (5,); it is (first, last)"),
     ({"profile": ("a", "b")}, "profile is ('a', 'b'); it must be (first, last)"),
-    ({"loss__charbonnier": 0.0}, "loss.charbonnier is 0: nothing would train the decoder"),
+    ({"loss__charbonnier": 0.0}, "nothing would train the decoder; raise loss.charbonnier above 0"),
     ({"loss__sharpness": math.nan}, "loss.sharpness is nan; it must be a finite number >= 0"),
-    ({"grad_accum_steps": 4}, "a batch of 4 in 4 part(s) leaves one image for batch norm"),
     (
         {"optimizer__lr_mults": (("tokenizer/.*", 0),)},
         "optimizer.lr_mults freezes 'tokenizer/.*' at random values; name pretrained weights",
+    ),
+    (
+        {"grad_accum_steps": 4},
+        "batch norm needs two images, and one goes through the model at once",
     ),
     (
         {"initial__checkpoint": "a", "initial__identity_init": True},
@@ -105,13 +111,13 @@ BAD = [
     ),
     (
         {"model__views": 2, "data__quarter_turns": False, "data__kind": "synthetic"},
-        "model.views is 2, but data.synthesis.dual_pixel is False: set data.synthesis.dual_pixel "
-        "to True, or model.views to 1",
+        "the network takes 2 views, but data.synthesis.dual_pixel is False: set "
+        "data.synthesis.dual_pixel to True, or the network's views to 1",
     ),
     (
         {"data__kind": "synthetic", "data__synthesis__dual_pixel": True},
-        "model.views is 1, but data.synthesis.dual_pixel is True: set data.synthesis.dual_pixel "
-        "to False, or model.views to 2",
+        "the network takes 1 view, but data.synthesis.dual_pixel is True: set "
+        "data.synthesis.dual_pixel to False, or the network's views to 2",
     ),
     (
         {"data__synthesis__disk_share": 0.9},
@@ -124,8 +130,8 @@ BAD = [
     ({"model__views": 3}, "model.views is 3; it must be an integer from 1 to 2"),
     ({"model__views": 2}, "data.quarter_turns would lay the left and the right view one above"),
     (
-        {"model__dtype": "float16"},
-        "model.dtype is 'float16' (did you mean 'bfloat16'?); it must be",
+        {"numerics__dtype": "float16"},
+        "numerics.dtype is 'float16' (did you mean 'bfloat16'?); it must be",
     ),
 ]
 
@@ -153,9 +159,9 @@ def test_what_cannot_be_is_told(changes, message):
             "no key 'loss.sharpnes' (did you mean 'loss.sharpness'?)",
         ),
         (
-            "model",
+            "tiling",
             "wiindow",
-            "no key 'model.wiindow' (did you mean 'model.window'?)",
+            "no key 'tiling.wiindow' (did you mean 'tiling.window'?)",
         ),
         ("optimizer", "lr_mult", "(did you mean 'optimizer.lr_mults'?)"),
         ("optimizer", "xyz", "the config has no key 'optimizer.xyz'"),
@@ -189,7 +195,7 @@ def _paths(config, prefix=""):
 
 
 def test_the_defaults_are_the_published_method():
-    config = default_config()
+    config = default_config("base")
     check_config(config)
     assert config.data.synthesis.to_dict() == dataclasses.asdict(SynthesisSettings())
     weights = {key: weight for key, weight in config.loss.items() if weight}
@@ -199,7 +205,8 @@ def test_the_defaults_are_the_published_method():
 
 
 def test_free_keys_are_keys():
-    assert set(free_keys(default_config())) <= set(_paths(default_config()))
+    config = default_config("base")
+    assert set(free_keys(config)) <= set(_paths(config))
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "multistep", "constant"])
@@ -208,6 +215,8 @@ def test_the_number_of_steps_is_free_unless_the_schedule_depends_on_it(schedule)
     rates = [make_schedule(config.optimizer, steps)(7) for steps in (20, 40)]
     assert ("num_steps" in free_keys(config)) == (rates[0] == rates[1])
 
+
+RULES_FOR_VITDEBLUR = rules_for(create_network(named_config("base")))
 
 # No key may have any of these, but for those in `VALID`.
 WRONG = [
@@ -230,12 +239,14 @@ VALID = {
 
 
 def test_every_key_has_a_rule():
-    paths = list(_paths(default_config()))
+    config = default_config("base")
+    paths = list(_paths(config))
     groups = {path.rpartition(".")[0] for path in paths}
-    assert set(paths) - groups == set(RULES)
+    described = {path for path in paths if path.split(".")[0] in GROUPS}
+    assert set(paths) - groups - described == set(RULES_FOR_VITDEBLUR)
 
 
-@pytest.mark.parametrize("key", RULES)
+@pytest.mark.parametrize("key", RULES_FOR_VITDEBLUR)
 def test_a_wrong_value_is_told_by_its_key_before_anything_is_written(key, tmp_path):
     *groups, name = key.split(".")
     config = small_config()
@@ -272,8 +283,34 @@ def test_a_plain_dict_is_told(monkeypatch):
 
 def test_every_key_is_explained():
     said = configuration.__doc__
-    for key in default_config():
+    for key in default_config("base"):
         assert re.search(rf"^\| .*\b{key}\b.* \|$", said, re.MULTILINE), key
     for part in ("initial", "data", "validation"):
         for key in default_config()[part]:
             assert re.search(rf"^\| {part}\.(\w+, )*.*\b{key}\b", said, re.MULTILINE), (part, key)
+
+
+def test_the_network_comes_from_the_config_or_from_the_caller():
+    class Own(nn.Module):
+        @nn.compact
+        def __call__(self, image):
+            return nn.Conv(3, (3, 3))(image)
+
+    assert check_config(default_config(), Own()) == Own()
+    with pytest.raises(UserError, match="describes no network: begin with default_config"):
+        check_config(default_config())
+    with pytest.raises(UserError, match="describes a network, and train was given another one"):
+        check_config(default_config("base"), Own())
+
+
+def test_own_loss_terms_and_initial_options_of_a_network_are_keys():
+    class Own(nn.Module):
+        LOSS_TERMS: ClassVar = {"edges": 0.5}
+        INITIAL_OPTIONS: ClassVar = {"warm": False}
+
+    config = default_config(Own())
+    assert (config.loss.edges, config.initial.warm) == (0.5, False)
+    check_config(config, Own())
+    config.loss.edges = -1.0
+    with pytest.raises(UserError, match=r"loss.edges is -1.0"):
+        check_config(config, Own())

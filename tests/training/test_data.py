@@ -101,7 +101,7 @@ def test_prepared_data_have_their_own_parts(tmp_path):
     with pytest.raises(UserError, match=r"crop is 21 pixels, but .* has 24 x 20; choose"):
         TrainingData(settings(folder, data__kind="prepared", crop=21))
     views = prepare(tmp_path / "dpdd", None, tmp_path / "prepared", config="dual_pixel_8bit")
-    with pytest.raises(UserError, match=r"has 2 views, but model\.views is 1"):
+    with pytest.raises(UserError, match=r"has 2 views, but the network takes 1"):
         TrainingData(
             settings(
                 folder, data__kind="prepared", validation__every=9, validation__root=str(views)
@@ -197,7 +197,7 @@ def _without_targets(root):
         ({"crop": 21}, None, "crop is 21 pixels, but .* has 24 x 20; choose a smaller crop"),
         ({"progressive": ((9, 21, 2),)}, None, "crop is 21 pixels, but .* has 24 x 20"),
         ({}, _smaller_image, "crop is 16 pixels, but .*gray2.png has 24 x 15"),
-        ({"model__views": 2}, None, r"gray0 has 1 view, but model\.views is 2"),
+        ({"views": 2}, None, r"gray0 has 1 view, but the network takes 2"),
         ({"data__layout": "images"}, _without_targets, "0: has no sharp image"),
         ({"data__hold_out": 5}, None, r"data\.hold_out is 5, .* none remain for training"),
         ({"data__hold_out": 99}, None, r"data\.hold_out is 99, .* none remain for training"),
@@ -216,8 +216,10 @@ def test_what_cannot_be_trained_on_is_told(plain, monkeypatch, changes, harm, me
     monkeypatch.chdir(plain)
     if harm:
         harm(plain)
+    changes = dict(changes)
+    views = changes.pop("views", 1)
     with pytest.raises(UserError, match=message) as told:
-        TrainingData(settings(".", **changes))
+        TrainingData(settings(".", **changes), views)
     assert "\n" not in str(told.value)
 
 

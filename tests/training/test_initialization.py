@@ -10,22 +10,21 @@ from scipy import fft
 from tests.small_model import small_pretrained
 from tests.training.small_run import prepare_once, small_config
 from vitdeblur_jax import save_pretrained
-from vitdeblur_jax.checkpoints.reference import variables_to_reference
 from vitdeblur_jax.checkpoints.safetensors_files import write_safetensors
 from vitdeblur_jax.distributed.sharding import batch_sharded, local_mesh
-from vitdeblur_jax.models import ViTDeblur, initial_variables
-from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
-from vitdeblur_jax.training.initialization import (
+from vitdeblur_jax.models import create_network, initial_variables
+from vitdeblur_jax.models.vitdeblur.initialization import (
     dct_init,
     frequency_kernel,
-    given_variables,
     identity_init,
-    starting_variables,
 )
+from vitdeblur_jax.models.vitdeblur.published import to_published
+from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
+from vitdeblur_jax.training.initialization import given_variables, starting_variables
 from vitdeblur_jax.training.preparation import first_state
 from vitdeblur_jax.utils.errors import UserError
 
-DEPTHS = {"primary_depth": 1, "decoder_depth": 1}
+DEPTHS = {"primary_encoder__depth": 1, "decoder__depth": 1}
 
 pytestmark = pytest.mark.usefixtures("shared_steps")
 
@@ -36,6 +35,11 @@ def another():
     return small_pretrained(**DEPTHS)
 
 
+def _started(config):
+    network = create_network(config)
+    return starting_variables(config, network, given_variables(config, network))
+
+
 @pytest.mark.parametrize("views", [1, 2])
 def test_as_identity_gives_back_the_mean_of_the_views_inside_of_the_border(views):
     pretrained = small_pretrained(views=views, **DEPTHS)
@@ -44,7 +48,7 @@ def test_as_identity_gives_back_the_mean_of_the_views_inside_of_the_border(views
     restored = jax.jit(pretrained.model.apply)(variables, image)
     expected = np.mean(np.split(image, views, axis=-1), axis=0)
     error = np.abs(restored - expected).max(axis=(0, 3))
-    border = pretrained.config.input_kernel // 2
+    border = pretrained.config.model.image_head.input_kernel // 2
     assert error[border:-border, border:-border].max() < 1e-6
     assert error[border - 1 : 1 - border, border - 1 : 1 - border].max() > 0.1
 
@@ -68,7 +72,7 @@ def test_a_patch_becomes_its_lowest_frequencies():
 
 
 def test_a_transparent_decoder_sees_the_frequencies_of_each_patch():
-    pretrained = small_pretrained(decoder_width=32)
+    pretrained = small_pretrained(decoder__width=32)
     model, table = pretrained.model, pretrained.variables["position_embedding"]
     zero_table = jax.tree.map(jax.numpy.zeros_like, table)
     image = np.random.default_rng(0).random((1, 42, 42, 3), np.float32)
@@ -93,7 +97,7 @@ def test_a_transparent_decoder_sees_the_frequencies_of_each_patch():
 @pytest.mark.slow
 def test_the_decoder_of_the_identity_learns(tmp_path):
     config = small_config(initial__identity_init=True)
-    run = prepare_once(config, local_mesh())
+    run = prepare_once(config, create_network(config), local_mesh())
     with TrainingCheckpoints(tmp_path, 1) as checkpoints:
         state, _ = first_state(config, run, checkpoints)
     rng = np.random.default_rng(0)
@@ -110,28 +114,28 @@ def test_the_decoder_of_the_identity_learns(tmp_path):
 def test_a_run_starts_from_a_checkpoint(tmp_path, another):
     save_pretrained(another, tmp_path / "checkpoint")
     config = small_config(initial__checkpoint=str(tmp_path / "checkpoint"))
-    started = starting_variables(config, given_variables(config))
+    started = _started(config)
     jax.tree.map(np.testing.assert_array_equal, started, another.variables)
 
 
 def test_a_checkpoint_that_does_not_fit_is_told(tmp_path, another):
     save_pretrained(another, tmp_path / "small.safetensors")
     changes = {"initial__checkpoint": str(tmp_path / "small.safetensors")}
-    with pytest.raises(UserError, match="its primary_depth is 1, should be 2"):
-        given_variables(small_config(**changes, model__primary_depth=2))
+    with pytest.raises(UserError, match=r"its model.primary_encoder.depth is 1, should be 2"):
+        _started(small_config(**changes, model__primary_encoder__depth=2))
 
 
 def test_a_run_starts_from_a_pretrained_encoder(tmp_path, another, capsys):
     prefix = "primary_encoder.pretrain_mae."
     encoder = {
         name.removeprefix(prefix): value
-        for name, value in variables_to_reference(another.variables, another.config).items()
+        for name, value in to_published(another.model, another.variables).items()
         if name.startswith(prefix)
     }
     write_safetensors(tmp_path / "mae.safetensors", {**encoder, "mask_token": np.zeros(3)}, {})
     config = small_config(initial__encoder=str(tmp_path / "mae.safetensors"), seed=3)
-    started = traverse_util.flatten_dict(starting_variables(config, given_variables(config)))
-    random = traverse_util.flatten_dict(initial_variables(ViTDeblur(**config.model), 3))
+    started = traverse_util.flatten_dict(_started(config))
+    random = traverse_util.flatten_dict(initial_variables(create_network(config), 3))
     given = traverse_util.flatten_dict(another.variables)
     assert started.keys() == random.keys()
     for path, value in started.items():
@@ -140,4 +144,4 @@ def test_a_run_starts_from_a_pretrained_encoder(tmp_path, another, capsys):
             assert not np.array_equal(value, random[path])
         else:
             np.testing.assert_array_equal(value, (given if is_given else random)[path])
-    assert "of its entries have no place in the model" in capsys.readouterr().err
+    assert "of its entries have no place in the network" in capsys.readouterr().err

@@ -29,6 +29,7 @@ from vitdeblur_jax.checkpoints.orbax_folders import read_psnr, step_folders
 from vitdeblur_jax.data.prefetch import DeviceBatches
 from vitdeblur_jax.distributed.sharding import local_mesh
 from vitdeblur_jax.evaluation import evaluate
+from vitdeblur_jax.models.networks import create_network
 from vitdeblur_jax.training import loop, preparation, train
 from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
 from vitdeblur_jax.training.data import TrainingData
@@ -59,7 +60,7 @@ def finished(small, tmp_path_factory):
 
 @pytest.fixture
 def stand_in(monkeypatch):
-    monkeypatch.setattr(preparation, "deblurring_objective", stand_in_objective)
+    monkeypatch.setattr(preparation, "weighted_objective", stand_in_objective)
 
 
 def lines(workdir, kind):
@@ -73,7 +74,7 @@ def lines(workdir, kind):
 
 
 def last_state(workdir, config):
-    run = prepare_once(config, local_mesh())
+    run = prepare_once(config, create_network(config), local_mesh())
     with TrainingCheckpoints(workdir / "checkpoints", 2) as checkpoints:
         return first_state(config, run, checkpoints)
 
@@ -125,17 +126,17 @@ def test_a_complete_run_says_what_can_be_done_with_it(pairs, tmp_path, capfd, st
 
 def test_strides_that_repeat_the_token_grid_are_noted(pairs, tmp_path, capfd, stand_in):
     config = quick_config(pairs, num_steps=1, optimizer__warmup_steps=0, validation__every=0)
-    config.model.stride = 28
+    config.tiling.stride = 28
     config.validation.stride = 32
     train(config, tmp_path)
     said = capfd.readouterr().err
-    assert "note: stride 28 is a multiple of patch_stride 4" in said
-    assert "note: stride 32 is a multiple of patch_stride 4" in said
+    assert "note: stride 28 is a multiple of 4" in said
+    assert "note: stride 32 is a multiple of 4" in said
 
 
 def test_another_objective_can_be_trained_with(pairs, tmp_path, stand_in):
-    def doubled(model, variables, blurred, sharp):
-        usual = stand_in_objective(model, {}, variables, blurred, sharp, border=0)
+    def doubled(model, variables, blurred, sharp, rng):
+        usual = stand_in_objective(model, {}, variables, blurred, sharp, rng, border=0)
         return usual._replace(loss=2 * usual.loss, terms={"twice": 2 * usual.loss})
 
     config = quick_config(pairs, num_steps=1, log_every=1, optimizer__warmup_steps=0)
@@ -162,9 +163,9 @@ def test_stopped_and_gone_on_with_it_is_the_same_run(small, finished, tmp_path, 
 
 
 def test_a_validation_that_was_interrupted_is_made_up_for(pairs, tmp_path, monkeypatch, stand_in):
-    def interrupted(*arguments, on_windows, **settings):
+    def interrupted(*arguments, on_tiles, **settings):
         os.kill(os.getpid(), signal.SIGINT)
-        on_windows(1)
+        on_tiles(1)
 
     config = quick_config(pairs, validation__every=15, validation__root=str(pairs / "val"))
     with monkeypatch.context() as patch:
@@ -206,7 +207,7 @@ def test_what_is_trained_is_validated_averaged(small, finished):
     state, _ = last_state(finished, small)
     stored = load_pretrained(finished)
     assert stored.source == str(finished / "checkpoints/20")
-    assert stored.config == small.model
+    assert stored.config.model == small.model
     jax.tree.map(np.testing.assert_array_equal, stored.variables, state.ema_variables)
     bias = ("image_head", "output_convolution", "bias")
     raw, averaged = (
@@ -289,7 +290,7 @@ def quick_finished(pairs, tmp_path_factory):
     """The workdir of `quick_config`, trained in one go."""
     workdir = tmp_path_factory.mktemp("quick")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preparation, "deblurring_objective", stand_in_objective)
+        patch.setattr(preparation, "weighted_objective", stand_in_objective)
         assert train(quick_config(pairs), workdir) == 0
     return workdir
 
@@ -368,7 +369,9 @@ def test_a_disk_that_refuses_ends_train_py_in_one_line(
 @pytest.mark.slow
 def test_two_devices_train_from_a_checkpoint_folder(pairs, tmp_path):
     """Its arrays are restored onto one device."""
-    save_pretrained(small_pretrained(primary_depth=1, decoder_depth=1), tmp_path / "start")
+    save_pretrained(
+        small_pretrained(primary_encoder__depth=1, decoder__depth=1), tmp_path / "start"
+    )
     start = f"initial.checkpoint={tmp_path / 'start'}", "initial.identity_init=False"
     flags = (f"data.root={pairs}", *start, "data.workers=0")
     two = "--xla_force_host_platform_device_count=2"
@@ -411,8 +414,11 @@ def compilations():
     [
         ({"data__root": "nowhere"}, "nowhere is no folder"),
         ({"data__root": "empty"}, "no folder source or input"),
-        ({"initial__checkpoint": "other.safetensors"}, "its decoder_depth is 2, should be 1"),
-        ({"initial__checkpoint": "deep.safetensors"}, "contextual_depth is 3000"),
+        (
+            {"initial__checkpoint": "other.safetensors"},
+            "model.primary_encoder.depth is 2, should be 1; model.primary_encoder.width is 64",
+        ),
+        ({"initial__checkpoint": "deep.safetensors"}, "contextual_encoder.depth is 3000"),
         ({"initial__checkpoint": "nowhere"}, "there is no checkpoint 'nowhere'"),
         ({"initial__encoder": "nowhere.pth"}, "there is no file 'nowhere.pth' with pretrained"),
         ({"initial__encoder": "other.safetensors"}, "does not fit"),
@@ -422,7 +428,7 @@ def compilations():
         ({"data__kind": "pair"}, "data.kind is 'pair' .did you mean 'pairs'"),
         (
             {"model__views": 2, "data__quarter_turns": False},
-            r"photo0 has 1 view, but model\.views is 2",
+            r"photo0 has 1 view, but the network takes 2",
         ),
         ({"data__hold_out": 6}, r"data\.hold_out is 6, .* none remain"),
         ({"validation__every": 5}, "the validation data is the training data"),
@@ -437,7 +443,7 @@ def test_bad_input_is_told_before_anything_is_compiled(
     (tmp_path / "empty").mkdir()
     write_deep_checkpoint(tmp_path / "deep.safetensors")
     if "other.safetensors" in changes.values():
-        save_pretrained(small_pretrained(primary_width=64), tmp_path / "other.safetensors")
+        save_pretrained(small_pretrained(primary_encoder__width=64), tmp_path / "other.safetensors")
     config = quick_config(pairs, **changes)
     compilations.clear()
     with pytest.raises(UserError, match=message) as told:
@@ -500,7 +506,7 @@ def test_what_is_not_finite_can_be_skipped_and_is_counted(with_a_white_one, tmp_
     ]
     assert [record["step"] for record in records if "loss" not in record] == bad
     made = [record for record in records if "loss" in record]
-    schedule = prepare_once(config, local_mesh()).schedule
+    schedule = prepare_once(config, create_network(config), local_mesh()).schedule
     assert [record["learning_rate"] for record in made] == [
         float(schedule(number)) for number in range(len(made))
     ]
@@ -509,12 +515,12 @@ def test_what_is_not_finite_can_be_skipped_and_is_counted(with_a_white_one, tmp_
 def test_stages_follow_each_other_and_each_is_traced_once(pairs, tmp_path, monkeypatch):
     traced, seen = [], []
 
-    def counted(model, weights, variables, blurred, sharp, **settings):
+    def counted(model, weights, variables, blurred, sharp, rng, **settings):
         traced.append(blurred.shape[:2])
-        return stand_in_objective(model, weights, variables, blurred, sharp, **settings)
+        return stand_in_objective(model, weights, variables, blurred, sharp, rng, **settings)
 
-    def spying(config, mesh, objective):
-        run = prepare_once(config, mesh, objective)
+    def spying(config, network, mesh, objective):
+        run = prepare_once(config, network, mesh, objective)
 
         def train_step(state, batch):
             seen.append((*batch["blurred"].shape[:2], jax.device_get(batch["index"]).tolist()))
@@ -522,7 +528,7 @@ def test_stages_follow_each_other_and_each_is_traced_once(pairs, tmp_path, monke
 
         return run._replace(train_step=train_step)
 
-    monkeypatch.setattr(preparation, "deblurring_objective", counted)
+    monkeypatch.setattr(preparation, "weighted_objective", counted)
     monkeypatch.setattr(loop, "prepare", spying)
     stages = {"num_steps": 16, "progressive": ((6, 50, 2), (12, 46, 6))}
     config = quick_config(pairs, **stages)

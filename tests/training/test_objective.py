@@ -6,17 +6,21 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from vitdeblur_jax.checkpoints.reference import variables_to_reference
+from vitdeblur_jax.models.vitdeblur.published import to_published
 from vitdeblur_jax.training.configuration import default_config
 from vitdeblur_jax.training.objective import (
-    deblurring_objective,
-    heads_without_gradient,
     restoration_objective,
+    weighted_objective,
 )
 from vitdeblur_jax.training.optimizer import trained_part
 
-PUBLISHED = {k: v for k, v in default_config().loss.items() if k != "border"}
+PUBLISHED = {k: v for k, v in default_config("base").loss.items() if k != "border"}
+KEY = jax.random.key(0)
 PATCH = "primary_encoder.pretrain_mae.patch_embed.proj"
+
+
+def _heads_without_gradient(model, weights):
+    return model.params_without_gradient(frozenset(name for name in weights if weights[name]))
 
 
 def _gradients(pretrained, weights, blurred, sharp):
@@ -26,7 +30,7 @@ def _gradients(pretrained, weights, blurred, sharp):
     def run(variables, blurred, sharp):
         def loss(params):
             changed = {**variables, "params": params}
-            result = deblurring_objective(pretrained.model, weights, changed, blurred, sharp)
+            result = weighted_objective(pretrained.model, weights, changed, blurred, sharp, KEY)
             return result.loss, result
 
         return jax.grad(loss, has_aux=True)(variables["params"])
@@ -68,7 +72,7 @@ def test_every_published_term_matches_the_reference(golden_step):
 @pytest.mark.slow
 def test_batch_statistics_match_the_reference(golden_step):
     golden, result, _ = golden_step
-    statistics = result.batch_stats["contextual_encoder"]["projector"]["batch_norm"]
+    statistics = result.model_state["batch_stats"]["contextual_encoder"]["projector"]["batch_norm"]
     np.testing.assert_allclose(statistics["mean"], golden["bn_running_mean"], rtol=0, atol=1e-4)
     np.testing.assert_allclose(statistics["var"], golden["bn_running_var"], rtol=0, atol=1e-4)
 
@@ -77,7 +81,7 @@ def test_batch_statistics_match_the_reference(golden_step):
 def test_every_gradient_norm_matches_the_reference(golden_step, base_model):
     golden, _, gradients = golden_step
     variables = {**base_model.variables, "params": gradients}
-    ours = variables_to_reference(variables, base_model.config)
+    ours = to_published(base_model.model, variables)
     ours[f"{PATCH}.weight"] = _of_the_reference_patch_kernel(gradients["tokenizer"])
     ours[f"{PATCH}.bias"] = gradients["tokenizer"]["patch_embedding"]["bias"]
     published = {n.removeprefix("gradnorm:"): golden[n] for n in golden if "gradnorm:" in n}
@@ -106,7 +110,7 @@ def _of_the_reference_patch_kernel(gradients):
 
 def test_what_gets_no_gradient_in_the_reference_is_not_trained(base_model, data_folder):
     golden = np.load(data_folder / "training_seed0.npz")
-    frozen = heads_without_gradient(PUBLISHED)
+    frozen = _heads_without_gradient(base_model.model, PUBLISHED)
     ones = jax.tree.map(lambda x: np.broadcast_to(np.float32(1), x.shape), base_model.variables)
     trained = traverse_util.flatten_dict(trained_part(ones["params"], frozen))
     marked = {
@@ -114,7 +118,7 @@ def test_what_gets_no_gradient_in_the_reference_is_not_trained(base_model, data_
         for path, leaf in traverse_util.flatten_dict(ones["params"]).items()
     }
     variables = {**ones, "params": traverse_util.unflatten_dict(marked)}
-    names = variables_to_reference(variables, base_model.config)
+    names = to_published(base_model.model, variables)
     of_params = {n for n in names if "running" not in n and not n.endswith("pos_embed")}
     with_gradient = {name for name in of_params if np.any(names[name])}
     assert with_gradient == {n.removeprefix("gradnorm:") for n in golden if "gradnorm:" in n}
@@ -135,7 +139,7 @@ def gradients_of_terms(small):
     def run(variables, blurred, sharp):
         def terms(params):
             changed = {**variables, "params": params}
-            found = deblurring_objective(small.model, every_term, changed, blurred, sharp).terms
+            found = weighted_objective(small.model, every_term, changed, blurred, sharp, KEY).terms
             return jnp.stack([found[name] for name in names])
 
         _, pull_back = jax.vjp(terms, variables["params"])
@@ -153,9 +157,11 @@ def gradients_of_terms(small):
         ({"vicreg_variance": 1.0}, []),
     ],
 )
-def test_only_heads_that_no_term_reaches_have_no_gradient(gradients_of_terms, changes, heads):
+def test_only_heads_that_no_term_reaches_have_no_gradient(
+    small, gradients_of_terms, changes, heads
+):
     weights = PUBLISHED | changes
-    without = heads_without_gradient(weights)
+    without = _heads_without_gradient(small.model, weights)
     assert [head for _, head in without] == heads
     weighted = [name for name, weight in weights.items() if weight]
     for path in gradients_of_terms["charbonnier"]:
@@ -188,8 +194,8 @@ def restore(small):
 def test_without_contextual_terms_the_sharp_image_is_not_encoded(small, restore):
     weights = {name: 0.0 for name in PUBLISHED} | {"charbonnier": 1.0}
     blurred, sharp = _images(46)
-    result = jax.jit(functools.partial(deblurring_objective, small.model, weights, border=4))(
-        small.variables, blurred, sharp
+    result = jax.jit(functools.partial(weighted_objective, small.model, weights, border=4))(
+        small.variables, blurred, sharp, KEY
     )
     restored = restore(small.variables, blurred)
     inside = (np.asarray(restored) - sharp)[:, 4:-4, 4:-4].astype(np.float64)
@@ -203,7 +209,7 @@ def test_without_contextual_terms_the_sharp_image_is_not_encoded(small, restore)
 def test_an_infinite_term_of_weight_zero_is_left_out(small):
     blurred, sharp = map(jnp.array, _images(46))
     far = {**small.variables, "params": _with_far_projections(small.variables["params"])}
-    result = deblurring_objective(small.model, PUBLISHED, far, blurred, sharp)
+    result = weighted_objective(small.model, PUBLISHED, far, blurred, sharp, KEY)
     assert not np.isfinite(result.terms["vicreg_covariance"])
     assert np.isfinite(result.loss)
 
@@ -221,7 +227,7 @@ def test_one_loss_of_the_restoration_can_be_the_objective(small, restore):
         return ((restored - sharp) ** 2).mean(axis=(1, 2, 3))
 
     def objective(variables, blurred, sharp):
-        return restoration_objective(small.model, variables, blurred, sharp, loss=squares)
+        return restoration_objective(small.model, variables, blurred, sharp, KEY, loss=squares)
 
     found = jax.jit(objective)(small.variables, blurred, sharp)
     restored = restore(small.variables, blurred)
@@ -230,5 +236,5 @@ def test_one_loss_of_the_restoration_can_be_the_objective(small, restore):
     ]
     np.testing.assert_allclose(found.per_image, expected, rtol=1e-5)
     np.testing.assert_allclose(found.loss, np.mean(expected), rtol=1e-5)
-    before = small.variables["batch_stats"]
-    jax.tree.map(np.testing.assert_array_equal, found.batch_stats, before)
+    for name, collection in found.model_state.items():
+        jax.tree.map(np.testing.assert_array_equal, collection, small.variables[name])

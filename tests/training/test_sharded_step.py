@@ -17,7 +17,7 @@ from benchmarks.collectives import KINDS
 from tests.small_model import small_pretrained
 from tests.training.several_processes import by_path, on_devices
 from vitdeblur_jax.distributed.sharding import batch_sharded, make_mesh, state_sharding
-from vitdeblur_jax.training.objective import deblurring_objective
+from vitdeblur_jax.training.objective import weighted_objective
 from vitdeblur_jax.training.preparation import bytes_a_device
 from vitdeblur_jax.training.state import create_state
 from vitdeblur_jax.training.step import compile_train_step
@@ -34,7 +34,9 @@ WEIGHTS = {
 
 def wide_model():
     """The small model, wide enough for most of its parameters to be spread over eight devices."""
-    return small_pretrained(primary_width=256, decoder_width=256, primary_depth=1, decoder_depth=1)
+    return small_pretrained(
+        primary_encoder__width=256, decoder__width=256, primary_encoder__depth=1, decoder__depth=1
+    )
 
 
 def batch(step: int) -> dict[str, np.ndarray]:
@@ -48,7 +50,7 @@ def run(mesh: jax.sharding.Mesh):
     pretrained, optimizer = wide_model(), optax.adamw(1e-3, eps=1e-5)
     step = compile_train_step(
         mesh,
-        objective=functools.partial(deblurring_objective, pretrained.model, WEIGHTS),
+        objective=functools.partial(weighted_objective, pretrained.model, WEIGHTS),
         optimizer=optimizer,
         ema_decay=0.9,
     )

@@ -10,17 +10,17 @@ from tests.small_model import small_pretrained
 from tests.training.several_processes import on_devices
 from vitdeblur_jax.distributed.sharding import batch_sharded, local_mesh, replicated
 from vitdeblur_jax.training.configuration import default_config
-from vitdeblur_jax.training.objective import Objective, deblurring_objective, heads_without_gradient
+from vitdeblur_jax.training.objective import Objective, weighted_objective
 from vitdeblur_jax.training.optimizer import trained_part
 from vitdeblur_jax.training.state import create_state
 from vitdeblur_jax.training.step import compile_train_step, fit, train_step
 from vitdeblur_jax.utils.errors import UserError
 
-WEIGHTS = {name: w for name, w in default_config().loss.items() if name != "border"}
-FROZEN = heads_without_gradient(WEIGHTS)
+WEIGHTS = {name: w for name, w in default_config("base").loss.items() if name != "border"}
+FROZEN = (("contextual_encoder", "projector"),)
 
 
-SHALLOW = {"primary_depth": 1, "decoder_depth": 1}
+SHALLOW = {"primary_encoder__depth": 1, "decoder__depth": 1}
 
 
 def batch_of(count, seed=0):
@@ -36,7 +36,7 @@ def run(steps, *, optimizer=None, batches=batch_of, ema_decay=0.15, grad_accum_s
     optimizer = optimizer or optax.sgd(0.1)
     step = compile_train_step(
         local_mesh(),
-        objective=functools.partial(deblurring_objective, pretrained.model, WEIGHTS),
+        objective=functools.partial(weighted_objective, pretrained.model, WEIGHTS),
         optimizer=optimizer,
         frozen=FROZEN,
         ema_decay=ema_decay,
@@ -84,7 +84,9 @@ def test_two_halves_are_the_whole_but_for_batch_norm(three_steps):
     assert_same_steps(in_parts, three_steps, 2e-6)
     # The parts pass through batch norm one by one: its running mean moves once for each.
     means = [
-        states[0].batch_stats["contextual_encoder"]["projector"]["batch_norm"]["mean"]
+        states[0].model_state["batch_stats"]["contextual_encoder"]["projector"]["batch_norm"][
+            "mean"
+        ]
         for states, *_ in (in_parts, three_steps)
     ]
     assert np.abs(means[0] - means[1]).max() > 1e-3
@@ -108,20 +110,20 @@ def _at(tree, path):
 def _minimal(kernels):
     """Returns variables with one kernel in each of the named parts."""
     params = {part: {"kernel": jnp.full((), value)} for part, value in kernels.items()}
-    return {"params": params, "batch_stats": {}, "position_embedding": {}}
+    return {"params": params}
 
 
-def _product(variables, blurred, sharp):
+def _product(variables, blurred, sharp, rng):
     """An objective: the mean light of each sharp image, times all kernels."""
     kernels = [part["kernel"] for part in variables["params"].values()]
     each = sharp.mean(axis=(1, 2, 3)) * functools.reduce(jnp.multiply, kernels)
-    return Objective(each.mean(), {}, each, variables["batch_stats"])
+    return Objective(each.mean(), {}, each, {})
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3])
 def test_parts_keep_the_order_of_the_images(parts):
-    def objective(variables, blurred, sharp):
-        result = _product(variables, blurred, sharp)
+    def objective(variables, blurred, sharp, rng):
+        result = _product(variables, blurred, sharp, rng)
         each = jnp.where(sharp[:, 0, 0, 0] > 0.5, jnp.nan, result.per_image)
         return result._replace(per_image=each)
 
@@ -137,8 +139,8 @@ def test_parts_keep_the_order_of_the_images(parts):
 
 
 def test_what_is_not_finite_changes_nothing_but_the_counts():
-    def objective(variables, blurred, sharp):
-        result = _product(variables, blurred, sharp)
+    def objective(variables, blurred, sharp, rng):
+        result = _product(variables, blurred, sharp, rng)
         return result._replace(loss=result.loss * jnp.nan)
 
     optimizer = optax.adam(0.1)
@@ -223,18 +225,16 @@ def _darkened(count, seed):
     return {"blurred": sharp - 60, "sharp": sharp}
 
 
-def _sum_to_brightness(variables, blurred, sharp):
+def _sum_to_brightness(variables, blurred, sharp, rng):
     """Wants x + y to be the sharp images' brightness."""
     total = sum(jax.tree.leaves(variables["params"]))
     each = (total - sharp.mean(axis=(1, 2, 3))) ** 2
-    return Objective(each.mean(), {}, each, variables["batch_stats"])
+    return Objective(each.mean(), {}, each, {})
 
 
 def _fit(rate, start=3.0, objective=_sum_to_brightness, frozen=(("still",),)):
     variables = {
         "params": {"moved": {"x": jnp.float32(start)}, "still": {"y": jnp.float32(0.5)}},
-        "batch_stats": {},
-        "position_embedding": {},
     }
     white = {key: np.full((2, 4, 4, 3), 255, np.uint8) for key in ("blurred", "sharp")}
     fitted = fit(

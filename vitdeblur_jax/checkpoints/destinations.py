@@ -93,6 +93,6 @@ def _foreign_entry(path):
 
 def _is_config(path):
     try:
-        return "primary_width" in read_json(path)
+        return "network" in read_json(path)
     except UserError:
         return False

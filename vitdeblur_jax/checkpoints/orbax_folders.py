@@ -37,14 +37,12 @@ class FolderMetadata(NamedTuple):
     """What a folder says of itself.
 
     Attributes:
-      config: the model's configuration, unchecked.
-      network: the class of the model, where it is not ViTDeblur itself; or None.
+      config: what the checkpoint says of its network, unchecked.
       checksums: by item, see `checksum`; empty in folders from before there were any.
       shapes: of the variables, by path.
     """
 
     config: dict
-    network: Any
     checksums: dict
     shapes: dict[str, tuple[int, ...]]
 
@@ -66,8 +64,8 @@ def read_folder_metadata(path: Path) -> FolderMetadata:
             shapes = flat_shapes(tree)
     except Exception as error:  # Orbax raises nearly anything on damaged files
         raise UserError(_NO_FOLDER.format(path)) from error
-    network, checksums = config.pop("network", None), config.pop("checksums", {})
-    return FolderMetadata(config, network, checksums, shapes)
+    checksums = config.pop("checksums", {})
+    return FolderMetadata(config, checksums, shapes)
 
 
 def read_folder_variables(path: Path, abstract_variables: dict, checksums: dict) -> dict:
@@ -108,16 +106,13 @@ def damaged_items(trees: dict, checksums: Any) -> list[str]:
     return [name for name in trees if name in saved and checksum(trees[name]) != saved[name]]
 
 
-def write_folder(
-    path: Path, variables: dict, config: dict, network: str | None, overwrite: bool
-) -> None:
+def write_folder(path: Path, variables: dict, config: dict, overwrite: bool) -> None:
     """Writes beside the destination first: an older checkpoint is lost only to a whole one.
 
     Args:
       path: of the folder.
       variables: of the model.
-      config: of the model.
-      network: the model's class, where it is not ViTDeblur itself.
+      config: what to say of the network.
       overwrite: replace an older checkpoint at `path`; anything else is kept.
 
     Raises:
@@ -127,8 +122,6 @@ def write_folder(
 
     check_space(variables, path.parent)
     saved = {**config, "checksums": {"variables": checksum(variables)}}
-    if network is not None:
-        saved["network"] = network
     items = ocp.args.Composite(
         variables=ocp.args.StandardSave(variables), config=ocp.args.JsonSave(saved)
     )

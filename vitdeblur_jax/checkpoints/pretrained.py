@@ -1,50 +1,49 @@
-"""A model with its variables, and its configuration as text."""
+"""A network with its variables, and what a checkpoint says of the network."""
 
 import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
+from typing import Any
 
+import flax.linen as nn
 import jax
 import ml_collections
 import numpy as np
 from flax import traverse_util
 
 from vitdeblur_jax.distributed.sharding import local_mesh, replicated
-from vitdeblur_jax.models import ViTDeblur
-from vitdeblur_jax.models.vitdeblur.configuration import (
-    base,
-    complete_configuration,
-    parameter_count,
-)
+from vitdeblur_jax.models.networks import NETWORKS, complete_config, config_of
+from vitdeblur_jax.utils.config_checks import shown
 from vitdeblur_jax.utils.errors import UserError
 from vitdeblur_jax.utils.json_files import parse_json
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Pretrained:
-    """A model with its variables.
+    """A network with its variables.
 
     Attributes:
       model: the Linen module, to be used as `model.apply(variables, image)`.
-      variables: the collections "params", "batch_stats" and "position_embedding", float32.
+      variables: its collections, such as "params" and "batch_stats"; float32.
       source: where it came from.
-      unused: entries of a reference checkpoint that its network never uses; written back on export.
+      unused: entries of a published checkpoint that its network never uses; written back on export.
     """
 
-    model: ViTDeblur
+    model: nn.Module
     variables: dict
     source: str
     unused: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @property
-    def config(self) -> ml_collections.ConfigDict:
-        """The model's configuration: its attributes as plain values."""
-        return configuration_of(self.model)
+    def config(self) -> ml_collections.ConfigDict | None:
+        """The network's config, see `vitdeblur_jax.models.networks`; None for other networks."""
+        return config_of(self.model)
 
     def __repr__(self) -> str:
-        network, size = type(self.model).__name__, parameter_count(self.model)
-        return f"<Pretrained {network}, {size / 1e6:.1f} M values, from {self.source!r}>"
+        size = sum(leaf.size for leaf in jax.tree.leaves(self.variables))
+        name = type(self.model).__name__
+        return f"<Pretrained {name}, {size / 1e6:.1f} M values, from {self.source!r}>"
 
 
 def on_local_devices(pretrained: Pretrained) -> Pretrained:
@@ -64,28 +63,87 @@ def digest(variables: dict) -> str:
     return total.hexdigest()
 
 
-def configuration_to_json(config: ml_collections.ConfigDict) -> str:
-    """Returns the configuration as one line of JSON."""
-    return json.dumps(config.to_dict(), sort_keys=True)
+def saved_config(network: nn.Module) -> dict[str, Any]:
+    """Returns what a checkpoint says of its network, as plain values.
+
+    The config of a network of the package; of another network the name of its class.
+    """
+    config = config_of(network)
+    return {"network": type(network).__qualname__} if config is None else config.to_dict()
 
 
-def configuration_from_json(text: str, where: str) -> ml_collections.ConfigDict:
-    """Returns the configuration that `configuration_to_json` wrote; `where` is for errors."""
-    return checked_configuration(parse_json(text, f"{where}: its configuration"), where)
+def config_to_json(network: nn.Module) -> str:
+    """Returns `saved_config` as one line of JSON."""
+    return json.dumps(saved_config(network), sort_keys=True)
 
 
-def checked_configuration(values: dict, where: str) -> ml_collections.ConfigDict:
-    """Returns the values that were read from `where` as a configuration.
+def config_from_json(text: str, where: str) -> ml_collections.ConfigDict | str:
+    """Returns what `config_to_json` wrote, checked; `where` is for errors. See `checked_config`."""
+    return checked_config(parse_json(text, f"{where}: its configuration"), where)
+
+
+def checked_config(values: dict, where: str) -> ml_collections.ConfigDict | str:
+    """Returns what a checkpoint says of its network.
+
+    Args:
+      values: as `saved_config` gave them.
+      where: the checkpoint's name, for errors.
+
+    Returns:
+      The config of a network of the package, or else the name of the network's class.
 
     Raises:
       UserError: an unknown key, or values that do not fit.
     """
+    name = values.get("network")
+    if isinstance(name, str) and name not in NETWORKS and set(values) == {"network"}:
+        return name
     try:
-        return complete_configuration(values)
+        return complete_config(values)
     except UserError as error:
         raise UserError(f"{where}: its configuration cannot be used ({error})") from error
 
 
-def configuration_of(model: ViTDeblur) -> ml_collections.ConfigDict:
-    """Returns the model's attributes as a configuration, without those that a subclass adds."""
-    return complete_configuration({key: getattr(model, key) for key in base()})
+def check_same_network(
+    network: nn.Module, saved: ml_collections.ConfigDict | str | None, where: str
+) -> None:
+    """Raises `UserError` unless the network can have the variables of a checkpoint.
+
+    Shapes alone do not tell: another number of heads fits them too.
+
+    Args:
+      network: for which the checkpoint is loaded.
+      saved: what `checked_config` returned; None if the checkpoint says nothing.
+      where: the checkpoint's name.
+    """
+    wanted = config_of(network)
+    if saved is None:
+        return
+    if isinstance(saved, str):
+        if saved != type(network).__qualname__:
+            raise UserError(
+                f"{where} is a checkpoint of the class {shown(saved)}, not of "
+                f"{type(network).__qualname__}"
+            )
+        return
+    if wanted is None:
+        raise UserError(
+            f"{where} is a checkpoint of the network {saved.network!r}, not of the class "
+            f"{type(network).__qualname__}"
+        )
+    ours, theirs = (_flat(config) for config in (wanted, saved))
+    wrong = [
+        f"{key} is {shown(theirs.get(key))}, should be {shown(value)}"
+        for key, value in ours.items()
+        if theirs.get(key) != value
+    ]
+    if wrong:
+        raise UserError(f"{where} does not fit the model: its {'; '.join(wrong)}")
+
+
+def _flat(config):
+    """Returns what must agree, by dotted key; shapes tell the number of views where it counts."""
+    model = config.model.to_dict()
+    model.pop("views", None)
+    flat = traverse_util.flatten_dict({"network": config.network, "model": model}, sep=".")
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in flat.items()}

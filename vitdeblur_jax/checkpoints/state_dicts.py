@@ -1,26 +1,22 @@
 """State dicts within the files that training programs write, whatever they are wrapped in."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from vitdeblur_jax.checkpoints.pytorch_files import read_pytorch_file
 from vitdeblur_jax.checkpoints.safetensors_files import read_safetensors
+from vitdeblur_jax.models.published import StateDict
 from vitdeblur_jax.utils.config_checks import shown
 from vitdeblur_jax.utils.errors import UserError
 from vitdeblur_jax.utils.output import tell
 from vitdeblur_jax.utils.shapes import few_of
 
-StateDict = Mapping[str, np.ndarray]
-
 # Where state dicts lie, the ones that are preferred first: those of BasicSR's averages, then those
 # that training goes on from.
 _KEYS = ("state_dict", "model", "params_ema", "params")
-_WEIGHTS = (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)
 
 
 def read_state_dict(path: Path) -> tuple[StateDict, str | None]:
@@ -64,50 +60,6 @@ def find_state_dict(contents: Any, where: str) -> StateDict:
             raise UserError(f"{said}; save one of them alone")
         tell(f"{said}; {preferred[0]!r} is loaded")
     return found[[*preferred, *found][0]]
-
-
-def without_prefix(state_dict: StateDict, wanted: Iterable[str], where: str) -> StateDict:
-    """Returns the state dict with the prefix removed that stands before the `wanted` names.
-
-    Such as `module.`, `_orig_mod.`, `model.` or `net_g.`. Names without it stay as they are.
-
-    Raises:
-      UserError: the names stand behind two prefixes, equally often.
-    """
-    wanted = set(wanted)
-    longest = max(map(len, wanted))
-    prefixes = Counter(
-        name[:start]
-        for name in state_dict
-        for start in _starts(name, longest)
-        if name[start:] in wanted
-    )
-    (prefix, count), *next_one = prefixes.most_common(2) or [("", 0)]
-    if next_one and next_one[0][1] == count:
-        pair = " and ".join(map(shown, (prefix, next_one[0][0])))
-        raise UserError(f"{where} holds the network more than once, behind {pair}; save it once")
-    stripped = {n[len(prefix) :]: value for n, value in state_dict.items() if n.startswith(prefix)}
-    others = {n: value for n, value in state_dict.items() if not n.startswith(prefix)}
-    return {**others, **stripped}
-
-
-def check_weights(state_dict: StateDict, names: Iterable[str], where: str) -> None:
-    """Raises `UserError` unless those of the names that are there are of a float dtype."""
-    wrong = [
-        f"{name} is {state_dict[name].dtype}"
-        for name in names
-        if name in state_dict and state_dict[name].dtype not in _WEIGHTS
-    ]
-    if wrong:
-        raise UserError(
-            f"{where}: weights are float16, bfloat16, float32 or float64; {few_of(wrong)}"
-        )
-
-
-def _starts(name, longest):
-    """Returns where the parts of a name begin that has dots, within its last `longest` letters."""
-    first = max(0, len(name) - longest)
-    return [at for at in range(first, len(name)) if at == 0 or name[at - 1] == "."]
 
 
 def _is_state_dict(value):

@@ -13,6 +13,7 @@ import os
 import time
 from pathlib import Path
 
+import flax.linen as nn
 import ml_collections
 import numpy as np
 
@@ -34,10 +35,11 @@ from vitdeblur_jax.evaluation.results import Results
 from vitdeblur_jax.evaluation.scoring import load_metrics, parse_metrics, target_as_deep
 from vitdeblur_jax.evaluation.subsets import find_subsets
 from vitdeblur_jax.inference.deblurring import deblur
-from vitdeblur_jax.inference.restoration import check_options, tell_of_stride
-from vitdeblur_jax.inference.tiling import as_dtype, as_float, count_windows
-from vitdeblur_jax.models.vitdeblur.configuration import named_configuration
-from vitdeblur_jax.models.vitdeblur.model import mean_of_views
+from vitdeblur_jax.inference.pixels import as_dtype, as_float
+from vitdeblur_jax.inference.restoration import check_options, count_tiles, tell_of_tiling
+from vitdeblur_jax.models.layers.views import mean_of_views
+from vitdeblur_jax.models.network import tiling_of, with_numerics
+from vitdeblur_jax.models.networks import NUMERICS_RULES
 from vitdeblur_jax.utils import signals
 from vitdeblur_jax.utils.config_checks import check_paths, check_values, choice, integer, text
 from vitdeblur_jax.utils.errors import UserError
@@ -46,21 +48,23 @@ from vitdeblur_jax.utils.progress import Progress
 
 RULES = {
     "checkpoint": text(),
-    "model": text(),
+    "network": text(),
     "data_dir": text(),
     "layout": choice(*LAYOUTS),
     "split": text(),
     "bit_depth": choice(8, 16),
     "stride": integer(0),
     "batch_size": integer(0, 2**16),
-    "dtype": choice("float32", "bfloat16"),
-    "precision": choice("highest", "high", "default"),
+    "dtype": NUMERICS_RULES["dtype"],
+    "precision": NUMERICS_RULES["precision"],
     "metrics": text(),
     "metric_weights": text(),
 }
 
 
-def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
+def evaluate(
+    config: ml_collections.ConfigDict, workdir: str | Path, network: nn.Module | None = None
+) -> None:
     """Restores every image of a data set into `workdir` and measures what can be measured.
 
     Started again after an interruption, it goes on with the images that are not done. Several
@@ -71,6 +75,9 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
       workdir: takes `restored/NAME.png`, `metrics.json` and, where there are targets, the tables
         and `report.html`.
 
+      network: the module that `config.checkpoint` holds the variables of, if it is not of the
+        package.
+
     Raises:
       UserError: the config, the checkpoint, the data or the folder is not as it should be.
     """
@@ -79,10 +86,10 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
         _check(config)
         pairs = find_pairs(config.data_dir, config.layout, config.split)
         check_sizes(pairs)
-        pretrained = _load(config)
+        pretrained = _load(config, network)
         check_options(pretrained.model, config.stride or None, config.batch_size or None)
         # Results made with another stride are other results: record the one that is used.
-        stride = config.stride or pretrained.model.stride
+        stride = config.stride or getattr(tiling_of(pretrained.model), "stride", 0)
         # A relative path would not tell, at the next start, which folder it was.
         data_dir = os.path.abspath(config.data_dir)
         config = ml_collections.ConfigDict({**config, "stride": stride, "data_dir": data_dir})
@@ -96,7 +103,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     if is_first() and config.layout == "images" and (line := left_out(config.data_dir)):
         tell(line)
     if is_first():
-        tell_of_stride(pretrained.model, config.stride)
+        tell_of_tiling(pretrained.model, config.stride)
     names, folder = [pair.name for pair in pairs], Path(workdir)
     checkpoint = digest(pretrained.variables)
     results = first_before_others(
@@ -133,12 +140,15 @@ def _check(config):
         raise UserError("--config.data_dir is missing")
 
 
-def _load(config) -> Pretrained:
-    architecture = named_configuration(config.model) if config.model else None
-    pretrained = on_local_devices(load_pretrained(config.checkpoint or None, architecture))
+def _load(config, network) -> Pretrained:
+    if network is None:
+        network = config.network or None
+    elif config.network:
+        raise UserError("give evaluate a network, or --config.network, not both")
+    pretrained = on_local_devices(load_pretrained(config.checkpoint or None, network))
     if not config.checkpoint and is_first():
         tell(f"checkpoint: {BUNDLED_NOTE}")
-    model = dataclasses.replace(pretrained.model, dtype=config.dtype, precision=config.precision)
+    model = with_numerics(pretrained.model, dtype=config.dtype, precision=config.precision)
     return dataclasses.replace(pretrained, model=model)
 
 
@@ -149,15 +159,15 @@ def _at_depth(pixels, bits):
 
 def _restore(pretrained, image, config):
     """Returns the restored image, float32 in [0, 1], and the seconds it took."""
-    total = count_windows(pretrained.model, *image.shape[:2], config.stride)
+    total = count_tiles(pretrained.model, *image.shape[:2], config.stride or None)
     started = time.perf_counter()
-    with Progress(total, "windows") as progress:
+    with Progress(total, "tiles") as progress:
         restored = deblur(
             as_float(image),
             pretrained,
-            stride=config.stride,
+            stride=config.stride or None,
             batch_size=config.batch_size or None,
-            on_windows=progress.advance,
+            on_tiles=progress.advance,
         )
     return restored.clip(0, 1), time.perf_counter() - started
 

@@ -28,7 +28,7 @@ from vitdeblur_jax.evaluation.scores import (
     summarize,
 )
 from vitdeblur_jax.evaluation.subsets import find_subsets
-from vitdeblur_jax.inference.tiling import as_float
+from vitdeblur_jax.inference.pixels import as_float
 from vitdeblur_jax.metrics import DEFAULT, METRICS
 from vitdeblur_jax.utils.errors import UserError, known, one_line
 from vitdeblur_jax.utils.files import home_expanded

@@ -8,10 +8,11 @@ import numpy as np
 from jaxtyping import Float, Num
 
 from vitdeblur_jax.checkpoints.pretrained import Pretrained
+from vitdeblur_jax.inference.pixels import as_dtype, as_float
 from vitdeblur_jax.inference.restoration import check_image, restore
 from vitdeblur_jax.inference.self_ensemble import Ensemble, self_ensemble
-from vitdeblur_jax.inference.tiling import as_dtype, as_float
-from vitdeblur_jax.models.vitdeblur.model import mean_of_views
+from vitdeblur_jax.models.layers.views import mean_of_views
+from vitdeblur_jax.models.network import views_of
 from vitdeblur_jax.utils.errors import UserError
 
 
@@ -23,22 +24,22 @@ def deblur(
     ensemble: bool = False,
     stride: int | None = None,
     batch_size: int | None = None,
-    on_windows: Callable[[int], None] = lambda done: None,
+    on_tiles: Callable[[int], None] = lambda done: None,
 ) -> Num[np.ndarray | jax.Array, "*batch height width 3"]:
     """Restores an image of any size, or a batch of equally large ones.
 
     Args:
-      image: RGB, `H x W x 3` or `B x H x W x 3` (x 6 for a model with two views: left, then
+      image: RGB, `H x W x 3` or `B x H x W x 3` (x 6 for a network with two views: left, then
         right); uint8, uint16, or floats in [0, 1]; NumPy or JAX.
       pretrained: what `load_pretrained` gave.
       strength: from 0 to 1: how much of the restoration is taken, the rest is the image (the mean
         of its views).
       ensemble: the mean over the image's eight flips and turns, for eight times the work; see
         `vitdeblur_jax.inference.self_ensemble`.
-      stride: step between windows, pixels; by default the model's. Smaller is slower and smoother;
-        a multiple of the model's patch_stride may leave edges beaded.
-      batch_size: windows computed at once; by default 1 a CPU and 8 another device.
-      on_windows: called with the number of windows just done.
+      stride: step between windows, pixels; by default the network's. Smaller is slower and
+        smoother. Only for networks that work in overlapping windows.
+      batch_size: windows or tiles computed at once; by default 1 a CPU and 8 another device.
+      on_tiles: called with the number of windows or tiles just done.
 
     Returns:
       The restored image, of the same kind and dtype. Integers are rounded; floats are the
@@ -56,7 +57,7 @@ def deblur(
     check_strength(strength)
     for one in images:
         check_image(pretrained.model, one)
-    options = {"stride": stride, "batch_size": batch_size, "on_windows": on_windows}
+    options = {"stride": stride, "batch_size": batch_size, "on_tiles": on_tiles}
     restored = np.empty((*images.shape[:3], 3), array.dtype)
     for one, result in zip(images, restored, strict=True):
         if ensemble:
@@ -80,7 +81,7 @@ def restored_ensemble(
     Args:
       image: as `deblur` takes it, one.
       pretrained: what `load_pretrained` gave.
-      **options: stride, batch_size and on_windows, as `deblur` takes them.
+      **options: stride, batch_size and on_tiles, as `deblur` takes them.
     """
 
     def restore_whole(turned):
@@ -88,7 +89,7 @@ def restored_ensemble(
             list(restore(pretrained.model, pretrained.variables, turned, **options))
         )
 
-    return self_ensemble(restore_whole, image, pretrained.model.views)
+    return self_ensemble(restore_whole, image, views_of(pretrained.model))
 
 
 def blend(
@@ -106,10 +107,9 @@ def blend(
 def _check_not_traced(*trees):
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees)):
         raise UserError(
-            "deblur cannot be traced (jax.jit, grad, vmap): it cuts the image into windows on the "
+            "deblur cannot be traced (jax.jit, grad, vmap): it cuts the image into tiles on the "
             "host. Call it outside, its inner functions are compiled already; or trace "
-            "pretrained.model.apply(variables, images), which takes squares of floats, "
-            "batch x window x window x channels"
+            "pretrained.model.apply(variables, images), which takes batches of floats"
         )
 
 

@@ -1,21 +1,23 @@
-"""Models that leave: StableHLO, which needs JAX and NumPy to run, and nothing of this package.
+"""Exported models: StableHLO, which needs JAX and NumPy to run, and nothing of this package.
 
 An exported model is a folder, which is a Python package of its own name:
 
 | file | what it holds |
 |---|---|
-| window_features.exported, head_tile.exported | all that the network computes, for `jax.export` |
-| variables.npz | the variables, float32, which both functions take |
-| metadata.json | configuration, digest of the variables, platforms, conventions, licence |
-| __init__.py, tiling.py | restore a whole image with the above |
+| NAME.exported | what the network computes, for `jax.export`: window_features and head_tile of a \
+network in windows, restored_tiles of any other |
+| variables.npz | the variables, float32, which the functions take |
+| metadata.json | config, tiling, digest of the variables, platforms, conventions, licence |
+| __init__.py, pixels.py, windows.py, tiles.py | restore a whole image with the above |
 | third_party/flatbuffers | what `jax.export` reads functions with, where it is not installed |
 | LICENSE | of all the code |
 
-The variables lie beside the functions rather than in them as constants: both functions read the
-same, constants would be compiled along (half a gigabyte for `base`), and a file of arrays can be
-looked at.
+The variables lie beside the functions, not in them as constants: both functions read the same,
+constants would be compiled along (half a gigabyte for the published model), and a file of arrays
+can be inspected.
 """
 
+import functools
 import json
 import keyword
 import os
@@ -31,10 +33,17 @@ import numpy as np
 from flax import traverse_util
 
 from vitdeblur_jax.checkpoints.load_save import load_pretrained
-from vitdeblur_jax.checkpoints.pretrained import Pretrained, digest
-from vitdeblur_jax.inference import tiling
-from vitdeblur_jax.inference.restoration import head_tile, tell_of_stride, window_features
-from vitdeblur_jax.utils.errors import UserError, known
+from vitdeblur_jax.checkpoints.pretrained import Pretrained, digest, saved_config
+from vitdeblur_jax.inference import pixels, tiles, windows
+from vitdeblur_jax.inference.restoration import (
+    head_tile,
+    restored_tiles,
+    tell_of_tiling,
+    window_features,
+)
+from vitdeblur_jax.models.network import tiling_of, views_of
+from vitdeblur_jax.models.tilings import Windows
+from vitdeblur_jax.utils.errors import UserError, known, one_line
 from vitdeblur_jax.utils.files import check_absent, folder_when_whole
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -44,8 +53,6 @@ _CONVENTIONS = {
     "image": "height x width x (3 * views), channels last, RGB; two views: left, then right",
     "values": "float32 in [0, 1]; uint8 and uint16 stand for their whole range",
     "output": "float32, not clipped",
-    "whole_image": "windows of `window` pixels, `stride` apart, the last moved back to the edge; "
-    "extended beforehand by `margin` pixels a side, by reflection",
 }
 _LICENCE = (
     "the code: Apache-2.0, see LICENSE; the variables: the licence of the checkpoint they came from"
@@ -53,7 +60,7 @@ _LICENCE = (
 
 
 def export(
-    source: str | Path,
+    source: str | Path | Pretrained,
     destination: str | Path,
     platforms: Iterable[str] = PLATFORMS,
     batch_size: int | None = None,
@@ -61,10 +68,10 @@ def export(
     """Loads a checkpoint and writes it as an exported model.
 
     Args:
-      source: a checkpoint, or the name of weights that come with the package.
+      source: what `load_pretrained` takes or gave.
       destination: the folder to make.
       platforms: of `PLATFORMS`, on which it is to run.
-      batch_size: windows that the function takes at once; by default any number.
+      batch_size: windows or tiles that the function takes at once; by default any number.
 
     Raises:
       UserError: the checkpoint cannot be loaded, a platform is unknown, the batch size is less
@@ -75,8 +82,8 @@ def export(
     if batch_size is not None and batch_size < 1:
         raise UserError(f"the batch size is {batch_size}; it must be 1 or more")
     check_absent(Path(destination))
-    pretrained = load_pretrained(source)
-    tell_of_stride(pretrained.model, None)
+    pretrained = source if isinstance(source, Pretrained) else load_pretrained(source)
+    tell_of_tiling(pretrained.model, None)
     with folder_when_whole(destination) as folder:
         for name, function in exported_functions(pretrained, platforms, batch_size).items():
             (folder / f"{name}.exported").write_bytes(function.serialize())
@@ -84,7 +91,10 @@ def export(
         metadata = _metadata(pretrained, platforms, batch_size)
         (folder / "metadata.json").write_text(json.dumps(metadata, indent=2) + "\n")
         shutil.copy(_BESIDE / "restore.py", folder / "__init__.py")
-        for file in (_BESIDE / "LICENSE", tiling.__file__):
+        for file in (
+            _BESIDE / "LICENSE",
+            *(module.__file__ for module in (pixels, tiles, windows)),
+        ):
             shutil.copy(file, folder)
         reader, unwanted = folder / "third_party/flatbuffers", shutil.ignore_patterns("__pycache__")
         shutil.copytree(Path(flatbuffers.__file__).parent, reader, ignore=unwanted)
@@ -109,40 +119,53 @@ def _check_package_name(name: str) -> None:
 def exported_functions(
     pretrained: Pretrained, platforms: tuple[str, ...], batch_size: int | None
 ) -> dict[str, jax.export.Exported]:
-    """Returns `window_features` and `head_tile` as functions of flat variables and arrays.
+    """Returns what a network computes, as functions of flat variables and arrays.
 
     Args:
-      pretrained: the model; its variables matter by their shapes alone.
+      pretrained: the network; its variables matter by their shapes alone.
       platforms: that they are lowered for.
-      batch_size: of `window_features`; None for any.
+      batch_size: of windows or tiles; None for any.
+
+    Raises:
+      UserError: the network cannot be traced for images of any size.
     """
-    model = pretrained.model
+    network, tiling = pretrained.model, tiling_of(pretrained.model)
+    variables = {name: _shaped(leaf.shape) for name, leaf in _flat(pretrained.variables).items()}
 
-    def features_of_windows(variables, windows):
-        return window_features(model, traverse_util.unflatten_dict(variables, "/"), windows)
+    def exported(function, *arguments):
+        def of_flat(variables, *arguments):
+            return function(network, traverse_util.unflatten_dict(variables, "/"), *arguments)
 
-    def tile_of_head(variables, *arguments):
-        return head_tile(model, traverse_util.unflatten_dict(variables, "/"), *arguments)
+        return jax.export.export(jax.jit(of_flat), platforms=platforms)(variables, *arguments)
 
-    def shaped(shape, dtype=np.float32):
-        return jax.ShapeDtypeStruct(shape, dtype)
+    channels = 3 * views_of(network)
+    if isinstance(tiling, Windows):
+        square = (tiling.size, tiling.size, channels)
+        (batch,) = (batch_size,) if batch_size else jax.export.symbolic_shape("batch")
+        windows = _shaped((batch, *square))
+        features = jax.eval_shape(
+            functools.partial(window_features, network), pretrained.variables, _shaped((1, *square))
+        )
+        indices = _shaped((tiling.map_side,), np.int32)
+        return {
+            "window_features": exported(window_features, windows),
+            "head_tile": exported(
+                head_tile, _shaped(square), _shaped(features.shape[1:]), indices, indices
+            ),
+        }
+    sides = f"{tiling.multiple}*height, {tiling.multiple}*width"
+    shape = jax.export.symbolic_shape(f"{batch_size or 'batch'}, {sides}, {channels}")
+    try:
+        return {"restored_tiles": exported(restored_tiles, _shaped(shape))}
+    except Exception as error:  # whatever the network does with a size that is not a number
+        raise UserError(
+            f"{type(network).__name__} cannot be exported for images of any size "
+            f"({one_line(error)}); it must not use the size of an image as a number"
+        ) from error
 
-    variables = {name: shaped(leaf.shape) for name, leaf in _flat(pretrained.variables).items()}
-    square = (model.window, model.window, 3 * model.views)
-    side = model.window - model.input_kernel + 1
-    (batch,) = (batch_size,) if batch_size else jax.export.symbolic_shape("batch")
-    return {
-        "window_features": jax.export.export(jax.jit(features_of_windows), platforms=platforms)(
-            variables, shaped((batch, *square))
-        ),
-        "head_tile": jax.export.export(jax.jit(tile_of_head), platforms=platforms)(
-            variables,
-            shaped(square),
-            shaped((side, side, model.feature_channels)),
-            shaped((side,), np.int32),
-            shaped((side,), np.int32),
-        ),
-    }
+
+def _shaped(shape, dtype=np.float32):
+    return jax.ShapeDtypeStruct(shape, dtype)
 
 
 def _flat(variables):
@@ -152,7 +175,9 @@ def _flat(variables):
 def _metadata(pretrained, platforms, batch_size):
     return {
         "source": Path(pretrained.source).name,
-        "configuration": pretrained.config.to_dict(),
+        "config": saved_config(pretrained.model),
+        "views": views_of(pretrained.model),
+        "tiling": tiling_of(pretrained.model)._asdict(),
         "digest": digest(pretrained.variables),
         "platforms": platforms,
         "batch_size": batch_size,

@@ -1,15 +1,15 @@
-"""One whole image: any size in, the same size out, in memory that does not grow with height.
+"""One whole image: any size in, the same size out, by the tiling that the network states.
 
-The image is cut into overlapping windows. Their feature maps are averaged where they overlap;
-the image head then turns the whole map into the image. Both go from top to bottom: a row of
-windows is added up, the map's rows that no later window touches are finished, the head makes
-pixels of them in square tiles, and the rows leave. Every tile has one fixed size, so two functions
-are compiled, whatever the size of the image. `tiling.py` has the arithmetic around them.
+Windows (`windows.py`): the feature maps of overlapping windows are averaged, and a head turns the
+map into the image. Tiles (`tiles.py`): tiles with a halo, or the whole image at once. Both go from
+top to bottom, so that memory does not grow with the image's height, and all windows, head tiles or
+tiles of an image have one shape, so that one or two functions are compiled.
 """
 
 import functools
 from collections.abc import Callable, Iterator
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,93 +17,95 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from vitdeblur_jax.distributed.sharding import batch_sharded, local_mesh, replicated
-from vitdeblur_jax.inference.tiling import image_fault, restored_rows
-from vitdeblur_jax.models import ViTDeblur
-from vitdeblur_jax.models.vitdeblur.configuration import check_stride, stride_note
+from vitdeblur_jax.inference.pixels import image_fault
+from vitdeblur_jax.inference.tiles import count_tiles as count_halo_tiles
+from vitdeblur_jax.inference.tiles import tile_rows
+from vitdeblur_jax.inference.windows import count_windows, window_rows
+from vitdeblur_jax.models.network import takes_train, tiling_of, views_of
+from vitdeblur_jax.models.tilings import HaloTiles, Windows, check_stride, stride_note
 from vitdeblur_jax.utils.errors import UserError
 from vitdeblur_jax.utils.output import tell
 
+Images = Float[ArrayLike, "batch height width channels"]
 
-@functools.partial(jax.jit, static_argnames="model")
+
+@functools.partial(jax.jit, static_argnames="network")
+def restored_tiles(
+    network: nn.Module, variables: dict, tiles: Images
+) -> Float[Array, "batch height width 3"]:
+    """Returns the float32 restorations of a batch of tiles, or of whole images."""
+    settings = {"train": False} if takes_train(network) else {}
+    return network.apply(variables, tiles, **settings).astype(jnp.float32)
+
+
+@functools.partial(jax.jit, static_argnames="network")
 def window_features(
-    model: ViTDeblur, variables: dict, windows: Float[ArrayLike, "batch window window channels"]
+    network: nn.Module, variables: dict, windows: Float[ArrayLike, "batch window window channels"]
 ) -> Float[Array, "batch side side features"]:
     """Returns the float32 feature maps of a batch of windows."""
-    return model.apply(variables, windows, method="features").astype(jnp.float32)
+    return network.apply(variables, windows, method="features").astype(jnp.float32)
 
 
-@functools.partial(jax.jit, static_argnames="model")
+@functools.partial(jax.jit, static_argnames="network")
 def head_tile(
-    model: ViTDeblur,
+    network: nn.Module,
     variables: dict,
     image: Float[ArrayLike, "window window channels"],
     features: Float[ArrayLike, "side side features"],
     rows: Int[ArrayLike, " padded"],
     columns: Int[ArrayLike, " padded"],
 ) -> Float[Array, "tile tile 3"]:
-    """Returns a tile of the restored image.
-
-    Args:
-      model: the model.
-      variables: its variables.
-      image: a square of the input.
-      features: the blended map over that square, trimmed.
-      rows: for each padded row of the tile, the row of `features` it reads: reflection at the
-        image's borders, and nothing else, lies in these indices.
-      columns: likewise.
-    """
-
-    def apply_head(module):
-        joined = module.image_head.add_input(image[None], features[None])
-        return module.image_head.to_image(joined[:, rows][:, :, columns])[0]
-
-    return model.apply(variables, method=apply_head)
+    """Returns a tile of the restored image; see the network's method of that name."""
+    return network.apply(variables, image, features, rows, columns, method="head_tile")
 
 
 def restore(
-    model: ViTDeblur,
+    network: nn.Module,
     variables: dict,
     image: np.ndarray,
     *,
     stride: int | None = None,
     batch_size: int | None = None,
-    on_windows: Callable[[int], None] = lambda done: None,
+    on_tiles: Callable[[int], None] = lambda done: None,
 ) -> Iterator[Float[np.ndarray, "rows width 3"]]:
     """Returns an iterator over the restored image from top to bottom, float32, not clipped.
 
     Args:
-      model: the model.
+      network: the network.
       variables: its variables.
-      image: `(height, width, 3 * views)` RGB; uint8, uint16 or float in [0, 1]. A side shorter
-        than a window is extended by reflection, as often as needed, and cropped back; so are all
-        sides by the model's margin.
-      stride: step between windows, pixels; by default the model's. A multiple of the model's
-        patch_stride may leave edges beaded.
-      batch_size: windows computed at once; by default 1 a CPU and 8 another device. It is
+      image: `(height, width, 3 * views)` RGB; uint8, uint16 or float in [0, 1]. A side that is too
+        short, or no multiple of what the network takes, is extended by reflection, as often as
+        needed, and cropped back; so are all sides by the margin of windows.
+      stride: step between windows, pixels; by default the network's. Only for networks that are
+        restored with in windows.
+      batch_size: windows or tiles computed at once; by default 1 a CPU and 8 another device. It is
         rounded up to a multiple of the number of local devices.
-      on_windows: called with the number of windows just done.
+      on_tiles: called with the number of windows or tiles just done.
 
     Raises:
       UserError: the image's shape, dtype or values are wrong, the stride leaves gaps, or, while
         rows are taken, the network's output is not finite.
     """
-    check_image(model, image)
-    check_options(model, stride, batch_size)
-    mesh = local_mesh()
+    check_image(network, image)
+    check_options(network, stride, batch_size)
+    tiling, mesh = tiling_of(network), local_mesh()
     placed = jax.device_put(variables, replicated(mesh))
-    # The tiles of one image are few: one device makes them all.
-    head = {"params": {"image_head": variables["params"]["image_head"]}}
-    head = jax.device_put(head, jax.local_devices()[0])
-    rows = restored_rows(
-        model,
+    settings = {"batch_size": _whole_batch(batch_size, mesh), "on_tiles": on_tiles}
+
+    def on_all_devices(function):
+        return lambda batch: function(network, placed, jax.device_put(batch, batch_sharded(mesh)))
+
+    if not isinstance(tiling, Windows):
+        return _finite(tile_rows(tiling, image, on_all_devices(restored_tiles), **settings))
+    # The head's tiles of one image are few: one device makes them all.
+    on_one = jax.device_put(variables, jax.local_devices()[0])
+    rows = window_rows(
+        tiling,
         image,
-        lambda windows: window_features(
-            model, placed, jax.device_put(windows, batch_sharded(mesh))
-        ),
-        functools.partial(head_tile, model, head),
-        stride=model.stride if stride is None else stride,
-        batch_size=_whole_batch(batch_size, mesh),
-        on_windows=on_windows,
+        on_all_devices(window_features),
+        functools.partial(head_tile, network, on_one),
+        stride=tiling.stride if stride is None else stride,
+        **settings,
     )
     return _finite(rows)
 
@@ -125,28 +127,57 @@ def _whole_batch(batch_size, mesh):
     return -(-batch_size // len(devices)) * len(devices)
 
 
-def check_image(model: ViTDeblur, image: np.ndarray) -> None:
+def count_tiles(network: nn.Module, height: int, width: int, stride: int | None = None) -> int:
+    """Returns how many windows or tiles an image of that size is cut into.
+
+    Args:
+      network: the network.
+      height: of the image, pixels.
+      width: likewise.
+      stride: step between windows, pixels; by default the network's.
+    """
+    tiling = tiling_of(network)
+    if isinstance(tiling, Windows):
+        return count_windows(tiling, height, width, stride)
+    return count_halo_tiles(tiling, height, width)
+
+
+def check_image(network: nn.Module, image: np.ndarray) -> None:
     """Raises `UserError` unless `restore` takes the image."""
-    fault = image_fault(model, image)
+    fault = image_fault(views_of(network), image)
     if fault is not None:
         raise UserError(fault)
 
 
-def check_options(model: ViTDeblur, stride: int | None, batch_size: int | None) -> None:
+def check_options(network: nn.Module, stride: int | None, batch_size: int | None) -> None:
     """Raises `UserError` unless `restore` takes them; None stands for the default."""
     if stride is not None:
-        check_stride(model, stride)
+        tiling = tiling_of(network)
+        if not isinstance(tiling, Windows):
+            raise UserError(
+                f"stride is {stride}, but {type(network).__name__} is not restored with in "
+                "overlapping windows; leave the stride out"
+            )
+        check_stride(tiling, stride)
     if batch_size is not None and batch_size < 1:
         raise UserError(f"the batch size is {batch_size}; it must be 1 or more")
 
 
-def tell_of_stride(config, stride: int | None) -> None:
-    """Prints a note if windows `stride` pixels apart may leave edges beaded.
+def tell_of_tiling(network: nn.Module, stride: int | None) -> None:
+    """Prints a note if the tiling may show in the results.
 
     Args:
-      config: the model, or its configuration.
-      stride: step between windows, pixels; None: the model's.
+      network: the network.
+      stride: step between windows, pixels; None: the network's.
     """
-    note = stride_note(config, stride or config.stride)
-    if note is not None:
-        tell(f"note: {note}")
+    tiling = tiling_of(network)
+    if isinstance(tiling, Windows):
+        note = stride_note(tiling, stride or tiling.stride)
+        if note is not None:
+            tell(f"note: {note}")
+    elif getattr(network, "tiling", None) is None and isinstance(tiling, HaloTiles):
+        tell(
+            f"note: {type(network).__name__} states no tiling; images over "
+            f"{tiling.tile + 2 * tiling.halo} pixels a side are restored in tiles with a halo of "
+            f"{tiling.halo} pixels, exact only if its receptive field reaches no further"
+        )

@@ -26,9 +26,10 @@ from vitdeblur_jax.data.image_io import (
 )
 from vitdeblur_jax.distributed.processes import gather, is_first, split_across_processes, together
 from vitdeblur_jax.inference.deblurring import blend, check_strength, deblur, restored_ensemble
-from vitdeblur_jax.inference.restoration import check_options, tell_of_stride
+from vitdeblur_jax.inference.pixels import as_dtype, as_float
+from vitdeblur_jax.inference.restoration import check_options, count_tiles, tell_of_tiling
 from vitdeblur_jax.inference.self_ensemble import symmetries
-from vitdeblur_jax.inference.tiling import as_dtype, as_float, count_windows
+from vitdeblur_jax.models.network import views_of
 from vitdeblur_jax.utils.errors import ExistsError, UserError, one_line
 from vitdeblur_jax.utils.output import (
     check_result_can_be_written,
@@ -124,7 +125,7 @@ def restore_files(
     if is_first() and checkpoint is None:
         tell(f"checkpoint: {BUNDLED_NOTE}")
     if is_first():
-        tell_of_stride(pretrained.model, options.stride)
+        tell_of_tiling(pretrained.model, options.stride)
     failed = 0
     for number, task in split_across_processes(waiting):
         if options.skip_existing and _is_done(task):
@@ -306,7 +307,7 @@ def _check_file(path: Path, endings: str, overwrite: bool, needs_folder: bool = 
 
 
 def _check_model(pretrained: Pretrained) -> None:
-    if pretrained.model.views != 1:
+    if views_of(pretrained.model) != 1:
         raise UserError(
             f"{pretrained.source} restores a left and a right view together, which no image "
             "file holds; evaluate.py and the function deblur take such pairs"
@@ -335,12 +336,12 @@ def _restore_file(task: Task, pretrained: Pretrained, options: Options) -> None:
 def _restored(pixels, pretrained, options):
     """Returns the restoration, and its spread if it is that of an ensemble."""
     count = len(symmetries(1)) if options.ensemble else 1
-    total = count * count_windows(pretrained.model, *pixels.shape[:2], options.stride)
-    with Progress(total, "windows") as progress:
+    total = count * count_tiles(pretrained.model, *pixels.shape[:2], options.stride)
+    with Progress(total, "tiles") as progress:
         settings = {
             "stride": options.stride,
             "batch_size": options.batch_size,
-            "on_windows": progress.advance,
+            "on_tiles": progress.advance,
         }
         if not options.ensemble:
             return deblur(pixels, pretrained, strength=options.strength, **settings), None

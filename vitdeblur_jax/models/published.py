@@ -4,15 +4,23 @@ A network's file states one `Entry` for each variable. What a published network 
 another range is absorbed by an entry's `Layout` where that is exact.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
+import ml_dtypes
 import numpy as np
 from flax import traverse_util
+
+from vitdeblur_jax.utils.config_checks import shown
+from vitdeblur_jax.utils.errors import UserError
+from vitdeblur_jax.utils.shapes import few_of
 
 Path = tuple[str, ...]
 Shape = tuple[int, ...]
 StateDict = Mapping[str, np.ndarray]
+
+_WEIGHTS = (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)
 
 
 class Layout(NamedTuple):
@@ -151,3 +159,47 @@ def batch_norm(path: Path, name: str) -> dict[Path, Entry]:
 def joined(parts: Iterable[Entries]) -> dict[Path, Entry]:
     """Returns the entries of several parts in one."""
     return {path: entry for part in parts for path, entry in part.items()}
+
+
+def without_prefix(state_dict: StateDict, wanted: Iterable[str], where: str) -> StateDict:
+    """Returns the state dict with the prefix removed that stands before the `wanted` names.
+
+    Such as `module.`, `_orig_mod.`, `model.` or `net_g.`. Names without it stay as they are.
+
+    Raises:
+      UserError: the names stand behind two prefixes, equally often.
+    """
+    wanted = set(wanted)
+    longest = max(map(len, wanted))
+    prefixes = Counter(
+        name[:start]
+        for name in state_dict
+        for start in _starts(name, longest)
+        if name[start:] in wanted
+    )
+    (prefix, count), *next_one = prefixes.most_common(2) or [("", 0)]
+    if next_one and next_one[0][1] == count:
+        pair = " and ".join(map(shown, (prefix, next_one[0][0])))
+        raise UserError(f"{where} holds the network more than once, behind {pair}; save it once")
+    stripped = {n[len(prefix) :]: value for n, value in state_dict.items() if n.startswith(prefix)}
+    others = {n: value for n, value in state_dict.items() if not n.startswith(prefix)}
+    return {**others, **stripped}
+
+
+def check_weights(state_dict: StateDict, names: Iterable[str], where: str) -> None:
+    """Raises `UserError` unless those of the names that are there are of a float dtype."""
+    wrong = [
+        f"{name} is {state_dict[name].dtype}"
+        for name in names
+        if name in state_dict and state_dict[name].dtype not in _WEIGHTS
+    ]
+    if wrong:
+        raise UserError(
+            f"{where}: weights are float16, bfloat16, float32 or float64; {few_of(wrong)}"
+        )
+
+
+def _starts(name, longest):
+    """Returns where the parts of a name begin that has dots, within its last `longest` letters."""
+    first = max(0, len(name) - longest)
+    return [at for at in range(first, len(name)) if at == 0 or name[at - 1] == "."]

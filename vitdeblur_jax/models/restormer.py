@@ -183,7 +183,7 @@ class Downsample(nn.Module):
     precision: str
 
     @nn.compact
-    def __call__(self, x: Maps) -> Maps:
+    def __call__(self, x: Maps) -> Array:
         conv3x3, _ = layers_without_bias(self.dtype, self.precision)
         return pixel_unshuffle(conv3x3(x.shape[-1] // 2, name="conv")(x))
 
@@ -195,19 +195,19 @@ class Upsample(nn.Module):
     precision: str
 
     @nn.compact
-    def __call__(self, x: Maps) -> Maps:
+    def __call__(self, x: Maps) -> Array:
         conv3x3, _ = layers_without_bias(self.dtype, self.precision)
         return pixel_shuffle(conv3x3(2 * x.shape[-1], name="conv")(x))
 
 
-def pixel_unshuffle(x: Maps) -> Maps:
+def pixel_unshuffle(x: Maps) -> Float[Array, "batch half_height half_width quadruple"]:
     """Returns maps of half the size; channel 4c + 2dy + dx has pixel (2y + dy, 2x + dx) of c."""
     batch, height, width, channels = x.shape
     squares = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
     return squares.transpose(0, 1, 3, 5, 2, 4).reshape(batch, height // 2, width // 2, -1)
 
 
-def pixel_shuffle(x: Maps) -> Maps:
+def pixel_shuffle(x: Maps) -> Float[Array, "batch double_height double_width quarter"]:
     """Undoes `pixel_unshuffle`."""
     batch, height, width, channels = x.shape
     squares = x.reshape(batch, height, width, channels // 4, 2, 2)

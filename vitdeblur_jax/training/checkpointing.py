@@ -16,8 +16,6 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import ml_collections
-
 from vitdeblur_jax.checkpoints.checksums import checksum
 from vitdeblur_jax.checkpoints.orbax_folders import (
     check_space,
@@ -86,7 +84,7 @@ class TrainingCheckpoints:
     def save(
         self,
         state: TrainState,
-        model_config: ml_collections.ConfigDict,
+        network_config: dict,
         resume_state: dict,
         psnr: float | None = None,
     ) -> None:
@@ -97,7 +95,7 @@ class TrainingCheckpoints:
 
         Args:
           state: Training state, on any devices.
-          model_config: Config of the model.
+          network_config: What the checkpoint says of its network, see `saved_config`.
           resume_state: A value that JSON can hold. Floats are restored exactly, tuples as lists.
           psnr: Validation PSNR of `state.ema_variables` in dB; None if not measured.
 
@@ -118,7 +116,7 @@ class TrainingCheckpoints:
         items = ocp.args.Composite(
             variables=save_tree(variables),
             training=save_tree(training),
-            config=save_json({**model_config.to_dict(), "checksums": checksums}),
+            config=save_json({**network_config, "checksums": checksums}),
             # A copy: Orbax encodes it in the background, when the caller may have changed it.
             resume_state=save_json(json.loads(json.dumps(resume_state))),
         )
@@ -267,8 +265,7 @@ def _joined(abstract_state, variables, training):
         step=training["step"],
         skipped=training["skipped"],
         params=training["params"] if with_ema else variables["params"],
-        batch_stats=variables["batch_stats"],
-        position_embedding=variables["position_embedding"],
+        model_state={name: value for name, value in variables.items() if name != "params"},
         opt_state=training["opt_state"],
         ema_params=variables["params"] if with_ema else None,
     )

@@ -5,15 +5,14 @@
 | seed | of initial values, order, augmentation, synthetic defocus (held out, too); 0 or more |
 | num_steps | batches to train on |
 | batch_size | images a batch, of all devices together |
-| crop | side of the training crops, pixels; need not be the model's training_window |
+| crop | side of the training crops, pixels |
 | progressive | ((first_step, crop, batch_size), ...): from that step on, these instead |
 | grad_accum_steps | parts that a batch is cut into and taken one after the other, to save memory |
 | mesh.data, .fsdp | the grid of devices, see `make_mesh`; -1: inferred from the device count |
-| model | the model's attributes, see `vitdeblur_jax.models.vitdeblur.configuration` |
+| network, model, tiling, numerics | the network, see `vitdeblur_jax.models.networks`; not there \
+if `train` is given one |
 | initial.checkpoint | a checkpoint to start from, of the same architecture; empty: none |
-| initial.encoder | weights of MAE or TinyMIM for tokenizer and primary encoder; empty: none |
-| initial.identity_init | the image head starts as the identity, the decoder at zero |
-| initial.dct_init | what a patch shows, its frequencies, passes unmixed to the decoder's end |
+| initial.* | other ways to start, which depend on the network |
 | data.kind | pairs (files), prepared (by `vitdeblur data prepare`), synthetic (of sharp ones) |
 | data.root | the folder of the data set |
 | data.layout, .split | of pairs: how they lie on disk; of pairs and prepared: which part |
@@ -22,7 +21,9 @@
 | data.synthesis | of synthetic: `vitdeblur_jax.data.defocus.settings.SynthesisSettings` |
 | data.vertical_flip, .quarter_turns | augmentation beyond the published horizontal flip |
 | data.workers | processes that read ahead; 0: threads. Changes nothing in what is learned |
-| loss.* | weights of the terms, see `vitdeblur_jax.training.losses`; loss.border in pixels |
+| loss.* | weights of the restoration losses, see `vitdeblur_jax.training.losses`, and of the \
+network's own terms |
+| loss.border | pixels a side that the restoration losses leave out |
 | optimizer.* | see `vitdeblur_jax.training.optimizer` |
 | ema_decay | decay of the moving average of the parameters, which is validated; 0: no average |
 | max_nonfinite_steps | steps that may be left out for a loss or gradient that is not finite |
@@ -39,23 +40,22 @@
 
 import dataclasses
 
+import flax.linen as nn
 import ml_collections
 
 from vitdeblur_jax.data.defocus.settings import RULES as SYNTHESIS_RULES
 from vitdeblur_jax.data.defocus.settings import SynthesisSettings, check_settings
 from vitdeblur_jax.data.layouts import LAYOUTS
-from vitdeblur_jax.models.vitdeblur.configuration import RULES as MODEL_RULES
-from vitdeblur_jax.models.vitdeblur.configuration import (
-    base,
-    check_configuration,
-    check_stride,
-    check_window,
-)
+from vitdeblur_jax.inference.restoration import check_options
+from vitdeblur_jax.models.network import check_training, own_loss_terms, views_of
+from vitdeblur_jax.models.networks import GROUPS, create_network, named_config
 from vitdeblur_jax.training.data import KINDS, stages
-from vitdeblur_jax.training.objective import needs_the_sharp_encoding
+from vitdeblur_jax.training.initialization import check_initial, initial_options
+from vitdeblur_jax.training.losses import RESTORATION_LOSSES
 from vitdeblur_jax.training.optimizer import RULES as OPTIMIZER_RULES
 from vitdeblur_jax.training.optimizer import check_optimizer
 from vitdeblur_jax.utils.config_checks import (
+    Rule,
     check_paths,
     check_values,
     choice,
@@ -63,23 +63,19 @@ from vitdeblur_jax.utils.config_checks import (
     integer,
     number,
     sequence,
+    shown,
     text,
 )
 from vitdeblur_jax.utils.errors import UserError
 
 LARGEST_BATCH = 2**16
 LARGEST_CROP = 2**14  # pixels
-LOSS_TERMS = (
-    *("charbonnier", "contextual_cosine", "contextual_l1", "sharpness"),
-    *("vicreg_invariance", "vicreg_variance", "vicreg_covariance"),
-)
-
 _FREE_KEYS = (
     *(
         "mesh",
         "data.root",
         "data.workers",
-        "model.remat",
+        "numerics.remat",
         "max_nonfinite_steps",
         "log_every",
         "save_every",
@@ -97,8 +93,28 @@ def free_keys(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     return _FREE_KEYS if config.optimizer.schedule == "cosine" else (*_FREE_KEYS, "num_steps")
 
 
-def default_config() -> ml_collections.ConfigDict:
-    """Returns the published method; what was never published is our choice (configs/ say which)."""
+def default_config(network: nn.Module | str | None = None) -> ml_collections.ConfigDict:
+    """Returns the training config with its defaults.
+
+    Args:
+      network: the name of a configuration, such as "base", which the config then describes; or the
+        module that `train` will be given, if it has loss terms or initial options of its own; None
+        for any other module.
+    """
+    config = _common_config()
+    if isinstance(network, str):
+        named = named_config(network)
+        with config.unlocked():
+            config.update(named)
+        network = create_network(named)
+    if network is not None:
+        with config.unlocked():
+            config.loss.update(own_loss_terms(network))
+            config.initial.update(initial_options(network))
+    return config
+
+
+def _common_config():
     return ml_collections.ConfigDict(
         {
             "seed": 0,
@@ -107,9 +123,8 @@ def default_config() -> ml_collections.ConfigDict:
             "crop": 360,
             "progressive": (),
             "grad_accum_steps": 1,
-            "model": base(),
             "mesh": {"data": -1, "fsdp": 1},
-            "initial": {"checkpoint": "", "encoder": "", "identity_init": False, "dct_init": False},
+            "initial": {"checkpoint": ""},
             "data": {
                 "kind": "pairs",
                 "root": "",
@@ -122,16 +137,7 @@ def default_config() -> ml_collections.ConfigDict:
                 "quarter_turns": False,
                 "workers": 0,
             },
-            "loss": {
-                "charbonnier": 1.0,
-                "contextual_cosine": 0.2,
-                "contextual_l1": 0.0,
-                "sharpness": 0.06,  # the published 0.2 * 0.3
-                "vicreg_invariance": 0.0,  # the published code logs 0.01, 0.01 and 0.001 of these
-                "vicreg_variance": 0.0,
-                "vicreg_covariance": 0.0,
-                "border": 0,
-            },
+            "loss": {"charbonnier": 1.0, "border": 0},
             "optimizer": _default_optimizer(),
             "ema_decay": 0.0,
             "max_nonfinite_steps": 0,
@@ -172,13 +178,15 @@ def _default_optimizer():
     }
 
 
+_WEIGHT = number(0, 1e6)
+
+
 def _within(group, rules):
     return {f"{group}.{key}": rule for key, rule in rules.items()}
 
 
 # Every key, with what it may be.
 RULES = {
-    **_within("model", MODEL_RULES),
     **_within("optimizer", OPTIMIZER_RULES),
     **_within("data.synthesis", SYNTHESIS_RULES),
     "seed": integer(0),
@@ -192,9 +200,6 @@ RULES = {
     "mesh.data": integer(-1),
     "mesh.fsdp": integer(-1),
     "initial.checkpoint": text(),
-    "initial.encoder": text(),
-    "initial.identity_init": flag(),
-    "initial.dct_init": flag(),
     "data.kind": choice(*KINDS),
     "data.root": text(),
     "data.layout": choice(*LAYOUTS),
@@ -204,7 +209,7 @@ RULES = {
     "data.vertical_flip": flag(),
     "data.quarter_turns": flag(),
     "data.workers": integer(0, 1024),
-    **{f"loss.{term}": number(0, 1e6) for term in LOSS_TERMS},
+    **{f"loss.{term}": _WEIGHT for term in RESTORATION_LOSSES},
     "loss.border": integer(0, LARGEST_CROP),
     "ema_decay": number(0, 0.999999),
     "max_nonfinite_steps": integer(0),
@@ -223,58 +228,93 @@ RULES = {
 }
 
 
-def check_config(config: ml_collections.ConfigDict) -> None:
+def check_config(config: ml_collections.ConfigDict, network: nn.Module | None = None) -> nn.Module:
     """Checks whatever can be without data and devices: each value alone, then all together.
+
+    Args:
+      config: of the run.
+      network: to be trained, if the config describes none.
+
+    Returns:
+      The network.
 
     Raises:
       UserError: an unknown key, with the nearest right one, or a value that cannot be.
     """
-    check_paths(config, RULES)
-    check_values(config, RULES)
-    check_configuration(config.model)
+    network = _network(config, network)
+    rules = rules_for(network)
+    common = ml_collections.ConfigDict(
+        {key: value for key, value in config.items() if key not in GROUPS}
+    )
+    check_paths(common, rules)
+    check_values(common, rules)
     check_optimizer(config.optimizer, config.num_steps)
     check_settings(config.data.synthesis, "data.synthesis.")
-    if config.validation.stride:
-        check_stride(config.model, config.validation.stride)
-    if not config.loss.charbonnier:
-        raise UserError("loss.charbonnier is 0: nothing would train the decoder; raise it above 0")
-    _check_views(config)
-    _check_stages(config)
-    _check_initial(config)
+    check_options(network, config.validation.stride or None, None)
+    _check_views(config, views_of(network))
+    _check_stages(config, network)
+    check_initial(config, network)
+    _check_frozen(config)
     _check_profile(config)
+    return network
 
 
-def _check_views(config):
-    views, is_dual = config.model.views, config.data.synthesis.dual_pixel
+def rules_for(network: nn.Module) -> dict[str, Rule]:
+    """Returns the rule of every key but those that describe the network, by dotted key."""
+    initial = initial_options(network).items()
+    return {
+        **RULES,
+        **{f"loss.{term}": _WEIGHT for term in own_loss_terms(network)},
+        **{f"initial.{k}": flag() if isinstance(usual, bool) else text() for k, usual in initial},
+    }
+
+
+def _network(config, network):
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise UserError(f"the config is {shown(config)}; it must be an ml_collections.ConfigDict")
+    missing = [group for group in GROUPS if group not in config]
+    if network is not None:
+        if len(missing) < len(GROUPS):
+            raise UserError(
+                "the config describes a network, and train was given another one; leave one of "
+                "them out: default_config() describes none"
+            )
+        return network
+    if len(missing) == len(GROUPS):
+        raise UserError(
+            'the config describes no network: begin with default_config("base") or another name, '
+            "or give train(network=...) one"
+        )
+    if missing:
+        raise UserError(f"the config lacks the key {missing[0]!r}")
+    for group in GROUPS[1:]:
+        if not isinstance(config[group], ml_collections.ConfigDict):
+            raise UserError(f"{group} is {shown(config[group])}; it must be a group of keys")
+    return create_network(config)
+
+
+def _check_views(config, views):
+    is_dual = config.data.synthesis.dual_pixel
     if config.data.kind == "synthetic" and is_dual != (views == 2):
         raise UserError(
-            f"model.views is {views}, but data.synthesis.dual_pixel is {is_dual}: set "
-            f"data.synthesis.dual_pixel to {views == 2}, or model.views to {1 + is_dual}"
+            f"the network takes {views} view{'s' * (views > 1)}, but data.synthesis.dual_pixel is "
+            f"{is_dual}: set data.synthesis.dual_pixel to {views == 2}, or the network's views to "
+            f"{1 + is_dual}"
         )
-    if config.data.quarter_turns and views == 2:
+    if config.data.quarter_turns and views > 1:
         raise UserError(
             "data.quarter_turns would lay the left and the right view one above the other; "
-            "leave it out where model.views is 2"
+            "leave it out for a network with two views"
         )
 
 
-def _check_initial(config):
-    initial = config.initial
-    if initial.checkpoint and (initial.encoder or initial.identity_init or initial.dct_init):
-        raise UserError(
-            "initial.checkpoint gives all values: leave initial.encoder, initial.identity_init and "
-            "initial.dct_init out"
-        )
-    if initial.encoder and initial.dct_init:
-        raise UserError(
-            "initial.dct_init would replace what initial.encoder gives; leave one of them out"
-        )
+def _check_frozen(config):
     frozen = [pattern for pattern, multiplier in config.optimizer.lr_mults if multiplier == 0]
-    if frozen and not any(initial.values()):
+    if frozen and not any(config.initial.values()):
         raise UserError(
             f"optimizer.lr_mults freezes {frozen[0]!r} at random values; name pretrained weights "
-            "with --config.initial.encoder (MAE's or TinyMIM's) or --config.initial.checkpoint, or "
-            "raise the multiplier above 0"
+            "with --config.initial.checkpoint or another of initial.*, or raise the multiplier "
+            "above 0"
         )
 
 
@@ -287,30 +327,26 @@ def _check_profile(config):
         )
 
 
-def _check_stages(config):
+def _check_stages(config, network):
     plan = stages(config)
     starts = [stage.first_step for stage in plan]
     if starts != sorted(set(starts)) or starts[-1] >= config.num_steps:
         raise UserError(
             f"progressive begins at the steps {starts[1:]}; they must rise from 1 to less than "
-            f"steps, which is {config.num_steps}"
+            f"num_steps, which is {config.num_steps}"
         )
     weights = {key: weight for key, weight in config.loss.items() if key != "border"}
+    if not any(weights.values()):
+        raise UserError("all weights in loss are 0, so nothing would be trained")
     limits = {"crop": RULES["crop"], "batch_size": RULES["batch_size"]}
     for stage in plan:
         check_values(stage, limits, "" if stage is plan[0] else "progressive: ")
-        check_window("crop", stage.crop, config.model)
         if stage.batch_size % config.grad_accum_steps:
             raise UserError(
                 f"a batch of {stage.batch_size} cannot be cut into {config.grad_accum_steps} "
                 "parts; make batch_size a multiple of grad_accum_steps"
             )
-        if stage.batch_size < 2 * config.grad_accum_steps and needs_the_sharp_encoding(weights):
-            raise UserError(
-                f"a batch of {stage.batch_size} in {config.grad_accum_steps} part(s) leaves one "
-                "image for batch norm, which needs two; raise batch_size, lower grad_accum_steps "
-                "or set the contextual weights in loss to 0"
-            )
+        check_training(network, stage.crop, stage.batch_size // config.grad_accum_steps, weights)
         if stage.crop <= 2 * config.loss.border:
             raise UserError(
                 f"loss.border leaves out {config.loss.border} pixels a side: nothing is left of a "

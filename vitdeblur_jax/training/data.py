@@ -57,6 +57,7 @@ class TrainingData:
 
     Args:
       config: The training config.
+      views: Of the network.
 
     Attributes:
       validation: Source of the validation examples; None without validation.
@@ -68,7 +69,7 @@ class TrainingData:
         is larger than an image (of at most 1000 images whose sizes are read).
     """
 
-    def __init__(self, config: ml_collections.ConfigDict):
+    def __init__(self, config: ml_collections.ConfigDict, views: int = 1):
         if not config.data.root:
             raise UserError("--config.data.root is missing: the folder of the training data")
         self._config, self._stages = config, stages(config)
@@ -78,9 +79,9 @@ class TrainingData:
         if config.validation.every:
             self.validation = _validation_source(config, self._training, held_out)
             if config.data.kind != "synthetic":  # these are always valid, and costly
-                _check_example(self.validation[0], config)
+                _check_example(self.validation[0], views)
         _check_sizes(_source(config, self._training, None), max(s.crop for s in self._stages))
-        _check_example(self._source(self._stages[0])[0], config)
+        _check_example(self._source(self._stages[0])[0], views)
         for stage in self._stages:
             self._dataset(stage)  # makes the remaining checks
 
@@ -239,12 +240,11 @@ def validation_indices(source: Source, count: int) -> list[int]:
     return _spread(range(len(source)), count or len(source))
 
 
-def _check_example(example, config) -> None:
-    views = example["blurred"].shape[-1] // 3
-    if views != config.model.views:
+def _check_example(example, views) -> None:
+    found = example["blurred"].shape[-1] // 3
+    if found != views:
         raise UserError(
-            f"{example['name']} has {views} view{'s' * (views > 1)}, but model.views is "
-            f"{config.model.views}"
+            f"{example['name']} has {found} view{'s' * (found > 1)}, but the network takes {views}"
         )
     if "sharp" not in example:
         raise UserError(

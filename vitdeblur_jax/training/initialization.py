@@ -1,150 +1,66 @@
-"""Where training starts: random, identical to the input, from pretrained encoders, a checkpoint."""
+"""Where training starts: at random, from a checkpoint, or in a way of the network's own."""
 
-import functools
+from collections.abc import Mapping
 
+import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import ml_collections
-import numpy as np
 from flax import traverse_util
-from jaxtyping import Array, Float
-from scipy import fft
+from jaxtyping import Array
 
-from vitdeblur_jax.checkpoints.load_save import initialize_encoder, load_pretrained
-from vitdeblur_jax.models import ViTDeblur, abstract_variables, initial_variables
-from vitdeblur_jax.utils.output import tell
+from vitdeblur_jax.checkpoints.load_save import load_pretrained
+from vitdeblur_jax.checkpoints.recognition import read_entries
+from vitdeblur_jax.models.network import initial_variables
+from vitdeblur_jax.utils.errors import UserError
 
-# Images have amplitudes that fall about like 1 / frequency, and blur takes more of the high
-# ones; chroma has less than luma.
-_AMPLITUDE_EXPONENT = 1.8
-_CHROMA_FREQUENCY = 2.5
-_BRANCH_GAIN = 0.2
-_ENDS_OF_BRANCHES = (["output", "kernel"], ["fc2", "kernel"])  # of attention and MLP
+Paths = dict[tuple[str, ...], Array]
 
 
-def given_variables(config: ml_collections.ConfigDict) -> dict[tuple[str, ...], Array]:
+def initial_options(network: nn.Module) -> Mapping[str, str | bool]:
+    """Returns the keys of `config.initial` beside "checkpoint", with their defaults.
+
+    A network states them as INITIAL_OPTIONS: texts, which name files, and flags.
+    """
+    return getattr(network, "INITIAL_OPTIONS", {})
+
+
+def check_initial(config: ml_collections.ConfigDict, network: nn.Module) -> None:
+    """Raises `UserError` for options of `config.initial` that exclude each other."""
+    options = {key: config.initial[key] for key in initial_options(network)}
+    if config.initial.checkpoint and any(options.values()):
+        names = [f"initial.{key}" for key in options]
+        raise UserError(
+            f"initial.checkpoint gives all values: leave {', '.join(names[:-1])} and {names[-1]} "
+            "out"
+        )
+    if hasattr(network, "check_initial"):
+        network.check_initial(options)
+
+
+def given_variables(config: ml_collections.ConfigDict, network: nn.Module) -> Paths:
     """Returns those of the first variables that the training config takes from files, by path.
 
     Raises:
-      UserError: a checkpoint or pretrained weights cannot be read or do not fit the model.
+      UserError: a checkpoint or pretrained weights cannot be read or do not fit the network.
     """
-    initial = config.initial
-    if initial.checkpoint:
-        variables = load_pretrained(initial.checkpoint, config.model).variables
-    else:
-        variables = abstract_variables(ViTDeblur(**config.model))
-    if initial.encoder:
-        variables, unused = initialize_encoder(variables, config.model, initial.encoder)
-        tell(f"{initial.encoder}: {len(unused)} of its entries have no place in the model")
-    return {
-        path: leaf
-        for path, leaf in traverse_util.flatten_dict(variables).items()
-        if not isinstance(leaf, jax.ShapeDtypeStruct)
-    }
+    if config.initial.checkpoint:
+        variables = load_pretrained(config.initial.checkpoint, network).variables
+        return traverse_util.flatten_dict(variables)
+    if not hasattr(network, "initial_files"):
+        return {}
+    return network.initial_files(config.initial.to_dict(), read_entries)
 
 
-def starting_variables(
-    config: ml_collections.ConfigDict, given: dict[tuple[str, ...], Array]
-) -> dict:
+def starting_variables(config: ml_collections.ConfigDict, network: nn.Module, given: Paths) -> dict:
     """Returns the variables that the training config asks to begin with; can be jitted.
 
     Args:
       config: the training config.
+      network: to be trained.
       given: what `given_variables` returned. All else is random.
     """
-    initial = config.initial
-    random = initial_variables(ViTDeblur(**config.model), config.seed)
+    random = initial_variables(network, config.seed)
     variables = traverse_util.unflatten_dict(traverse_util.flatten_dict(random) | given)
-    if initial.dct_init:
-        variables = dct_init(variables)
-    if initial.identity_init:
-        variables = identity_init(variables)
-    return variables
-
-
-def identity_init(variables: dict) -> dict:
-    """Returns variables of an untrained model that gives back its input, inside of its borders.
-
-    The image head's first convolution carries the image over in its first three channels (of two
-    views their mean) and leaves the others empty; the second passes these three on. What it makes
-    of the other channels stays random, so that all of what the decoder will write, nothing so far,
-    has a gradient. Exact but for a border of half the first kernel, which the head trims and fills
-    by reflection.
-    """
-    params = variables["params"]
-    head = params["image_head"]
-    first, second = (head[f"{name}_convolution"] for name in ("input", "output"))
-    row, column = (side // 2 for side in first["kernel"].shape[:2])
-    # Both copies of a single view, or both views, give half.
-    carry = jnp.concatenate([jnp.eye(3)] * 2) / 2
-    kernel = jnp.zeros_like(first["kernel"]).at[row, column, :, :3].set(carry)
-    first = {"kernel": kernel, "bias": jnp.zeros_like(first["bias"])}
-    row, column = (side // 2 for side in second["kernel"].shape[:2])
-    kernel = second["kernel"].at[:, :, :3].set(0).at[row, column, :3].set(jnp.eye(3))
-    second = {"kernel": kernel, "bias": jnp.zeros_like(second["bias"])}
-    prediction = jax.tree.map(jnp.zeros_like, params["decoder"]["prediction"])
-    params = {
-        **params,
-        "image_head": {"input_convolution": first, "output_convolution": second},
-        "decoder": {**params["decoder"], "prediction": prediction},
-    }
-    return {**variables, "params": params}
-
-
-def dct_init(variables: dict) -> dict:
-    """Returns variables of an untrained model whose tokens keep what their patches show.
-
-    A random start hides what is wanted, faint high frequencies, under brightness and position, and
-    each layer mixes it further. Here the patch embedding is a cosine transform of luma and chroma,
-    the lowest frequencies first, each brought to about the same size; the branches of the
-    transformers' blocks are small; and the fusions add up their inputs, channel by channel (the
-    first ones, where widths differ). What the decoder predicts is then at first nearly linear in
-    the frequencies around each pixel.
-    """
-    params = variables["params"]
-    embedding = params["tokenizer"]["patch_embedding"]
-    size, _, _, width = embedding["kernel"].shape
-    kernel = jnp.asarray(frequency_kernel(size, width), embedding["kernel"].dtype)
-    embedding = {"kernel": kernel, "bias": jnp.zeros_like(embedding["bias"])}
-    params = {**params, "tokenizer": {**params["tokenizer"], "patch_embedding": embedding}}
-    fused = functools.partial(_adding_fusion, primary_width=width)
-    decoder = {
-        name: fused(layer) if name.startswith("fusions") else layer
-        for name, layer in params["decoder"].items()
-    }
-    params = jax.tree_util.tree_map_with_path(_small_branch, {**params, "decoder": decoder})
-    return {**variables, "params": params}
-
-
-def frequency_kernel(size: int, width: int) -> Float[np.ndarray, "size size 3 width"]:
-    """Returns the `width` lowest frequencies of a patch of `size` pixels a side, as a kernel.
-
-    Orthonormal two-dimensional cosines of luma, red against blue, and green against both, each
-    times its frequency to the power of 1.8, so that an image's tokens have a root mean square
-    of about 10, ten times that of the position embedding. Frequencies count half waves a patch;
-    chroma's count 2.5 times. What is left of `width`, where all 3 * size^2 are taken, is zero.
-    """
-    waves = fft.dct(np.eye(size), norm="ortho", axis=0)  # frequency x pixel
-    colours = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])
-    basis = np.einsum("uy,vx,ic->iuvyxc", waves, waves, colours)
-    frequency = np.maximum(np.hypot(*np.indices((size, size))), 0.7)  # brightness stays faint
-    place = np.array([1, _CHROMA_FREQUENCY, _CHROMA_FREQUENCY])[:, None, None] * frequency
-    lowest = np.argsort(place, axis=None, kind="stable")[:width]
-    kernel = np.zeros((size, size, 3, width), np.float32)
-    weights = place.ravel()[lowest] ** _AMPLITUDE_EXPONENT
-    taken = basis.reshape(-1, size, size, 3)[lowest] * weights[:, None, None, None]
-    kernel[..., : len(lowest)] = taken.transpose(1, 2, 3, 0)
-    return kernel
-
-
-def _adding_fusion(fusion, primary_width):
-    """Both copies of the primary tokens count half."""
-    rows, width = fusion["kernel"].shape
-    primary, other = jnp.eye(primary_width, width), jnp.eye(rows - 2 * primary_width, width)
-    return {**fusion, "kernel": jnp.concatenate([primary / 2, primary / 2, other])}
-
-
-def _small_branch(path, leaf):
-    names = [key.key for key in path]
-    is_branch = names[1].startswith("blocks") and names[-2:] in _ENDS_OF_BRANCHES
-    return _BRANCH_GAIN * leaf if is_branch else leaf
+    if not config.initial.checkpoint and hasattr(network, "initialized"):
+        variables = network.initialized(variables, config.initial.to_dict())
+    return jax.tree.map(jax.numpy.asarray, variables)

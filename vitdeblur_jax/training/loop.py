@@ -5,15 +5,18 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import ml_collections
 
 from vitdeblur_jax.checkpoints.orbax_folders import step_folders
-from vitdeblur_jax.checkpoints.pretrained import Pretrained
+from vitdeblur_jax.checkpoints.pretrained import Pretrained, saved_config
 from vitdeblur_jax.data.image_io import DecodedImage, write_image
 from vitdeblur_jax.distributed.processes import gather, is_first, is_multiprocess, together
 from vitdeblur_jax.distributed.sharding import batch_sharded, make_mesh, whole_on_local_devices
-from vitdeblur_jax.inference.restoration import tell_of_stride
+from vitdeblur_jax.inference.restoration import tell_of_tiling
+from vitdeblur_jax.models.network import views_of
+from vitdeblur_jax.models.networks import config_of
 from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
 from vitdeblur_jax.training.configuration import check_config, free_keys
 from vitdeblur_jax.training.data import TrainingData, validation_indices
@@ -22,7 +25,12 @@ from vitdeblur_jax.training.log import SilentLog, TrainingLog
 from vitdeblur_jax.training.metrics_window import MetricsWindow, NotFiniteError
 from vitdeblur_jax.training.objective import Objective
 from vitdeblur_jax.training.preemption import AgreedPreemption, Preempted, Preemption
-from vitdeblur_jax.training.preparation import Run, describe, first_state, prepare
+from vitdeblur_jax.training.preparation import (
+    Run,
+    describe,
+    first_state,
+    prepare,
+)
 from vitdeblur_jax.training.profiling import Profile
 from vitdeblur_jax.training.run_folder import run_folder
 from vitdeblur_jax.training.validation import validate
@@ -35,15 +43,17 @@ def train(
     config: ml_collections.ConfigDict,
     workdir: str | Path,
     objective: Callable[..., Objective] | None = None,
+    network: nn.Module | None = None,
 ) -> int:
     """Trains, or goes on with, the run of `config` in `workdir`; see docs/train.md.
 
     Args:
       config: of `default_config`, its keys changed.
       workdir: takes the results.
-      objective: of model, variables, blurred and sharp images, in place of what `config.loss`
-        describes; from `config.loss` then only follows which heads are trained. Whether a run is
-        gone on with by the same one is not checked.
+      objective: of network, variables, blurred and sharp images and a key for dropout, in place
+        of what `config.loss` describes, which then only decides which heads are trained. Whether a
+        run is resumed with the same objective is not checked.
+      network: to be trained, where the config names none; see `vitdeblur_jax.models.network`.
 
     Returns:
       The exit status: 0 when the run is complete, 128 + n when signal n has preempted it.
@@ -54,12 +64,13 @@ def train(
     """
     with contextlib.ExitStack() as stack:
         with together():
-            check_config(config)
-            run = prepare(config, make_mesh(config.mesh.data, config.mesh.fsdp), objective)
-            data = TrainingData(config)
+            network = check_config(config, network)
+            mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
+            run = prepare(config, network, mesh, objective)
+            data = TrainingData(config, views_of(network))
             given = None
             if not step_folders(Path(workdir) / "checkpoints"):
-                given = given_variables(config)  # before anything is written
+                given = given_variables(config, network)  # before anything is written
             folder = stack.enter_context(_shared_run_folder(workdir, config))
         preemption = stack.enter_context(AgreedPreemption() if is_multiprocess() else Preemption())
         with together():
@@ -73,7 +84,7 @@ def train(
             step = int(state.step)
             _check_steps(folder, step, config)
             _check_data(folder, resume_state, data.fingerprint, config)
-            log = stack.enter_context(_begin_log(folder, step, config, describe(run)))
+            log = stack.enter_context(_begin_log(folder, step, config, run))
         if resume_state:
             log.say(_what_was_done(folder, step, config))
         loop = _Loop(config, run, data, checkpoints, log, preemption, state, resume_state)
@@ -131,13 +142,14 @@ def _what_was_done(folder, step, config) -> str:
     return f"this run is complete: all {step} steps are done; {longer}"
 
 
-def _begin_log(folder, step, config, table):
+def _begin_log(folder, step, config, run):
     if not is_first():
         return SilentLog(folder)
+    table = describe(run)
     write_text(folder / "parameters.txt", table)
     tell(table.splitlines()[-1])
-    for stride in sorted({config.model.stride, config.validation.stride} - {0}):
-        tell_of_stride(config.model, stride)
+    for stride in {None, config.validation.stride or None}:
+        tell_of_tiling(run.network, stride)
     return TrainingLog(folder, step, config.num_steps)
 
 
@@ -223,13 +235,13 @@ class _Loop:
         settings, source = self.config.validation, self.data.validation
         variables = whole_on_local_devices(self.fixed.mesh, self.state.ema_variables)
         figures, pictures = validate(
-            Pretrained(self.fixed.model, variables, "training"),
+            Pretrained(self.fixed.network, variables, "training"),
             source,
             validation_indices(source, settings.num_images),
             settings.num_logged_images,
             stride=settings.stride or None,
             batch_size=settings.batch_size or None,
-            on_windows=lambda done: self.preemption.check_alone(),
+            on_tiles=lambda done: self.preemption.check_alone(),
         )
         if is_first():
             self.write_validation(figures, pictures)
@@ -248,7 +260,8 @@ class _Loop:
         folder = self.log.folder
         if self.pictures:
             self.log.say(f"{self.pictures[0]}: input, output, target and error side by side")
-        self.log.say(f"vitdeblur IMAGE --checkpoint {folder} restores one of your own")
+        if config_of(self.fixed.network) is not None:
+            self.log.say(f"vitdeblur IMAGE --checkpoint {folder} restores one of your own")
         for line in self.config.afterwards:
             self.log.say(line)
 
@@ -259,7 +272,7 @@ class _Loop:
                 **{"next_step": self.step, "window": self.window.state()},
                 "data": self.data.fingerprint,
             }
-            self.checkpoints.save(self.state, self.config.model, resume_state, psnr)
+            self.checkpoints.save(self.state, saved_config(self.fixed.network), resume_state, psnr)
             self.saved_step = self.step
 
 

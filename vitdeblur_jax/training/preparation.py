@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import ml_collections
 import numpy as np
@@ -13,16 +14,12 @@ from flax import traverse_util
 from jax.sharding import Mesh
 
 from vitdeblur_jax.distributed.sharding import FSDP, spec_of, state_sharding
-from vitdeblur_jax.models import ViTDeblur, abstract_variables
+from vitdeblur_jax.models.network import abstract_variables, own_loss_terms, params_without_gradient
 from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
 from vitdeblur_jax.training.data import stages
 from vitdeblur_jax.training.initialization import given_variables, starting_variables
 from vitdeblur_jax.training.lr_mults import frozen_by_lr_mults
-from vitdeblur_jax.training.objective import (
-    Objective,
-    deblurring_objective,
-    heads_without_gradient,
-)
+from vitdeblur_jax.training.objective import Objective, weighted_objective
 from vitdeblur_jax.training.optimizer import (
     make_optimizer,
     make_schedule,
@@ -38,15 +35,15 @@ class Run(NamedTuple):
     """The parts of a run that never change.
 
     Attributes:
-      model: the model.
+      network: the network.
       train_step: jitted, of state and batch; the state is donated.
       schedule: the learning rate of each step.
-      create: from the model's variables to the state before the first step.
+      create: from the network's variables to the state before the first step.
       frozen: the paths of the parameters that are not trained.
       mesh: the devices.
     """
 
-    model: ViTDeblur
+    network: nn.Module
     train_step: Callable
     schedule: optax.Schedule
     create: Callable[[dict], TrainState]
@@ -56,6 +53,7 @@ class Run(NamedTuple):
 
 def prepare(
     config: ml_collections.ConfigDict,
+    network: nn.Module,
     mesh: Mesh,
     objective: Callable[..., Objective] | None = None,
 ) -> Run:
@@ -63,6 +61,7 @@ def prepare(
 
     Args:
       config: of the run.
+      network: to be trained.
       mesh: the devices.
       objective: see `train`.
 
@@ -76,13 +75,13 @@ def prepare(
                 f"spread over {mesh.size} devices; make batch_size a multiple of "
                 f"{config.grad_accum_steps * mesh.size}"
             )
-    model = ViTDeblur(**config.model)
     weights = config.loss.to_dict()
     border = weights.pop("border")
-    params = abstract_variables(model)["params"]
+    own = frozenset(name for name in own_loss_terms(network) if weights.get(name))
+    params = abstract_variables(network)["params"]
     frozen = (
         *frozen_by_lr_mults(params, config.optimizer.lr_mults),
-        *heads_without_gradient(weights),
+        *params_without_gradient(network, own),
     )
     schedule = make_schedule(config.optimizer, config.num_steps)
     optimizer = make_optimizer(config.optimizer, schedule)
@@ -91,16 +90,17 @@ def prepare(
         trained = trained_part(variables["params"], frozen)
         return create_state(variables, trained, optimizer, with_ema=config.ema_decay > 0)
 
-    usual = partial(deblurring_objective, model, weights, border=border)
+    usual = partial(weighted_objective, network, weights, border=border)
     train_step = compile_train_step(
         mesh,
-        objective=usual if objective is None else partial(objective, model),
+        objective=usual if objective is None else partial(objective, network),
         optimizer=optimizer,
         frozen=frozen,
         ema_decay=config.ema_decay,
         grad_accum_steps=config.grad_accum_steps,
+        seed=config.seed,
     )
-    return Run(model, train_step, schedule, create, frozen, mesh)
+    return Run(network, train_step, schedule, create, frozen, mesh)
 
 
 def first_state(
@@ -124,7 +124,9 @@ def first_state(
     """
     latest = checkpoints.latest_step()
     if latest is None:
-        return _new_state(config, run, given_variables(config) if given is None else given), {}
+        if given is None:
+            given = given_variables(config, run.network)
+        return _new_state(config, run, given), {}
     return checkpoints.restore(latest, placed(abstract_state(run), run.mesh))
 
 
@@ -132,7 +134,7 @@ def _new_state(config, run: Run, given: dict) -> TrainState:
     """Makes each part of the state where it is to be: it is never whole on one device."""
 
     def create(given):
-        state = run.create(starting_variables(config, given))
+        state = run.create(starting_variables(config, run.network, given))
         return jax.lax.with_sharding_constraint(state, state_sharding(run.mesh, state))
 
     given = {path: np.asarray(leaf) for path, leaf in given.items()}
@@ -146,7 +148,7 @@ def _new_state(config, run: Run, given: dict) -> TrainState:
 
 def abstract_state(run: Run) -> TrainState:
     """Returns the shapes and dtypes of the state; allocates nothing."""
-    return jax.eval_shape(run.create, abstract_variables(run.model))
+    return jax.eval_shape(run.create, abstract_variables(run.network))
 
 
 def describe(run: Run) -> str:

@@ -15,8 +15,7 @@ class TrainState:
       step: batches taken so far, int32.
       skipped: of these, int32, how many were left out because something was not finite.
       params: nested, float32.
-      batch_stats: the projector's running statistics.
-      position_embedding: the fixed table.
+      model_state: the network's other collections, such as "batch_stats".
       opt_state: of the parameters that are trained.
       ema_params: exponential moving average of `params`; None if none is kept.
     """
@@ -24,8 +23,7 @@ class TrainState:
     step: Any
     skipped: Any
     params: dict
-    batch_stats: dict
-    position_embedding: dict
+    model_state: dict
     opt_state: Any
     ema_params: dict | None
 
@@ -40,11 +38,7 @@ class TrainState:
         return self._with(self.params if self.ema_params is None else self.ema_params)
 
     def _with(self, params):
-        return {
-            "params": params,
-            "batch_stats": self.batch_stats,
-            "position_embedding": self.position_embedding,
-        }
+        return {"params": params, **self.model_state}
 
 
 def create_state(
@@ -63,9 +57,8 @@ def create_state(
         step=jax.numpy.zeros((), jax.numpy.int32),
         skipped=jax.numpy.zeros((), jax.numpy.int32),
         params=params,
-        batch_stats=variables["batch_stats"],
-        position_embedding=variables["position_embedding"],
+        model_state={name: value for name, value in variables.items() if name != "params"},
         opt_state=optimizer.init(trained),
-        # A copy: a step gives its state's memory away, and nothing may be given away twice.
+        # A copy: the step donates its state, and a buffer must not be donated twice.
         ema_params=jax.tree.map(jax.numpy.copy, params) if with_ema else None,
     )

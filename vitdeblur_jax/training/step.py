@@ -29,11 +29,12 @@ def train_step(
     state: TrainState,
     batch: dict[str, Array],
     *,
-    objective: Callable[[dict, Array, Array], Objective],
+    objective: Callable[[dict, Array, Array, Array], Objective],
     optimizer: optax.GradientTransformation,
     frozen: Frozen = (),
     ema_decay: float = 0.0,
     grad_accum_steps: int = 1,
+    seed: int = 0,
 ) -> tuple[TrainState, Metrics]:
     """Returns the state after a batch, and what is to be logged.
 
@@ -43,13 +44,14 @@ def train_step(
     Args:
       state: before the step.
       batch: `blurred` (B x H x W x 3 or 6) and `sharp` (B x H x W x 3), uint8 or uint16.
-      objective: of variables, blurred and sharp images in [0, 1].
+      objective: of variables, blurred and sharp images in [0, 1], and a key for dropout.
       optimizer: of the parameters that are trained.
       frozen: The parameters that are not trained; see `frozen_paths` in `optimizer.py`.
       ema_decay: decay of the moving average, which is less in the beginning: at most
         (1 + step) / (10 + step).
       grad_accum_steps: parts of a batch. Loss and gradient are means over the parts: the same as of
         the whole batch, except that batch norm and VICReg see each part alone.
+      seed: of the key for dropout, which is another one in each step.
 
     Returns:
       The new state; and the metrics: `loss`, its terms, `gradient_norm` (over what is trained),
@@ -57,7 +59,8 @@ def train_step(
     """
     trained = trained_part(state.params, frozen)
     images = unit_range(batch["blurred"]), unit_range(batch["sharp"])
-    result, gradients = _accumulated(objective, state, trained, images, grad_accum_steps)
+    rng = jax.random.fold_in(jax.random.key(seed), state.step)
+    result, gradients = _accumulated(objective, state, trained, images, rng, grad_accum_steps)
     norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(result.loss) & jnp.isfinite(norm)
     updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
@@ -66,8 +69,7 @@ def train_step(
         step=state.step + 1,
         skipped=state.skipped,
         params=params,
-        batch_stats=result.batch_stats,
-        position_embedding=state.position_embedding,
+        model_state=result.model_state,
         opt_state=opt_state,
         ema_params=_ema(state, params, ema_decay),
     )
@@ -78,7 +80,7 @@ def train_step(
 
 
 def compile_train_step(
-    mesh: Mesh, *, objective: Callable[[dict, Array, Array], Objective], **settings
+    mesh: Mesh, *, objective: Callable[[dict, Array, Array, Array], Objective], **settings
 ) -> Callable:
     """Returns `train_step`, jitted; `objective` and `settings` are its keyword arguments.
 
@@ -86,9 +88,9 @@ def compile_train_step(
     is spread over all devices.
     """
 
-    def objective_of_whole(variables, blurred, sharp):
+    def objective_of_whole(variables, *arguments):
         whole = {**variables, "params": gathered(mesh, variables["params"])}
-        return objective(whole, blurred, sharp)
+        return objective(whole, *arguments)
 
     def sharded_train_step(state, batch):
         new, metrics = train_step(state, batch, objective=objective_of_whole, **settings)
@@ -106,7 +108,7 @@ def fit(
     variables: dict,
     batches: Iterable[dict[str, Array | np.ndarray]],
     *,
-    objective: Callable[[dict, Array, Array], Objective],
+    objective: Callable[[dict, Array, Array, Array], Objective],
     optimizer: optax.GradientTransformation,
     frozen: Frozen = (),
 ) -> dict:
@@ -115,7 +117,7 @@ def fit(
     Args:
       variables: to begin with; they are left as they are.
       batches: see `train_step`, and so for the rest.
-      objective: of variables, blurred and sharp images in [0, 1].
+      objective: of variables, blurred and sharp images in [0, 1], and a key for dropout.
       optimizer: of the parameters that are trained.
       frozen: The parameters that are not trained: "decoder", ["decoder/prediction", "tokenizer"],
         [("decoder", "prediction")]; see `frozen_paths` in `optimizer.py`.
@@ -124,7 +126,7 @@ def fit(
       UserError: `frozen` names what the model does not have, or all of it; or steps were left out,
         because loss or gradient were not finite.
     """
-    variables = jax.tree.map(jnp.array, variables)  # a step gives its state's memory away
+    variables = jax.tree.map(jnp.array, variables)  # the step donates its state
     frozen = frozen_paths(traverse_util.flatten_dict(variables["params"]), frozen)
     trained = trained_part(variables["params"], frozen)
     if not trained:
@@ -143,34 +145,35 @@ def fit(
     return state.variables
 
 
-def _accumulated(objective, state, trained, images, parts) -> tuple[Objective, dict]:
+def _accumulated(objective, state, trained, images, rng, parts) -> tuple[Objective, dict]:
     """Returns the objective and its gradient with respect to what is trained."""
 
-    def of_part(trained, batch_stats, blurred, sharp):
-        params = merge(trained, state.params)
-        variables = {**state.variables, "params": params, "batch_stats": batch_stats}
-        result = objective(variables, blurred, sharp)
+    def of_part(trained, model_state, rng, blurred, sharp):
+        variables = {"params": merge(trained, state.params), **model_state}
+        result = objective(variables, blurred, sharp, rng)
         return result.loss, result
 
     gradient = jax.grad(of_part, has_aux=True)
     if parts == 1:
-        gradients, result = gradient(trained, state.batch_stats, *images)
+        gradients, result = gradient(trained, state.model_state, rng, *images)
         return result, gradients
 
     def take(carry, part):
-        batch_stats, total = carry
-        gradients, result = gradient(trained, batch_stats, *part)
-        return (result.batch_stats, jax.tree.map(jnp.add, total, gradients)), result
+        model_state, total = carry
+        number, *images = part
+        key = jax.random.fold_in(rng, number)
+        gradients, result = gradient(trained, model_state, key, *images)
+        return (result.model_state, jax.tree.map(jnp.add, total, gradients)), result
 
     # Each part takes every so many-th image, so that it is spread over the devices as the whole is.
     interleaved = [x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1) for x in images]
-    carry = state.batch_stats, jax.tree.map(jnp.zeros_like, trained)
-    (batch_stats, total), results = jax.lax.scan(take, carry, interleaved)
+    carry = state.model_state, jax.tree.map(jnp.zeros_like, trained)
+    (model_state, total), results = jax.lax.scan(take, carry, [jnp.arange(parts), *interleaved])
     result = Objective(
         loss=results.loss.mean(),
         terms={name: values.mean() for name, values in results.terms.items()},
         per_image=results.per_image.swapaxes(0, 1).reshape(-1),
-        batch_stats=batch_stats,
+        model_state=model_state,
     )
     return result, jax.tree.map(lambda x: x / parts, total)
 

@@ -8,9 +8,9 @@ from vitdeblur_jax.checkpoints.pretrained import Pretrained
 from vitdeblur_jax.data.input_pipeline import Source
 from vitdeblur_jax.distributed.processes import gather, split_across_processes
 from vitdeblur_jax.inference.deblurring import deblur
-from vitdeblur_jax.inference.tiling import as_float
+from vitdeblur_jax.inference.pixels import as_float
 from vitdeblur_jax.metrics import measure
-from vitdeblur_jax.models.vitdeblur.model import mean_of_views
+from vitdeblur_jax.models.layers.views import mean_of_views
 from vitdeblur_jax.training.logged_images import comparison
 from vitdeblur_jax.utils.errors import UserError
 
@@ -23,7 +23,7 @@ def validate(
     *,
     stride: int | None = None,
     batch_size: int | None = None,
-    on_windows: Callable[[int], None] = lambda done: None,
+    on_tiles: Callable[[int], None] = lambda done: None,
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Restores images and compares them with the sharp ones; several processes share them out.
 
@@ -35,7 +35,7 @@ def validate(
         not.
       stride: see `deblur`.
       batch_size: see `deblur`.
-      on_windows: called after each window; what it raises ends the validation.
+      on_tiles: called after each window; what it raises ends the validation.
 
     Returns:
       Means over the images: `psnr`, `ssim` and `mae` of the output clipped to [0, 1],
@@ -52,7 +52,7 @@ def validate(
             raise UserError(f"{example['name']}: no sharp image to validate with")
         blurred, sharp = as_float(example["blurred"]), as_float(example["sharp"])
         restored = deblur(
-            blurred, pretrained, stride=stride, batch_size=batch_size, on_windows=on_windows
+            blurred, pretrained, stride=stride, batch_size=batch_size, on_tiles=on_tiles
         ).clip(0, 1)
         seen = mean_of_views(blurred)
         of_input = {f"input_{name}": value for name, value in measure(seen, sharp).items()}

@@ -4,7 +4,7 @@
         "num_steps": integer(1),
         "optimizer.b1": number(0, 1, below_high=True),
         "data.kind": choice("pairs", "prepared"),
-        "projector_widths": sequence(integer(1, 65536), length=2),
+        "data.mixture": sequence(text()),
     })
 
 A value that breaks its rule is a `UserError`, such as "optimizer.b1 is nan; it must be a finite
@@ -137,12 +137,13 @@ def check_values(config: Any, rules: Mapping[str, Rule], prefix: str = "") -> No
             raise UserError(f"{prefix}{key} is {shown(value)}{near}; it must be {rule.wanted}")
 
 
-def check_paths(config: Any, known: Iterable[str]) -> None:
+def check_paths(config: Any, known: Iterable[str], prefix: str = "") -> None:
     """Checks that a config has the keys it must have, and no others.
 
     Args:
       config: A ConfigDict; groups of keys are ConfigDicts in it.
       known: The dotted path of each key, without those of the groups.
+      prefix: Of the keys in the message, such as "model.".
 
     Raises:
       UserError: A key is unknown (names the nearest one), missing, or a value where a group of keys
@@ -152,22 +153,23 @@ def check_paths(config: Any, known: Iterable[str]) -> None:
         raise UserError(f"the config is {shown(config)}; it must be an ml_collections.ConfigDict")
     known = list(known)
     groups = {path[:place] for path in known for place, sign in enumerate(path) if sign == "."}
-    found = set(_paths(config, groups))
-    check_keys(sorted(found), known, "the config")
-    missing = [path for path in known if path not in found]
+    found = set(_paths(config, groups, prefix=prefix))
+    prefixed = [f"{prefix}{path}" for path in known]
+    check_keys(sorted(found), prefixed, "the config")
+    missing = [path for path in prefixed if path not in found]
     if missing:
         raise UserError(f"the config lacks the key {missing[0]!r}")
 
 
-def _paths(config, groups, prefix=""):
+def _paths(config, groups, inside="", prefix=""):
     for key, value in config.items():
-        path = f"{prefix}{key}"
+        path = f"{inside}{key}"
         if path not in groups:
-            yield path
+            yield f"{prefix}{path}"
         elif isinstance(value, ConfigDict):
-            yield from _paths(value, groups, f"{path}.")
+            yield from _paths(value, groups, f"{path}.", prefix)
         else:
-            raise UserError(f"{path} is {shown(value)}; it must be a group of keys")
+            raise UserError(f"{prefix}{path} is {shown(value)}; it must be a group of keys")
 
 
 def check_keys(keys: Iterable[Any], known: Iterable[str], what: str) -> None:

@@ -21,7 +21,9 @@ import jax
 import numpy as np
 from jax import export
 
-from .tiling import as_dtype, image_fault, restored_rows
+from .pixels import as_dtype, image_fault
+from .tiles import tile_rows
+from .windows import window_rows
 
 _HERE = Path(__file__).parent
 
@@ -38,8 +40,8 @@ def _provide_flatbuffers() -> None:
 def load(folder: str | Path = _HERE) -> Callable[..., np.ndarray]:
     """Returns the function that restores an image, with its variables on JAX's first device.
 
-    It takes the image, `(height, width, 3 * views)`, and `batch_size`, how many windows are
-    computed at once: by default 1 on a CPU and 8 elsewhere. A model that was exported for one
+    It takes the image, `(height, width, 3 * views)`, and `batch_size`, how many windows or tiles
+    are computed at once: by default 1 on a CPU and 8 elsewhere. A model that was exported for one
     batch size takes no other. It returns `(height, width, 3)` of the image's dtype: integers
     rounded, floats not clipped. It raises `ValueError` if the image's shape, dtype or values
     are wrong, or the network's output is not finite.
@@ -47,7 +49,7 @@ def load(folder: str | Path = _HERE) -> Callable[..., np.ndarray]:
     _provide_flatbuffers()
     folder = Path(folder)
     metadata = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
-    config = SimpleNamespace(**metadata["configuration"])
+    tiling = SimpleNamespace(**metadata["tiling"])
     with np.load(folder / "variables.npz") as file:
         variables = jax.device_put(dict(file), jax.devices()[0])
 
@@ -56,21 +58,17 @@ def load(folder: str | Path = _HERE) -> Callable[..., np.ndarray]:
         compiled = jax.jit(export.deserialize(bytearray(serialized)).call)
         return lambda *arguments: compiled(variables, *arguments)
 
-    window_features, head_tile = exported("window_features"), exported("head_tile")
+    in_windows = hasattr(tiling, "stride")
+    names = ("window_features", "head_tile") if in_windows else ("restored_tiles",)
+    functions = [exported(name) for name in names]
     usual = metadata["batch_size"] or (1 if jax.default_backend() == "cpu" else 8)
 
     def restore(image: np.ndarray, batch_size: int = usual) -> np.ndarray:
-        fault = image_fault(config, image)
+        fault = image_fault(metadata["views"], image)
         if fault is not None:
             raise ValueError(fault)
-        rows = restored_rows(
-            config,
-            image,
-            window_features,
-            head_tile,
-            stride=config.stride,
-            batch_size=batch_size,
-        )
+        settings = {"batch_size": batch_size} | ({"stride": tiling.stride} if in_windows else {})
+        rows = (window_rows if in_windows else tile_rows)(tiling, image, *functions, **settings)
         restored = np.concatenate(list(rows))
         if not np.isfinite(restored).all():
             raise ValueError("the network's output is not finite")

@@ -91,7 +91,7 @@ class RecurrentMaps(nn.Module):
         doubled = carry[0].repeat(2, axis=1).repeat(2, axis=2)
         return doubled * attention + doubled, carry
 
-    def initial_carry(self, image: Float[Array, "batch height width channels"]) -> Carry:
+    def initial_carry(self, image: Float[Array, "batch rows columns channels"]) -> Carry:
         """Returns a state of zeros for an image of the first scale."""
         batch, height, width, _ = image.shape
         zeros = jnp.zeros((batch, height // 2, width // 2, self.features))

@@ -1,6 +1,7 @@
-"""The views in an image of a dual-pixel network that also takes the combined image."""
+"""The views in an image: one, or left and right of a dual-pixel sensor."""
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 
@@ -20,3 +21,10 @@ def views_and_combined(
             return image, jnp.mean(jnp.stack(jnp.split(image, 2, axis=-1)), axis=0)
         case _:
             return image[..., :6], image[..., 6:]
+
+
+def mean_of_views(
+    image: Float[Array | np.ndarray, "*batch height width channels"],
+) -> Float[Array | np.ndarray, "*batch height width 3"]:
+    """Returns the mean of an image's views; an image with one view stays as it is."""
+    return image.reshape(*image.shape[:-1], -1, 3).mean(axis=-2)

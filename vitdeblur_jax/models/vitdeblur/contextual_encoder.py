@@ -16,7 +16,7 @@ class ContextualEncoder(nn.Module):
     which starts at zero, it is h_s, what the decoder gets of the blurred image.
 
     Attributes:
-      width, depth, heads, mlp_ratio: of the transformer.
+      width, depth, num_heads, mlp_ratio: of the transformer.
       projector_widths: hidden and output channels of the VICReg projector.
       remat: recompute the blocks in the backward pass.
       dtype, precision: see `TransformerBlock`.
@@ -24,7 +24,7 @@ class ContextualEncoder(nn.Module):
 
     width: int
     depth: int
-    heads: int
+    num_heads: int
     mlp_ratio: int = 4
     projector_widths: tuple[int, int] = (256, 128)
     remat: bool = False
@@ -36,7 +36,7 @@ class ContextualEncoder(nn.Module):
             self.depth,
             self.remat,
             width=self.width,
-            heads=self.heads,
+            heads=self.num_heads,
             mlp_ratio=self.mlp_ratio,
             dtype=self.dtype,
             precision=self.precision,

@@ -15,18 +15,18 @@ class Decoder(nn.Module):
     """Transformer blocks that take in one primary output each, the last one first.
 
     Attributes:
-      width, depth, heads, mlp_ratio: of the transformer.
+      width, depth, num_heads, mlp_ratio: of the transformer.
       patch_stride: side of the square of pixels that a token becomes.
-      feature_channels: channels of the feature map.
+      features: channels of the feature map.
       remat: recompute the blocks in the backward pass.
       dtype, precision: see `TransformerBlock`.
     """
 
     width: int
     depth: int
-    heads: int
+    num_heads: int
     patch_stride: int
-    feature_channels: int
+    features: int
     mlp_ratio: int = 4
     remat: bool = False
     dtype: str = "float32"
@@ -41,12 +41,12 @@ class Decoder(nn.Module):
             self.depth,
             self.remat,
             width=self.width,
-            heads=self.heads,
+            heads=self.num_heads,
             mlp_ratio=self.mlp_ratio,
             **numerics,
         )
         self.norm = layer_norm(1e-5, self.dtype)
-        self.prediction = Dense(self.patch_stride**2 * self.feature_channels, **numerics)
+        self.prediction = Dense(self.patch_stride**2 * self.features, **numerics)
 
     def __call__(
         self,

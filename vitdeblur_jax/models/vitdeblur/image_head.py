@@ -14,14 +14,14 @@ class ImageHead(nn.Module):
     Its three steps can be called alone, so that a large image can be done in tiles.
 
     Attributes:
-      feature_channels: channels of the feature map.
+      features: channels of the feature map.
       input_kernel: side of the first kernel, odd; it trims (input_kernel - 1) / 2 pixels a side.
       output_kernel: side of the second kernel, odd.
       views: 1 (the image is taken twice, as in the reference) or 2 (left and right).
       dtype, precision: see `TransformerBlock`.
     """
 
-    feature_channels: int
+    features: int
     input_kernel: int
     output_kernel: int
     views: int = 1
@@ -30,10 +30,10 @@ class ImageHead(nn.Module):
 
     def setup(self):
         self.input_convolution = ValidConvolution(
-            6, self.feature_channels, self.input_kernel, self.dtype, self.precision
+            6, self.features, self.input_kernel, self.dtype, self.precision
         )
         self.output_convolution = ValidConvolution(
-            self.feature_channels, 3, self.output_kernel, self.dtype, self.precision
+            self.features, 3, self.output_kernel, self.dtype, self.precision
         )
 
     @property

@@ -4,31 +4,36 @@ Liang, Jiang, Liu, Ma: "Decoupling Image Deblurring Into Twofold: A Hierarchical
 Deblurring", IEEE Transactions on Computational Imaging 10, 2024.
 """
 
-import functools
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
-import numpy as np
+import ml_collections
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
+from vitdeblur_jax.models.layers.views import mean_of_views
+from vitdeblur_jax.models.tilings import Windows
+from vitdeblur_jax.models.vitdeblur import losses, published
 from vitdeblur_jax.models.vitdeblur.configuration import (
     check_configuration,
-    check_window,
-    token_grid,
+    check_side,
+    make_tiling,
 )
 from vitdeblur_jax.models.vitdeblur.contextual_encoder import ContextualEncoder
 from vitdeblur_jax.models.vitdeblur.decoder import Decoder
 from vitdeblur_jax.models.vitdeblur.image_head import ImageHead
+from vitdeblur_jax.models.vitdeblur.initialization import dct_init, identity_init
 from vitdeblur_jax.models.vitdeblur.primary_encoder import PrimaryEncoder
 from vitdeblur_jax.models.vitdeblur.tokenizer import Tokenizer
 from vitdeblur_jax.utils.errors import UserError
 
+_OF_THE_PROJECTOR = {"vicreg_invariance", "vicreg_variance", "vicreg_covariance"}
 
-class TrainingOutputs(NamedTuple):
-    """What the losses need; the sharp image feeds only them."""
+
+class PairOutputs(NamedTuple):
+    """What the losses compare; the sharp image feeds only them."""
 
     restored: Float[Array, "batch height width 3"]
     contextual_tokens: Float[Array, "batch tokens embedding"]
@@ -43,97 +48,43 @@ class ViTDeblur(nn.Module):
     """A hierarchical Vision Transformer that restores images that are out of focus.
 
     Images are float32 RGB in [0, 1], `(batch, height, width, 3 * views)`: with two views
-    (dual-pixel), left, then right; the encoders then see their mean. Every attribute is explained
-    in `vitdeblur_jax.models.vitdeblur.configuration`; `ViTDeblur(**base())` is the published
-    model.
+    (dual-pixel), left, then right; the encoders then see their mean. `make_vitdeblur` wires the
+    parts of a configuration. Any part can be another module that is called in the same way:
+    `model.clone(decoder=MyDecoder())`.
 
     The variables are three collections: "params", "batch_stats" (the projector's running
     statistics) and "position_embedding" (a fixed table).
 
+    Attributes:
+      tokenizer, primary_encoder, contextual_encoder, decoder, image_head: the parts.
+      tiling: the windows that a large image is cut into; `tiling.size` is the side of the images
+        that the parameters are initialized with.
+
     Raises:
-      UserError: attributes that do not fit together, with the two numbers that disagree; images
-        that are not square, not of floats, or of a side that the patches do not suit.
+      UserError: images that are not square, not of floats, or of a side that the patches do not
+        suit.
     """
 
-    window: int
-    training_window: int
-    patch_size: int
-    patch_stride: int
-    pretraining_grid: int
-    primary_width: int
-    primary_depth: int
-    primary_heads: int
-    contextual_depth: int
-    contextual_heads: int
-    projector_widths: tuple[int, int]
-    decoder_width: int
-    decoder_depth: int
-    decoder_heads: int
-    mlp_ratio: int
-    feature_channels: int
-    input_kernel: int
-    output_kernel: int
-    views: int
-    dtype: str
-    precision: str
-    remat: bool
-    stride: int
-    margin: int
+    tokenizer: nn.Module
+    primary_encoder: nn.Module
+    contextual_encoder: nn.Module
+    decoder: nn.Module
+    image_head: nn.Module
+    tiling: Windows
 
-    def __post_init__(self):
-        check_configuration(self)
-        super().__post_init__()
-
-    def setup(self):
-        numerics = {"dtype": self.dtype, "precision": self.precision}
-        self.tokenizer = Tokenizer(
-            self.primary_width,
-            self.patch_size,
-            self.patch_stride,
-            token_grid(self.training_window, self.patch_size, self.patch_stride),
-            self.pretraining_grid,
-            **numerics,
-        )
-        self.primary_encoder = PrimaryEncoder(
-            self.primary_width, self.primary_depth, self.primary_heads, **self._transformer
-        )
-        self.contextual_encoder = ContextualEncoder(
-            self.primary_width,
-            self.contextual_depth,
-            self.contextual_heads,
-            projector_widths=tuple(self.projector_widths),
-            **self._transformer,
-        )
-        self.decoder = self.make_decoder()
-        self.image_head = ImageHead(
-            self.feature_channels, self.input_kernel, self.output_kernel, self.views, **numerics
-        )
-
-    def __init_subclass__(cls, **settings):
-        nn.nowrap(cls.make_decoder)  # else Linen would trace it as a layer in `tabulate`
-        super().__init_subclass__(**settings)
-
-    @nn.nowrap
-    def make_decoder(self) -> nn.Module:
-        """Returns the decoder; a subclass may return another, which is called as `Decoder` is."""
-        return Decoder(
-            self.decoder_width,
-            self.decoder_depth,
-            self.decoder_heads,
-            self.patch_stride,
-            self.feature_channels,
-            **self._transformer,
-        )
+    LOSS_TERMS: ClassVar[Mapping[str, float]] = {
+        "contextual_cosine": 0.2,
+        "contextual_l1": 0.0,
+        "sharpness": 0.06,  # the published 0.2 * 0.3
+        "vicreg_invariance": 0.0,  # the published code logs 0.01, 0.01 and 0.001 of these
+        "vicreg_variance": 0.0,
+        "vicreg_covariance": 0.0,
+    }
 
     @property
-    def _transformer(self) -> dict:
-        """What the blocks of all transformers have in common."""
-        return {
-            "mlp_ratio": self.mlp_ratio,
-            "remat": self.remat,
-            "dtype": self.dtype,
-            "precision": self.precision,
-        }
+    def views(self) -> int:
+        """1, or 2 for dual-pixel images."""
+        return self.image_head.views
 
     def __call__(
         self, image: Float[ArrayLike, "batch height width channels"]
@@ -141,7 +92,7 @@ class ViTDeblur(nn.Module):
         """Restores square images of a window's or a training crop's size; not clipped."""
         _check_images(image, self, 3 * self.views)
         if self.is_initializing():
-            self.training_outputs(image, mean_of_views(image), train=True)
+            self.pair_outputs(image, mean_of_views(image), train=True)
         return self.image_head(image, self.features(image))
 
     def encode(
@@ -159,12 +110,31 @@ class ViTDeblur(nn.Module):
         primary = self.encode(image)
         return self.decoder(primary, self.contextual_encoder(primary[-1]))
 
-    def training_outputs(
+    def head_tile(
+        self,
+        image: Float[ArrayLike, "window window channels"],
+        features: Float[ArrayLike, "side side features"],
+        rows: Int[ArrayLike, " padded"],
+        columns: Int[ArrayLike, " padded"],
+    ) -> Float[Array, "tile tile 3"]:
+        """Returns a tile of the restored image.
+
+        Args:
+          image: a square of the input.
+          features: the averaged map over that square, trimmed.
+          rows: for each padded row of the tile, the row of `features` that it reads. These indices
+            hold the reflection at the image's borders, and nothing else does.
+          columns: likewise.
+        """
+        joined = self.image_head.add_input(image[None], features[None])
+        return self.image_head.to_image(joined[:, rows][:, :, columns])[0]
+
+    def pair_outputs(
         self,
         blurred: Float[ArrayLike, "batch height width channels"],
         sharp: Float[ArrayLike, "batch height width 3"],
         train: bool,
-    ) -> TrainingOutputs:
+    ) -> PairOutputs:
         """Restores the blurred images and returns all that the losses compare.
 
         Both go through the encoders as one batch, in pairs, so that of a batch that lies on many
@@ -186,7 +156,7 @@ class ViTDeblur(nn.Module):
         contextual = context.scale(blurred_tokens)
         features = self.decoder([_parted(tokens)[0] for tokens in primary], contextual)
         blurred_logit, sharp_logit = _parted(context.sharpness_logit(normalized))
-        return TrainingOutputs(
+        return PairOutputs(
             restored=self.image_head(blurred, features),
             contextual_tokens=contextual,
             sharp_tokens=sharp_tokens,
@@ -195,6 +165,191 @@ class ViTDeblur(nn.Module):
             blurred_projection=context.project(contextual, train),
             sharp_projection=context.project(sharp_tokens, train),
         )
+
+    def training_outputs(
+        self,
+        blurred: Float[ArrayLike, "batch height width channels"],
+        sharp: Float[ArrayLike, "batch height width 3"],
+        train: bool,
+        terms: frozenset[str],
+    ) -> tuple[Float[Array, "batch height width 3"], dict[str, Array]]:
+        """Returns the restored images and the terms of the published objective that are asked for.
+
+        Without any term the sharp images are not encoded, which spares half of the encoders' work.
+        """
+        if not terms:
+            return self(blurred), {}
+        outputs = self.pair_outputs(blurred, sharp, train)
+        context = outputs.contextual_tokens, outputs.sharp_tokens
+        logits = outputs.blurred_logit, outputs.sharp_logit
+        projections = outputs.blurred_projection, outputs.sharp_projection
+        functions = {
+            "contextual_cosine": (losses.contextual_cosine_loss, context),
+            "contextual_l1": (losses.contextual_l1_loss, context),
+            "sharpness": (losses.sharpness_loss, logits),
+            "vicreg_invariance": (losses.vicreg_invariance, projections),
+            "vicreg_variance": (losses.vicreg_variance, projections),
+            "vicreg_covariance": (losses.vicreg_covariance, projections),
+        }
+        return outputs.restored, {
+            name: function(*arguments)
+            for name, (function, arguments) in functions.items()
+            if name in terms
+        }
+
+    @nn.nowrap
+    def params_without_gradient(self, terms: frozenset[str]) -> tuple[tuple[str, ...], ...]:
+        """Returns the paths of the heads that none of the `terms` reaches: they are not trained.
+
+        PyTorch's optimizers skip parameters without a gradient. A gradient of zero would still let
+        weight decay shrink them.
+        """
+        heads = []
+        if not terms & _OF_THE_PROJECTOR:
+            heads += [("contextual_encoder", "projector")]
+        if "sharpness" not in terms:
+            heads += [("contextual_encoder", "sharpness"), ("contextual_encoder", "sharpness_norm")]
+        return tuple(heads)
+
+    @nn.nowrap
+    def check_training(self, crop: int, batch_size: int, weights: Mapping[str, float]) -> None:
+        """Raises `UserError` unless the model can be trained so; see `models.network`."""
+        own = [name for name in self.LOSS_TERMS if weights.get(name)]
+        if not any(weight for name, weight in weights.items() if name not in self.LOSS_TERMS):
+            raise UserError(
+                "no restoration loss has a weight, so nothing would train the decoder; raise "
+                "loss.charbonnier above 0"
+            )
+        if own and batch_size < 2:
+            raise UserError(
+                "batch norm needs two images, and one goes through the model at once; raise "
+                "batch_size, lower grad_accum_steps or set the contextual weights in loss to 0"
+            )
+        check_side("crop", crop, _architecture(self))
+
+    INITIAL_OPTIONS: ClassVar[Mapping[str, str | bool]] = {
+        "encoder": "",
+        "identity_init": False,
+        "dct_init": False,
+    }
+
+    @nn.nowrap
+    def check_initial(self, options: Mapping) -> None:
+        """Raises `UserError` for options that exclude each other."""
+        if options["encoder"] and options["dct_init"]:
+            raise UserError(
+                "initial.dct_init would replace what initial.encoder gives; leave one of them out"
+            )
+
+    @nn.nowrap
+    def initial_files(self, options: Mapping, read: Callable) -> dict[tuple[str, ...], Array]:
+        """Returns the variables of tokenizer and primary encoder from `options["encoder"]`."""
+        path = options["encoder"]
+        if not path:
+            return {}
+        state_dict = read(path, published.encoder_shapes(self), ("pos_embed",))
+        return published.encoder_from_pretraining(self, state_dict, path)
+
+    @nn.nowrap
+    def initialized(self, variables: dict, options: Mapping) -> dict:
+        """Returns the variables to start from; see `models.vitdeblur.initialization`."""
+        if options["dct_init"]:
+            variables = dct_init(variables)
+        return identity_init(variables) if options["identity_init"] else variables
+
+
+def make_vitdeblur(
+    config: ml_collections.ConfigDict,
+    tiling: ml_collections.ConfigDict,
+    *,
+    dtype: str = "float32",
+    precision: str = "highest",
+    remat: bool = False,
+) -> ViTDeblur:
+    """Returns the model of a configuration.
+
+    Args:
+      config: the architecture, as in `vitdeblur_jax.models.vitdeblur.configuration`.
+      tiling: window, stride and margin.
+      dtype: of the computation, "float32" or "bfloat16"; parameters are float32.
+      precision: of float32 products on GPU and TPU: "highest", "high" or "default" (fastest).
+      remat: recompute each block in the backward pass: less memory, the same numbers.
+
+    Raises:
+      UserError: values that do not fit together, with the two numbers that disagree.
+    """
+    check_configuration(config)
+    numerics = {"dtype": dtype, "precision": precision}
+    blocks = {"mlp_ratio": config.mlp_ratio, "remat": remat, **numerics}
+    encoder, context, decoder = config.primary_encoder, config.contextual_encoder, config.decoder
+    return ViTDeblur(
+        tokenizer=Tokenizer(encoder.width, **config.tokenizer, **numerics),
+        primary_encoder=PrimaryEncoder(**encoder, **blocks),
+        contextual_encoder=ContextualEncoder(
+            encoder.width,
+            context.depth,
+            context.num_heads,
+            projector_widths=tuple(context.projector_widths),
+            **blocks,
+        ),
+        decoder=Decoder(
+            **decoder,
+            patch_stride=config.tokenizer.patch_stride,
+            features=config.image_head.features,
+            **blocks,
+        ),
+        image_head=ImageHead(**config.image_head, views=config.views, **numerics),
+        tiling=make_tiling(config, tiling),
+    )
+
+
+def vitdeblur_config(model: nn.Module) -> dict[str, dict] | None:
+    """Returns what `make_vitdeblur` made the model of: "model" and "tiling" as plain values.
+
+    None if a part is another module than `make_vitdeblur` uses.
+    """
+    if type(model) is not ViTDeblur or not _has_own_parts(model):
+        return None
+    tiling = model.tiling
+    return {
+        "model": _architecture(model).to_dict(),
+        "tiling": {"window": tiling.size, "stride": tiling.stride, "margin": tiling.margin},
+    }
+
+
+def _has_own_parts(model):
+    parts = {
+        "tokenizer": Tokenizer,
+        "primary_encoder": PrimaryEncoder,
+        "contextual_encoder": ContextualEncoder,
+        "decoder": Decoder,
+        "image_head": ImageHead,
+    }
+    return all(type(getattr(model, name)) is part for name, part in parts.items())
+
+
+def _architecture(model):
+    """Returns the configuration of the parts, as far as they are the usual ones."""
+
+    def of(part, *names):
+        module = getattr(model, part)
+        return {name: getattr(module, name) for name in names if hasattr(module, name)}
+
+    blocks = ("width", "depth", "num_heads")
+    tokenizer = ("patch_size", "patch_stride", "position_grid", "pretraining_grid")
+    return ml_collections.ConfigDict(
+        {
+            "tokenizer": of("tokenizer", *tokenizer),
+            "primary_encoder": of("primary_encoder", *blocks),
+            "contextual_encoder": of(
+                "contextual_encoder", "depth", "num_heads", "projector_widths"
+            ),
+            "decoder": of("decoder", *blocks),
+            "image_head": of("image_head", "features", "input_kernel", "output_kernel"),
+            "mlp_ratio": model.primary_encoder.mlp_ratio,
+            "views": model.views,
+        }
+    )
 
 
 def _check_images(images, model, channels):
@@ -213,7 +368,7 @@ def _check_images(images, model, channels):
         raise UserError(
             f"images of {height} x {width} pixels: the model takes squares, `deblur` any image"
         )
-    check_window("image side", height, model)
+    check_side("image side", height, _architecture(model))
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise UserError(
             f"images of {images.dtype}: the model takes floats in [0, 1]; `unit_range` of "
@@ -238,26 +393,3 @@ def _interleaved(first, second):
 def _parted(joined):
     pairs = joined.reshape(-1, 2, *joined.shape[1:])
     return pairs[:, 0], pairs[:, 1]
-
-
-def mean_of_views(
-    image: Float[Array | np.ndarray, "*batch height width channels"],
-) -> Float[Array | np.ndarray, "*batch height width 3"]:
-    """Returns what the encoders, and people, see of an image with one view or two."""
-    return image.reshape(*image.shape[:-1], -1, 3).mean(axis=-2)
-
-
-def initial_variables(model: ViTDeblur, seed: int) -> dict:
-    """Returns the variables of an untrained model, heads included; the same for the same seed."""
-    return _initialize(model, jax.random.key(seed))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _initialize(model, key):
-    side = model.training_window
-    return model.init(key, jnp.zeros((2, side, side, 3 * model.views)))
-
-
-def abstract_variables(model: ViTDeblur) -> dict:
-    """Returns the variables' shapes and dtypes (`jax.ShapeDtypeStruct`); allocates nothing."""
-    return jax.eval_shape(lambda: initial_variables(model, 0))

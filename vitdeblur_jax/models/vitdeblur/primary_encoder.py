@@ -10,14 +10,14 @@ class PrimaryEncoder(nn.Module):
     """The first blocks of a masked autoencoder's ViT, without a final norm.
 
     Attributes:
-      width, depth, heads, mlp_ratio: of the transformer (ViT-B/16 has 768, 12 and 4; 4 blocks).
+      width, depth, num_heads, mlp_ratio: of the transformer (ViT-B/16 has 768, 12 and 4; 4 blocks).
       remat: recompute the blocks in the backward pass.
       dtype, precision: see `TransformerBlock`.
     """
 
     width: int
     depth: int
-    heads: int
+    num_heads: int
     mlp_ratio: int = 4
     remat: bool = False
     dtype: str = "float32"
@@ -28,7 +28,7 @@ class PrimaryEncoder(nn.Module):
             self.depth,
             self.remat,
             width=self.width,
-            heads=self.heads,
+            heads=self.num_heads,
             mlp_ratio=self.mlp_ratio,
             epsilon=1e-6,
             dtype=self.dtype,

@@ -1,4 +1,4 @@
-"""Between our variables and the state dict of the released PyTorch code, in both directions.
+"""Our variables and the state dict of the released PyTorch code, in both directions.
 
 The released network sees BGR images, normalised with ImageNet's R, G, B figures in that order. Ours
 sees RGB, rightly normalised. Both compute the same when the difference is folded into three kernels
@@ -9,133 +9,111 @@ of the patch kernel is off by at most 1.2e-7 of itself after a round trip, the p
 
 import math
 
+import flax.linen as nn
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from flax import traverse_util
 
-from vitdeblur_jax.checkpoints.state_dicts import StateDict, check_weights, without_prefix
-from vitdeblur_jax.models import ViTDeblur, abstract_variables
-from vitdeblur_jax.models.vitdeblur.configuration import token_grid
+from vitdeblur_jax.models.network import abstract_variables
+from vitdeblur_jax.models.published import StateDict
 from vitdeblur_jax.models.vitdeblur.position_embedding import (
     resize_position_embedding,
     sincos_position_embedding,
 )
 from vitdeblur_jax.models.vitdeblur.tokenizer import IMAGENET_MEAN, IMAGENET_STD
 from vitdeblur_jax.utils.errors import UserError
-from vitdeblur_jax.utils.shapes import Shapes, check_most_names, check_shapes
 
 _ENCODER = "primary_encoder.pretrain_mae"
-_POSITION = f"{_ENCODER}.pos_embed"
+POSITION = f"{_ENCODER}.pos_embed"
 _PATCH = f"{_ENCODER}.patch_embed.proj"
 _CLASS_TOKEN = f"{_ENCODER}.cls_token"
 _INPUT, _OUTPUT = "inputecoding_step", "outputprojr_step"
 
 
-def variables_from_reference(
-    state_dict: StateDict, config: ml_collections.ConfigDict, where: str
-) -> tuple[dict, dict[str, np.ndarray]]:
-    """Returns our variables (float32) and the entries of `state_dict` that nothing uses.
+def from_published(model: nn.Module, state_dict: StateDict) -> dict:
+    """Returns variables, float32.
 
     Args:
-      state_dict: the reference's names, all behind the same prefix or none, and PyTorch layouts;
-        any float dtype. Without a position table, the reference's own is computed.
-      config: of the model.
-      where: the file's name, for errors.
-
-    Raises:
-      UserError: entries are missing or of another shape or dtype; the first ones are named.
+      model: the network.
+      state_dict: has the entries of `published_shapes`, in any float dtype. Without a position
+        table, the reference's own is computed.
     """
-    names = reference_names(config)
-    state_dict = without_prefix(state_dict, names.values(), where)
-    check_most_names(state_dict, names.values(), where)
-    shapes = reference_shapes(config)
-    optional = {_POSITION} - state_dict.keys()
-    _check(state_dict, {n: shape for n, shape in shapes.items() if n not in optional}, where)
-    if optional:
-        state_dict = {**state_dict, _POSITION: _reference_position_table(config)}
-    rgb = _swap_rgb_and_bgr({name: np.asarray(state_dict[name], np.float32) for name in shapes})
+    names = published_names(model)
+    if POSITION not in state_dict:
+        state_dict = {**state_dict, POSITION: np.asarray(_resized_table(None, model))[None]}
+    rgb = _swap_rgb_and_bgr(
+        {name: np.asarray(state_dict[name], np.float32) for name in names.values()}
+    )
     flat = {path: _to_ours(rgb[name], path) for path, name in names.items()}
-    unused = {name: value for name, value in state_dict.items() if name not in shapes}
-    return traverse_util.unflatten_dict(flat), unused
+    return traverse_util.unflatten_dict(flat)
 
 
-def variables_to_reference(
-    variables: dict, config: ml_collections.ConfigDict, unused: StateDict | None = None
-) -> dict[str, np.ndarray]:
+def to_published(model: nn.Module, variables: dict) -> dict[str, np.ndarray]:
     """Returns a state dict that the reference's own strict loading takes.
 
-    Args:
-      variables: ours.
-      config: of the model.
-      unused: entries that the reference holds and never uses, as `variables_from_reference` gave
-        them; those that are lacking become zeros.
+    Entries that the reference holds and never uses are zeros.
     """
     flat = traverse_util.flatten_dict(variables)
-    names = reference_names(config)
+    names = published_names(model)
     rgb = {name: _to_reference(np.asarray(flat[path]), path) for path, name in names.items()}
-    return {**_unused_zeros(config), **(unused or {}), **_swap_rgb_and_bgr(rgb)}
+    return {**_unused_zeros(model), **_swap_rgb_and_bgr(rgb)}
+
+
+def published_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Returns the names and PyTorch shapes of all entries that the network uses."""
+    ours = traverse_util.flatten_dict(abstract_variables(model))
+    return {
+        name: _to_reference(np.broadcast_to(np.float32(0), ours[path].shape), path).shape
+        for path, name in published_names(model).items()
+    }
+
+
+def encoder_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Returns the names and shapes of the tokenizer and primary encoder in MAE's weights."""
+    return {
+        name.removeprefix(f"{_ENCODER}."): shape
+        for name, shape in published_shapes(model).items()
+        if name.startswith(f"{_ENCODER}.") and name != POSITION
+    }
 
 
 def encoder_from_pretraining(
-    variables: dict, state_dict: StateDict, config: ml_collections.ConfigDict, where: str
-) -> tuple[dict, tuple[str, ...]]:
-    """Returns variables whose tokenizer and primary encoder come from MAE or TinyMIM.
+    model: nn.Module, state_dict: StateDict, where: str
+) -> dict[tuple[str, ...], jnp.ndarray]:
+    """Returns the variables of tokenizer and primary encoder that come from MAE or TinyMIM.
 
     These see RGB, so nothing is folded. The position table is resized from the file's, or from the
     sin-cos table where it has none.
 
     Args:
-      variables: of the model to initialise; not changed.
-      state_dict: of the pretrained encoder (`mae_pretrain_vit_base.pth`'s "model", TinyMIM's).
-      config: of the model.
+      model: to initialize.
+      state_dict: has the entries of `encoder_shapes` (`mae_pretrain_vit_base.pth`'s "model",
+        TinyMIM's).
       where: the file's name, for errors.
 
     Returns:
-      The new variables, and the names of the entries that were not needed.
+      The variables by path.
 
     Raises:
-      UserError: entries are missing or of another shape or dtype; the first ones are named.
+      UserError: the position table is not that of a square grid.
     """
-    prefix = f"{_ENCODER}."
-    names = {
-        path: name
-        for path, name in reference_names(config).items()
-        if name.startswith(prefix) and name != _POSITION
-    }
-    shapes = {
-        name.removeprefix(prefix): shape
-        for name, shape in reference_shapes(config).items()
-        if name in names.values()
-    }
-    state_dict = without_prefix(state_dict, [*shapes, "pos_embed"], where)
-    _check(state_dict, shapes, where)
-    flat = traverse_util.flatten_dict(variables)
-    for path, name in names.items():
-        value = np.asarray(state_dict[name.removeprefix(prefix)], np.float32)
-        flat[path] = jnp.asarray(_to_ours(value, path))
+    flat = {}
+    for path, name in published_names(model).items():
+        if name.startswith(f"{_ENCODER}.") and name != POSITION:
+            value = np.asarray(state_dict[name.removeprefix(f"{_ENCODER}.")], np.float32)
+            flat[path] = jnp.asarray(_to_ours(value, path))
     table = state_dict.get("pos_embed")
     if table is not None:
-        _check_table(table, config.primary_width, where)
-    flat["position_embedding", "tokenizer", "table"] = _resized_table(table, config)
-    used = {*shapes, "pos_embed"}
-    return traverse_util.unflatten_dict(flat), tuple(n for n in state_dict if n not in used)
+        _check_table(table, model.primary_encoder.width, where)
+    flat["position_embedding", "tokenizer", "table"] = _resized_table(table, model)
+    return flat
 
 
-def reference_shapes(config: ml_collections.ConfigDict) -> dict[str, tuple[int, ...]]:
-    """Returns the names and PyTorch shapes of all entries that the network uses."""
-    ours = traverse_util.flatten_dict(abstract_variables(ViTDeblur(**config)))
-    return {
-        name: _to_reference(np.broadcast_to(np.float32(0), ours[path].shape), path).shape
-        for path, name in reference_names(config).items()
-    }
-
-
-def reference_names(config: ml_collections.ConfigDict) -> dict[tuple[str, ...], str]:
+def published_names(model: nn.Module) -> dict[tuple[str, ...], str]:
     """Returns the reference's name of each of our variables, by path."""
     names = {
         ("params", "tokenizer", "class_token"): _CLASS_TOKEN,
-        ("position_embedding", "tokenizer", "table"): _POSITION,
+        ("position_embedding", "tokenizer", "table"): POSITION,
         ("params", "contextual_encoder", "blur_parameter"): "contextual_encoder.blur_parameter",
     }
 
@@ -159,9 +137,9 @@ def reference_names(config: ml_collections.ConfigDict) -> dict[tuple[str, ...], 
             linear((*path, "mlp", "fc2"), f"{block}.mlp.fc2")
 
     linear(("tokenizer", "patch_embedding"), _PATCH)
-    blocks("primary_encoder", config.primary_depth, f"{_ENCODER}.blocks")
+    blocks("primary_encoder", model.primary_encoder.depth, f"{_ENCODER}.blocks")
 
-    blocks("contextual_encoder", config.contextual_depth, "contextual_encoder.embed_blocks")
+    blocks("contextual_encoder", model.contextual_encoder.depth, "contextual_encoder.embed_blocks")
     norm(("contextual_encoder", "norm"), "contextual_encoder.embed_norm")
     norm(("contextual_encoder", "sharpness_norm"), "contextual_encoder.fc_norm")
     linear(("contextual_encoder", "sharpness"), "contextual_encoder.head")
@@ -175,12 +153,12 @@ def reference_names(config: ml_collections.ConfigDict) -> dict[tuple[str, ...], 
 
     norm(("decoder", "primary_norm"), "decoder.decoder_dnorm1")
     norm(("decoder", "contextual_norm"), "decoder.decoder_anorm")
-    for i in range(config.decoder_depth):
+    for i in range(model.decoder.depth):
         fusion = f"decoder.decoder_linears.{i}"
         names["params", "decoder", f"fusions_{i}", "scale"] = f"{fusion}.0.weight"
         names["params", "decoder", f"fusions_{i}", "shift"] = f"{fusion}.0.bias"
         linear(("decoder", f"fusions_{i}"), f"{fusion}.1")
-    blocks("decoder", config.decoder_depth, "decoder.embed_blocks")
+    blocks("decoder", model.decoder.depth, "decoder.embed_blocks")
     norm(("decoder", "norm"), "decoder.decoder_norm")
     linear(("decoder", "prediction"), "decoder.decoder_pred")
 
@@ -189,9 +167,10 @@ def reference_names(config: ml_collections.ConfigDict) -> dict[tuple[str, ...], 
     return names
 
 
-def _unused_zeros(config) -> dict[str, np.ndarray]:
+def _unused_zeros(model) -> dict[str, np.ndarray]:
     """Returns zeros for what the reference's strict loading asks for and its network never uses."""
-    width, hidden = config.primary_width, config.mlp_ratio * config.primary_width
+    encoder = model.primary_encoder
+    width, hidden = encoder.width, encoder.mlp_ratio * encoder.width
     shapes = {
         f"{_ENCODER}.mask_token": (1, 1, 512),
         f"{_ENCODER}.norm.weight": (width,),
@@ -199,7 +178,7 @@ def _unused_zeros(config) -> dict[str, np.ndarray]:
         "decoder.decoder_dnorm2.weight": (width,),
         "decoder.decoder_dnorm2.bias": (width,),
     }
-    block = f"{_ENCODER}.blocks.{config.primary_depth}"
+    block = f"{_ENCODER}.blocks.{encoder.depth}"
     for layer, shape in {
         "norm1": (width,),
         "attn.qkv": (3 * width, width),
@@ -256,15 +235,11 @@ def _swap_rgb_and_bgr(state_dict: StateDict) -> dict[str, np.ndarray]:
     }
 
 
-def _reference_position_table(config):
-    return np.asarray(_resized_table(None, config))[None]
-
-
-def _resized_table(table, config):
+def _resized_table(table, model):
+    grid, width = model.tokenizer.position_grid, model.primary_encoder.width
     if table is None:
-        table = sincos_position_embedding(config.pretraining_grid, config.primary_width)
-    table = jnp.asarray(np.asarray(table, np.float32).reshape(-1, config.primary_width))
-    grid = token_grid(config.training_window, config.patch_size, config.patch_stride)
+        table = sincos_position_embedding(model.tokenizer.pretraining_grid, width)
+    table = jnp.asarray(np.asarray(table, np.float32).reshape(-1, width))
     return resize_position_embedding(table, grid, grid)
 
 
@@ -275,10 +250,3 @@ def _check_table(table, width, where):
             f"{where} does not fit the model: pos_embed is {table.shape}, should be a square grid "
             f"and a class token, {width} wide"
         )
-
-
-def _check(state_dict: StateDict, shapes: Shapes, where: str) -> None:
-    used = {name: tuple(state_dict[name].shape) for name in shapes if name in state_dict}
-    check_most_names(state_dict, shapes, where)
-    check_shapes(used, shapes, where)
-    check_weights(state_dict, shapes, where)

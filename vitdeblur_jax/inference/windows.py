@@ -1,12 +1,10 @@
-"""The arithmetic of one whole image: windows, their blending, the image head's tiles.
+"""The arithmetic of overlapping windows: their averaged feature map, and the head's tiles.
 
 What the network computes comes as two functions. NumPy alone: this file is also copied beside
 exported models, where the rest of the package is absent. For the same reason shapes stand in the
-docstrings, and what is wrong with an image is returned rather than raised.
+docstrings. `tiling` has the fields of `Windows` in `vitdeblur_jax.models.tilings`.
 
-`config` is the model, or anything else that has its configuration as attributes.
-
-Coordinates: row y of the map is row y + (input_kernel - 1) / 2 of the image.
+Coordinates: row y of the map is row y + trim of the image.
 """
 
 import itertools
@@ -14,26 +12,28 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike
+from numpy.typing import ArrayLike
+
+from .pixels import as_float, extend_by_reflection
 
 
-def restored_rows(
-    config,
+def window_rows(
+    tiling,
     image: np.ndarray,
     window_features: Callable[[np.ndarray], ArrayLike],
     head_tile: Callable[..., ArrayLike],
     *,
     stride: int,
     batch_size: int,
-    on_windows: Callable[[int], None] = lambda done: None,
+    on_tiles: Callable[[int], None] = lambda done: None,
 ) -> Iterator[np.ndarray]:
     """Returns an iterator over a restored image from top to bottom.
 
     Args:
-      config: of the model.
+      tiling: of the network.
       image: `(height, width, 3 * views)`, without an `image_fault`.
-      window_features: from `(batch_size, window, window, 3 * views)`, float32, to the windows'
-        feature maps, `(batch_size, side, side, features)`, side = window - input_kernel + 1. It
+      window_features: from `(batch_size, size, size, 3 * views)`, float32, to the windows'
+        feature maps, `(batch_size, side, side, features)`, side = size - 2 * trim. It
         may return before they are computed.
       head_tile: from `(square, features, rows, columns)`, a window's square of the image, the
         blended map over it, and for each padded row and column of the tile the one of the map that
@@ -41,52 +41,30 @@ def restored_rows(
         else, lies in these indices.
       stride: step between windows, pixels, at most side.
       batch_size: windows computed at once.
-      on_windows: called with the number of windows just done.
+      on_tiles: called with the number of windows just done.
 
     Yields:
       `(rows, width, 3)`, float32, not clipped; together as high as the image.
     """
-    padded = extend_by_reflection(_with_margin(image, config.margin), config.window)
-    layout = _layout(config, *padded.shape[:2], stride)
-    windows = _window_maps(window_features, padded, layout, batch_size, on_windows)
+    padded = extend_by_reflection(_with_margin(image, tiling.margin), tiling.size, tiling.size)
+    layout = _layout(tiling, *padded.shape[:2], stride)
+    windows = _window_maps(window_features, padded, layout, batch_size, on_tiles)
     rows = _image_rows(head_tile, padded, layout, _blend(layout, windows))
-    return _cropped(rows, config.margin, *image.shape[:2])
+    return _cropped(rows, tiling.margin, *image.shape[:2])
 
 
-def image_fault(config, image: np.ndarray) -> str | None:
-    """Returns in one line why `restored_rows` cannot take the image, or None if it can."""
-    channels = 3 * config.views
-    if image.ndim != 3 or image.shape[-1] != channels or 0 in image.shape:
-        views = "1 view" if config.views == 1 else "2 views, left and right"
-        shape = " x ".join(map(str, image.shape)) or "a single number"
-        return f"the model takes height x width x {channels} ({views}); the image is {shape}"
-    if image.dtype in (np.uint8, np.uint16):
-        return None
-    if image.dtype.kind != "f" and image.dtype.name != "bfloat16":
-        return f"an image is uint8, uint16 or float in [0, 1]; this one is {image.dtype}"
-    smallest, largest = float(image.min()), float(image.max())
-    if not np.isfinite([smallest, largest]).all():
-        return "the image has values that are not finite (NaN or infinity)"
-    if smallest < -1 or largest > 2:
-        return (
-            "floats stand for light in [0, 1]; this image goes from "
-            f"{smallest:.4g} to {largest:.4g}"
-        )
-    return None
-
-
-def count_windows(config, height: int, width: int, stride: int | None = None) -> int:
+def count_windows(tiling, height: int, width: int, stride: int | None = None) -> int:
     """Returns how many windows an image of that size is cut into.
 
     Args:
-      config: of the model.
+      tiling: of the network.
       height: of the image, pixels.
       width: likewise.
-      stride: step between windows, pixels; by default the model's.
+      stride: step between windows, pixels; by default the tiling's.
     """
-    side, stride = config.window, stride or config.stride
+    side, stride = tiling.size, stride or tiling.stride
     rows, columns = (
-        window_starts(max(length + 2 * config.margin, side), side, stride)
+        window_starts(max(length + 2 * tiling.margin, side), side, stride)
         for length in (height, width)
     )
     return len(rows) * len(columns)
@@ -95,29 +73,6 @@ def count_windows(config, height: int, width: int, stride: int | None = None) ->
 def window_starts(length: int, window: int, stride: int) -> list[int]:
     """Returns where windows begin along a side; the last one is moved back to the edge."""
     return [*range(0, length - window, stride), length - window]
-
-
-def extend_by_reflection(image: np.ndarray, side: int) -> np.ndarray:
-    """Extends bottom and right to at least `side` pixels; larger images stay as they are."""
-    missing = [max(0, side - length) for length in image.shape[:2]]
-    if not any(missing):
-        return image
-    return np.pad(image, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="reflect")
-
-
-def as_float(image: np.ndarray) -> np.ndarray:
-    """Returns float32 with integers' whole range mapped to [0, 1]."""
-    if image.dtype.kind == "u":
-        return image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
-    return image.astype(np.float32)
-
-
-def as_dtype(image: np.ndarray, dtype: DTypeLike) -> np.ndarray:
-    """Returns floats as `dtype`: clipped and rounded to its whole range where it is an integer."""
-    if np.dtype(dtype).kind != "u":
-        return image.astype(dtype)
-    whole = np.iinfo(dtype).max
-    return np.round(image.clip(0, 1) * np.float32(whole)).astype(dtype)
 
 
 def _with_margin(image, margin):
@@ -157,21 +112,21 @@ class _Layout(NamedTuple):
         return self.width - self.window + self.side
 
 
-def _layout(config, height, width, stride) -> _Layout:
-    side = config.window - config.input_kernel + 1
+def _layout(tiling, height, width, stride) -> _Layout:
+    side = tiling.size - 2 * tiling.trim
     return _Layout(
         height=height,
         width=width,
-        window=config.window,
+        window=tiling.size,
         side=side,
-        tile=side - config.output_kernel + 1,
-        padding=(config.input_kernel + config.output_kernel) // 2 - 1,
-        rows=window_starts(height, config.window, stride),
-        columns=window_starts(width, config.window, stride),
+        tile=side - 2 * tiling.reach,
+        padding=tiling.trim + tiling.reach,
+        rows=window_starts(height, tiling.size, stride),
+        columns=window_starts(width, tiling.size, stride),
     )
 
 
-def _window_maps(window_features, image, layout, batch_size, on_windows):
+def _window_maps(window_features, image, layout, batch_size, on_tiles):
     """Yields the windows' feature maps, row by row of windows.
 
     The next batch is under way while a batch is handed out.
@@ -183,14 +138,14 @@ def _window_maps(window_features, image, layout, batch_size, on_windows):
         windows = np.stack([as_float(_square(image, y, x, layout.window)) for y, x in repeated])
         maps = window_features(windows)
         if under_way is not None:
-            yield from _hand_out(*under_way, on_windows)
+            yield from _hand_out(*under_way, on_tiles)
         under_way = maps, len(batch)
-    yield from _hand_out(*under_way, on_windows)
+    yield from _hand_out(*under_way, on_tiles)
 
 
-def _hand_out(maps, count, on_windows):
+def _hand_out(maps, count, on_tiles):
     arrived = np.asarray(maps)[:count]
-    on_windows(count)
+    on_tiles(count)
     yield from arrived
 
 

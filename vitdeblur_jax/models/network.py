@@ -1,0 +1,179 @@
+"""What the rest of the package needs of a network.
+
+A network is a Linen module from images `(batch, height, width, 3 * views)`, float RGB in [0, 1], to
+images `(batch, height, width, 3)`. All else is optional:
+
+| attribute or method | meaning | without it |
+|---|---|---|
+| `__call__(image, train)` | `train` is True while training | the same call |
+| views | images laid one behind the other along the channels | 1 |
+| tiling | how a large image is restored, see `vitdeblur_jax.models.tilings` | `HaloTiles()` |
+| dtype, precision, remat | of the computation | as the module is written |
+| LOSS_TERMS | names of its own loss terms, with default weights | none |
+| training_outputs(blurred, sharp, train, terms) | the restored images and these terms | none |
+| params_without_gradient(terms) | paths of the parameters that only other terms reach | none |
+| check_training(crop, batch_size, weights) | raises `UserError` if it cannot | crops are checked |
+| INITIAL_OPTIONS | keys of `config.initial` with defaults: other starts than at random | none |
+| check_initial(options) | raises `UserError` for options that exclude each other | none |
+| initial_files(options, read) | variables by path that come from files | none |
+| initialized(variables, options) | the variables to start from, of random ones | none |
+
+Its variables are "params" and any other collections, such as "batch_stats". Training updates
+"params" by gradients and keeps what a call writes into the other collections.
+"""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vitdeblur_jax.models.tilings import HaloTiles, Tiling, Windows
+from vitdeblur_jax.utils.errors import UserError
+
+NUMERICS = {"dtype": "float32", "precision": "highest", "remat": False}
+
+_LEAST_INITIAL_SIDE = 64  # pixels
+
+
+def views_of(network: nn.Module) -> int:
+    """Returns how many images of three channels the network takes."""
+    return getattr(network, "views", 1)
+
+
+def tiling_of(network: nn.Module) -> Tiling:
+    """Returns how large images are restored with the network."""
+    return getattr(network, "tiling", None) or HaloTiles()
+
+
+def own_loss_terms(network: nn.Module) -> Mapping[str, float]:
+    """Returns the names of the network's own loss terms, with their default weights."""
+    return getattr(network, "LOSS_TERMS", {})
+
+
+def params_without_gradient(
+    network: nn.Module, terms: frozenset[str]
+) -> tuple[tuple[str, ...], ...]:
+    """Returns the paths of the parameters without gradient if these own terms have a weight."""
+    find = getattr(network, "params_without_gradient", None)
+    return () if find is None else find(terms)
+
+
+def check_training(
+    network: nn.Module, crop: int, batch_size: int, weights: Mapping[str, float]
+) -> None:
+    """Checks what can be known of a training without tracing the network.
+
+    Args:
+      network: of any kind.
+      crop: side of the training crops, pixels.
+      batch_size: images that go through the network at once.
+      weights: of all loss terms, by name.
+
+    Raises:
+      UserError: the network cannot be trained so.
+    """
+    check = getattr(network, "check_training", None)
+    if check is not None:
+        return check(crop, batch_size, weights)
+    multiple = getattr(tiling_of(network), "multiple", 1)
+    if hasattr(network, "tiling") and crop % multiple:
+        raise UserError(f"crop is {crop}; {type(network).__name__} takes multiples of {multiple}")
+
+
+def takes_train(network: nn.Module) -> bool:
+    """Returns whether the network's call has the argument `train`."""
+    return "train" in inspect.signature(type(network).__call__).parameters
+
+
+def with_numerics(network: nn.Module, **numerics: str | bool) -> nn.Module:
+    """Returns the network, and the modules given to it as attributes, with other numerics.
+
+    Args:
+      network: of any kind.
+      **numerics: dtype, precision or remat.
+
+    Raises:
+      UserError: no module in it has such an attribute, and the value is not that of `NUMERICS`.
+    """
+    changed, found = _with_attributes(network, numerics)
+    missing = [k for k, value in numerics.items() if k not in found and value != NUMERICS[k]]
+    if missing:
+        key = missing[0]
+        raise UserError(
+            f"{type(network).__name__} has no attribute {key!r}, so {key} {numerics[key]!r} cannot "
+            "be set"
+        )
+    return changed
+
+
+def _with_attributes(module, values):
+    names = [field.name for field in dataclasses.fields(module) if field.name != "parent"]
+    own = {key: value for key, value in values.items() if key in names}
+    found = set(own)
+    for name in names:
+        part = getattr(module, name)
+        if isinstance(part, nn.Module):
+            own[name], inside = _with_attributes(part, values)
+            found |= inside
+    return module.clone(**own), found
+
+
+def initial_variables(network: nn.Module, seed: int) -> dict:
+    """Returns the variables of an untrained network; the same for the same seed."""
+    return _initialize(network, jax.random.key(seed))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _initialize(network, key):
+    tiling = tiling_of(network)
+    if isinstance(tiling, Windows):
+        side = tiling.size
+    else:
+        side = -(-_LEAST_INITIAL_SIDE // tiling.multiple) * tiling.multiple
+    keys = {"params": key, "dropout": key}
+    return network.init(keys, jnp.zeros((2, side, side, 3 * views_of(network))))
+
+
+def abstract_variables(network: nn.Module) -> dict:
+    """Returns the variables' shapes and dtypes (`jax.ShapeDtypeStruct`); allocates nothing."""
+    return jax.eval_shape(lambda: initial_variables(network, 0))
+
+
+def training_outputs(
+    network: nn.Module,
+    variables: dict,
+    blurred: Float[Array, "batch height width channels"],
+    sharp: Float[Array, "batch height width 3"],
+    terms: frozenset[str],
+    rng: Array,
+) -> tuple[Float[Array, "batch height width 3"], dict[str, Array], dict]:
+    """Runs the network as in training.
+
+    Args:
+      network: of any kind.
+      variables: of the network.
+      blurred: in [0, 1].
+      sharp: in [0, 1]; only for the network's own terms.
+      terms: those of the network's own loss terms to compute.
+      rng: key of its dropout.
+
+    Returns:
+      The restored images, not clipped; the terms, each `(batch,)` or, where it only exists for a
+      whole batch, a scalar; and all collections but "params" as the call has left them.
+    """
+    state = {name: collection for name, collection in variables.items() if name != "params"}
+    settings = {"mutable": list(state), "rngs": {"dropout": rng}}
+    if hasattr(network, "training_outputs"):
+        (restored, found), updated = network.apply(
+            variables, blurred, sharp, True, terms, method="training_outputs", **settings
+        )
+        return restored, found, {**state, **updated}
+    if takes_train(network):
+        settings["train"] = True
+    restored, updated = network.apply(variables, blurred, **settings)
+    return restored, {}, {**state, **updated}
