@@ -20,7 +20,17 @@ import flax.linen as nn
 import ml_collections
 from flax import traverse_util
 
-from vitdeblur_jax.models import dpdnet, drbnet, ifanet, mdp, nrknet, published, restormer
+from vitdeblur_jax.models import (
+    dpdnet,
+    drbnet,
+    gkmnet,
+    ifanet,
+    kpac,
+    mdp,
+    nrknet,
+    published,
+    restormer,
+)
 from vitdeblur_jax.models.network import NUMERICS, abstract_variables, with_numerics
 from vitdeblur_jax.models.vitdeblur import configuration
 from vitdeblur_jax.models.vitdeblur import published as vitdeblur_published
@@ -182,6 +192,8 @@ NETWORKS: dict[str, Network] = {
     "drbnet": _one_class(drbnet, drbnet.DRBNet),
     "restormer": _one_class(restormer, restormer.Restormer),
     "nrknet": _one_class(nrknet, nrknet.NRKNet),
+    "gkmnet": _one_class(gkmnet, gkmnet.GKMNet),
+    "kpac": _one_class(kpac, kpac.KPAC),
 }
 
 

@@ -12,7 +12,8 @@ from vitdeblur_jax.models.layers.convolution import PYTORCH_KERNEL_INIT
 from vitdeblur_jax.models.layers.resize import enlarge
 
 Carry = tuple[
-    Float[Array, "batch height width features"], Float[Array, "batch height width features"]
+    Float[Array, "batch half_height half_width features"],
+    Float[Array, "batch half_height half_width features"],
 ]
 
 
@@ -84,7 +85,7 @@ class RecurrentMaps(nn.Module):
         x: Float[Array, "batch height width channels"],
         carry: Carry,
         train: bool = False,
-    ) -> tuple[Float[Array, "batch height width features"], Carry]:
+    ) -> tuple[Float[Array, "batch half_height half_width features"], Carry]:
         """Returns the maps and the new state, which has half the resolution."""
         attention = nn.relu(self.norm(self.conv(x), train))
         carry = self.lstm(nn.avg_pool(x, (2, 2), (2, 2)), carry)
