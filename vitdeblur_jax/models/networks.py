@@ -21,6 +21,7 @@ import ml_collections
 from flax import traverse_util
 
 from vitdeblur_jax.models import (
+    aifnet,
     dpdnet,
     drbnet,
     gkmnet,
@@ -187,6 +188,7 @@ def _as_tuple(value):
 NETWORKS: dict[str, Network] = {
     "vitdeblur": _vitdeblur(),
     "dpdnet": _one_class(dpdnet, dpdnet.DPDNet),
+    "aifnet": _one_class(aifnet, aifnet.AIFNet),
     "mdp": _one_class(mdp, mdp.MDP),
     "ifanet": _one_class(ifanet, ifanet.IFANet),
     "drbnet": _one_class(drbnet, drbnet.DRBNet),

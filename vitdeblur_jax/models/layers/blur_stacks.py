@@ -45,7 +45,7 @@ def gaussian_blurs(
       num_blurs: kernels, and copies of each channel.
     """
     kernels = np.arange(3 * num_blurs) // 3
-    pairs = sorted({(n // num_blurs, kernel) for n, kernel in enumerate(kernels)})
+    pairs = sorted({(n // num_blurs, kernel) for n, kernel in enumerate(kernels.tolist())})
     lines = np.stack([gaussian_line(kernel, num_blurs) for _, kernel in pairs], axis=-1)
     blurred = image[..., np.array([channel for channel, _ in pairs])]
     for axis in (1, 2):

@@ -85,7 +85,7 @@ class RecurrentMaps(nn.Module):
         x: Float[Array, "batch height width channels"],
         carry: Carry,
         train: bool = False,
-    ) -> tuple[Float[Array, "batch half_height half_width features"], Carry]:
+    ) -> tuple[Float[Array, "batch height width features"], Carry]:
         """Returns the maps and the new state, which has half the resolution."""
         attention = nn.relu(self.norm(self.conv(x), train))
         carry = self.lstm(nn.avg_pool(x, (2, 2), (2, 2)), carry)
