@@ -59,7 +59,7 @@ class ConvNorm(nn.Module):
     """
 
     features: int
-    scale: float = 1
+    scale: int | float = 1
     is_plain: bool = False
     image_statistics: bool = False
     dtype: str = "float32"
@@ -122,7 +122,7 @@ class Block(nn.Module):
     """
 
     features: int
-    scale: float = 1
+    scale: int | float = 1
     is_plain: bool = False
     image_statistics: bool = False
     dtype: str = "float32"

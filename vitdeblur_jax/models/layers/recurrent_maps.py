@@ -99,7 +99,7 @@ class RecurrentMaps(nn.Module):
         return zeros, zeros
 
 
-def enlarged_carry(carry: Carry) -> Carry:
+def enlarged_carry(carry: Carry) -> tuple[Array, Array]:
     """Returns the state for a scale of twice the resolution."""
     h, c = carry
     return enlarge(h, 2), enlarge(c, 2)
