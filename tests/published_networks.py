@@ -274,16 +274,3 @@ def _gradient_norms(golden):
     key = "gradnorm_"
     named = {n.removeprefix(key): x for n, x in golden.items() if n.startswith(key)}
     return {name.replace("|", "/"): norm for name, norm in named.items()}
-
-
-def positive(variables: dict) -> dict:
-    """Returns variables of `random_variables` made positive, kernels averaging their input.
-
-    Through such a network, every output pixel depends on its whole receptive field.
-    """
-
-    def fill(path, leaf):
-        average = np.sqrt(np.prod(leaf.shape[:-1])) if path[-1].key == "kernel" else 1
-        return abs(leaf) / average
-
-    return jax.tree_util.tree_map_with_path(fill, variables)
