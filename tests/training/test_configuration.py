@@ -53,18 +53,24 @@ BAD = [
     ),
     ({"data__kind": "tfds"}, "data.kind is 'tfds'; it must be one of pairs, prepared, synthetic"),
     ({"loss__sharpness": -1.0}, "loss.sharpness is -1.0; it must be a finite number >= 0"),
-    ({"loss__border": 23}, "loss.border leaves out 23 pixels a side: nothing is left of a crop"),
+    ({"loss__border": 23}, "loss.border excludes 23 pixels on each side, which is all of a crop"),
     ({"crop": 47}, "crop 47 with patch_size 8 and patch_stride 4 gives a map of 40 pixels"),
     ({"crop": 7}, "crop is 7 pixels, smaller than patch_size 8"),
-    ({"grad_accum_steps": 3}, "a batch of 4 cannot be cut into 3 parts"),
+    ({"grad_accum_steps": 3}, "a batch of 4 cannot be split into 3 parts"),
     ({"progressive": ((5, 51, 4),)}, "crop 51 with patch_size 8"),
     (
         {"progressive": ((5, 50, 3),), "grad_accum_steps": 2},
-        "a batch of 3 cannot be cut into 2 parts",
+        "a batch of 3 cannot be split into 2 parts",
     ),
-    ({"progressive": ((0, 50, 4),)}, "progressive begins at the steps [0]; they must rise from 1"),
-    ({"progressive": ((20, 50, 4),)}, "they must rise from 1 to less than num_steps, which is 20"),
-    ({"progressive": ((9, 50, 4), (5, 54, 4))}, "progressive begins at the steps [9, 5]"),
+    (
+        {"progressive": ((0, 50, 4),)},
+        "progressive has the first steps [0]; they must increase, from 1",
+    ),
+    (
+        {"progressive": ((20, 50, 4),)},
+        "they must increase, from 1 to less than num_steps, which is 20",
+    ),
+    ({"progressive": ((9, 50, 4), (5, 54, 4))}, "progressive has the first steps [9, 5]"),
     (
         {"progressive": (5, 50, 4)},
         "progressive is (5, 50, 4); it must be ((first_step, crop,",
@@ -73,9 +79,9 @@ BAD = [
         {"progressive": ((5, 50),)},
         "progressive is ((5, 50),); it must be ((first_step, crop,",
     ),
-    ({"profile": (3, 20)}, "profile is (3, 20); it is (first, last), two steps from 0 to 19"),
-    ({"profile": (5, 3)}, "profile is (5, 3); it is (first, last)"),
-    ({"profile": (5,)}, "profile is (5,); it is (first, last)"),
+    ({"profile": (3, 20)}, "profile is (3, 20); it must be (first, last), two steps from 0 to 19"),
+    ({"profile": (5, 3)}, "profile is (5, 3); it must be (first, last)"),
+    ({"profile": (5,)}, "profile is (5,); it must be (first, last)"),
     ({"profile": ("a", "b")}, "profile is ('a', 'b'); it must be (first, last)"),
     ({"loss__charbonnier": 0.0}, "nothing would train the decoder; raise loss.charbonnier above 0"),
     ({"loss__sharpness": math.nan}, "loss.sharpness is nan; it must be a finite number >= 0"),
@@ -89,7 +95,7 @@ BAD = [
     ),
     (
         {"initial__checkpoint": "a", "initial__identity_init": True},
-        "initial.checkpoint gives all values",
+        "initial.checkpoint sets all values",
     ),
     (
         {"initial__encoder": "a", "initial__dct_init": True},
@@ -128,7 +134,7 @@ BAD = [
         "data.synthesis.usual_radius and data.synthesis.largest_radius: 8.0, 0.5, 12.0 must not",
     ),
     ({"model__views": 3}, "model.views is 3; it must be an integer from 1 to 2"),
-    ({"model__views": 2}, "data.quarter_turns would lay the left and the right view one above"),
+    ({"model__views": 2}, "data.quarter_turns would put the left view above the right one"),
     (
         {"numerics__dtype": "float16"},
         "numerics.dtype is 'float16' (did you mean 'bfloat16'?); it must be",
@@ -297,9 +303,9 @@ def test_the_network_comes_from_the_config_or_from_the_caller():
             return nn.Conv(3, (3, 3))(image)
 
     assert check_config(default_config(), Own()) == Own()
-    with pytest.raises(UserError, match="describes no network: begin with default_config"):
+    with pytest.raises(UserError, match="describes no network; start from default_config"):
         check_config(default_config())
-    with pytest.raises(UserError, match="describes a network, and train was given another one"):
+    with pytest.raises(UserError, match="describes a network, but train was given another one"):
         check_config(default_config("base"), Own())
 
 

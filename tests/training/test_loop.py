@@ -120,7 +120,7 @@ def test_a_complete_run_says_what_can_be_done_with_it(pairs, tmp_path, capfd, st
     config = quick_config(pairs, validation__every=0, afterwards=("now: go out", "and play"))
     assert train(config, tmp_path) == 0
     *_, restores, first, second = capfd.readouterr().err.splitlines()
-    assert restores == f"vitdeblur IMAGE --checkpoint {tmp_path} restores one of your own"
+    assert restores == f"vitdeblur IMAGE --checkpoint {tmp_path} restores your own image"
     assert [first, second] == ["now: go out", "and play"]
 
 
@@ -157,7 +157,7 @@ def test_stopped_and_gone_on_with_it_is_the_same_run(small, finished, tmp_path, 
     assert list(step_folders(tmp_path / "checkpoints")) == [10, 11]
     told = capfd.readouterr().err
     assert "SIGTERM: saving after this step, then exiting" in told
-    assert "saved at step 11; the same command goes on from there" in told
+    assert "saved at step 11; run the same command to resume" in told
     assert train(small, tmp_path) == 0
     assert_same_run(tmp_path, finished, small)
 
@@ -236,7 +236,7 @@ def test_a_run_is_trained_longer_where_its_schedule_allows_it(pairs, tmp_path, c
     capfd.readouterr()
     assert train(config, tmp_path / "longer") == 0
     told = capfd.readouterr().err
-    assert "\nthis run is complete: all 8 steps are done; a larger steps trains longer\n" in told
+    assert "\nthis run is complete: all 8 steps are done; raise num_steps to train longer\n" in told
     config.num_steps = 20
     assert train(config, tmp_path / "longer") == 0
     assert "\nresuming at step 8 of 20\n" in capfd.readouterr().err
@@ -244,7 +244,7 @@ def test_a_run_is_trained_longer_where_its_schedule_allows_it(pairs, tmp_path, c
     jax.tree.map(np.testing.assert_array_equal, longer, once)
     config.num_steps = 19
     with pytest.raises(
-        UserError, match=r"num_steps is 19, but the run in .* is at step 20 already"
+        UserError, match=r"num_steps is 19, but the run in .* is already at step 20"
     ):
         train(config, tmp_path / "longer")
 
@@ -261,11 +261,11 @@ def test_a_run_resumes_where_its_data_has_moved_and_with_no_other_data(tmp_path,
     kept = {path: path.read_bytes() for path in moved.rglob("photo4.png")}
     for path in kept:
         path.unlink()
-    with pytest.raises(UserError, match=r"moved is not the data .* holds 4 examples, not 5"):
+    with pytest.raises(UserError, match=r"moved is not the data .* has 4 training examples, not 5"):
         train(quick_config(moved, **changes), tmp_path / "run")
     for path, data in kept.items():
         path.with_name("photo9.png").write_bytes(data)
-    with pytest.raises(UserError, match=r"moved is not the data .* holds other files"):
+    with pytest.raises(UserError, match=r"moved is not the data .* has different files"):
         train(quick_config(moved, **changes), tmp_path / "run")
 
 
@@ -307,7 +307,7 @@ def test_a_signal_to_train_py_and_its_workers(
     assert step_4.startswith("step 4 of 20: loss ")
     assert rest == [
         f"{number.name}: saving after this step, then exiting; Ctrl-C exits without saving",
-        "saved at step 7; the same command goes on from there",
+        "saved at step 7; run the same command to resume",
     ]
     assert list(step_folders(tmp_path / "checkpoints")) == [7]
     assert train(quick_config(pairs), tmp_path) == 0

@@ -266,7 +266,7 @@ def test_a_short_training_freezes_what_a_string_names(frozen):
     ("frozen", "message"),
     [
         ("stil", r"'stil' \(did you mean 'still'\?\)"),
-        (["moved", "still"], "nothing is left to train"),
+        (["moved", "still"], "nothing would be trained"),
     ],
 )
 def test_a_short_training_refuses_to_freeze_nothing_or_all(frozen, message):

@@ -1,40 +1,40 @@
-"""The training config: every key with its default, and what can be checked before anything runs.
+"""The training config: every key with its default, and the checks before a run starts.
 
 | key | meaning |
 |---|---|
-| seed | of initial values, order, augmentation, synthetic defocus (held out, too); 0 or more |
-| num_steps | batches to train on |
-| batch_size | images a batch, of all devices together |
+| seed | of initial values, order, augmentation and synthetic defocus; 0 or more |
+| num_steps | number of training steps, one batch each |
+| batch_size | images per batch, over all devices |
 | crop | side of the training crops, pixels |
-| progressive | ((first_step, crop, batch_size), ...): from that step on, these instead |
-| grad_accum_steps | parts that a batch is cut into and taken one after the other, to save memory |
+| progressive | ((first_step, crop, batch_size), ...): later stages of crop and batch size |
+| grad_accum_steps | parts of a batch, processed one after the other to save memory |
 | mesh.data, .fsdp | the grid of devices, see `make_mesh`; -1: inferred from the device count |
-| network, model, tiling, numerics | the network, see `vitdeblur_jax.models.networks`; not there \
+| network, model, tiling, numerics | the network, see `vitdeblur_jax.models.networks`; absent \
 if `train` is given one |
-| initial.checkpoint | a checkpoint to start from, of the same architecture; empty: none |
-| initial.* | other ways to start, which depend on the network |
-| data.kind | pairs (files), prepared (by `vitdeblur data prepare`), synthetic (of sharp ones) |
+| initial.checkpoint | checkpoint to start from, with the same architecture; empty: none |
+| initial.* | other initializations, which depend on the network |
+| data.kind | pairs (files), prepared (by `vitdeblur data prepare`), synthetic (from sharp images) |
 | data.root | the folder of the data set |
-| data.layout, .split | of pairs: how they lie on disk; of pairs and prepared: which part |
-| data.bit_depth | of pairs: 8, or 16 |
-| data.hold_out | sharp images set aside for validation, spread evenly over the names |
-| data.synthesis | of synthetic: `vitdeblur_jax.data.defocus.settings.SynthesisSettings` |
+| data.layout, .split | pairs: folder layout; pairs and prepared: split of the data set |
+| data.bit_depth | pairs: 8 or 16 |
+| data.hold_out | number of sharp images held out for validation, evenly spaced by name |
+| data.synthesis | synthetic: `vitdeblur_jax.data.defocus.settings.SynthesisSettings` |
 | data.vertical_flip, .quarter_turns | augmentation beyond the published horizontal flip |
-| data.workers | processes that read ahead; 0: threads. Changes nothing in what is learned |
+| data.workers | processes that read ahead; 0: threads. Does not change the batches |
 | loss.* | weights of the restoration losses, see `vitdeblur_jax.training.losses`, and of the \
 network's own terms |
-| loss.border | pixels a side that the restoration losses leave out |
+| loss.border | pixels on each side that the restoration losses exclude |
 | optimizer.* | see `vitdeblur_jax.training.optimizer` |
-| ema_decay | decay of the moving average of the parameters, which is validated; 0: no average |
-| max_nonfinite_steps | steps that may be left out for a loss or gradient that is not finite |
-| log_every, save_every | steps between lines of the log, between checkpoints |
-| keep_checkpoints | how many of the last to keep, beside the best |
+| ema_decay | decay of the moving average of the parameters, used in validation; 0: no average |
+| max_nonfinite_steps | number of steps skipped for a loss or gradient that is not finite |
+| log_every, save_every | steps between log lines, between checkpoints |
+| keep_checkpoints | number of the last checkpoints to keep, besides the best |
 | validation.every | steps between validations; 0: none |
-| validation.root, .split | where its images are, unless some are held out; empty: data's |
-| validation.num_images | how many of them, spread evenly; 0: all |
-| validation.num_logged_images | how many of these are drawn into TensorBoard |
+| validation.root, .split | its images, without data.hold_out; empty root: data.root |
+| validation.num_images | number of validation images, evenly spaced; 0: all |
+| validation.num_logged_images | number of these images logged to TensorBoard |
 | validation.stride, .batch_size | as in configs/evaluate.py |
-| profile | (first, last) step to be profiled; empty: none |
+| profile | (first, last) step to profile; empty: none |
 | afterwards | lines to print when the run is complete |
 """
 
@@ -97,9 +97,9 @@ def default_config(network: nn.Module | str | None = None) -> ml_collections.Con
     """Returns the training config with its defaults.
 
     Args:
-      network: the name of a configuration, such as "base", which the config then describes; or the
-        module that `train` will be given, if it has loss terms or initial options of its own; None
-        for any other module.
+      network: Name of a configuration, such as "base", which the config then describes; or the
+        module given to `train`, if it has its own loss terms or initial options; None for any
+        other module.
     """
     config = _common_config()
     if isinstance(network, str):
@@ -185,7 +185,7 @@ def _within(group, rules):
     return {f"{group}.{key}": rule for key, rule in rules.items()}
 
 
-# Every key, with what it may be.
+# The rule of every key.
 RULES = {
     **_within("optimizer", OPTIMIZER_RULES),
     **_within("data.synthesis", SYNTHESIS_RULES),
@@ -229,17 +229,17 @@ RULES = {
 
 
 def check_config(config: ml_collections.ConfigDict, network: nn.Module | None = None) -> nn.Module:
-    """Checks whatever can be without data and devices: each value alone, then all together.
+    """Checks a config without data and devices: each value, then their combinations.
 
     Args:
-      config: of the run.
-      network: to be trained, if the config describes none.
+      config: Config of the run.
+      network: The network to train, if the config describes none.
 
     Returns:
       The network.
 
     Raises:
-      UserError: an unknown key, with the nearest right one, or a value that cannot be.
+      UserError: A key is unknown (names the nearest one), or a value is invalid.
     """
     network = _network(config, network)
     rules = rules_for(network)
@@ -260,7 +260,7 @@ def check_config(config: ml_collections.ConfigDict, network: nn.Module | None = 
 
 
 def rules_for(network: nn.Module) -> dict[str, Rule]:
-    """Returns the rule of every key but those that describe the network, by dotted key."""
+    """Returns the rules by dotted key, except for the keys that describe the network."""
     initial = initial_options(network).items()
     return {
         **RULES,
@@ -276,14 +276,14 @@ def _network(config, network):
     if network is not None:
         if len(missing) < len(GROUPS):
             raise UserError(
-                "the config describes a network, and train was given another one; leave one of "
-                "them out: default_config() describes none"
+                "the config describes a network, but train was given another one; use only one "
+                "of them: default_config() describes none"
             )
         return network
     if len(missing) == len(GROUPS):
         raise UserError(
-            'the config describes no network: begin with default_config("base") or another name, '
-            "or give train(network=...) one"
+            'the config describes no network; start from default_config("base") or another name, '
+            "or call train(network=...)"
         )
     if missing:
         raise UserError(f"the config lacks the key {missing[0]!r}")
@@ -303,8 +303,8 @@ def _check_views(config, views):
         )
     if config.data.quarter_turns and views > 1:
         raise UserError(
-            "data.quarter_turns would lay the left and the right view one above the other; "
-            "leave it out for a network with two views"
+            "data.quarter_turns would put the left view above the right one; disable it for a "
+            "network with two views"
         )
 
 
@@ -322,7 +322,7 @@ def _check_profile(config):
     steps = tuple(config.profile)
     if steps and not (len(steps) == 2 and steps[0] <= steps[1] < config.num_steps):
         raise UserError(
-            f"profile is {tuple(config.profile)}; it is (first, last), two steps from 0 to "
+            f"profile is {tuple(config.profile)}; it must be (first, last), two steps from 0 to "
             f"{config.num_steps - 1}"
         )
 
@@ -332,8 +332,8 @@ def _check_stages(config, network):
     starts = [stage.first_step for stage in plan]
     if starts != sorted(set(starts)) or starts[-1] >= config.num_steps:
         raise UserError(
-            f"progressive begins at the steps {starts[1:]}; they must rise from 1 to less than "
-            f"num_steps, which is {config.num_steps}"
+            f"progressive has the first steps {starts[1:]}; they must increase, from 1 to less "
+            f"than num_steps, which is {config.num_steps}"
         )
     weights = {key: weight for key, weight in config.loss.items() if key != "border"}
     if not any(weights.values()):
@@ -343,12 +343,12 @@ def _check_stages(config, network):
         check_values(stage, limits, "" if stage is plan[0] else "progressive: ")
         if stage.batch_size % config.grad_accum_steps:
             raise UserError(
-                f"a batch of {stage.batch_size} cannot be cut into {config.grad_accum_steps} "
+                f"a batch of {stage.batch_size} cannot be split into {config.grad_accum_steps} "
                 "parts; make batch_size a multiple of grad_accum_steps"
             )
         check_training(network, stage.crop, stage.batch_size // config.grad_accum_steps, weights)
         if stage.crop <= 2 * config.loss.border:
             raise UserError(
-                f"loss.border leaves out {config.loss.border} pixels a side: nothing is left of a "
-                f"crop of {stage.crop}"
+                f"loss.border excludes {config.loss.border} pixels on each side, which is all of a "
+                f"crop of {stage.crop}; lower loss.border"
             )

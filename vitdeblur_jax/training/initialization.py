@@ -1,4 +1,4 @@
-"""Where training starts: at random, from a checkpoint, or in a way of the network's own."""
+"""Initial variables: random, from a checkpoint, or by an option of the network."""
 
 from collections.abc import Mapping
 
@@ -17,31 +17,30 @@ Paths = dict[tuple[str, ...], Array]
 
 
 def initial_options(network: nn.Module) -> Mapping[str, str | bool]:
-    """Returns the keys of `config.initial` beside "checkpoint", with their defaults.
+    """Returns the keys of `config.initial` other than "checkpoint", with their defaults.
 
-    A network states them as INITIAL_OPTIONS: texts, which name files, and flags.
+    A network defines them as INITIAL_OPTIONS: strings, which name files, and flags.
     """
     return getattr(network, "INITIAL_OPTIONS", {})
 
 
 def check_initial(config: ml_collections.ConfigDict, network: nn.Module) -> None:
-    """Raises `UserError` for options of `config.initial` that exclude each other."""
+    """Raises `UserError` for options of `config.initial` that cannot be combined."""
     options = {key: config.initial[key] for key in initial_options(network)}
     if config.initial.checkpoint and any(options.values()):
         names = [f"initial.{key}" for key in options]
         raise UserError(
-            f"initial.checkpoint gives all values: leave {', '.join(names[:-1])} and {names[-1]} "
-            "out"
+            f"initial.checkpoint sets all values; unset {', '.join(names[:-1])} and {names[-1]}"
         )
     if hasattr(network, "check_initial"):
         network.check_initial(options)
 
 
 def given_variables(config: ml_collections.ConfigDict, network: nn.Module) -> Paths:
-    """Returns those of the first variables that the training config takes from files, by path.
+    """Returns the initial variables that the training config takes from files, by path.
 
     Raises:
-      UserError: a checkpoint or pretrained weights cannot be read or do not fit the network.
+      UserError: A checkpoint or pretrained weights cannot be read or do not fit the network.
     """
     if config.initial.checkpoint:
         variables = load_pretrained(config.initial.checkpoint, network).variables
@@ -52,12 +51,12 @@ def given_variables(config: ml_collections.ConfigDict, network: nn.Module) -> Pa
 
 
 def starting_variables(config: ml_collections.ConfigDict, network: nn.Module, given: Paths) -> dict:
-    """Returns the variables that the training config asks to begin with; can be jitted.
+    """Returns the initial variables of a run; can be jitted.
 
     Args:
-      config: the training config.
-      network: to be trained.
-      given: what `given_variables` returned. All else is random.
+      config: The training config.
+      network: The network to train.
+      given: The result of `given_variables`. Other variables are random.
     """
     random = initial_variables(network, config.seed)
     variables = traverse_util.unflatten_dict(traverse_util.flatten_dict(random) | given)

@@ -1,4 +1,4 @@
-"""The training loop, the same from a laptop core to many devices."""
+"""The training loop, for one device or many."""
 
 import contextlib
 import time
@@ -45,22 +45,22 @@ def train(
     objective: Callable[..., Objective] | None = None,
     network: nn.Module | None = None,
 ) -> int:
-    """Trains, or goes on with, the run of `config` in `workdir`; see docs/train.md.
+    """Trains the run of `config` in `workdir`, or resumes it; see docs/train.md.
 
     Args:
-      config: of `default_config`, its keys changed.
-      workdir: takes the results.
-      objective: of network, variables, blurred and sharp images and a key for dropout, in place
-        of what `config.loss` describes, which then only decides which heads are trained. Whether a
-        run is resumed with the same objective is not checked.
-      network: to be trained, where the config names none; see `vitdeblur_jax.models.network`.
+      config: A config based on `default_config`.
+      workdir: Folder for the results.
+      objective: Function of network, variables, blurred and sharp images and a key for dropout. It
+        replaces the losses of `config.loss`, which then only decides which heads are trained. A
+        resumed run is not checked for the same objective.
+      network: The network to train, if the config names none; see `vitdeblur_jax.models.network`.
 
     Returns:
-      The exit status: 0 when the run is complete, 128 + n when signal n has preempted it.
+      The exit status: 0 when the run is complete, 128 + n if signal n preempted it.
 
     Raises:
-      UserError: whatever is wrong with the config, the data or the folder, before anything is
-        compiled; or, later, a step that is not finite.
+      UserError: The config, the data or the folder is invalid (raised before anything is
+        compiled), or the loss or gradient of a step is not finite.
     """
     with contextlib.ExitStack() as stack:
         with together():
@@ -80,7 +80,7 @@ def train(
             )
         with together():
             state, resume_state = first_state(config, run, checkpoints, given)
-            del given  # as large as the model
+            del given  # frees memory: it is as large as the network
             step = int(state.step)
             _check_steps(folder, step, config)
             _check_data(folder, resume_state, data.fingerprint, config)
@@ -103,30 +103,30 @@ def _shared_run_folder(workdir, config):
 def _check_is_shared(folder):
     if not (folder / "config.json").exists():
         raise UserError(
-            f"the workdir {folder} lacks what process 0 has written there; it must be on a disk "
-            "that all machines share"
+            f"the files that process 0 wrote are missing in the workdir {folder}; it must be on a "
+            "disk that all machines share"
         )
 
 
 def _check_steps(folder, step, config):
     if step > config.num_steps:
         raise UserError(
-            f"num_steps is {config.num_steps}, but the run in {folder} is at step {step} already; "
+            f"num_steps is {config.num_steps}, but the run in {folder} is already at step {step}; "
             "raise num_steps, or choose another --workdir"
         )
 
 
 def _check_data(folder, resume_state, found, config):
-    """Refuses to resume with other examples: which of them a batch holds depends on all."""
+    """Refuses to resume with other data, because the batches depend on the whole data set."""
     begun = resume_state.get("data", found)
     if begun == found:
         return
-    what = "other files"
+    what = "different files"
     if begun["examples"] != found["examples"]:
-        what = f"{found['examples']} examples, not {begun['examples']}"
+        what = f"{found['examples']} training examples, not {begun['examples']}"
     raise UserError(
-        f"{config.data.root} is not the data that the run in {folder} began with: it holds {what} "
-        "to train on; bring them back, or start in another --workdir with "
+        f"{config.data.root} is not the data that the run in {folder} started with: it has {what}; "
+        "restore the data, or start in another --workdir with "
         f"--config.initial.checkpoint={folder}"
     )
 
@@ -134,7 +134,7 @@ def _check_data(folder, resume_state, found, config):
 def _what_was_done(folder, step, config) -> str:
     if step < config.num_steps:
         return f"resuming at step {step} of {config.num_steps}"
-    longer = "a larger steps trains longer"
+    longer = "raise num_steps to train longer"
     if "num_steps" not in free_keys(config):
         longer = (
             f"to train longer, start in another --workdir with --config.initial.checkpoint={folder}"
@@ -154,7 +154,7 @@ def _begin_log(folder, step, config, run):
 
 
 class _Loop:
-    """Goes through the steps that are left, and holds what changes on the way."""
+    """Runs the remaining steps; holds the state of the loop."""
 
     def __init__(self, config, run: Run, data, checkpoints, log, preemption, state, resume_state):
         self.config, self.fixed, self.data = config, run, data
@@ -162,28 +162,28 @@ class _Loop:
         self.state, self.step = state, int(state.step)
         self.saved_step = self.step if resume_state else None
         self.window = MetricsWindow(resume_state.get("window"), config.max_nonfinite_steps)
-        self.pictures = []  # of the last validation
+        self.logged_images = []  # paths, of the last validation
         self.profile = Profile(log.folder / "profile", config.profile if is_first() else ())
 
     def run(self) -> int:
         """Returns the exit status."""
         try:
             if self.is_due(self.config.validation.every) and not gather(self.was_validated())[0]:
-                self.checkpoints.add_psnr(self.step, self.validate())  # it was preempted
+                self.checkpoints.add_psnr(self.step, self.validate())  # preempted before
             while self.step < self.config.num_steps:
                 self.run_stage()
         except Preempted as preempted:
             self.save()
-            self.log.say(f"saved at step {self.step}; the same command goes on from there")
+            self.log.say(f"saved at step {self.step}; run the same command to resume")
             return preempted.status
         finally:
             self.profile.close()
-        self.checkpoints.wait()  # only what is whole is said to be there
-        self.say_what_came_out()
+        self.checkpoints.wait()  # before reporting success
+        self.report_results()
         return 0
 
     def run_stage(self):
-        """Trains to the end of the stage that the next step belongs to."""
+        """Trains to the end of the current stage."""
         stage, sharding = self.data.stage(self.step), batch_sharded(self.fixed.mesh)
         with contextlib.closing(self.data.batches(self.step, stage, sharding)) as batches:
             while self.step < self.data.end_of(stage):
@@ -203,15 +203,15 @@ class _Loop:
         try:
             return next(batches)
         except Exception:
-            # The signal has ended a worker that was just starting, too.
+            # The signal may also have ended a worker that was starting.
             self.preemption.check_alone()
             raise
 
     def report(self):
-        """Logs, validates and saves, whatever is due after a step."""
+        """Logs, validates and saves after a step, if due."""
         if self.is_due(self.config.log_every):
             means, skipped = self.window.means(), self.window.state()["skips"]
-            # The optimizer counts the updates that were made.
+            # The schedule counts only updates, not skipped steps.
             rate = float(self.fixed.schedule(self.step - 1 - skipped))
             self.log.train(self.step, {**means, "learning_rate": rate, "skipped": skipped})
             self.window.reset()
@@ -231,10 +231,10 @@ class _Loop:
         return logged is not None and logged["step"] == self.step
 
     def validate(self) -> float:
-        """Logs the quality of whole images and returns their mean PSNR."""
+        """Validates on whole images, logs the metrics and returns the mean PSNR."""
         settings, source = self.config.validation, self.data.validation
         variables = whole_on_local_devices(self.fixed.mesh, self.state.ema_variables)
-        figures, pictures = validate(
+        figures, images = validate(
             Pretrained(self.fixed.network, variables, "training"),
             source,
             validation_indices(source, settings.num_images),
@@ -244,29 +244,29 @@ class _Loop:
             on_tiles=lambda done: self.preemption.check_alone(),
         )
         if is_first():
-            self.write_validation(figures, pictures)
+            self.write_validation(figures, images)
         return figures["psnr"]
 
-    def write_validation(self, figures: dict, pictures: dict):
-        self.log.validation(self.step, figures, pictures)
+    def write_validation(self, figures: dict, images: dict):
+        self.log.validation(self.step, figures, images)
         folder = self.log.folder / "validation_images"
         folder.mkdir(exist_ok=True)
-        self.pictures = [folder / f"{name.replace('/', '_')}.png" for name in pictures]
-        for path, picture in zip(self.pictures, pictures.values(), strict=True):
-            write_image(DecodedImage(picture), path)
+        self.logged_images = [folder / f"{name.replace('/', '_')}.png" for name in images]
+        for path, image in zip(self.logged_images, images.values(), strict=True):
+            write_image(DecodedImage(image), path)
 
-    def say_what_came_out(self):
-        """Names what a complete run has written, and what its config wants said."""
+    def report_results(self):
+        """Prints the results of a complete run, and `config.afterwards`."""
         folder = self.log.folder
-        if self.pictures:
-            self.log.say(f"{self.pictures[0]}: input, output, target and error side by side")
+        if self.logged_images:
+            self.log.say(f"{self.logged_images[0]}: input, output, target and error side by side")
         if config_of(self.fixed.network) is not None:
-            self.log.say(f"vitdeblur IMAGE --checkpoint {folder} restores one of your own")
+            self.log.say(f"vitdeblur IMAGE --checkpoint {folder} restores your own image")
         for line in self.config.afterwards:
             self.log.say(line)
 
     def save(self, psnr: float | None = None):
-        """Saves all that the rest of the run depends on, once a step."""
+        """Saves a checkpoint, unless this step is already saved."""
         if self.saved_step != self.step:
             resume_state = {
                 **{"next_step": self.step, "window": self.window.state()},
@@ -284,5 +284,5 @@ def _what_was_not_finite(error: NotFiniteError, data, checkpoints) -> str:
     return (
         f"step {error.step}: {', '.join(error.names)} not finite, in a batch with "
         f"{', '.join(blamed)}; {kept}. A lower optimizer.learning_rate or optimizer.clip_norm may "
-        "help; max_nonfinite_steps leaves such steps out"
+        "help; max_nonfinite_steps skips such steps"
     )

@@ -19,9 +19,9 @@ def charbonnier_loss(
     imaging", ICIP 1994, with the reference's constant.
 
     Args:
-      restored: the network's output, not clipped.
-      sharp: the target, in [0, 1].
-      border: rows and columns a side that are left out.
+      restored: The network's output, not clipped.
+      sharp: The target, in [0, 1].
+      border: Rows and columns on each side that are excluded.
     """
     inside = slice(border, -border or None)
     difference = restored.astype(jnp.float32) - sharp.astype(jnp.float32)

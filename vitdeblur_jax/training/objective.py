@@ -1,4 +1,4 @@
-"""What training minimizes: weighted loss terms of a network's outputs for a batch of pairs."""
+"""Training objectives: weighted loss terms of a network's outputs for a batch of pairs."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -12,13 +12,13 @@ from vitdeblur_jax.training.losses import RESTORATION_LOSSES
 
 
 class Objective(NamedTuple):
-    """What an objective returns.
+    """The result of an objective.
 
     Attributes:
-      loss: what is minimized.
-      terms: its parts, means over the batch, before they are weighted.
-      per_image: the loss of each image, without what only exists for a whole batch.
-      model_state: the network's collections but "params", as the call has left them.
+      loss: The loss to minimize.
+      terms: The unweighted loss terms by name, means over the batch.
+      per_image: The loss of each image, without terms that exist only for a whole batch.
+      model_state: The network's collections other than "params", updated by the call.
     """
 
     loss: Float[Array, ""]
@@ -39,17 +39,17 @@ def weighted_objective(
 ) -> Objective:
     """Returns the weighted sum of restoration losses and of the network's own terms.
 
-    The terms with a weight are computed, and "charbonnier" for the log. As soon as one of the
-    network's own terms has a weight, all of them are computed and logged.
+    Terms with a nonzero weight are computed, and always "charbonnier", for the log. If one of the
+    network's own terms has a nonzero weight, all of them are computed and logged.
 
     Args:
-      network: the network.
-      weights: by name of the term, as the config's `loss` has them; one that is not there is 0.
-      variables: of the network.
-      blurred: in [0, 1], one view or more.
-      sharp: in [0, 1].
-      rng: key for dropout.
-      border: pixels a side that the restoration losses leave out.
+      network: The network.
+      weights: Weights by term name, as in the config's `loss`; the default is 0.
+      variables: The network's variables.
+      blurred: In [0, 1], one view or more.
+      sharp: In [0, 1].
+      rng: Key for dropout.
+      border: Pixels on each side that the restoration losses exclude.
     """
     own = frozenset(own_loss_terms(network))
     wanted = own if any(weights.get(name) for name in own) else frozenset()
@@ -61,7 +61,7 @@ def weighted_objective(
         for name, loss in RESTORATION_LOSSES.items()
         if weights.get(name) or name == "charbonnier"
     } | found
-    # What has weight 0 is not multiplied by it: 0 * inf would not be 0.
+    # Terms with weight 0 are excluded, not multiplied: 0 * inf is NaN.
     weighted = {n: weights[n] * values for n, values in terms.items() if weights.get(n)}
     return Objective(
         loss=sum(values.mean() for values in weighted.values()),
@@ -83,15 +83,16 @@ def restoration_objective(
     *,
     loss: Callable[[Array, Array], Array],
 ) -> Objective:
-    """Returns one loss of the restored images, whatever it is.
+    """Returns the objective that consists of one loss of the restored images.
 
     Args:
-      network: the network.
-      variables: of the network.
-      blurred: in [0, 1], one view or more.
-      sharp: in [0, 1].
-      rng: key for dropout.
-      loss: of restored and sharp images; a number for each image, as in `training.losses`.
+      network: The network.
+      variables: The network's variables.
+      blurred: In [0, 1], one view or more.
+      sharp: In [0, 1].
+      rng: Key for dropout.
+      loss: Function of restored and sharp images that returns one number for each image, as in
+        `training.losses`.
     """
     restored, _, model_state = training_outputs(
         network, variables, blurred, sharp, frozenset(), rng

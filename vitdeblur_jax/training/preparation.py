@@ -1,4 +1,4 @@
-"""What stands before the first step: the model, its optimizer, the step, the first state."""
+"""The setup of a run: network, optimizer, compiled step and initial state."""
 
 import math
 from collections.abc import Callable
@@ -32,15 +32,15 @@ from vitdeblur_jax.utils.table import format_table
 
 
 class Run(NamedTuple):
-    """The parts of a run that never change.
+    """The parts of a run that do not change.
 
     Attributes:
-      network: the network.
-      train_step: jitted, of state and batch; the state is donated.
-      schedule: the learning rate of each step.
-      create: from the network's variables to the state before the first step.
-      frozen: the paths of the parameters that are not trained.
-      mesh: the devices.
+      network: The network.
+      train_step: Jitted function of state and batch; donates the state.
+      schedule: Maps a step to its learning rate.
+      create: Maps the network's variables to the initial state.
+      frozen: Paths of the parameters that are not trained.
+      mesh: Mesh of the devices.
     """
 
     network: nn.Module
@@ -60,19 +60,19 @@ def prepare(
     """Returns the parts of a run; compiles and allocates nothing.
 
     Args:
-      config: of the run.
-      network: to be trained.
-      mesh: the devices.
-      objective: see `train`.
+      config: Config of the run.
+      network: The network to train.
+      mesh: Mesh of the devices.
+      objective: See `train`.
 
     Raises:
-      UserError: a batch cannot be spread over the devices of the mesh.
+      UserError: A batch cannot be sharded over the devices of the mesh.
     """
     for stage in stages(config):
         if stage.batch_size // config.grad_accum_steps % mesh.size:
             raise UserError(
                 f"a batch of {stage.batch_size} in {config.grad_accum_steps} part(s) cannot be "
-                f"spread over {mesh.size} devices; make batch_size a multiple of "
+                f"sharded over {mesh.size} devices; make batch_size a multiple of "
                 f"{config.grad_accum_steps * mesh.size}"
             )
     weights = config.loss.to_dict()
@@ -109,18 +109,18 @@ def first_state(
     checkpoints: TrainingCheckpoints,
     given: dict | None = None,
 ) -> tuple[TrainState, dict]:
-    """Returns the state to resume from, and the resume state that was saved with it, if any.
+    """Returns the first state of a run, and the `resume_state` saved with it, empty in a new run.
 
-    That of the newest checkpoint, or else the one that the config asks to begin with.
+    The state is that of the newest checkpoint, or the initial state that the config describes.
 
     Args:
-      config: Of the run.
-      run: Its parts.
-      checkpoints: Of the run.
-      given: What `given_variables` returned, if it was called already.
+      config: Config of the run.
+      run: The parts of the run.
+      checkpoints: Checkpoints of the run.
+      given: The result of `given_variables`, if already computed.
 
     Raises:
-      UserError: a checkpoint is damaged or does not fit.
+      UserError: A checkpoint is damaged or does not fit.
     """
     latest = checkpoints.latest_step()
     if latest is None:
@@ -131,7 +131,7 @@ def first_state(
 
 
 def _new_state(config, run: Run, given: dict) -> TrainState:
-    """Makes each part of the state where it is to be: it is never whole on one device."""
+    """Creates the state with its final sharding, so no device holds all of it."""
 
     def create(given):
         state = run.create(starting_variables(config, run.network, given))
@@ -152,10 +152,12 @@ def abstract_state(run: Run) -> TrainState:
 
 
 def describe(run: Run) -> str:
-    """Returns the table of parameters, and in its last line what they come to.
+    """Returns the table of parameters; the last line has their total.
 
-    Of each parameter the table has the axis that is spread over the mesh axis "fsdp", if any.
+    The table includes the axis of each parameter that is sharded over the mesh axis "fsdp".
     """
+    # clu.parameter_overview needs no TensorFlow, but would be a new dependency for one table, and
+    # has no columns for bytes per device and for trained parameters.
     state = abstract_state(run)
     params = traverse_util.flatten_dict(state.params, sep="/")
     trained = traverse_util.flatten_dict(trained_part(state.params, run.frozen), sep="/")
@@ -179,7 +181,7 @@ def describe(run: Run) -> str:
 
 
 def bytes_a_device(tree: Any, mesh: Mesh) -> int:
-    """Returns how many bytes of a tree of arrays, or of their shapes, lie on each device."""
+    """Returns the bytes on each device of a tree of arrays, or of their shapes."""
     leaves = zip(jax.tree.leaves(tree), jax.tree.leaves(state_sharding(mesh, tree)), strict=True)
     return sum(
         math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
@@ -193,7 +195,7 @@ def _axis_on_fsdp(leaf, mesh):
 
 
 def placed(abstract: Any, mesh: Mesh) -> Any:
-    """Returns shapes and dtypes with the sharding they are to have; allocates nothing."""
+    """Returns shapes and dtypes with `state_sharding`; allocates nothing."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         abstract,

@@ -1,4 +1,4 @@
-"""What a training step takes and gives back."""
+"""The state of a training run."""
 
 from typing import Any
 
@@ -9,15 +9,15 @@ import optax
 
 @flax.struct.dataclass
 class TrainState:
-    """All that changes in training, as one pytree.
+    """The training state, as one pytree.
 
     Attributes:
-      step: batches taken so far, int32.
-      skipped: of these, int32, how many were left out because something was not finite.
-      params: nested, float32.
-      model_state: the network's other collections, such as "batch_stats".
-      opt_state: of the parameters that are trained.
-      ema_params: exponential moving average of `params`; None if none is kept.
+      step: Number of steps done, int32.
+      skipped: Number of these steps skipped because loss or gradient was not finite, int32.
+      params: The network's parameters, a nested dict, float32.
+      model_state: The network's other collections, such as "batch_stats".
+      opt_state: Optimizer state of the trained parameters.
+      ema_params: Exponential moving average of `params`; None without one.
     """
 
     step: Any
@@ -29,12 +29,12 @@ class TrainState:
 
     @property
     def variables(self) -> dict:
-        """The model's variables as they are trained."""
+        """The network's variables with the current parameters."""
         return self._with(self.params)
 
     @property
     def ema_variables(self) -> dict:
-        """The model's variables to be used: averaged where an average is kept."""
+        """The network's variables with the averaged parameters, if there is an average."""
         return self._with(self.params if self.ema_params is None else self.ema_params)
 
     def _with(self, params):
@@ -47,10 +47,10 @@ def create_state(
     """Returns the state before the first step.
 
     Args:
-      variables: of the model.
-      trained: those of its parameters that are trained.
-      optimizer: of these.
-      with_ema: keep a moving average of the parameters.
+      variables: The network's variables.
+      trained: The parameters that are trained, a part of them.
+      optimizer: Optimizer of the trained parameters.
+      with_ema: Whether to keep a moving average of the parameters.
     """
     params = variables["params"]
     return TrainState(

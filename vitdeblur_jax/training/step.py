@@ -1,4 +1,4 @@
-"""One training step: a pure function of state and batch, jitted once, its state donated."""
+"""The training step: a pure function of state and batch; jitted, it donates the state."""
 
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -18,8 +18,8 @@ from vitdeblur_jax.training.optimizer import Frozen, frozen_paths, merge, traine
 from vitdeblur_jax.training.state import TrainState, create_state
 from vitdeblur_jax.utils.errors import UserError
 
-# XLA's scheduler for CPUs would begin whatever it can as soon as it can, so that what is recomputed
-# in the backward pass lies in memory all at once.
+# XLA's default CPU scheduler starts each operation as early as possible, so all recomputed
+# activations of the backward pass would be in memory at the same time.
 SAVE_MEMORY_ON_CPU = {"xla_cpu_enable_concurrency_optimized_scheduler": False}
 
 Metrics = dict[str, Float[Array, ""] | Bool[Array, ""] | Bool[Array, " batch"]]
@@ -36,26 +36,25 @@ def train_step(
     grad_accum_steps: int = 1,
     seed: int = 0,
 ) -> tuple[TrainState, Metrics]:
-    """Returns the state after a batch, and what is to be logged.
+    """Returns the state after a step, and its metrics.
 
-    If the loss or the norm of its gradient is not finite, parameters, statistics, average and
-    optimizer stay as they are, and the step counts as skipped.
+    If the loss or the gradient norm is not finite, parameters, statistics, average and optimizer
+    state stay unchanged, and the step counts as skipped.
 
     Args:
-      state: before the step.
+      state: State before the step.
       batch: `blurred` (B x H x W x 3 or 6) and `sharp` (B x H x W x 3), uint8 or uint16.
-      objective: of variables, blurred and sharp images in [0, 1], and a key for dropout.
-      optimizer: of the parameters that are trained.
+      objective: Function of variables, blurred and sharp images in [0, 1], and a key for dropout.
+      optimizer: Optimizer of the trained parameters.
       frozen: The parameters that are not trained; see `frozen_paths` in `optimizer.py`.
-      ema_decay: decay of the moving average, which is less in the beginning: at most
-        (1 + step) / (10 + step).
-      grad_accum_steps: parts of a batch. Loss and gradient are means over the parts: the same as of
-        the whole batch, except that batch norm and VICReg see each part alone.
-      seed: of the key for dropout, which is another one in each step.
+      ema_decay: Decay of the moving average. Early steps use (1 + step) / (10 + step), if smaller.
+      grad_accum_steps: Number of parts of a batch. Loss and gradient are means over the parts: the
+        same as of the whole batch, except that batch norm and VICReg see each part separately.
+      seed: Seed of the keys for dropout; each step has its own key.
 
     Returns:
-      The new state; and the metrics: `loss`, its terms, `gradient_norm` (over what is trained),
-      `finite`, and `images_finite` (B), which tells whose loss was.
+      The new state, and the metrics: `loss`, its terms, `gradient_norm` (of the trained
+      parameters), `finite`, and `images_finite` (B): whether the loss of each image is finite.
     """
     trained = trained_part(state.params, frozen)
     images = unit_range(batch["blurred"]), unit_range(batch["sharp"])
@@ -84,8 +83,8 @@ def compile_train_step(
 ) -> Callable:
     """Returns `train_step`, jitted; `objective` and `settings` are its keyword arguments.
 
-    The state lies on the devices as `state_sharding` says, and its memory is used again. The batch
-    is spread over all devices.
+    The state has the sharding of `state_sharding` and is donated. The batch is sharded over all
+    devices.
     """
 
     def objective_of_whole(variables, *arguments):
@@ -112,28 +111,28 @@ def fit(
     optimizer: optax.GradientTransformation,
     frozen: Frozen = (),
 ) -> dict:
-    """Returns the variables after a step a batch: a short training in memory, on local devices.
+    """Returns the variables after one step per batch: a short training run on local devices.
 
     Args:
-      variables: to begin with; they are left as they are.
-      batches: see `train_step`, and so for the rest.
-      objective: of variables, blurred and sharp images in [0, 1], and a key for dropout.
-      optimizer: of the parameters that are trained.
+      variables: Initial variables; not modified.
+      batches: See `train_step`.
+      objective: Function of variables, blurred and sharp images in [0, 1], and a key for dropout.
+      optimizer: Optimizer of the trained parameters.
       frozen: The parameters that are not trained: "decoder", ["decoder/prediction", "tokenizer"],
         [("decoder", "prediction")]; see `frozen_paths` in `optimizer.py`.
 
     Raises:
-      UserError: `frozen` names what the model does not have, or all of it; or steps were left out,
-        because loss or gradient were not finite.
+      UserError: `frozen` matches no parameters, or all of them; or the loss or gradient of a step
+        was not finite.
     """
     variables = jax.tree.map(jnp.array, variables)  # the step donates its state
     frozen = frozen_paths(traverse_util.flatten_dict(variables["params"]), frozen)
     trained = trained_part(variables["params"], frozen)
     if not trained:
-        raise UserError("frozen: all parameters are frozen, so that nothing is left to train")
+        raise UserError("frozen: all parameters are frozen, so nothing would be trained")
     mesh = local_mesh()
     state = create_state(variables, trained, optimizer, with_ema=False)
-    # Where a step leaves it: the second step would be compiled anew for another place.
+    # The sharding that a step returns; with another one the second step would be recompiled.
     state = jax.device_put(state, state_sharding(mesh, state))
     step = compile_train_step(mesh, objective=objective, optimizer=optimizer, frozen=frozen)
     for batch in batches:
@@ -146,7 +145,7 @@ def fit(
 
 
 def _accumulated(objective, state, trained, images, rng, parts) -> tuple[Objective, dict]:
-    """Returns the objective and its gradient with respect to what is trained."""
+    """Returns the objective and its gradient with respect to the trained parameters."""
 
     def of_part(trained, model_state, rng, blurred, sharp):
         variables = {"params": merge(trained, state.params), **model_state}
@@ -165,7 +164,7 @@ def _accumulated(objective, state, trained, images, rng, parts) -> tuple[Objecti
         gradients, result = gradient(trained, model_state, key, *images)
         return (result.model_state, jax.tree.map(jnp.add, total, gradients)), result
 
-    # Each part takes every so many-th image, so that it is spread over the devices as the whole is.
+    # Each part takes every `parts`-th image, so it is sharded like the whole batch.
     interleaved = [x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1) for x in images]
     carry = state.model_state, jax.tree.map(jnp.zeros_like, trained)
     (model_state, total), results = jax.lax.scan(take, carry, [jnp.arange(parts), *interleaved])
@@ -183,7 +182,7 @@ def _ema(state, params, ema_decay):
         return None
     decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
     return jax.tree.map(
-        # In this form what does not move stays as it is, bit for bit.
+        # In this form, parameters that do not change keep their average bit for bit.
         lambda average, new: average + (1 - decay) * (new - average),
         state.ema_params,
         params,

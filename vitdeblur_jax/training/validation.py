@@ -1,4 +1,4 @@
-"""Validation while training: whole images, restored and measured as evaluate.py does."""
+"""Validation during training: restores whole images and measures them as evaluate.py does."""
 
 from collections.abc import Callable, Sequence
 
@@ -19,31 +19,30 @@ def validate(
     pretrained: Pretrained,
     source: Source,
     indices: Sequence[int],
-    pictures: int,
+    num_logged_images: int,
     *,
     stride: int | None = None,
     batch_size: int | None = None,
     on_tiles: Callable[[int], None] = lambda done: None,
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Restores images and compares them with the sharp ones; several processes share them out.
+    """Restores images and compares them with the sharp ones, split across processes.
 
     Args:
-      pretrained: the model and its variables.
-      source: of the images.
-      indices: which of them.
-      pictures: how many of these to draw, the first ones; those that are another process's are
-        not.
-      stride: see `deblur`.
-      batch_size: see `deblur`.
-      on_tiles: called after each window; what it raises ends the validation.
+      pretrained: The network and its variables.
+      source: Source of the images.
+      indices: Indices of the validation images in the source.
+      num_logged_images: How many images to draw: the first ones of this process.
+      stride: See `deblur`.
+      batch_size: See `deblur`.
+      on_tiles: Called after each tile; an exception it raises ends the validation.
 
     Returns:
       Means over the images: `psnr`, `ssim` and `mae` of the output clipped to [0, 1],
-      `input_psnr` and so on of the blurred image, and `psnr_gain`, output less input; and
-      pictures by the images' names.
+      `input_psnr`, `input_ssim` and `input_mae` of the blurred image, and `psnr_gain`, the output's
+      PSNR minus the input's. Drawn images by image name.
 
     Raises:
-      UserError: an image that cannot be read, or without a sharp one.
+      UserError: An image cannot be read, or has no sharp image.
     """
     figures, drawn = [], {}
     for index in split_across_processes(indices):
@@ -57,7 +56,7 @@ def validate(
         seen = mean_of_views(blurred)
         of_input = {f"input_{name}": value for name, value in measure(seen, sharp).items()}
         figures.append({**measure(restored, sharp), **of_input})
-        if len(drawn) < pictures:
+        if len(drawn) < num_logged_images:
             drawn[example["name"]] = comparison(seen, restored, sharp)
     figures = [figure for part in gather(figures) for figure in part]
     means = {name: float(np.mean([f[name] for f in figures])) for name in figures[0]}
