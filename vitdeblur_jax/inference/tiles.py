@@ -83,10 +83,11 @@ def spans(tiling, length: int) -> tuple[list[Span], int]:
       tiling: of the network.
       length: a multiple of `tiling.multiple`.
     """
-    tile = getattr(tiling, "tile", None)
-    halo = 0 if tile is None else _rounded(tiling.halo, tiling.multiple)
-    size = length if tile is None else min(length, _rounded(tile, tiling.multiple) + 2 * halo)
-    starts = [*range(0, length - size, size - 2 * halo), length - size]
+    if not hasattr(tiling, "halo"):
+        return [Span(0, 0, length)], length
+    tile, halo = (_rounded(side, tiling.multiple) for side in (tiling.tile, tiling.halo))
+    size = min(length, tile + 2 * halo)
+    starts = [*range(0, length - size, tile), length - size]
     ends = [start + size - halo for start in starts[:-1]] + [length]
     return [
         Span(start, kept_from, kept_to)

@@ -118,8 +118,8 @@ def fit(
       batches: See `train_step`.
       objective: Function of variables, blurred and sharp images in [0, 1], and a key for dropout.
       optimizer: Optimizer of the trained parameters.
-      frozen: The parameters that are not trained: "decoder", ["decoder/prediction", "tokenizer"],
-        [("decoder", "prediction")]; see `frozen_paths` in `optimizer.py`.
+      frozen: The parameters that are not trained: "head", ["head/conv", "stem"],
+        [("head", "conv")]; see `frozen_paths` in `optimizer.py`.
 
     Raises:
       UserError: `frozen` matches no parameters, or all of them; or the loss or gradient of a step

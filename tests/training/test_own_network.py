@@ -1,0 +1,203 @@
+"""A network that the package does not know goes through everything that the package does."""
+
+import functools
+import importlib
+import json
+import signal
+import sys
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs.evaluate import get_config
+from tests.training.small_run import after_step, images
+from tests.training.test_loop import lines, send
+from vitdeblur_jax import UserError, deblur, load_pretrained, save_pretrained
+from vitdeblur_jax.checkpoints.pretrained import Pretrained
+from vitdeblur_jax.evaluation import evaluate
+from vitdeblur_jax.inference.export import export
+from vitdeblur_jax.inference.restoration import restore
+from vitdeblur_jax.models.network import initial_variables, with_numerics
+from vitdeblur_jax.models.tilings import HaloTiles, WholeImage
+from vitdeblur_jax.training import default_config, train
+from vitdeblur_jax.training.log import TrainingLog
+
+
+class OwnNetwork(nn.Module):
+    """Has batch norm, dropout, a loss term and a tiling of its own."""
+
+    features: int = 4
+    dtype: str = "float32"
+
+    tiling: ClassVar[HaloTiles] = HaloTiles(halo=4, multiple=4, tile=16)
+    LOSS_TERMS: ClassVar = {"brightness": 0.5}
+
+    @nn.compact
+    def __call__(self, image, train=False):
+        conv = functools.partial(nn.Conv, dtype=self.dtype)
+        x = conv(self.features, (5, 5), strides=2)(image)
+        x = nn.Dropout(0.5, deterministic=not train)(nn.relu(x))
+        x = nn.BatchNorm(use_running_average=not train)(x)
+        x = x.repeat(2, axis=1).repeat(2, axis=2)
+        return image + conv(3, (1, 1))(x).astype(jnp.float32)
+
+    def training_outputs(self, blurred, sharp, train, terms):
+        restored = self(blurred, train)
+        brightness = jnp.abs((restored - sharp).mean(axis=(1, 2, 3)))
+        return restored, {"brightness": brightness} if terms else {}
+
+
+def own_config(root, **changes):
+    config = default_config(OwnNetwork())
+    config.update(num_steps=4, batch_size=2, crop=20, log_every=1, save_every=2)
+    config.data.update(root=str(root))
+    config.optimizer.update(learning_rate=1e-2, schedule="constant")
+    config.validation.update(every=4, num_images=1, root=str(root), split="val")
+    config.update(changes)
+    return config
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    root = images(tmp_path_factory.mktemp("pairs"))
+    images(root / "val", 1, first=6)
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(pairs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    assert train(own_config(pairs), folder, network=OwnNetwork()) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pretrained():
+    network = OwnNetwork()
+    variables = initial_variables(network, 0)
+    rng = np.random.default_rng(0)
+    return Pretrained(
+        network, jax.tree.map(lambda x: x + 0.1 * rng.standard_normal(x.shape), variables), "own"
+    )
+
+
+def test_a_stopped_run_resumes_bit_for_bit(pairs, trained, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop = after_step(3, functools.partial(send, signal.SIGINT))
+        patch.setattr(TrainingLog, "advance", stop)
+        assert train(own_config(pairs), tmp_path, network=OwnNetwork()) == 130
+    assert train(own_config(pairs), tmp_path, network=OwnNetwork()) == 0
+    for one, other in zip(lines(trained, "train"), lines(tmp_path, "train"), strict=True):
+        assert one["loss"] == other["loss"]
+        assert one["loss"] == pytest.approx(one["charbonnier"] + 0.5 * one["brightness"])
+    resumed, once = (load_pretrained(f, OwnNetwork()).variables for f in (tmp_path, trained))
+    jax.tree.map(np.testing.assert_array_equal, resumed, once)
+    assert np.abs(once["batch_stats"]["BatchNorm_0"]["mean"]).max() > 0
+
+
+def test_validation_is_that_of_deblur(trained):
+    (logged,) = lines(trained, "validation")
+    assert np.isfinite(logged["psnr"])
+
+
+def test_its_checkpoint_needs_the_network(trained, tmp_path):
+    with pytest.raises(UserError, match=r"of the class 'OwnNetwork': load it with .*network="):
+        load_pretrained(trained)
+    with pytest.raises(UserError, match="does not fit"):
+        load_pretrained(trained, OwnNetwork(features=5))
+    loaded = load_pretrained(trained, OwnNetwork())
+    save_pretrained(loaded, tmp_path / "own.safetensors")
+    again = load_pretrained(tmp_path / "own.safetensors", OwnNetwork())
+    jax.tree.map(np.testing.assert_array_equal, again.variables, loaded.variables)
+
+
+@pytest.mark.parametrize("size", [(3, 5), (24, 24), (61, 47)])
+def test_tiles_are_the_whole_image(pretrained, size):
+    image = np.random.default_rng(1).random((*size, 3), np.float32)
+    tiled = deblur(image, pretrained, batch_size=3)
+    padding = [(0, -length % 4) for length in size]
+    extended = np.pad(image, (*padding, (0, 0)), mode="reflect")
+    whole = pretrained.model.apply(pretrained.variables, extended[None])[0]
+    np.testing.assert_allclose(tiled, whole[: size[0], : size[1]], atol=1e-5)
+
+
+def test_a_halo_that_is_too_small_shows(pretrained, monkeypatch):
+    image = np.random.default_rng(1).random((61, 47, 3), np.float32)
+    expected = deblur(image, pretrained)
+    monkeypatch.setattr(OwnNetwork, "tiling", HaloTiles(halo=0, multiple=4, tile=16))
+    assert np.abs(deblur(image, pretrained) - expected).max() > 1e-3
+    monkeypatch.setattr(OwnNetwork, "tiling", WholeImage(multiple=4))
+    np.testing.assert_allclose(deblur(image, pretrained), expected, atol=1e-5)
+
+
+def test_memory_is_that_of_a_row_of_tiles(pretrained):
+    rows = restore(pretrained.model, pretrained.variables, np.zeros((160, 24, 3), np.uint8))
+    assert max(map(len, rows)) <= 20
+
+
+def test_a_stride_is_only_for_windows(pretrained):
+    with pytest.raises(UserError, match="OwnNetwork is not restored with in overlapping windows"):
+        deblur(np.zeros((20, 20, 3), np.uint8), pretrained, stride=3)
+
+
+def test_numerics_are_set_where_a_network_has_them():
+    assert with_numerics(OwnNetwork(), dtype="bfloat16").dtype == "bfloat16"
+    assert with_numerics(OwnNetwork(), precision="highest") == OwnNetwork()
+    with pytest.raises(UserError, match="OwnNetwork has no attribute 'precision'"):
+        with_numerics(OwnNetwork(), precision="default")
+
+
+def test_an_export_restores_images_of_any_size(pretrained, tmp_path, monkeypatch):
+    export(pretrained, tmp_path / "own_export", platforms=["cpu"])
+    monkeypatch.syspath_prepend(tmp_path)
+    restore_exported = importlib.import_module("own_export").load()
+    for size in ((3, 5), (61, 47)):
+        image = np.random.default_rng(2).random((*size, 3), np.float32)
+        np.testing.assert_allclose(
+            restore_exported(image, batch_size=2), deblur(image, pretrained), atol=1e-5
+        )
+    for name in [name for name in sys.modules if name.startswith("own_export")]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+def test_a_network_that_counts_pixels_cannot_be_exported(tmp_path):
+    class Counting(nn.Module):
+        tiling: ClassVar = HaloTiles(multiple=4)
+
+        @nn.compact
+        def __call__(self, image):
+            return image * self.param("x", nn.initializers.ones, ()) / int(image.shape[1])
+
+    own = Pretrained(Counting(), initial_variables(Counting(), 0), "own")
+    with pytest.raises(UserError, match="Counting cannot be exported for images of any size"):
+        export(own, tmp_path / "own_export", platforms=["cpu"])
+    assert not (tmp_path / "own_export").exists()
+
+
+def test_evaluate_takes_the_network(pairs, trained, tmp_path):
+    config = get_config("pairs")
+    config.update(checkpoint=str(trained), data_dir=str(pairs / "val"))
+    with pytest.raises(UserError, match="load it with"):
+        evaluate(config, tmp_path / "refused")
+    evaluate(config, tmp_path / "results", network=OwnNetwork())
+    (validated,) = lines(trained, "validation")
+    found = json.loads((tmp_path / "results/metrics.json").read_text())["methods"]
+    means = {method["name"]: method["mean"]["psnr"] for method in found}
+    assert means["output"] == pytest.approx(validated["psnr"], abs=1e-3)
+
+
+def test_the_ensemble_is_the_mean_of_flips_and_turns(pretrained):
+    image = np.random.default_rng(3).random((20, 24, 3), np.float32)
+    expected = np.mean(
+        [
+            np.rot90(deblur(np.rot90(image, k)[:, ::flip], pretrained)[:, ::flip], -k)
+            for k in range(4)
+            for flip in (1, -1)
+        ],
+        axis=0,
+    )
+    np.testing.assert_allclose(deblur(image, pretrained, ensemble=True), expected, atol=1e-5)
