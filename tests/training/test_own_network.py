@@ -56,7 +56,7 @@ def own_config(root, **changes):
     config.update(num_steps=4, batch_size=2, crop=20, log_every=1, save_every=2)
     config.data.update(root=str(root))
     config.optimizer.update(learning_rate=1e-2, schedule="constant")
-    config.validation.update(every=4, num_images=1, root=str(root), split="val")
+    config.validation.update(every=4, num_images=1, root=str(root / "val"))
     config.update(changes)
     return config
 
