@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 
 from tests.small_model import small_pretrained
-from tests.stand_in_weights import reference_state_dict
-from vitdeblur_jax import UserError, deblur, load_pretrained
-from vitdeblur_jax.checkpoints.pytorch_files import write_pytorch_file
+from vitdeblur_jax import UserError, deblur
 
 
 @pytest.fixture(scope="module")
@@ -20,19 +18,6 @@ def image():
 @pytest.fixture(scope="module")
 def restored(small, image):
     return deblur(image, small, stride=30)
-
-
-@pytest.mark.usefixtures("optimized")
-def test_the_public_face_gives_what_the_reference_gives(tmp_path, golden):
-    state_dict = {f"module.{name}": value for name, value in reference_state_dict(0).items()}
-    write_pytorch_file(tmp_path / "reference.pth", {"epoch": 7, "state_dict": state_dict})
-    del state_dict  # half a gigabyte
-    pretrained = load_pretrained(tmp_path / "reference.pth")
-    restored = deblur(golden["image_rgb"].astype(np.float32) / 255, pretrained)
-    difference = np.abs(restored - golden["restored_rgb"])
-    assert restored.shape == (414, 508, 3)
-    assert difference.max() < 1e-3
-    assert difference.mean() < 5e-5
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float16, ml_dtypes.bfloat16])
