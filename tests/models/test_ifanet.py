@@ -150,7 +150,7 @@ def test_tiles_equal_the_whole_image(shape, optimized):
 @pytest.mark.slow
 @pytest.mark.parametrize("corner", [0, -1])
 def test_the_halo_is_as_wide_as_the_receptive_field(corner):
-    network = IFANet(**SMALL)
+    network = IFANet(widths=(2, 2, 2, 2), iterations=2)
     variables = one_sided_variables(network, (1, 16, 16, 3), corner)
     furthest = furthest_column(network, variables, corner, range(448, 456))
     assert network.tiling.halo - 16 < furthest <= network.tiling.halo
