@@ -20,8 +20,15 @@ def test_combined_image(channels, views, combined):
 
 
 def test_wrong_images_are_named():
-    check_image((1, 16, 8, 6), 2, 8)
+    check_image((1, 16, 8, 6), 2, 8, (1, 2))
     with pytest.raises(UserError, match="multiples of 8 pixels, and got 16 x 12"):
-        check_image((1, 16, 12, 6), 2, 8)
-    with pytest.raises(UserError, match="6 channels, and got 3: set its views to 1"):
-        check_image((1, 16, 8, 3), 2, 8)
+        check_image((1, 16, 12, 6), 2, 8, (1, 2))
+    with pytest.raises(UserError, match="6 channels, and got 3: set its views to 1, or give it 2"):
+        check_image((1, 16, 8, 3), 2, 8, (1, 2))
+    with pytest.raises(UserError, match="3 channels, and got 6: give it 1 RGB image"):
+        check_image((1, 16, 8, 6), 1, 8, (1,))
+
+
+def test_wrong_views_are_named():
+    with pytest.raises(UserError, match="views is 3, and the network supports 1 or 2"):
+        check_image((1, 16, 8, 9), 3, 8, (1, 2))

@@ -72,7 +72,7 @@ class AIFNet(nn.Module):
           image: RGB in [0, 1]; sides are multiples of 16.
           train: normalize by the batch's statistics, and update the running ones.
         """
-        check_image(image.shape, self.views, self.tiling.multiple)
+        check_image(image.shape, self.views, self.tiling.multiple, (1,))
         image = jnp.asarray(image, jnp.float32)
         numerics = {"dtype": self.dtype, "precision": self.precision}
         x, features = 255 * image - jnp.array(_VGG_MEAN), []

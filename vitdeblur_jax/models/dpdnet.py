@@ -58,7 +58,7 @@ class DPDNet(nn.Module):
           image: `3 * views` channels, RGB in [0, 1]; sides are multiples of 16.
           train: with dropout, which needs an rng of this name.
         """
-        check_image(image.shape, self.views, self.tiling.multiple)
+        check_image(image.shape, self.views, self.tiling.multiple, (1, 2))
         x, skips = jnp.asarray(image, jnp.float32), {}
         for scale, width in zip(_SCALES, self.widths, strict=True):
             name = "bottleneck" if scale == 16 else f"encoder_{scale}"

@@ -72,7 +72,7 @@ class DRBNet(nn.Module):
           image: `3 * views` channels, RGB in [0, 1]; sides are multiples of 8.
           train: without effect.
         """
-        check_image(image.shape, self.views, self.tiling.multiple)
+        check_image(image.shape, self.views, self.tiling.multiple, (1, 2, 3))
         views, combined = views_and_combined(2 * jnp.asarray(image, jnp.float32) - 1)
         features = self._features(views)
         batch, height, width, _ = combined.shape

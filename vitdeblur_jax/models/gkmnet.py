@@ -218,7 +218,7 @@ class GKMNet(nn.Module):
 
     def _outputs(self, image, train) -> list[Images]:
         """Returns the outputs at quarter, half and full resolution."""
-        check_image(image.shape, self.views, self.tiling.multiple)
+        check_image(image.shape, self.views, self.tiling.multiple, (1,))
         images = pillow_pyramid(image)
         carry, outputs = self.maps.initial_carry(images[0]), []
         for blurred in images:

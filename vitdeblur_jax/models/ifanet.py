@@ -89,7 +89,7 @@ class IFANet(nn.Module):
           image: `3 * views` channels, RGB in [0, 1]; sides are multiples of 8.
           train: without effect.
         """
-        check_image(image.shape, self.views, self.tiling.multiple)
+        check_image(image.shape, self.views, self.tiling.multiple, (1, 2, 3))
         views, combined = views_and_combined(jnp.asarray(image, jnp.float32))
         *skips, features = self._encode(combined, "encoder")
         filters = self._filter_features(self._encode(views, "filter_encoder")[-1])

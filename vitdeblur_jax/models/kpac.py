@@ -227,7 +227,7 @@ class KPAC(nn.Module):
         Raises:
           UserError: the image has other channels or another size.
         """
-        check_image(image.shape, self.views, self.tiling.multiple)
+        check_image(image.shape, self.views, self.tiling.multiple, (1, 2, 3))
         views, combined = views_and_combined(jnp.asarray(image, jnp.float32))
         x, skips = 2 * views - 1, []
         for down, encoder in zip(self.down, self.encoder, strict=True):

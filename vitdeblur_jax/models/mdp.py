@@ -131,7 +131,7 @@ class MDP(nn.Module):
 
     def _features(self, image):
         """Returns what all late decoders see: the joint features, and the encoder's finest."""
-        check_image(image.shape, self.views, self.tiling.multiple)
+        check_image(image.shape, self.views, self.tiling.multiple, (1, 2, 3))
         _, combined = views_and_combined(jnp.asarray(image, jnp.float32))
         skips = self.encoder(combined)
         halves = [self.early[name](skips) for name in _IMAGES]

@@ -197,7 +197,7 @@ class NRKNet(nn.Module):
         return restored, found
 
     def _scales(self, image, train) -> list[Scale]:
-        check_image(image.shape, self.views, self.tiling.multiple)
+        check_image(image.shape, self.views, self.tiling.multiple, (1,))
         scales, pyramid = [], _pyramid(image)
         carry = self.maps.initial_carry(pyramid[0])
         for blurred, num_steps in zip(pyramid, self.num_steps, strict=True):

@@ -65,7 +65,7 @@ class Restormer(nn.Module):
     @nn.compact
     def __call__(self, image: Maps, train: bool = False) -> Float[Array, "batch height width 3"]:
         """Returns restored images, not clipped; `train` makes no difference."""
-        check_image(image.shape, self.views, self.tiling.multiple)
+        check_image(image.shape, self.views, self.tiling.multiple, (1, 2))
         conv3x3, pointwise = layers_without_bias(self.dtype, self.precision)
         embedded = conv3x3(self.width, name="embedding")(image)
         x, skips = embedded, []

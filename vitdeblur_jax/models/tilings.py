@@ -91,19 +91,28 @@ def stride_note(tiling: Windows, stride: int) -> str | None:
     )
 
 
-def check_image(image_shape: tuple[int, ...], views: int, multiple: int) -> None:
+def check_image(
+    image_shape: tuple[int, ...], views: int, multiple: int, supported_views: tuple[int, ...]
+) -> None:
     """Raises `UserError` unless a network takes images of this shape.
 
     Args:
       image_shape: `(batch, height, width, channels)`.
       views: images of three channels, one behind the other along the channels.
       multiple: of pixels, which the sides have to be; see `HaloTiles` and `WholeImage`.
+      supported_views: the values that the network's `views` can have.
     """
     _, height, width, channels = image_shape
-    if channels != 3 * views:
+    if views not in supported_views:
         raise UserError(
-            f"the network takes images of {3 * views} channels, and got {channels}: set its views "
-            f"to {channels // 3}, or give it {views} RGB image{'s' * (views > 1)}"
+            f"views is {views}, and the network supports {' or '.join(map(str, supported_views))}"
+        )
+    if channels != 3 * views:
+        others = [other for other in supported_views if channels == 3 * other]
+        advice = f"set its views to {others[0]}, or " if others else ""
+        raise UserError(
+            f"the network takes images of {3 * views} channels, and got {channels}: {advice}give "
+            f"it {views} RGB image{'s' * (views > 1)}"
         )
     if height % multiple or width % multiple:
         raise UserError(
