@@ -27,7 +27,8 @@ import ml_collections
 from benchmarks.chips import GPUS_A_MACHINE, Chip, chip
 from benchmarks.collectives import Traffic, collectives
 from benchmarks.flops import count_flops
-from vitdeblur_jax.cli.with_config import import_jax, run_with_config
+from vitdeblur_jax.cli.process import import_jax
+from vitdeblur_jax.cli.with_config import run_with_config
 from vitdeblur_jax.distributed.sharding import DATA, FSDP, batch_sharded, make_mesh, spec_of
 from vitdeblur_jax.models.network import views_of
 from vitdeblur_jax.training.configuration import check_config

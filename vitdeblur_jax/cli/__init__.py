@@ -1,1 +1,1 @@
-"""The command line."""
+"""The command line: argument parsing and exit status."""

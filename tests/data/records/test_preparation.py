@@ -275,7 +275,7 @@ def test_a_full_disk_is_one_line(data, tmp_path):
     program = f"""
 import resource, signal
 from vitdeblur_jax.data.records.preparation import prepare
-from vitdeblur_jax.cli.with_config import exit_status
+from vitdeblur_jax.cli.process import exit_status
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
 raise SystemExit(exit_status(lambda: prepare({str(data)!r}, None, {str(tmp_path / "out")!r})))

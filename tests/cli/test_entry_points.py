@@ -17,11 +17,12 @@ from PIL import Image
 
 from tests.forked import Ended, run_program
 from vitdeblur_jax import save_pretrained
-from vitdeblur_jax.cli.with_config import _parse_flags, exit_status, find_devices
+from vitdeblur_jax.cli.process import exit_status, find_devices
+from vitdeblur_jax.cli.with_config import _parse_flags
 from vitdeblur_jax.training.lr_mults import RULE
 from vitdeblur_jax.utils.errors import UserError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIG = f"--config={ROOT / 'configs' / 'evaluate.py'}"
 
 
@@ -35,7 +36,7 @@ def run(folder: Path, *arguments: str) -> Ended:
         ([CONFIG, "--workdir=w", "--config.checkpont=x"], "no key 'checkpont' .*mean 'checkpoint'"),
         ([CONFIG, "--workdir=w", "--config.stride=abc"], r"--config\.stride=abc: .*'abc'$"),
         ([CONFIG, "--workdir=w", "--strid=3"], "flag 'strid'"),
-        ([CONFIG, "--workdir=w", "images"], "'images' is no flag"),
+        ([CONFIG, "--workdir=w", "images"], "'images' is not a flag"),
         ([CONFIG], "--workdir is missing"),
         (["--workdir=w", "--config.stride=3"], "--config is missing"),
         (
@@ -120,10 +121,10 @@ NESTED = f"{BODY}return ConfigDict({{'a': {{'learning_rate': 1.0, 'parts': {{'x'
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--config.a.lr=1", "no key 'a.lr'; there are learning_rate, parts"),
+        ("--config.a.lr=1", "no key 'a.lr'; the keys are learning_rate, parts"),
         ("--config.a.learnig_rate=1", "no key 'a.learnig_rate' (did you mean 'a.learning_rate'?)"),
         ("-config.a.parts.y=1", "no key 'a.parts.y' (did you mean 'a.parts.x'?)"),
-        ("--config.b=1", "no key 'b'; there are a"),
+        ("--config.b=1", "no key 'b'; the keys are a"),
         ("--config.a.learning_rate=x", "could not convert string to float: 'x'"),
     ],
 )

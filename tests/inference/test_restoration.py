@@ -15,7 +15,7 @@ from vitdeblur_jax.inference.windows import window_starts
 from vitdeblur_jax.models.network import with_numerics
 from vitdeblur_jax.utils.errors import UserError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SIZES = [(1, 1), (1, 60), (7, 5), (42, 42), (43, 50), (100, 61), (131, 42), (90, 160)]
 
 
@@ -138,7 +138,7 @@ def test_several_devices_give_what_one_gives(small, tmp_path):
 import sys
 import jax, numpy as np
 from tests.small_model import small_pretrained
-from tests.test_restoration import _image, _restore
+from tests.inference.test_restoration import _image, _restore
 from vitdeblur_jax.inference import restoration
 from vitdeblur_jax.distributed import sharding
 from vitdeblur_jax.models.network import with_numerics

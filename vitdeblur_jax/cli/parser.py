@@ -1,0 +1,35 @@
+"""The argument parser of all commands."""
+
+import argparse
+from pathlib import Path
+
+from vitdeblur_jax.utils.errors import UserError
+from vitdeblur_jax.utils.files import home_expanded
+from vitdeblur_jax.utils.output import show
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that raises `UserError`, expands `~/`, and prints with `show`."""
+
+    def parse_args(self, args=None, namespace=None):
+        options = super().parse_args(args, namespace)
+        for name, value in vars(options).items():
+            setattr(options, name, _home_expanded(value))
+        return options
+
+    def print_help(self, file=None):
+        show(*self.format_help().splitlines())
+
+    def error(self, message):
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def _home_expanded(value):
+    match value:
+        case str():
+            return home_expanded(value)
+        case Path():
+            return Path(home_expanded(str(value)))
+        case list():
+            return [_home_expanded(item) for item in value]
+    return value

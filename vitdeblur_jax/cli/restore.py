@@ -1,0 +1,144 @@
+"""`vitdeblur restore`, or `vitdeblur` alone: restores image files."""
+
+import argparse
+
+from vitdeblur_jax.cli.parser import Parser
+from vitdeblur_jax.cli.process import exit_status, find_devices, import_jax
+from vitdeblur_jax.utils.errors import CANNOT, UserError
+
+_DESCRIPTION = """\
+Restores images that are out of focus. A result keeps the size, EXIF (with the orientation applied
+and reset), ICC profile, alpha, gray and 16 bits of its image. `vitdeblur IMAGE` is short for
+`vitdeblur restore IMAGE`. Other commands: `vitdeblur convert` (checkpoints), `vitdeblur export`
+(StableHLO), `vitdeblur data` (data sets) and `vitdeblur score` (saved images); each has --help.
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command."""
+    parser = Parser("vitdeblur", description=_DESCRIPTION)
+    parser.add_argument("image", nargs="+", help="a file, a folder, or - for standard input")
+    _add_restoration(parser)
+    _add_files(parser.add_argument_group("files"))
+    _add_maps(parser.add_argument_group("maps"))
+    _add_processes(
+        parser.add_argument_group(
+            "several processes",
+            "The images are split over the processes. Slurm, Open MPI, Kubernetes and Cloud TPU "
+            "set these three automatically.",
+        )
+    )
+    parser.set_defaults(run=_run)
+    return parser
+
+
+def _add_restoration(parser) -> None:
+    parser.add_argument(
+        "--checkpoint",
+        help="a folder, .safetensors or .pth (default: the small model that comes with the "
+        "package)",
+    )
+    parser.add_argument(
+        "--strength",
+        type=float,
+        default=1.0,
+        help="blends the restored image with the input, from 0 (input) to 1 (default: 1)",
+    )
+    parser.add_argument(
+        "--self-ensemble",
+        action="store_true",
+        help="average over the eight flips and rotations: slightly better, eight times the cost",
+    )
+    parser.add_argument(
+        "--stride",
+        type=int,
+        help="step between windows, pixels (default: the model's; 94 for the published one)",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        help="windows or tiles per batch (default: 1 on a CPU, 8 on other devices)",
+    )
+
+
+def _add_files(parser) -> None:
+    parser.add_argument(
+        "-o",
+        "--output",
+        help="a file, a folder for several images, or - for standard output (default: "
+        "NAME_restored beside each image)",
+    )
+    parser.add_argument(
+        "--recursive",
+        action="store_true",
+        help="also restore the images in subfolders, into subfolders of the same names",
+    )
+    parser.add_argument(
+        "--quality",
+        type=int,
+        help="quality of JPEG and WebP results, from 1 to 100 (default: that of the image, or 95)",
+    )
+    parser.add_argument("--force", action="store_true", help="overwrite existing results")
+    parser.add_argument(
+        "--skip-existing",
+        action="store_true",
+        help="skip images whose results exist; resumes an interrupted command",
+    )
+
+
+def _add_maps(parser) -> None:
+    parser.add_argument(
+        "--change",
+        metavar="MAP",
+        help="write a map of the change; white is a change of 32 of 255 or more",
+    )
+    parser.add_argument(
+        "--uncertainty",
+        metavar="MAP",
+        help="with --self-ensemble: write a map of the spread of the eight results; white is 8 of "
+        "255 or more",
+    )
+
+
+def _add_processes(parser) -> None:
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
+    parser.add_argument(
+        "--processes",
+        type=int,
+        metavar="COUNT",
+        help="number of processes; 1 ignores a cluster's settings",
+    )
+    parser.add_argument("--process", type=int, metavar="INDEX", help="index of this one, from 0")
+
+
+def _run(options) -> int:
+    import_jax()
+    from vitdeblur_jax.distributed.processes import end_with_others
+
+    return end_with_others(lambda: exit_status(lambda: _restore(options), "--batch-size"))
+
+
+def _restore(options) -> int:
+    from vitdeblur_jax.distributed.processes import join_others
+    from vitdeblur_jax.inference.restore_files import Options, restore_files
+    from vitdeblur_jax.utils import signals
+
+    if options.uncertainty is not None and not options.self_ensemble:
+        raise UserError("--uncertainty needs --self-ensemble: add --self-ensemble")
+    how = Options(
+        strength=options.strength,
+        ensemble=options.self_ensemble,
+        change=options.change,
+        uncertainty=options.uncertainty,
+        stride=options.stride,
+        batch_size=options.batch_size,
+        overwrite=options.force,
+        skip_existing=options.skip_existing,
+        recursive=options.recursive,
+        quality=options.quality,
+    )
+    join_others(options.coordinator, options.processes, options.process)
+    signals.listen_again()
+    find_devices()
+    failed = restore_files(options.image, options.output, options.checkpoint, how)
+    return CANNOT if failed else 0
