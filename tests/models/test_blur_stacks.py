@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.ndimage import correlate
@@ -9,7 +10,7 @@ from vitdeblur_jax.models.layers.blur_stacks import gaussian_blurs, recursive_bl
 def test_recursive_blurs_filter_what_the_one_before_left():
     rng = np.random.default_rng(0)
     image, taps = rng.random((2, 7, 9, 3)), rng.standard_normal((4, 3, 2))
-    blurs = recursive_blurs(jnp.asarray(image, "f4"), jnp.asarray(taps, "f4"))
+    blurs = jax.jit(recursive_blurs)(jnp.asarray(image, "f4"), jnp.asarray(taps, "f4"))
     assert blurs.shape == (2, 7, 9, 5, 3)
     for n, channel in np.ndindex(2, 3):
         blurred = image[n, ..., channel]
@@ -36,8 +37,8 @@ def gaussian_kernel(m):
 
 
 def test_gaussian_blurs_are_scrambled():
-    image = np.random.default_rng(0).random((1, 13, 25, 3))
-    blurs = gaussian_blurs(jnp.asarray(image, "f4"), 22).reshape(13, 25, 66)
+    image = np.random.default_rng(0).random((1, 13, 25, 3), np.float32)
+    blurs = jax.jit(gaussian_blurs, static_argnums=1)(image, 22).reshape(13, 25, 66)
     for n in range(66):
         expected = correlate(image[0, :, :, n // 22], gaussian_kernel(n // 3), mode="constant")
         np.testing.assert_allclose(blurs[:, :, n], expected, atol=1e-6)

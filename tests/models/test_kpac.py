@@ -96,11 +96,9 @@ def test_gradients_match_the_published_network(form):
 
 def test_half_precision_is_that_of_the_convolutions():
     network = KPAC(**SMALL, dtype="bfloat16")
-    for dtype in ("float32", "bfloat16"):
-        image = jnp.zeros((1, 32, 32, 3), dtype)
-        restored, variables = jax.eval_shape(network.init_with_output, jax.random.key(0), image)
-        leaves = jax.tree.leaves((restored, variables))
-        assert {leaf.dtype.name for leaf in leaves} == {"float32"}
+    image = jnp.zeros((1, 32, 32, 3), "bfloat16")
+    outputs = jax.eval_shape(network.init_with_output, jax.random.key(0), image)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(outputs)} == {"float32"}
 
 
 @pytest.mark.parametrize("suffix", FORMS)
@@ -169,18 +167,12 @@ def test_attentions_weight_rates_and_channels(features):
 
 
 def test_the_residual_is_added_to_the_combined_image():
-    network = KPAC(**SMALL, views=2)
-    views = jnp.asarray(np.random.default_rng(0).random((1, 8, 8, 6)), "f4")
-    variables = random_variables(network, views.shape)
-    combined = jnp.concatenate([views, (views[..., :3] + views[..., 3:]) / 2], axis=-1)
-    three = KPAC(**SMALL, views=3)
-    apply = jax.jit(
-        lambda variables, image, network: network.apply(variables, image), static_argnums=2
-    )
-    restored = apply(variables, views, network)
-    np.testing.assert_allclose(restored, apply(variables, combined, three), atol=1e-6)
-    brighter = combined.at[..., 6:].add(0.25)
-    np.testing.assert_allclose(apply(variables, brighter, three), restored + 0.25, atol=1e-6)
+    network = KPAC(**SMALL, views=3)
+    image = jnp.asarray(np.random.default_rng(0).random((8, 8, 9)), "f4")
+    images = jnp.stack([image, image.at[..., 6:].add(0.25)])
+    restored, brighter = jax.jit(network.apply)(random_variables(network, images.shape), images)
+    np.testing.assert_allclose(brighter, restored + 0.25, atol=1e-6)
+    assert np.abs(restored - image[..., 6:]).max() > 0.01
 
 
 def test_tiling_and_sizes():

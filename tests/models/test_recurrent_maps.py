@@ -28,7 +28,7 @@ def test_maps_and_state_follow_their_definition(reflect):
     inputs = jnp.asarray(x[None], "f4"), tuple(jnp.asarray(carry[:, None], "f4"))
     shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)
     variables = jax.tree.map(lambda leaf: jnp.asarray(rng.random(leaf.shape), "f4"), shapes)
-    maps, (h, c) = module.apply(variables, *inputs)
+    maps, (h, c) = jax.jit(module.apply)(variables, *inputs)
 
     params, stats = variables["params"], variables["batch_stats"]["norm"]
     a = convolved(x, params["conv"]["kernel"], "mirror" if reflect else "constant")
