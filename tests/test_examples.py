@@ -159,3 +159,12 @@ def test_learning_rates(run):
 @pytest.mark.slow
 def test_exported_model(run):
     assert number("differs by N at most", run("exported_model")) == 0
+
+
+@pytest.mark.slow
+def test_own_network(run, tmp_path):
+    assert "restored (960, 1280, 3) with <Pretrained OwnNetwork" in run("own_network")
+    steps = [int(path.name) for path in (tmp_path / "WORKDIR/checkpoints").iterdir()]
+    assert max(steps) == 40
+    lines = (ROOT / "examples/own_network.py").read_text().splitlines()
+    assert len(lines) < 40
