@@ -154,18 +154,17 @@ class GKMNet(nn.Module):
       widths: channels of the U-Net at full, half and quarter of a scale's resolution.
       num_blurs: Gaussian kernels of the stack, the impulse among them.
       image_statistics: normalize with each image's own statistics outside of training.
-      views: 1.
       dtype: of the convolutions; images and blurs are float32.
       precision: of the products, see `jax.lax.Precision`.
     """
 
+    views: ClassVar[int] = 1
     LOSS_TERMS: ClassVar[dict[str, float]] = {"pyramid_mse": 1.0, "pyramid_ssim": 0.0}
     tiling: ClassVar[WholeImage] = WholeImage(16)
 
     widths: tuple[int, ...] = (32, 64, 128)
     num_blurs: int = 22
     image_statistics: bool = True
-    views: int = 1
     dtype: str = "float32"
     precision: str = "highest"
 

@@ -124,11 +124,11 @@ class NRKNet(nn.Module):
       num_blurs: recursive blur kernels; the image itself has weights too.
       num_steps: terms of the Neumann series at quarter, half and full resolution.
       image_statistics: normalize with each image's own statistics outside of training.
-      views: 1.
       dtype: of the convolutions; images and blurs are float32.
       precision: of the products, see `jax.lax.Precision`.
     """
 
+    views: ClassVar[int] = 1
     LOSS_TERMS: ClassVar[dict[str, float]] = {
         "pyramid_mse": 1.0,
         "pyramid_fourier": 0.1,
@@ -140,7 +140,6 @@ class NRKNet(nn.Module):
     num_blurs: int = 21
     num_steps: tuple[int, ...] = (3, 2, 1)
     image_statistics: bool = False
-    views: int = 1
     dtype: str = "float32"
     precision: str = "highest"
 
