@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.flops import count_flops
 from vitdeblur_jax.models.layers.convolution import valid_convolution
-from vitdeblur_jax.models.layers.cpu_remat import rematerialized
+from vitdeblur_jax.models.layers.cpu_remat import remat_on_cpu
 
 MATRIX = jnp.zeros((16, 16))
 IMAGE, KERNEL = jnp.zeros((2, 20, 18, 3)), jnp.zeros((5, 7, 3, 4))
@@ -72,7 +72,7 @@ def test_groups_of_features():
 
 def test_a_gradient_with_what_is_computed_twice():
     def loss(weights, x):
-        layer = rematerialized(lambda w, x: jnp.tanh(x @ w))
+        layer = remat_on_cpu(lambda w, x: jnp.tanh(x @ w))
         return layer(weights, layer(weights, x)).sum()
 
     # Each layer: forward, again on the way back, the gradients of weights and input; but nobody

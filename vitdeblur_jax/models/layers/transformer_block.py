@@ -1,39 +1,12 @@
-"""The pre-norm Vision Transformer block that both encoders and the decoder are made of."""
+"""The pre-norm Vision Transformer block of both encoders and the decoder."""
 
 import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
 from vitdeblur_jax.models.layers.attention import dot_product_attention
-from vitdeblur_jax.models.layers.cpu_products import linear
-from vitdeblur_jax.models.layers.cpu_remat import gradient_computed_once, rematerialized
-
-
-class Dense(nn.Module):
-    """A linear layer with the reference's initial values: Xavier uniform, bias zero.
-
-    Linen's own would leave the product and the sum of the bias's gradients to XLA, which takes a
-    CPU's slow way for both in half precision; see `vitdeblur_jax.models.layers.cpu_products`.
-
-    Attributes:
-      features: channels of the output.
-      dtype, precision: see `TransformerBlock`.
-      use_bias: add a bias to each channel.
-    """
-
-    features: int
-    dtype: str = "float32"
-    precision: str | None = None
-    use_bias: bool = True
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch features"]:
-        shape = (x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.xavier_uniform(), shape)
-        bias = None
-        if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return linear(x.astype(self.dtype), kernel.astype(self.dtype), bias, self.precision)
+from vitdeblur_jax.models.layers.cpu_remat import gradient_computed_once, remat_on_cpu
+from vitdeblur_jax.models.layers.dense import Dense
 
 
 def layer_norm(epsilon: float, dtype: str = "float32") -> nn.LayerNorm:
@@ -45,22 +18,22 @@ def layer_norm(epsilon: float, dtype: str = "float32") -> nn.LayerNorm:
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention with biases; queries, keys and values from one linear layer."""
+    """Multi-head self-attention with biases; one Dense layer gives queries, keys and values."""
 
     width: int
-    heads: int
+    num_heads: int
     dtype: str = "float32"
     precision: str | None = None
 
     def setup(self):
-        self.qkv = Dense(3 * self.width, self.dtype, self.precision)
-        self.output = Dense(self.width, self.dtype, self.precision)
+        self.qkv = Dense(3 * self.width, dtype=self.dtype, precision=self.precision)
+        self.output = Dense(self.width, dtype=self.dtype, precision=self.precision)
 
     def __call__(
         self, x: Float[Array, "batch tokens embedding"]
     ) -> Float[Array, "batch tokens embedding"]:
         batch, tokens, width = x.shape
-        parts = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads)
+        parts = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, width // self.num_heads)
         query, key, value = parts[:, :, 0], parts[:, :, 1], parts[:, :, 2]
         mixed = dot_product_attention(query, key, value, self.precision)
         return self.output(mixed.reshape(batch, tokens, width))
@@ -75,8 +48,8 @@ class Mlp(nn.Module):
     precision: str | None = None
 
     def setup(self):
-        self.fc1 = Dense(self.ratio * self.width, self.dtype, self.precision)
-        self.fc2 = Dense(self.width, self.dtype, self.precision)
+        self.fc1 = Dense(self.ratio * self.width, dtype=self.dtype, precision=self.precision)
+        self.fc2 = Dense(self.width, dtype=self.dtype, precision=self.precision)
 
     def __call__(
         self, x: Float[Array, "batch tokens embedding"]
@@ -89,15 +62,15 @@ class TransformerBlock(nn.Module):
 
     Attributes:
       width: channels of a token.
-      heads: attention heads; divides `width`.
-      mlp_ratio: hidden channels of the perceptron over `width`.
+      num_heads: attention heads; divides `width`.
+      mlp_ratio: hidden channels of the Mlp over `width`.
       epsilon: of both LayerNorms; 1e-6 in the reference's primary encoder, 1e-5 elsewhere.
       dtype: of the computation; parameters, norms' statistics and softmax are float32.
       precision: of matrix products, as `jax.lax.Precision` names it.
     """
 
     width: int
-    heads: int
+    num_heads: int
     mlp_ratio: int = 4
     epsilon: float = 1e-5
     dtype: str = "float32"
@@ -106,35 +79,48 @@ class TransformerBlock(nn.Module):
     def setup(self):
         numerics = {"dtype": self.dtype, "precision": self.precision}
         self.attention_norm = layer_norm(self.epsilon, self.dtype)
-        self.attention = SelfAttention(self.width, self.heads, **numerics)
+        self.attention = SelfAttention(self.width, self.num_heads, **numerics)
         self.mlp_norm = layer_norm(self.epsilon, self.dtype)
         self.mlp = Mlp(self.width, self.mlp_ratio, **numerics)
 
     def __call__(
         self, x: Float[Array, "batch tokens embedding"]
     ) -> Float[Array, "batch tokens embedding"]:
+        return self.transform(x)
+
+    def transform(
+        self, x: Float[Array, "batch tokens embedding"]
+    ) -> Float[Array, "batch tokens embedding"]:
+        """Computes the block; a subclass decides when."""
         x = gradient_computed_once(x)
         x = x + self.attention(self.attention_norm(x))
         return x + self.mlp(self.mlp_norm(x))
 
 
-class RematerializedBlock(TransformerBlock):
-    """The same block with the same parameters, computed anew in the backward pass."""
+class RematOnCpuBlock(TransformerBlock):
+    """The same block with the same parameters, recomputed in the backward pass on a CPU."""
 
     def __call__(
         self, x: Float[Array, "batch tokens embedding"]
     ) -> Float[Array, "batch tokens embedding"]:
-        if self.is_initializing():
-            return super().__call__(x)
+        # A recomputed block cannot store intermediates.
+        if self.is_initializing() or self.is_mutable_collection("intermediates"):
+            return self.transform(x)
         block = self.clone(parent=None)
 
         def apply(params, x):
-            return block.apply({"params": params}, x, method=TransformerBlock.__call__)
+            return block.apply({"params": params}, x, method=TransformerBlock.transform)
 
-        return rematerialized(apply)(self.variables["params"], x)
+        return remat_on_cpu(apply)(self.variables["params"], x)
 
 
 def transformer_blocks(depth: int, remat: bool, **block) -> list[TransformerBlock]:
     """Returns `depth` equal blocks; `remat` recomputes each in the backward pass."""
-    block_class = RematerializedBlock if remat else TransformerBlock
+    block_class = _remat_block() if remat else TransformerBlock
     return [block_class(**block) for _ in range(depth)]
+
+
+def _remat_block() -> type[TransformerBlock]:
+    if jax.default_backend() == "cpu":
+        return RematOnCpuBlock
+    return nn.remat(TransformerBlock, policy=jax.checkpoint_policies.nothing_saveable)

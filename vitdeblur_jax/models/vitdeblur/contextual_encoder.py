@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vitdeblur_jax.models.layers.transformer_block import Dense, layer_norm, transformer_blocks
+from vitdeblur_jax.models.layers.dense import Dense
+from vitdeblur_jax.models.layers.transformer_block import layer_norm, transformer_blocks
 from vitdeblur_jax.utils.errors import UserError
 
 
@@ -36,7 +37,7 @@ class ContextualEncoder(nn.Module):
             self.depth,
             self.remat,
             width=self.width,
-            heads=self.num_heads,
+            num_heads=self.num_heads,
             mlp_ratio=self.mlp_ratio,
             dtype=self.dtype,
             precision=self.precision,
@@ -44,7 +45,7 @@ class ContextualEncoder(nn.Module):
         self.norm = layer_norm(1e-5, self.dtype)
         self.blur_parameter = self.param("blur_parameter", nn.initializers.zeros, (self.width,))
         self.sharpness_norm = layer_norm(1e-5)
-        self.sharpness = Dense(1, "float32", self.precision)
+        self.sharpness = Dense(1, dtype="float32", precision=self.precision)
         self.projector = Projector(self.projector_widths, self.precision)
 
     def __call__(
@@ -98,9 +99,9 @@ class Projector(nn.Module):
 
     def setup(self):
         hidden, output = self.widths
-        self.hidden = Dense(hidden, "float32", self.precision)
+        self.hidden = Dense(hidden, dtype="float32", precision=self.precision)
         self.batch_norm = BatchNorm()
-        self.output = Dense(output, "float32", self.precision, use_bias=False)
+        self.output = Dense(output, use_bias=False, dtype="float32", precision=self.precision)
 
     def __call__(
         self, x: Float[Array, "batch width"], train: bool

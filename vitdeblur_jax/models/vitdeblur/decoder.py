@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vitdeblur_jax.models.layers.cpu_products import linear
-from vitdeblur_jax.models.layers.transformer_block import Dense, layer_norm, transformer_blocks
+from vitdeblur_jax.models.layers.dense import Dense
+from vitdeblur_jax.models.layers.transformer_block import layer_norm, transformer_blocks
 
 
 class Decoder(nn.Module):
@@ -41,7 +41,7 @@ class Decoder(nn.Module):
             self.depth,
             self.remat,
             width=self.width,
-            heads=self.num_heads,
+            num_heads=self.num_heads,
             mlp_ratio=self.mlp_ratio,
             **numerics,
         )
@@ -113,9 +113,12 @@ class Fusion(nn.Module):
         squares = 2 * (primary**2).sum(-1, keepdims=True) + (x**2).sum(-1, keepdims=True)
         inverse = jax.lax.rsqrt(squares / total + self.epsilon)
 
+        numerics = {"dtype": self.dtype, "precision": self.precision}
+        dense = Dense(self.width, use_bias=False, **numerics, parent=None)
+
         def product(tokens, matrix):
             tokens, matrix = (tokens * inverse).astype(self.dtype), matrix.astype(self.dtype)
-            return linear(tokens, matrix, None, self.precision)
+            return dense.apply({"params": {"kernel": matrix}}, tokens)
 
         fused = product(primary, primary_kernel) + product(x, scaled[repeated:])
         return fused + constant.astype(self.dtype)

@@ -28,7 +28,7 @@ class PrimaryEncoder(nn.Module):
             self.depth,
             self.remat,
             width=self.width,
-            heads=self.num_heads,
+            num_heads=self.num_heads,
             mlp_ratio=self.mlp_ratio,
             epsilon=1e-6,
             dtype=self.dtype,

@@ -1,12 +1,15 @@
 import re
+from collections import Counter
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
 
-from vitdeblur_jax.models.layers.cpu_products import linear, product_on_cpu
+from vitdeblur_jax.models.layers.cpu_products import product_on_cpu
+from vitdeblur_jax.models.layers.dense import Dense
 
 BOUNDS = {"float32": 1e-6, "bfloat16": 2.0**-7}
 
@@ -19,6 +22,12 @@ def _arrays(dtype, *shapes):
 def _assert_near(found, expected, dtype):
     bound = BOUNDS[dtype] * np.abs(expected).max()
     np.testing.assert_allclose(np.float64(found), expected, rtol=0, atol=bound)
+
+
+def dense(x, kernel, bias=None, precision=None):
+    params = {"kernel": kernel} if bias is None else {"kernel": kernel, "bias": bias}
+    settings = {"use_bias": bias is not None, "dtype": x.dtype, "precision": precision}
+    return Dense(kernel.shape[-1], **settings).apply({"params": params}, x)
 
 
 @pytest.mark.parametrize("dtype", BOUNDS)
@@ -49,12 +58,12 @@ def test_a_product_and_its_gradients(dtype, transposed, batch, rows, width, colu
 
 @pytest.mark.parametrize("dtype", BOUNDS)
 @pytest.mark.parametrize("with_bias", [False, True])
-def test_a_linear_layer_and_its_gradients(dtype, with_bias):
+def test_a_dense_layer_and_its_gradients(dtype, with_bias):
     x, kernel, weights = _arrays(dtype, (2, 70, 9), (9, 5), (2, 70, 5))
     bias = _arrays("float32", (5,))[0] if with_bias else None
 
     def total(x, kernel, bias):
-        found = linear(x, kernel, bias, "highest")
+        found = dense(x, kernel, bias, "highest")
         assert found.dtype == x.dtype
         return (weights.astype(jnp.float32) * found.astype(jnp.float32)).sum(), found
 
@@ -74,17 +83,47 @@ def test_many_rows_of_half_precision_are_added_up_in_float32():
     kernel = jnp.ones((3, 2), jnp.bfloat16)
 
     def total(kernel, bias):
-        return linear(rows, kernel, bias).astype(jnp.float32).sum()
+        return dense(rows, kernel, bias).astype(jnp.float32).sum()
 
     of_kernel, of_bias = jax.grad(total, (0, 1))(kernel, jnp.zeros(2))
     assert np.all(np.float32(of_kernel) == ml_dtypes.bfloat16(4000))
     assert np.all(of_bias == ml_dtypes.bfloat16(4000))
 
 
-def test_single_precision_has_a_forward_mode_derivative():
-    x, kernel, bias, direction = _arrays("float32", (4, 3), (3, 2), (2,), (2,))
-    _, tangent = jax.jvp(lambda bias: linear(x, kernel, bias), (bias,), (direction,))
-    np.testing.assert_allclose(tangent, np.broadcast_to(direction, (4, 2)))
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_forward_mode(dtype, transposed):
+    a, b, of_a, of_b = _arrays(dtype, (4, 3), (3, 3), (4, 3), (3, 3))
+
+    def product(a, b):
+        return product_on_cpu(a, b, transposed, "highest")
+
+    tangent = jax.jvp(product, (a, b), (of_a, of_b))[1]
+    a, b, of_a, of_b = (np.asarray(x, np.float64) for x in (a, b, of_a, of_b))
+    if transposed:
+        b, of_b = b.T, of_b.T
+    _assert_near(tangent, of_a @ b + a @ of_b, "float32")
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_other_platforms_compute_what_flax_computes(dtype, platform):
+    x, kernel = _arrays(dtype, (2, 4, 3), (3, 2))
+
+    def program(layer_class):
+        layer = layer_class(2, dtype=dtype)
+
+        def total(params, x):
+            return layer.apply({"params": params}, x).sum()
+
+        params = {"kernel": kernel, "bias": jnp.zeros(2)}
+        traced = jax.jit(jax.grad(total, (0, 1))).trace(params, x)
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        # XLA drops the case of a constant, and broadcasts cost nothing.
+        return Counter(re.findall(r"stablehlo\.(?!broadcast|case|constant|return)\w+", text))
+
+    assert program(nn.Dense)["stablehlo.dot_general"] == 2
+    assert program(Dense) == program(nn.Dense)
 
 
 @pytest.mark.usefixtures("optimized")
@@ -93,7 +132,7 @@ def test_all_products_of_half_precision_are_of_the_fast_kind():
     x, kernel, bias = _arrays("bfloat16", (2, 70, 64), (64, 32), (32,))
 
     def total(x, kernel):
-        return (linear(x, kernel, bias).astype(jnp.float32) ** 2).sum()
+        return (dense(x, kernel, bias).astype(jnp.float32) ** 2).sum()
 
     plain = _factors(product_on_cpu, x[0], kernel)
     if jax.default_backend() != "cpu" or plain != [("bf16", "bf16")]:

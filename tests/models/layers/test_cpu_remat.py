@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vitdeblur_jax.models.layers.cpu_remat import gradient_computed_once, rematerialized
+from vitdeblur_jax.models.layers.cpu_remat import gradient_computed_once, remat_on_cpu
 from vitdeblur_jax.models.layers.transformer_block import transformer_blocks
 from vitdeblur_jax.training.step import SAVE_MEMORY_ON_CPU
 
@@ -16,7 +16,7 @@ class _Blocks(nn.Module):
     depth: int = 6
 
     def setup(self):
-        self.blocks = transformer_blocks(self.depth, self.remat, width=32, heads=2)
+        self.blocks = transformer_blocks(self.depth, self.remat, width=32, num_heads=2)
 
     def __call__(self, x):
         for block in self.blocks:
@@ -53,7 +53,7 @@ def test_gradients_of_both_arguments_match_without_it(dtype):
     params, x = (jnp.array(rng.standard_normal((3, 3)), dtype) for _ in range(2))
     gradients = [
         jax.grad(lambda p, x, f=f: (f(p, x) ** 2).sum(), argnums=(0, 1))(params, x)
-        for f in (function, rematerialized(function))
+        for f in (function, remat_on_cpu(function))
     ]
     for one, other in zip(*gradients, strict=True):
         np.testing.assert_array_equal(np.float32(one), np.float32(other))
@@ -73,6 +73,24 @@ def test_no_block_adds_up_the_gradients_of_those_behind_it():
         most.append(max(found.count("%") for found in operands))
     assert most[0] > 1  # else the pattern has found nothing
     assert most[1] <= most[0] + 2
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_other_platforms_use_flax_remat(dtype, monkeypatch):
+    x = jnp.array(np.random.default_rng(0).standard_normal((2, 5, 32)), dtype)
+    variables = _Blocks(False, 1).init(jax.random.key(0), x)
+
+    def gradient(remat):
+        blocks = _Blocks(remat, 1)
+        return lambda v: jax.grad(lambda v: (blocks.apply(v, x) ** 2).astype("f4").sum())(v)
+
+    on_cpu = str(jax.make_jaxpr(gradient(True))(variables))
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    elsewhere = str(jax.make_jaxpr(gradient(True))(variables))
+    assert elsewhere.count("remat") > on_cpu.count("remat")
+    found, expected = (jax.jit(gradient(remat))(variables) for remat in (True, False))
+    for one, other in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(other).max())
 
 
 def test_a_gradient_computed_once_is_the_same_forwards_and_backwards():

@@ -1,0 +1,35 @@
+"""The Dense layer of the transformers."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+from flax.linen.dtypes import promote_dtype
+from flax.typing import Initializer
+from jaxtyping import Array, Float
+
+from vitdeblur_jax.models.layers.cpu_products import dense_on_cpu
+
+
+class Dense(nn.Dense):
+    """`flax.linen.Dense` with the reference's initial values: Xavier uniform, bias zero.
+
+    In half precision a CPU computes it by `cpu_products`; all other platforms run Flax's own layer.
+    Attributes: see `flax.linen.Dense`.
+    """
+
+    kernel_init: Initializer = nn.initializers.xavier_uniform()
+    promote_dtype: Callable = promote_dtype  # Flax's type cannot be checked at run time
+
+    def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch features"]:
+        if self.is_initializing():
+            return super().__call__(x)
+        layer = self.clone(parent=None)
+
+        def plain(params, x):
+            return layer.apply({"params": params}, x, method=nn.Dense.__call__)
+
+        params, x = self.variables["params"], x.astype(self.dtype)
+        if x.dtype.itemsize != 2:
+            return plain(params, x)
+        return jax.lax.platform_dependent(params, x, cpu=dense_on_cpu, default=plain)
