@@ -19,6 +19,12 @@ from vitdeblur_jax.training.configuration import check_config, default_config, f
 from vitdeblur_jax.training.optimizer import make_schedule
 from vitdeblur_jax.utils.errors import UserError
 
+SETS = {
+    "a": {"root": "A", "layout": "dpdd"},
+    "b": {"kind": "synthetic", "hold_out": 3, "synthesis": {"largest_radius": 20.0}},
+    "c": {"layout": "realdof", "validation_split": "test"},
+}
+
 GOOD = [
     {},
     {"progressive": ((5, 50, 2), (10, 54, 6))},
@@ -36,6 +42,8 @@ GOOD = [
     {"optimizer__schedule": "multistep", "optimizer__milestones": (5, 15)},
     {"optimizer__lr_mults": (("tokenizer/.*", 0.1), [".*/bias", 1])},
     {"optimizer__lr_mults": (("tokenizer/.*", 0.0),), "initial__checkpoint": "a"},
+    {"data__sets": SETS, "data__mixture": (("a", 2), ["b", 0.5]), "validation__sets": ("b", "c")},
+    {"data__sets": SETS, "validation__sets": ["c"]},
 ]
 
 BAD = [
@@ -132,6 +140,46 @@ BAD = [
     (
         {"data__synthesis__usual_radius": (8.0, 0.5)},
         "data.synthesis.usual_radius and data.synthesis.largest_radius: 8.0, 0.5, 12.0 must not",
+    ),
+    (
+        {"data__sets": {"a": {"roots": ""}}},
+        "data.sets.a has no key 'roots' (did you mean 'root'?)",
+    ),
+    (
+        {"data__sets": {"a": {"synthesis": {"noize": 1.0}}}},
+        "data.sets.a has no key 'synthesis.noize' (did you mean 'synthesis.noise'?)",
+    ),
+    ({"data__sets": {"a": {"hold_out": -1}}}, "data.sets.a.hold_out is -1; it must be an integer"),
+    (
+        {"data__sets": {"a": {"synthesis": {"large_share": 1.0}}}},
+        "data.sets.a.synthesis.focused_share + data.sets.a.synthesis.large_share is 1.1",
+    ),
+    ({"data__sets": {"a b": {}}}, "data.sets is a b: {}; it must be groups of keys by name"),
+    (
+        {"data__sets": SETS, "data__mixture": (("aa", 1.0),)},
+        "data.mixture names 'aa' (did you mean 'a'?), which is not in data.sets; there are a, b, c",
+    ),
+    (
+        {"validation__sets": ("a",)},
+        "validation.sets names 'a', which is not in data.sets; there are none",
+    ),
+    (
+        {"data__sets": SETS, "data__mixture": (("a", 1.0), ("a", 2.0))},
+        "data.mixture names a set twice: a, a",
+    ),
+    (
+        {"data__sets": SETS, "data__mixture": (("a", 0.0),)},
+        "data.mixture is (('a', 0.0),); it must be ((name, weight), ...)",
+    ),
+    (
+        {"data__sets": SETS, "validation__sets": ("a",), "validation__root": "A"},
+        "validation.root is for a single data set; give each set in data.sets its own root",
+    ),
+    (
+        {"data__sets": SETS, "data__mixture": (("b", 1.0),)}
+        | {"model__views": 2, "data__quarter_turns": False},
+        "model.views is 2, but data.sets.b.synthesis.dual_pixel is False: set "
+        "data.sets.b.synthesis.dual_pixel to True, or model.views to 1",
     ),
     ({"model__views": 3}, "model.views is 3; it must be an integer from 1 to 2"),
     ({"model__views": 2}, "data.quarter_turns would put the left view above the right one"),
@@ -236,6 +284,9 @@ TEXTS = {
 VALID = {
     **{key: ["many"] for key in TEXTS},
     **{f"mesh.{axis}": [-1] for axis in ("data", "fsdp")},
+    "data.sets": [{}],
+    "data.mixture": [()],
+    "validation.sets": [(), ("a",)],
     "progressive": [()],
     "profile": [()],
     "afterwards": [(), ("a",)],

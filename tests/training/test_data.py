@@ -52,7 +52,7 @@ def test_a_sharp_image_held_out_is_in_no_pair_trained_on(tmp_path, hold_out):
         made_up_data.write(base / f"ground_truth/s{scene}.png", 9)
     config = settings(tmp_path, data__layout="lfdof", data__hold_out=hold_out, validation__every=10)
     data = TrainingData(config)
-    aside = [pair for pair in data.validation.pairs]
+    aside = [pair for pair in data.validation[""].pairs]
     taken = Counter(int(i) for batch in batches(data, 0, 6) for i in batch["index"])
     targets = {pair.target for pair in aside}
     assert len(targets) == hold_out
@@ -68,9 +68,10 @@ def test_synthetic_data_hold_images_out_in_every_epoch(tmp_path):
         made_up_data.write(tmp_path / f"photo{number}.png", number, size=(24, 40))
     config = settings(tmp_path, data__kind="synthetic", data__hold_out=2, validation__every=10)
     data = TrainingData(config)
-    aside = [data.validation[number]["name"] for number in range(len(data.validation))]
+    source = data.validation[""]
+    aside = [source[number]["name"] for number in range(len(source))]
     assert aside == ["photo0", "photo3"]
-    assert data.validation[0]["blurred"].shape == (24, 40, 3)
+    assert source[0]["blurred"].shape == (24, 40, 3)
     names = [name for step in range(5) for name in data.names(step)]
     assert set(names) == {"photo1 (index 0)", "photo2 (index 1)"}
 
@@ -93,9 +94,9 @@ def test_prepared_data_have_their_own_parts(tmp_path):
     folder = prepare(tmp_path / "dpdd", None, tmp_path / "prepared")
     config = settings(folder, data__kind="prepared", validation__every=10)
     data = TrainingData(config)
-    assert [len(part) for part in (data._source(data.stage(0)), data.validation)] == [3, 2]
+    assert [len(part) for part in (*data._sources(None), data.validation[""])] == [3, 2]
     assert batches(data, 0, 1)[0]["blurred"].shape == (4, CROP, CROP, 3)
-    assert data.fingerprint["examples"] == 3
+    assert data.fingerprint["data"]["examples"] == 3
     with pytest.raises(UserError, match=r"data\.hold_out is for pairs and synthetic data"):
         TrainingData(settings(folder, data__kind="prepared", data__hold_out=1))
     with pytest.raises(UserError, match=r"crop is 21 pixels, but .* has 24 x 20; choose"):
@@ -159,9 +160,9 @@ def test_each_step_has_its_stage_and_no_example_is_left_out_or_repeated(plain):
 
 
 def test_validation_takes_examples_evenly(plain):
-    source = TrainingData(settings(plain)).validation
-    assert source is None
-    source = TrainingData(settings(plain, data__hold_out=3, validation__every=1)).validation
+    assert TrainingData(settings(plain)).validation == {}
+    config = settings(plain, data__hold_out=3, validation__every=1)
+    source = TrainingData(config).validation[""]
     assert validation_indices(source, 0) == [0, 1, 2]
     assert validation_indices(source, 2) == [0, 2]
     assert validation_indices(source, 9) == [0, 1, 2]
@@ -240,4 +241,4 @@ def test_training_says_how_pairs_were_made(plain, capsys):
 
 def test_validation_may_be_with_what_is_trained_on_if_asked_for(plain):
     config = settings(plain, validation__every=5, validation__root=str(plain))
-    assert len(TrainingData(config).validation) == 5
+    assert len(TrainingData(config).validation[""]) == 5

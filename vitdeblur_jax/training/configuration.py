@@ -19,6 +19,8 @@ if `train` is given one |
 | data.bit_depth | pairs: 8 or 16 |
 | data.hold_out | number of sharp images held out for validation, evenly spaced by name |
 | data.synthesis | synthetic: `vitdeblur_jax.data.defocus.settings.SynthesisSettings` |
+| data.sets | several data sets by name, see `vitdeblur_jax.training.data_sets` |
+| data.mixture | ((name, weight), ...): the data.sets to train on; empty: data itself |
 | data.vertical_flip, .quarter_turns | augmentation beyond the published horizontal flip |
 | data.workers | processes that read ahead; 0: threads. Does not change the batches |
 | loss.* | weights of the restoration losses, see `vitdeblur_jax.training.losses`, and of the \
@@ -30,6 +32,8 @@ network's own terms |
 | log_every, save_every | steps between log lines, between checkpoints |
 | keep_checkpoints | number of the last checkpoints to keep, besides the best |
 | validation.every | steps between validations; 0: none |
+| validation.sets | names of data.sets; the first selects the best checkpoint; empty: those \
+of the training |
 | validation.root, .split | its images, without data.hold_out; empty root: data.root |
 | validation.num_images | number of validation images, evenly spaced; 0: all |
 | validation.num_logged_images | number of these images logged to TensorBoard |
@@ -43,13 +47,13 @@ import dataclasses
 import flax.linen as nn
 import ml_collections
 
-from vitdeblur_jax.data.defocus.settings import RULES as SYNTHESIS_RULES
 from vitdeblur_jax.data.defocus.settings import SynthesisSettings, check_settings
-from vitdeblur_jax.data.layouts import LAYOUTS
 from vitdeblur_jax.inference.restoration import check_options
 from vitdeblur_jax.models.network import check_training, own_loss_terms, views_of
 from vitdeblur_jax.models.networks import GROUPS, create_network, named_config
-from vitdeblur_jax.training.data import KINDS, stages
+from vitdeblur_jax.training.data import stages
+from vitdeblur_jax.training.data_sets import RULES as DATA_SET_RULES
+from vitdeblur_jax.training.data_sets import check_data_sets, named_groups, weighted_names
 from vitdeblur_jax.training.initialization import check_initial, initial_options
 from vitdeblur_jax.training.losses import RESTORATION_LOSSES
 from vitdeblur_jax.training.optimizer import RULES as OPTIMIZER_RULES
@@ -58,7 +62,6 @@ from vitdeblur_jax.utils.config_checks import (
     Rule,
     check_paths,
     check_values,
-    choice,
     flag,
     integer,
     number,
@@ -90,7 +93,9 @@ def free_keys(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     Apart from rounding, the parameters after a step do not depend on them. `num_steps` is one
     of them unless the schedule is "cosine", which spreads its learning rates over all steps.
     """
-    return _FREE_KEYS if config.optimizer.schedule == "cosine" else (*_FREE_KEYS, "num_steps")
+    roots = [f"data.sets.{name}.root" for name in config.data.sets]
+    num_steps = [] if config.optimizer.schedule == "cosine" else ["num_steps"]
+    return (*_FREE_KEYS, *roots, *num_steps)
 
 
 def default_config(network: nn.Module | str | None = None) -> ml_collections.ConfigDict:
@@ -133,6 +138,8 @@ def _common_config():
                 "bit_depth": 8,
                 "hold_out": 0,
                 "synthesis": dataclasses.asdict(SynthesisSettings()),
+                "sets": {},
+                "mixture": (),
                 "vertical_flip": False,
                 "quarter_turns": False,
                 "workers": 0,
@@ -146,6 +153,7 @@ def _common_config():
             "keep_checkpoints": 2,
             "validation": {
                 "every": 5000,
+                "sets": (),
                 "root": "",
                 "split": "val",
                 "num_images": 8,
@@ -188,7 +196,7 @@ def _within(group, rules):
 # The rule of every key.
 RULES = {
     **_within("optimizer", OPTIMIZER_RULES),
-    **_within("data.synthesis", SYNTHESIS_RULES),
+    **_within("data", DATA_SET_RULES),
     "seed": integer(0),
     "num_steps": integer(1),
     "batch_size": integer(1, LARGEST_BATCH),
@@ -200,12 +208,8 @@ RULES = {
     "mesh.data": integer(-1),
     "mesh.fsdp": integer(-1),
     "initial.checkpoint": text(),
-    "data.kind": choice(*KINDS),
-    "data.root": text(),
-    "data.layout": choice(*LAYOUTS),
-    "data.split": text(),
-    "data.bit_depth": choice(8, 16),
-    "data.hold_out": integer(0),
+    "data.sets": named_groups(),
+    "data.mixture": weighted_names(),
     "data.vertical_flip": flag(),
     "data.quarter_turns": flag(),
     "data.workers": integer(0, 1024),
@@ -217,6 +221,7 @@ RULES = {
     "save_every": integer(1),
     "keep_checkpoints": integer(1),
     "validation.every": integer(0),
+    "validation.sets": sequence(text()),
     "validation.root": text(),
     "validation.split": text(),
     "validation.num_images": integer(0),
@@ -251,7 +256,8 @@ def check_config(config: ml_collections.ConfigDict, network: nn.Module | None = 
     check_optimizer(config.optimizer, config.num_steps)
     check_settings(config.data.synthesis, "data.synthesis.")
     check_options(network, config.validation.stride or None, None)
-    _check_views(config, views_of(network))
+    check_data_sets(config, views_of(network))
+    _check_turns(config, views_of(network))
     _check_stages(config, network)
     check_initial(config, network)
     _check_frozen(config)
@@ -293,14 +299,7 @@ def _network(config, network):
     return create_network(config)
 
 
-def _check_views(config, views):
-    is_dual = config.data.synthesis.dual_pixel
-    if config.data.kind == "synthetic" and is_dual != (views == 2):
-        raise UserError(
-            f"the network takes {views} view{'s' * (views > 1)}, but data.synthesis.dual_pixel is "
-            f"{is_dual}: set data.synthesis.dual_pixel to {views == 2}, or the network's views to "
-            f"{1 + is_dual}"
-        )
+def _check_turns(config, views):
     if config.data.quarter_turns and views > 1:
         raise UserError(
             "data.quarter_turns would put the left view above the right one; disable it for a "

@@ -1,30 +1,31 @@
-"""The examples of a run: source, validation images, and the batch of each step."""
+"""The examples of a run: the batch of each step, and the validation images."""
 
-import hashlib
-import os
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import ml_collections
-import numpy as np
 
-from vitdeblur_jax.data.defocus.settings import SynthesisSettings
-from vitdeblur_jax.data.image_io import left_out, list_images, size_of
-from vitdeblur_jax.data.input_pipeline import Source, make_train_dataset
-from vitdeblur_jax.data.layouts import find_pairs
-from vitdeblur_jax.data.pairs import Pair, check_sizes, describe
+from vitdeblur_jax.data.input_pipeline import Source, locate, make_train_dataset
 from vitdeblur_jax.data.prefetch import DeviceBatches, TrainBatches, prefetch_to_device
-from vitdeblur_jax.data.sources import INFO, FolderSource, PreparedSource, SyntheticSource
-from vitdeblur_jax.distributed.processes import is_first
 from vitdeblur_jax.distributed.sharding import rows_of_this_process
-from vitdeblur_jax.utils.errors import UserError, one_line
-from vitdeblur_jax.utils.output import tell
-
-KINDS = ("pairs", "prepared", "synthetic")
-_MOST_SIZES_READ = 1000
-_DIGITS = 16
+from vitdeblur_jax.training.data_sets import (
+    DataSet,
+    mixture_weights,
+    training_sets,
+    validation_sets,
+)
+from vitdeblur_jax.training.examples import (
+    check_crop,
+    check_example,
+    fingerprint,
+    identities,
+    make_source,
+    split_off,
+    spread,
+    validation_items,
+)
+from vitdeblur_jax.utils.errors import UserError
 
 
 class Stage(NamedTuple):
@@ -57,33 +58,34 @@ class TrainingData:
 
     Args:
       config: The training config.
-      views: Of the network.
+      views: Number of views the network takes.
 
     Attributes:
-      validation: Source of the validation examples; None without validation.
-      fingerprint: Identifies the training examples independent of their folder: `examples` is
-        their number, `digest` a hash of their names and of the sizes of at most 1000 files.
+      validation: Sources of the validation examples by the name of their data set, "" for the one
+        in `data`; empty without validation.
+      fingerprint: For each training set, by the path of its keys in the config, what
+        `examples.fingerprint` returns.
 
     Raises:
-      UserError: The data does not exist, no examples remain for training or validation, or a crop
-        is larger than an image (of at most 1000 images whose sizes are read).
+      UserError: The data does not exist, no examples remain for training or validation, the bit
+        depths of the training sets differ, or a crop is larger than an image (of at most 1000
+        images whose sizes are read).
     """
 
     def __init__(self, config: ml_collections.ConfigDict, views: int = 1):
-        if not config.data.root:
-            raise UserError("--config.data.root is missing: the folder of the training data")
+        self._views = views
         self._config, self._stages = config, stages(config)
-        self._training, held_out = _split(config)
-        self.fingerprint = _fingerprint(self._training)
-        self.validation = None
+        self._sets = training_sets(config)
+        split = {one.path: split_off(one) for one in self._sets}
+        self._training = [split[one.path][0] for one in self._sets]
+        self.fingerprint = {path: fingerprint(items) for path, (items, _) in split.items()}
+        self.validation: dict[str, Source] = {}
         if config.validation.every:
-            self.validation = _validation_source(config, self._training, held_out)
-            if config.data.kind != "synthetic":  # these are always valid, and costly
-                _check_example(self.validation[0], views)
-        _check_sizes(_source(config, self._training, None), max(s.crop for s in self._stages))
-        _check_example(self._source(self._stages[0])[0], views)
-        for stage in self._stages:
-            self._dataset(stage)  # makes the remaining checks
+            self.validation = {
+                one.name: self._validation_source(one, split.get(one.path))
+                for one in validation_sets(config)
+            }
+        self._check_training()
 
     def batches(self, step: int, stage: Stage, sharding: jax.sharding.Sharding) -> DeviceBatches:
         """Returns the batches of a stage from a step on, sharded over the devices.
@@ -106,14 +108,18 @@ class TrainingData:
     def names(self, step: int) -> list[str]:
         """Returns the names of the examples in the batch of a step; reads the examples again."""
         stage = self.stage(step)
-        source = self._source(stage)
-        indices = self._dataset(stage).batches[step - stage.first_step]["index"]
-        return [f"{source[int(index)]['name']} (index {index})" for index in indices]
+        sources, named = self._sources(stage.crop), []
+        for index in self._dataset(stage).batches[step - stage.first_step]["index"]:
+            source, place = locate(sources, int(index))
+            prefix = self._sets[sources.index(source)].name
+            named.append(f"{f'{prefix}/' if prefix else ''}{source[place]['name']} (index {index})")
+        return named
 
     def _dataset(self, stage: Stage, rows: Sequence[int] | None = None) -> TrainBatches:
         data = self._config.data
         return make_train_dataset(
-            [self._source(stage)],
+            self._sources(stage.crop),
+            weights=mixture_weights(self._config),
             seed=self._config.seed,
             batch_size=stage.batch_size,
             crop=stage.crop,
@@ -124,150 +130,53 @@ class TrainingData:
             workers=data.workers,
         )
 
-    def _source(self, stage: Stage) -> Source:
-        return _source(self._config, self._training, stage.crop)
+    def _sources(self, crop: int | None) -> list[Source]:
+        seed = self._config.seed
+        return [
+            make_source(one, items, seed, crop)
+            for one, items in zip(self._sets, self._training, strict=True)
+        ]
 
+    def _validation_source(self, data_set: DataSet, split: tuple | None) -> Source:
+        """Returns the source of a validation set; `split` is what a training set was split into."""
+        root = self._config.validation.root
+        is_held_out = bool(data_set.settings.hold_out)
+        held_out = (split or split_off(data_set))[1] if is_held_out else ()
+        items = validation_items(data_set, held_out, root)
+        trained_on = set().union(*map(identities, self._training))
+        if not (root and not is_held_out) and not trained_on.isdisjoint(identities(items)):
+            raise UserError(_training_data_again(data_set))
+        source = make_source(data_set, items, self._config.seed, crop=None)
+        if data_set.settings.kind != "synthetic":  # these are always valid, and costly
+            check_example(source[0], self._views)
+        return source
 
-def _split(config) -> tuple[Any, Any]:
-    """Returns the training examples and the held-out ones: pairs, files or records."""
-    data = config.data
-    if data.kind == "prepared":
-        if data.hold_out:
+    def _check_training(self) -> None:
+        depths = {}
+        for source in self._sources(None):
+            check_crop(source, max(stage.crop for stage in self._stages))
+        for one, source in zip(self._sets, self._sources(self._stages[0].crop), strict=True):
+            example = source[0]
+            check_example(example, self._views)
+            depths[one.path] = 8 * example["blurred"].itemsize
+        if len(set(depths.values())) > 1:
+            listed = ", ".join(f"{path} {bits}" for path, bits in depths.items())
             raise UserError(
-                "data.hold_out is for pairs and synthetic data; a prepared data set has its own "
-                "splits: set validation.split"
+                f"the sets of data.mixture have several bit depths ({listed}); set bit_depth to 8"
             )
-        return PreparedSource(data.root, data.split), None
-    if data.kind == "synthetic":
-        images = _images(data.root)
-        aside = set(_spread(images, data.hold_out))
-        kept = [path for path in images if path not in aside]
-        return _not_empty(kept, data), [path for path in images if path in aside]
-    pairs = _pairs(data.root, data.layout, data.split)
-    aside = set(_spread(sorted({pair.target for pair in pairs if pair.target}), data.hold_out))
-    kept = [pair for pair in pairs if pair.target not in aside]
-    return _not_empty(kept, data), [pair for pair in pairs if pair.target in aside]
+        for stage in self._stages:
+            self._dataset(stage)  # makes the remaining checks
 
 
-def _fingerprint(examples) -> dict[str, Any]:
-    try:
-        if isinstance(examples, PreparedSource):
-            traits = [(examples.folder / INFO).read_text(encoding="utf-8")]
-        else:
-            files = [item.target if isinstance(item, Pair) else item for item in examples]
-            sizes = [os.path.getsize(file) for file in _spread(files, _MOST_SIZES_READ) if file]
-            traits = [*(item.name for item in examples), *map(str, sizes)]
-    except OSError as error:
-        raise UserError(f"{error.filename}: cannot be read ({one_line(error)})") from error
-    digest = hashlib.sha256("\n".join(traits).encode("utf-8", "surrogateescape"))
-    return {"examples": len(examples), "digest": digest.hexdigest()[:_DIGITS]}
-
-
-def _pairs(root, layout: str, split: str) -> list[Pair]:
-    """Returns the pairs; process 0 prints the rule that pairs the files."""
-    pairs = find_pairs(root, layout, split)
-    if is_first() and (paired := describe(pairs)):
-        tell(f"{root}, {split}: {paired}")
-    return pairs
-
-
-def _not_empty(kept, data):
-    if not kept:
-        raise UserError(
-            f"{data.root}: data.hold_out is {data.hold_out}, so all sharp images are held out and "
-            "none remain for training; lower it"
-        )
-    return kept
-
-
-def _images(root) -> list[Path]:
-    if not Path(root).is_dir():
-        raise UserError(f"there is no folder {str(root)!r} of images")
-    images = list_images(root)
-    if is_first() and (line := left_out(root)):
-        tell(line)
-    return images
-
-
-def _source(config, examples, crop: int | None) -> Source:
-    data = config.data
-    if data.kind == "prepared":
-        return examples
-    if data.kind == "pairs":
-        return FolderSource(examples, data.bit_depth)
-    settings = SynthesisSettings(**{k: _plain(v) for k, v in data.synthesis.items()})
-    return SyntheticSource(examples, settings, config.seed, crop=crop)
-
-
-def _plain(value):
-    return tuple(value) if isinstance(value, (list, tuple)) else value
-
-
-def _validation_source(config, training, held_out) -> Source:
-    data, validation = config.data, config.validation
-    if data.hold_out:
-        return _source(config, held_out, crop=None)
-    root = validation.root or data.root
-    if data.kind == "prepared":
-        if not validation.root and validation.split == data.split:
-            raise UserError(
-                f"validation.split is {data.split!r}, the training split; set another one, or "
-                "validation.root, or set validation.every to 0"
-            )
-        return PreparedSource(root, validation.split)
-    if data.kind == "pairs":
-        examples = _pairs(root, data.layout, validation.split)
-    else:
-        examples = _images(root)
-    if not validation.root and not set(examples).isdisjoint(training):
-        raise UserError(
-            "the validation data is the training data: set data.hold_out, or validation.root to "
-            "another folder, or validation.every to 0"
-        )
-    return _source(config, examples, crop=None)
-
-
-def _spread(items: Sequence, count: int) -> list:
-    """Returns `count` evenly spaced items, or all items if there are fewer."""
-    if not count:
-        return []
-    places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
-    return [items[place] for place in places]
+def _training_data_again(data_set: DataSet) -> str:
+    path = data_set.path
+    other = f"{path}.root or {path}.validation_split" if data_set.name else "validation.root"
+    return (
+        f"{path}: the validation data is the training data: set {path}.hold_out, or {other} to "
+        "other data, or validation.every to 0"
+    )
 
 
 def validation_indices(source: Source, count: int) -> list[int]:
     """Returns the indices of the examples for validation: `count`, evenly spaced; 0: all."""
-    return _spread(range(len(source)), count or len(source))
-
-
-def _check_example(example, views) -> None:
-    found = example["blurred"].shape[-1] // 3
-    if found != views:
-        raise UserError(
-            f"{example['name']} has {found} view{'s' * (found > 1)}, but the network takes {views}"
-        )
-    if "sharp" not in example:
-        raise UserError(
-            f"{example['name']}: has no sharp image; training and validation need pairs"
-        )
-
-
-def _check_sizes(source: Source, crop: int) -> None:
-    if isinstance(source, PreparedSource):
-        first = source[0]  # only one, because it must be decoded
-        return _check_size(first["name"], first["blurred"].shape[1::-1], crop)
-    for index in _spread(range(len(source)), _MOST_SIZES_READ):
-        path = source.files(index)[0]
-        if isinstance(source, FolderSource):
-            check_sizes([source.pairs[index]])
-        size = size_of(path)
-        if size is not None:  # otherwise reading the image gives the reason
-            _check_size(path, size, crop)
-
-
-def _check_size(name, size, crop):
-    if crop > min(size):
-        raise UserError(
-            f"crop is {crop} pixels, but {name} has {size[0]} x {size[1]}; choose a smaller crop, "
-            "or remove this image"
-        )
+    return spread(range(len(source)), count or len(source))

@@ -118,20 +118,25 @@ class TrainingLog:
         values: dict[str, float],
         images: dict[str, UInt8[np.ndarray, "_ _ 3"]],
     ) -> None:
-        """Records a validation and prints its values in one line.
+        """Records a validation and prints its values, one line for each data set.
 
         Args:
           step: Number of training steps before the validation.
-          values: Means over the validation images. Values that are not finite become null in the
-            file.
+          values: Means over the validation images; with several data sets, each under `SET/`.
+            Values that are not finite become null in the file.
           images: RGB images for TensorBoard, by name.
 
         Raises:
           UserError: A file cannot be written.
         """
         self._record("validation", step, values, images)
-        shown = ", ".join(f"{name} {_digits(value, 4)}" for name, value in values.items())
-        self.say(f"validation at step {step}: {shown}")
+        by_set = {}
+        for name, value in values.items():
+            data_set, _, figure = name.rpartition("/")
+            by_set.setdefault(data_set, []).append(f"{figure} {_digits(value, 4)}")
+        for data_set, shown in by_set.items():
+            where = f" on {data_set}" if data_set else ""
+            self.say(f"validation at step {step}{where}: {', '.join(shown)}")
 
     def say(self, line: str) -> None:
         """Prints a line above the progress bar."""

@@ -19,7 +19,8 @@ from vitdeblur_jax.models.network import views_of
 from vitdeblur_jax.models.networks import config_of
 from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
 from vitdeblur_jax.training.configuration import check_config, free_keys
-from vitdeblur_jax.training.data import TrainingData, validation_indices
+from vitdeblur_jax.training.data import TrainingData
+from vitdeblur_jax.training.data_sets import training_sets
 from vitdeblur_jax.training.initialization import given_variables
 from vitdeblur_jax.training.log import SilentLog, TrainingLog
 from vitdeblur_jax.training.metrics_window import MetricsWindow, NotFiniteError
@@ -33,7 +34,7 @@ from vitdeblur_jax.training.preparation import (
 )
 from vitdeblur_jax.training.profiling import Profile
 from vitdeblur_jax.training.run_folder import run_folder
-from vitdeblur_jax.training.validation import validate
+from vitdeblur_jax.training.validation import validate_sets
 from vitdeblur_jax.utils.errors import UserError
 from vitdeblur_jax.utils.files import write_text
 from vitdeblur_jax.utils.output import tell
@@ -119,16 +120,18 @@ def _check_steps(folder, step, config):
 def _check_data(folder, resume_state, found, config):
     """Refuses to resume with other data, because the batches depend on the whole data set."""
     begun = resume_state.get("data", found)
-    if begun == found:
-        return
-    what = "different files"
-    if begun["examples"] != found["examples"]:
-        what = f"{found['examples']} training examples, not {begun['examples']}"
-    raise UserError(
-        f"{config.data.root} is not the data that the run in {folder} started with: it has {what}; "
-        "restore the data, or start in another --workdir with "
-        f"--config.initial.checkpoint={folder}"
-    )
+    for data_set in training_sets(config):
+        before, now = begun[data_set.path], found[data_set.path]
+        if before == now:
+            continue
+        what = "different files"
+        if before["examples"] != now["examples"]:
+            what = f"{now['examples']} training examples, not {before['examples']}"
+        raise UserError(
+            f"{data_set.settings.root} is not the data that the run in {folder} started with: it "
+            f"has {what}; restore the data, or start in another --workdir with "
+            f"--config.initial.checkpoint={folder}"
+        )
 
 
 def _what_was_done(folder, step, config) -> str:
@@ -231,21 +234,17 @@ class _Loop:
         return logged is not None and logged["step"] == self.step
 
     def validate(self) -> float:
-        """Validates on whole images, logs the metrics and returns the mean PSNR."""
-        settings, source = self.config.validation, self.data.validation
+        """Validates on whole images and logs the metrics; returns the PSNR of the first set."""
         variables = whole_on_local_devices(self.fixed.mesh, self.state.ema_variables)
-        figures, images = validate(
+        figures, images, psnr = validate_sets(
             Pretrained(self.fixed.network, variables, "training"),
-            source,
-            validation_indices(source, settings.num_images),
-            settings.num_logged_images,
-            stride=settings.stride or None,
-            batch_size=settings.batch_size or None,
+            self.data.validation,
+            self.config.validation,
             on_tiles=lambda done: self.preemption.check_alone(),
         )
         if is_first():
             self.write_validation(figures, images)
-        return figures["psnr"]
+        return psnr
 
     def write_validation(self, figures: dict, images: dict):
         self.log.validation(self.step, figures, images)

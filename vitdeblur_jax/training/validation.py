@@ -1,7 +1,8 @@
 """Validation during training: restores whole images and measures them as evaluate.py does."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import ml_collections
 import numpy as np
 
 from vitdeblur_jax.checkpoints.pretrained import Pretrained
@@ -11,8 +12,45 @@ from vitdeblur_jax.inference.deblurring import deblur
 from vitdeblur_jax.inference.pixels import as_float
 from vitdeblur_jax.metrics import measure
 from vitdeblur_jax.models.layers.views import mean_of_views
+from vitdeblur_jax.training.data import validation_indices
 from vitdeblur_jax.training.logged_images import comparison
 from vitdeblur_jax.utils.errors import UserError
+
+
+def validate_sets(
+    pretrained: Pretrained,
+    sources: Mapping[str, Source],
+    settings: ml_collections.ConfigDict,
+    on_tiles: Callable[[int], None] = lambda done: None,
+) -> tuple[dict[str, float], dict[str, np.ndarray], float]:
+    """Validates on each data set.
+
+    Args:
+      pretrained: The network and its variables.
+      sources: One or more sources by the name of their data set; "" for the only one.
+      settings: `config.validation`.
+      on_tiles: See `validate`.
+
+    Returns:
+      What `validate` returns, with the prefix `NAME/` for a set with a name; and the mean PSNR of
+      the first set, which selects the best checkpoint.
+    """
+    figures, images, psnrs = {}, {}, []
+    for name, source in sources.items():
+        means, drawn = validate(
+            pretrained,
+            source,
+            validation_indices(source, settings.num_images),
+            settings.num_logged_images,
+            stride=settings.stride or None,
+            batch_size=settings.batch_size or None,
+            on_tiles=on_tiles,
+        )
+        prefix = f"{name}/" if name else ""
+        figures |= {f"{prefix}{key}": value for key, value in means.items()}
+        images |= {f"{prefix}{key}": image for key, image in drawn.items()}
+        psnrs.append(means["psnr"])
+    return figures, images, psnrs[0]
 
 
 def validate(
