@@ -77,10 +77,12 @@ def pixeldp(root: Path, bits: int = 8) -> dict[str, int]:
     return {"test": 2}
 
 
-def pairs(root: Path, bits: int = 8, count: int = 3) -> dict[str, int]:
+def pairs(
+    root: Path, bits: int = 8, count: int = 3, size: tuple[int, int] = SMALL
+) -> dict[str, int]:
     for i in range(count):
-        write(root / f"blurred/photo{i:03}.png", 2 * i, bits=bits)
-        write(root / f"sharp/photo{i:03}.png", 2 * i + 1, bits=bits)
+        write(root / f"blurred/photo{i:03}.png", 2 * i, size, bits)
+        write(root / f"sharp/photo{i:03}.png", 2 * i + 1, size, bits)
     return {"train": count}
 
 

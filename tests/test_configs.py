@@ -30,7 +30,9 @@ def test_a_config_can_be_used_and_tells_how(name):
     assert f"python train.py --config=configs/{name}.py" in module.__doc__
     assert "--workdir=" in module.__doc__
     # The first run alone brings its images.
-    assert ("--config.data.root=" in module.__doc__) == (not config.data.root)
+    roots = [f"data.sets.{name}.root" for name in config.data.sets] or ["data.root"]
+    given = [root for root in roots if f"--config.{root}=" in module.__doc__]
+    assert given == ([] if config.data.root else roots)
     assert bool(config.data.root) == (name == "first_run")
 
 

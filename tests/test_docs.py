@@ -22,7 +22,7 @@ from markdown_it import MarkdownIt
 from PIL import Image
 
 import vitdeblur_jax
-from configs import evaluate
+from configs import evaluate, mixture
 from tests import made_up_data
 from tests.forked import run_program
 from vitdeblur_jax import load_pretrained, save_pretrained
@@ -172,7 +172,7 @@ def workplace(tmp_path):
         for split, size in (("train", (370, 380)), ("test", (50, 60))):
             for side in ("input", "ground_truth"):
                 made_up_data.write(tmp_path / f"LFDOF/{split}_data/{side}/{i:03}.png", i, size)
-    made_up_data.pairs(tmp_path / "ROOT")
+    made_up_data.pairs(tmp_path / "ROOT", size=(110, 120))
     made_up_data.dpdd(tmp_path / "DPDD")
     for i, target in enumerate(sorted((tmp_path / "DPDD/test_c/target").iterdir())):
         for method in ("restormer", "run1"):
@@ -183,6 +183,7 @@ def workplace(tmp_path):
 def test_options_exist():
     written = "".join(helps()) + " ".join(OTHERS)
     keys = {*keys_of(default_config("base")), *keys_of(evaluate.get_config())}
+    keys |= {*keys_of(mixture.get_config())}
     for page in PAGES:
         for option in re.findall(r"(?<![\w-])--[a-z][\w.-]*", page.read_text()):
             option = option.rstrip(".")

@@ -169,7 +169,7 @@ def test_a_validation_that_was_interrupted_is_made_up_for(pairs, tmp_path, monke
 
     config = quick_config(pairs, validation__every=15, validation__root=str(pairs / "val"))
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "validate", interrupted)
+        patch.setattr(loop, "validate_sets", interrupted)
         assert train(config, tmp_path) == 130
     assert list(step_folders(tmp_path / "checkpoints")) == [10, 15]
     assert lines(tmp_path, "validation") == []

@@ -110,11 +110,11 @@ def test_the_fingerprint_is_of_each_set_and_its_root_is_free(sets, tmp_path):
     ("changes", "message"),
     [
         ({"low": {"root": ""}}, r"--config\.data\.sets\.low\.root is missing"),
-        ({"low": {"hold_out": 9}}, r"data\.sets\.low\.hold_out is 9, .* none is left to train on"),
-        ({}, r"data\.sets\.low: there is nothing to validate with but what is trained on"),
+        ({"low": {"hold_out": 9}}, r"data\.sets\.low\.hold_out is 9, .* none remain for training"),
+        ({}, r"data\.sets\.low: the validation data is the training data"),
         (
             {"low": {"hold_out": 1}, "made": {"root": "LOW/sharp"}},
-            r"data\.sets\.low: there is nothing to validate with but what is trained on",
+            r"data\.sets\.low: the validation data is the training data",
         ),
         (
             {"low": {"hold_out": 1}, "high": {"root": "DEEP", "bit_depth": 16}},
@@ -158,7 +158,7 @@ def test_a_run_validates_with_each_set_and_keeps_the_best_step_of_the_first(tmp_
     for line in validated:
         metrics = tmp_path / f"run/checkpoints/{line['step']}/metrics/metrics"
         assert json.loads(metrics.read_text())["psnr"] == pytest.approx(line["real/psnr"])
-    assert {path.stem for path in (tmp_path / "run/pictures").iterdir()} == {
+    assert {path.stem for path in (tmp_path / "run/validation_images").iterdir()} == {
         "real_photo6",
         "two_photo3",
     }

@@ -73,7 +73,7 @@ def validation_items(data_set: DataSet, held_out: Items, root: str) -> Items:
 
 
 def make_source(data_set: DataSet, items: Items, seed: int, crop: int | None) -> Source:
-    """Returns the source of some examples; `crop` is the side of synthetic ones, None: all of it."""
+    """Returns the source of examples; synthetic ones are crops of side `crop`, None: whole."""
     if isinstance(items, PreparedSource):
         return items
     if data_set.settings.kind == "pairs":
@@ -128,7 +128,7 @@ def check_example(example: dict[str, Any], views: int) -> None:
 
 
 def check_crop(source: Source, crop: int) -> None:
-    """Raises `UserError` if the crop is larger than an image, of at most 1000 whose sizes are read."""
+    """Raises `UserError` if the crop is larger than an image; reads at most 1000 sizes."""
     if isinstance(source, PreparedSource):
         first = source[0]  # only one, because it must be decoded
         return _check_size(first["name"], first["blurred"].shape[1::-1], crop)

@@ -82,6 +82,7 @@ def test_the_flags_to_train_with_are_told(tmp_path, name, flags):
     config = "dual_pixel_8bit" if name == "dpdd" else None
     folder = prepare(tmp_path / "data of mine", None, tmp_path / "my out", config=config)
     want = ["--config.data.kind=prepared", f"--config.data.root={folder}"]
+    want += ["--config.data.hold_out=0"]
     want += ["--config.model.views=2"] * (name == "dpdd") + flags.split()
     assert shlex.split(training_flags(folder)) == want
 

@@ -108,14 +108,14 @@ def prepare(
 
 
 def training_flags(folder: Path) -> str:
-    """Return the flags of train.py for what `prepare` has written, "" without a split train.
+    """Return the flags of train.py for a prepared data set, "" if it has no split train.
 
-    What is not trained on is validated with, if there is anything.
+    Validation uses the split val, or else test, or is switched off.
     """
     splits = [split["name"] for split in read_json(folder / INFO)["splits"]]
     if "train" not in splits:
         return ""
-    flags = ["data.kind=prepared", f"data.root={folder}"]
+    flags = ["data.kind=prepared", f"data.root={folder}", "data.hold_out=0"]
     if folder.parent.name.startswith("dual_pixel"):
         flags.append("model.views=2")
     if "val" not in splits:
