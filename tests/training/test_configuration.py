@@ -178,8 +178,8 @@ BAD = [
     (
         {"data__sets": SETS, "data__mixture": (("b", 1.0),)}
         | {"model__views": 2, "data__quarter_turns": False},
-        "model.views is 2, but data.sets.b.synthesis.dual_pixel is False: set "
-        "data.sets.b.synthesis.dual_pixel to True, or model.views to 1",
+        "the network takes 2 views, but data.sets.b.synthesis.dual_pixel is False: set "
+        "data.sets.b.synthesis.dual_pixel to True, or the network's views to 1",
     ),
     ({"model__views": 3}, "model.views is 3; it must be an integer from 1 to 2"),
     ({"model__views": 2}, "data.quarter_turns would put the left view above the right one"),
