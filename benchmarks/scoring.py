@@ -29,8 +29,8 @@ from scipy import ndimage
 from skimage import metrics as theirs
 
 from benchmarks.process_memory import begin_high_water_mark, memory
-from vitdeblur_jax.evaluation.measuring import measuring
-from vitdeblur_jax.evaluation.scoring import Method, score
+from vitdeblur_jax.evaluation.measure import measuring
+from vitdeblur_jax.evaluation.score import Method, score
 from vitdeblur_jax.metrics import DEFAULT, METRICS
 from vitdeblur_jax.utils.table import format_number, format_table
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.cli.restored import pixels, refused
 from vitdeblur_jax.cli.main import main, parse
-from vitdeblur_jax.evaluation.scoring import parse_method
+from vitdeblur_jax.evaluation.score import parse_method
 
 # Usage
 

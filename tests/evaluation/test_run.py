@@ -20,7 +20,7 @@ from tests.small_model import small_pretrained, write_deep_checkpoint
 from vitdeblur_jax import Pretrained, deblur, load_pretrained, save_pretrained
 from vitdeblur_jax.data.layouts import LAYOUTS
 from vitdeblur_jax.evaluation import evaluate, run
-from vitdeblur_jax.evaluation.scoring import Method, score
+from vitdeblur_jax.evaluation.score import Method, score
 from vitdeblur_jax.metrics import DEFAULT
 from vitdeblur_jax.utils.errors import UserError
 
@@ -209,7 +209,7 @@ def test_contents_of_the_results(tmp_path, settings, capsys):
 
 
 @pytest.mark.parametrize("bits", [8, 16])
-def test_scoring_the_saved_folder_gives_the_figures_of_the_run(tmp_path, settings, bits):
+def test_score_the_saved_folder_gives_the_figures_of_the_run(tmp_path, settings, bits):
     make_data(tmp_path / "data", FILES["pairs"], np.uint16)
     evaluate(settings(bit_depth=bits), tmp_path / "results")
     found = contents(tmp_path / "results")
@@ -221,7 +221,7 @@ def test_scoring_the_saved_folder_gives_the_figures_of_the_run(tmp_path, setting
     assert "evaluate.py" in scored["rule"]
 
 
-def test_scoring_nested_scenes_and_two_views(tmp_path, settings, checkpoints):
+def test_score_nested_scenes_and_two_views(tmp_path, settings, checkpoints):
     for layout, views in (("lfdof", 1), ("dpdd_dual_pixel", 2)):
         make_data(tmp_path / layout, FILES[layout])
         config = settings(

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from vitdeblur_jax.evaluation import tables
-from vitdeblur_jax.evaluation.scores import image_record, new_method, new_scores, summarize
+from vitdeblur_jax.evaluation.metrics_json import image_record, new_method, new_scores, summarize
 
 INFINITE = float("inf")
 HOSTILE = "a\"b'<i>&amp;%_#$\\{}|*`[x](y)~^\n\x1b[31mñ\udcff"

@@ -52,8 +52,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _run(options) -> None:
-    from vitdeblur_jax.evaluation.scores import write_scores
-    from vitdeblur_jax.evaluation.scoring import parse_method, parse_metrics, score
+    from vitdeblur_jax.evaluation.metrics_json import write_scores
+    from vitdeblur_jax.evaluation.score import parse_method, parse_metrics, score
     from vitdeblur_jax.evaluation.tables import terminal
 
     find_devices()

@@ -1,42 +1,33 @@
-"""How each system names and sizes the images that it saves, and which image belongs to which pair.
+"""How each system names, crops and pads the images that it saves.
 
-A system is a row of `PROFILES`; all that is told apart between systems is told there.
+A system is a row of `PROFILES`. All differences between systems are in these rows.
 """
 
-import fnmatch
-import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from os.path import commonpath
-from pathlib import Path
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt
 
-from vitdeblur_jax.data.image_io import IMAGE_SUFFIXES
-from vitdeblur_jax.data.pairs import Pair
-from vitdeblur_jax.data.recognition import images_in
-from vitdeblur_jax.utils.errors import UserError, known, one_line
-from vitdeblur_jax.utils.natural_order import some
+from vitdeblur_jax.utils.errors import known
 
 _Pixels = UInt[np.ndarray, "_ _ 3"]
 
 
 class Profile(NamedTuple):
-    """What a system saves.
+    """How a system saves its images.
 
     Attributes:
-      system: its name.
-      names: of its images without their ending, any of these: `{source}` and `{target}` are the
-        names of the blurred and of the sharp image, `{path}` is the source's with its folder
-        where the set has several, `{name}` the pair's; `{index}` counts the pairs from 0,
-        `{number}` from 1; `{suffix}` is whatever all the images have in common.
-      beside: patterns of what it saves beside them, to be left out.
-      folder: where in its results they lie.
-      crop: the multiple to which it cuts them, from the top left.
-      pad: the multiple to which it pads them.
-      pads_around: whether it pads all around, the smaller half first, and not at bottom and right.
+      system: Its name.
+      names: Possible file names of its images, without suffix. `{source}` and `{target}` are the
+        names of the blurred and the sharp image, `{path}` is the source's name with its folder
+        if the set has several, and `{name}` is the pair's. `{index}` counts the pairs from 0,
+        `{number}` from 1. `{suffix}` is any text that all the images share.
+      beside: Patterns of the other files that it saves, which are ignored.
+      folder: Subfolder of its results with the images.
+      crop: Multiple to which it crops images, at the bottom and right.
+      pad: Multiple to which it pads images.
+      pads_around: Whether it pads all sides (the smaller half first) instead of bottom and right.
     """
 
     system: str
@@ -48,17 +39,17 @@ class Profile(NamedTuple):
     pads_around: bool = False
 
 
-_SOURCE = ("{source}", "{path}")
+SOURCE_NAMES = ("{source}", "{path}")
 
 PROFILES = (
-    Profile("input", _SOURCE),
+    Profile("input", SOURCE_NAMES),
     Profile("DPDNet", ("{source}_p",), ("*_i", "*_g")),
-    Profile("AIFNet", _SOURCE, ("out_dfm*",), "out_aif", crop=16),
+    Profile("AIFNet", SOURCE_NAMES, ("out_dfm*",), "out_aif", crop=16),
     Profile("MDP", ("{source}_p_s",), ("*_i", "*_g", "*_p_l", "*_p_r")),
-    Profile("KPAC", _SOURCE),
+    Profile("KPAC", SOURCE_NAMES),
     Profile("IFANet", ("{number:02}",), crop=8),
-    Profile("GKMNet", _SOURCE),  # its release saves nothing; whoever adds it takes these names
-    Profile("DRBNet", _SOURCE, crop=16),
+    Profile("GKMNet", SOURCE_NAMES),  # its release saves nothing; whoever adds it takes these names
+    Profile("DRBNet", SOURCE_NAMES, crop=16),
     Profile("Restormer", ("{target}",)),
     Profile("NRKNet", ("{index:04}",), pad=16, pads_around=True),
     Profile("ViTDeblur", ("{target}_recover", "{source}_recover"), pad=16),
@@ -66,36 +57,10 @@ PROFILES = (
     Profile("evaluate.py", ("{name}",), folder="restored"),
 )
 _BY_NAME = {profile.system.casefold(): profile for profile in PROFILES}
-_IN_WORDS = dict.fromkeys(_SOURCE, "source names") | {
+_IN_WORDS = dict.fromkeys(SOURCE_NAMES, "source names") | {
     "{target}": "target names",
     "{name}": "the names of the pairs",
 }
-
-
-_COUNTS = re.compile(r"\{(index|number)\b")
-
-
-class Match(NamedTuple):
-    """The images of a folder that belong to the pairs of a set.
-
-    Attributes:
-      files: the image of each pair that has one, by the pair's name.
-      missing: the names of the files of the other pairs, without their ending, by the pair's name.
-      profiles: those that name them so.
-      rule: a sentence on what matched.
-    """
-
-    files: dict[str, Path]
-    missing: dict[str, str]
-    profiles: tuple[Profile, ...]
-    rule: str
-
-
-class _Candidate(NamedTuple):
-    profile: Profile
-    template: str
-    files: dict[str, Path]
-    missing: dict[str, str]
 
 
 def find_profile(name: str) -> Profile:
@@ -105,40 +70,6 @@ def find_profile(name: str) -> Profile:
       UserError: there is none; the nearest is named.
     """
     return _BY_NAME[known("profile", name.casefold(), _BY_NAME)]
-
-
-def match(folder: Path, pairs: Sequence[Pair], profile: Profile | None = None) -> Match:
-    """Finds which image in a folder belongs to which pair.
-
-    All profiles are tried, or the one given; that with the most images counts. Profiles that lead
-    to the same images are one. Where another leads to other images, for half as many pairs or more,
-    or gives as many pairs each another image, nothing is guessed.
-
-    Args:
-      folder: holds the images, or the profile's own folder, which does.
-      pairs: of the set, in its order.
-      profile: of the system that saved them; None: what fits.
-
-    Raises:
-      UserError: no image is named by any profile, or several lead to different images, or two
-        images bear one name.
-    """
-    files = _list_images(folder)
-    candidates = [
-        candidate
-        for one in (PROFILES if profile is None else (profile,))
-        for candidate in _candidates(one, files, pairs)
-    ]
-    if not candidates:
-        raise UserError(_nothing_fits(folder, pairs, profile))
-    fullest = max(candidates, key=lambda candidate: len(candidate.files))
-    equal = [one for one in candidates if one.files == fullest.files]
-    rivals = [one for one in candidates if _is_rival(one.files, fullest.files)]
-    if rivals:
-        raise UserError(_ambiguous(folder, [*equal, *rivals]))
-    _refuse_twins(folder, files, fullest)
-    profiles = tuple(dict.fromkeys(one.profile for one in equal))
-    return Match(fullest.files, fullest.missing, profiles, _rule(equal, files, len(pairs)))
 
 
 def align(
@@ -176,142 +107,3 @@ def align(
                 note,
             )
     return next(iter(explained.values())) if len(explained) == 1 else None
-
-
-def _list_images(folder: Path) -> dict[str, list[Path]]:
-    """Lists the images in a folder and in the folders right in it, by relative name, no ending."""
-    try:
-        folders = sorted(path for path in folder.iterdir() if path.is_dir())
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be listed as a folder ({one_line(error)})") from error
-    listed: dict[str, list[Path]] = {}
-    for path in images_in([folder, *folders]):
-        listed.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
-    return listed
-
-
-def _candidates(
-    profile: Profile, files: dict[str, list[Path]], pairs: Sequence[Pair]
-) -> Iterator[_Candidate]:
-    """Yields the ways in which a profile's names are there, none twice."""
-    if profile.folder:
-        prefix = f"{profile.folder}/"
-        own = {name.removeprefix(prefix): files[name] for name in files if name.startswith(prefix)}
-        files = own or files
-    parts, orders_agree = _parts_of_names(pairs), _orders_agree(pairs)
-    for template in _templates(profile, files, pairs):
-        names = {pair.name: template.format(**of) for pair, of in zip(pairs, parts, strict=True)}
-        if _COUNTS.search(template) and not orders_agree:
-            continue
-        if len(set(names.values())) < len(names):  # as the target's name where a scene has several
-            continue
-        found = {pair: files[name][0] for pair, name in names.items() if name in files}
-        if found:
-            missing = {pair: name for pair, name in names.items() if name not in files}
-            yield _Candidate(profile, template, found, missing)
-
-
-def _orders_agree(pairs: Sequence[Pair]) -> bool:
-    """Tell whether systems that sort by the alphabet and by number count the pairs alike."""
-    names = [pair.name for pair in pairs]
-    return names == sorted(names)
-
-
-def _is_rival(files: dict[str, Path], fullest: dict[str, Path]) -> bool:
-    if len(files) == len(fullest):
-        return files != fullest
-    # Fewer of the same images are the fullest, misread: 01 to 49 are names and numbers alike.
-    are_others = not set(files.values()) <= set(fullest.values())
-    return are_others and 2 * len(files) >= len(fullest)
-
-
-def _templates(profile: Profile, files: Iterable[str], pairs: Sequence[Pair]) -> Iterator[str]:
-    for template in profile.names:
-        if "{suffix}" not in template:
-            yield template
-            continue
-        for suffix in _suffixes(files, pairs, profile.beside):
-            yield template.replace("{suffix}", suffix.replace("{", "{{").replace("}", "}}"))
-
-
-def _suffixes(files: Iterable[str], pairs: Sequence[Pair], beside: Sequence[str]) -> list[str]:
-    """Returns what stands behind a source's name and an underscore, but for names of `beside`."""
-    sources = {pair.source[0].stem for pair in pairs}
-    found = Counter()
-    for name in files:
-        if not _is_any(name, beside):
-            parts = name.split("_")
-            heads = ("_".join(parts[:i]) for i in range(1, len(parts)))
-            found.update(name[len(head) + 1 :] for head in heads if head in sources)
-    return list(found)
-
-
-def _parts_of_names(pairs: Sequence[Pair]) -> list[dict[str, str | int]]:
-    root = commonpath([pair.source[0].parent for pair in pairs])
-    return [
-        {
-            "source": pair.source[0].stem,
-            "path": pair.source[0].relative_to(root).with_suffix("").as_posix(),
-            "target": pair.target.stem if pair.target else pair.name,
-            "name": pair.name,
-            "index": index,
-            "number": index + 1,
-        }
-        for index, pair in enumerate(pairs)
-    ]
-
-
-def _is_any(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _rule(equal: Sequence[_Candidate], files: dict[str, list[Path]], count: int) -> str:
-    names = dict.fromkeys(_IN_WORDS.get(one.template, one.template) for one in equal)
-    systems = ", ".join(dict.fromkeys(one.profile.system for one in equal))
-    taken = {str(path) for path in equal[0].files.values()}
-    rest = [name for name, (path, *_) in files.items() if str(path) not in taken]
-    beside = [name for name in rest if any(_is_any(name, one.profile.beside) for one in equal)]
-    parts = [f"{len(taken)} of {count} images by {' or '.join(names)} ({systems})"]
-    if beside:
-        parts.append(f"{len(beside)} files beside them left out")
-    if len(rest) > len(beside):
-        parts.append(f"{len(rest) - len(beside)} other images left over")
-    return "; ".join(parts)
-
-
-def _refuse_twins(folder: Path, files: dict[str, list[Path]], taken: _Candidate) -> None:
-    chosen = set(taken.files.values())
-    twins = [paths for paths in files.values() if len(paths) > 1 and paths[0] in chosen]
-    if twins:
-        names = " and ".join(path.name for path in twins[0])
-        raise UserError(f"{folder}: two images of one name, {names}; leave one of them")
-
-
-def _ambiguous(folder: Path, rivals: Sequence[_Candidate]) -> str:
-    ways: dict[str, list[str]] = {}
-    for one in rivals:
-        image = next(iter(one.files.values())).name
-        ways.setdefault(f"{len(one.files)} such as {image}", []).append(one.profile.system)
-    fits = some(f"{way} ({', '.join(dict.fromkeys(who))})" for way, who in ways.items())
-    settled = f"NAME:{rivals[0].profile.system.casefold()}={folder}"
-    return f"{folder}: different images fit, {fits}; settle it as by {settled}"
-
-
-def _nothing_fits(folder: Path, pairs: Sequence[Pair], profile: Profile | None) -> str:
-    templates = {
-        template
-        for one in (PROFILES if profile is None else (profile,))
-        for template in one.names
-        if "{suffix}" not in template
-    }
-    (parts,) = _parts_of_names(pairs[:1])
-    wanted = ", ".join(sorted({template.format(**parts) for template in templates}))
-    found = some(path.name for path in folder.iterdir()) or "nothing"
-    endings = ", ".join(IMAGE_SUFFIXES)
-    counted = ""
-    if any(map(_COUNTS.search, templates)) and not _orders_agree(pairs):
-        counted = (
-            "; images that are only counted are not taken, for the names of the pairs sort "
-            "differently by number and by the alphabet"
-        )
-    return f"no image in {folder} is named as {wanted} ({endings}); it holds {found}{counted}"

@@ -1,6 +1,6 @@
-"""The published results table: `published.csv`, one row for each set and system.
+"""The published results table, `published.csv`: one row for each set and system.
 
-Its columns are named after the metrics of ours that they are compared with.
+Each column has the name of our metric that it is compared with.
 """
 
 import csv
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from vitdeblur_jax.utils.errors import UserError
 
-# What else than the image may make a measured figure differ from the published one.
+# Why a measured figure may differ from the published one for the same image.
 NOTES = {
     "lpips_squeeze": "the published LPIPS is the SqueezeNet version with the channels in BGR "
     "order, as the released evaluation computes it; other papers quote AlexNet",
@@ -36,7 +36,7 @@ def published_figures(layout: str, split: str) -> Published:
     """Reads the published figures of a set.
 
     Raises:
-      UserError: none were published for this set and split.
+      UserError: No figures were published for this set and split.
     """
     if layout not in IMAGES or split != "test":
         raise UserError(

@@ -80,7 +80,7 @@ def write_report(out: Path, scores: dict[str, Any]) -> Path:
 
     Args:
       out: the folder that has the pictures.
-      scores: what `vitdeblur_jax.evaluation.scores` describes.
+      scores: what `vitdeblur_jax.evaluation.metrics_json` describes.
 
     Returns:
       The page's path.

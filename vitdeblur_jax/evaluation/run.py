@@ -1,17 +1,19 @@
-"""Run a model over a data set: restored PNGs, metrics.json, tables, a report.
+"""Run a network over a data set: restored PNGs, metrics.json, tables, a report.
 
 What each figure means:
 
-- "input" compares the blurred image (with two views their mean) with the target, "output" the float
-  output clipped to [0, 1], "saved" the PNG as it was written (rounded; the released code cuts off).
+- "input" compares the blurred image (the mean of several views) with the target, "output" the float
+  output clipped to [0, 1], "saved" the rounded PNG (the released code truncates).
 - `vitdeblur score` of the saved PNGs gives the figures of "saved".
-- seconds are those of the restoration alone; the first image's include compilation.
+- Seconds are those of the restoration alone; the first image's include compilation.
 """
 
 import dataclasses
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import flax.linen as nn
 import ml_collections
@@ -21,7 +23,7 @@ from vitdeblur_jax.checkpoints.load_save import BUNDLED_NOTE, load_pretrained
 from vitdeblur_jax.checkpoints.pretrained import Pretrained, digest, on_local_devices
 from vitdeblur_jax.data.image_io import DecodedImage, as_8_bits, left_out, write_image
 from vitdeblur_jax.data.layouts import LAYOUTS, find_pairs
-from vitdeblur_jax.data.pairs import check_sizes, describe, read_pair
+from vitdeblur_jax.data.pairs import Pair, check_sizes, describe, read_pair
 from vitdeblur_jax.distributed.processes import (
     first_before_others,
     gather,
@@ -30,9 +32,10 @@ from vitdeblur_jax.distributed.processes import (
     split_across_processes,
     together,
 )
+from vitdeblur_jax.evaluation.measure import Measure
 from vitdeblur_jax.evaluation.report import add_picture
-from vitdeblur_jax.evaluation.results import Results
-from vitdeblur_jax.evaluation.scoring import load_metrics, parse_metrics, target_as_deep
+from vitdeblur_jax.evaluation.results_folder import Results
+from vitdeblur_jax.evaluation.score import load_metrics, parse_metrics, target_as_deep
 from vitdeblur_jax.evaluation.subsets import find_subsets
 from vitdeblur_jax.inference.deblurring import deblur
 from vitdeblur_jax.inference.pixels import as_dtype, as_float
@@ -65,72 +68,96 @@ RULES = {
 def evaluate(
     config: ml_collections.ConfigDict, workdir: str | Path, network: nn.Module | None = None
 ) -> None:
-    """Restores every image of a data set into `workdir` and measures what can be measured.
+    """Restores every image of a data set into `workdir` and computes the metrics.
 
-    Started again after an interruption, it goes on with the images that are not done. Several
-    processes share the images out; `workdir` has to be on a disk that they share.
+    A second call resumes an interrupted run. Several processes split the images; they need a
+    shared disk for `workdir`.
 
     Args:
-      config: as `configs/evaluate.py` describes it.
-      workdir: takes `restored/NAME.png`, `metrics.json` and, where there are targets, the tables
+      config: See `configs/evaluate.py`.
+      workdir: Folder for `restored/NAME.png`, `metrics.json` and, if there are targets, the tables
         and `report.html`.
-
-      network: the module that `config.checkpoint` holds the variables of, if it is not of the
-        package.
+      network: The module of `config.checkpoint`, if it is not one of the package.
 
     Raises:
-      UserError: the config, the checkpoint, the data or the folder is not as it should be.
+      UserError: The config, the checkpoint, the data or the folder is invalid.
     """
     signals.listen_again()
     with together():
-        _check(config)
-        pairs = find_pairs(config.data_dir, config.layout, config.split)
-        check_sizes(pairs)
-        pretrained = _load(config, network)
-        check_options(pretrained.model, config.stride or None, config.batch_size or None)
-        # Results made with another stride are other results: record the one that is used.
-        stride = config.stride or getattr(tiling_of(pretrained.model), "stride", 0)
-        # A relative path would not tell, at the next start, which folder it was.
-        data_dir = os.path.abspath(config.data_dir)
-        config = ml_collections.ConfigDict({**config, "stride": stride, "data_dir": data_dir})
-        measure, metrics, notes = load_metrics(
-            parse_metrics(config.metrics),
-            Path(config.metric_weights) if config.metric_weights else None,
-        )
-        subsets = find_subsets(pairs, config.layout, config.split)
-    if is_first() and (paired := describe(pairs)):
-        tell(paired)
-    if is_first() and config.layout == "images" and (line := left_out(config.data_dir)):
-        tell(line)
+        run = _prepare(config, network)
     if is_first():
-        tell_of_tiling(pretrained.model, config.stride)
-    names, folder = [pair.name for pair in pairs], Path(workdir)
-    checkpoint = digest(pretrained.variables)
+        _tell_of_data(run)
+    digest_of_weights = digest(run.pretrained.variables)
+    names, folder = [pair.name for pair in run.pairs], Path(workdir)
     results = first_before_others(
-        lambda: Results.open(folder, config, checkpoint, names, metrics, place()[0])
+        lambda: Results.open(
+            folder, run.config, digest_of_weights, names, run.metrics, part=place()[0]
+        )
     )
-    waiting = [(number, pair) for number, pair in enumerate(pairs) if not results.has(pair.name)]
-    if len(waiting) < len(pairs) and is_first():
-        tell(f"{len(pairs) - len(waiting)} of {len(pairs)} images are done already")
+    waiting = [(n, pair) for n, pair in enumerate(run.pairs) if not results.has(pair.name)]
+    if len(waiting) < len(run.pairs) and is_first():
+        tell(f"{len(run.pairs) - len(waiting)} of {len(run.pairs)} images are done already")
     for number, pair in split_across_processes(waiting):
-        tell(f"{number + 1} of {len(pairs)}: {pair.name}")
-        image, target = (_at_depth(pixels, config.bit_depth) for pixels in read_pair(pair))
-        restored, seconds = _restore(pretrained, image, config)
-        saved = as_dtype(restored, image.dtype)
-        write_image(DecodedImage(saved), results.image_path(pair.name))
-        figures = {}
-        if target is not None:
-            target = target_as_deep(target, saved)
-            blurred = mean_of_views(as_float(image))
-            compared = {"input": blurred, "output": restored, "saved": as_float(saved)}
-            figures = {name: measure(x, as_float(target)) for name, x in compared.items()}
-            _add_pictures(folder, number, compared, target)
-        results.add(pair, image, seconds, figures)
-    gather(None)  # all have ended their work
+        tell(f"{number + 1} of {len(run.pairs)}: {pair.name}")
+        _evaluate_pair(run, number, pair, results, folder)
+    gather(None)  # waits for the other processes
     if is_first():
-        written = results.finish(subsets, notes)
+        written = results.finish(run.subsets, run.notes)
         tell(f"written: {written}")
         show(*results.table(results_go_to_terminal()).splitlines(), styled=True)
+
+
+class _Run(NamedTuple):
+    """All that is fixed before the first image."""
+
+    config: ml_collections.ConfigDict
+    pairs: Sequence[Pair]
+    pretrained: Pretrained
+    measure: Measure
+    metrics: list[str]
+    notes: list[str]
+    subsets: dict[str, list[str]]
+
+
+def _prepare(config, network) -> _Run:
+    """Checks everything that can be checked before the first image is restored."""
+    _check(config)
+    pairs = find_pairs(config.data_dir, config.layout, config.split)
+    check_sizes(pairs)
+    pretrained = _load(config, network)
+    check_options(pretrained.model, config.stride or None, config.batch_size or None)
+    weights_folder = Path(config.metric_weights) if config.metric_weights else None
+    measure, metrics, notes = load_metrics(parse_metrics(config.metrics), weights_folder)
+    # What decides the results is recorded: the stride used, and an absolute path.
+    stride = config.stride or getattr(tiling_of(pretrained.model), "stride", 0)
+    data_dir = os.path.abspath(config.data_dir)
+    config = ml_collections.ConfigDict({**config, "stride": stride, "data_dir": data_dir})
+    subsets = find_subsets(pairs, config.layout, config.split)
+    return _Run(config, pairs, pretrained, measure, metrics, notes, subsets)
+
+
+def _tell_of_data(run):
+    if paired := describe(run.pairs):
+        tell(paired)
+    if run.config.layout == "images" and (line := left_out(run.config.data_dir)):
+        tell(line)
+    tell_of_tiling(run.pretrained.model, run.config.stride or None)
+
+
+def _evaluate_pair(run, number, pair, results, folder):
+    """Restores, measures and records one pair."""
+    image, target = (_at_depth(pixels, run.config.bit_depth) for pixels in read_pair(pair))
+    restored, seconds = _restore(run.pretrained, image, run.config)
+    saved = as_dtype(restored, image.dtype)
+    write_image(DecodedImage(saved), results.image_path(pair.name))
+    figures = {}
+    if target is not None:
+        target = target_as_deep(target, saved)
+        blurred = mean_of_views(as_float(image))
+        compared = {"input": blurred, "output": restored, "saved": as_float(saved)}
+        figures = {name: run.measure(x, as_float(target)) for name, x in compared.items()}
+        _add_pictures(folder, number, compared, target)
+    results.add(pair, image, seconds, figures)
 
 
 def _check(config):

@@ -1,4 +1,4 @@
-"""How far a mean over images can be trusted, and a difference between two methods."""
+"""Confidence intervals of means over images, and paired tests of two methods."""
 
 import functools
 from typing import NamedTuple
@@ -14,13 +14,13 @@ _Values = Float[np.ndarray, " images"]
 
 
 class Difference(NamedTuple):
-    """What one method gains over another on the same images.
+    """Difference between two methods on the same images.
 
     Attributes:
-      mean: of first minus second.
-      interval: 95 % interval of the mean; None of a single image.
-      p_value: two-sided, of the Wilcoxon signed-rank test; None with fewer than six differences
-        that are not zero.
+      mean: Mean of first minus second.
+      interval: 95 % interval of the mean; None for a single image.
+      p_value: Two-sided p value of the Wilcoxon signed-rank test; None with fewer than six
+        nonzero differences.
     """
 
     mean: float
@@ -31,8 +31,8 @@ class Difference(NamedTuple):
 def mean_interval(values: _Values) -> tuple[float, float] | None:
     """Returns the 95 % interval of the mean over images: percentile bootstrap, seeded.
 
-    10,000 times, as many images are drawn with replacement; the interval holds the middle 95 % of
-    their means. None of fewer than two images, or where a value is not finite.
+    The images are drawn 10,000 times with replacement. The interval holds the middle 95 % of the
+    means. Returns None for fewer than two images, or if a value is not finite.
     """
     if len(values) < 2 or not np.isfinite(values).all():
         return None
@@ -43,7 +43,7 @@ def mean_interval(values: _Values) -> tuple[float, float] | None:
 def paired_difference(first: _Values, second: _Values) -> Difference | None:
     """Compares two methods on the same images, in the same order.
 
-    None where a value is not finite, or there are no images.
+    Returns None if a value is not finite, or without images.
     """
     if not len(first) or not (np.isfinite(first).all() and np.isfinite(second).all()):
         return None
@@ -56,6 +56,6 @@ def paired_difference(first: _Values, second: _Values) -> Difference | None:
 
 @functools.lru_cache(maxsize=2)
 def _resampling(count: int) -> Float[np.ndarray, "resamples images"]:
-    """Returns the share of each image in each resample: drawing with replacement is multinomial."""
+    """Returns the share of each image in each resample (a multinomial draw)."""
     drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), _RESAMPLES)
     return drawn / count

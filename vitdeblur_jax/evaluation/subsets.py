@@ -1,4 +1,4 @@
-"""The indoor and outdoor images of DPDD, where the files that say so are there."""
+"""The indoor and outdoor subsets of DPDD, if the files with their labels exist."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,16 +12,14 @@ _SUBSETS = ("indoor", "outdoor")
 
 
 def find_subsets(pairs: Sequence[Pair], layout: str, split: str) -> dict[str, list[str]]:
-    """Returns the names of the pairs in each subset, of those that have a file of labels.
+    """Returns the names of the pairs in each subset that has a file of labels.
 
-    None but of DPDD's test split: the labels are known for no other.
-
-    Such a file is `indoor_labels.npy` or `outdoor_labels.npy` beside the folder of the blurred
-    images, as in Restormer's repack, or one folder above: whole numbers that count the pairs,
-    in order, from 1.
+    Only DPDD's test split has labels. A file of labels is `indoor_labels.npy` or
+    `outdoor_labels.npy`, beside the folder of the blurred images (as in Restormer's copy of the
+    data) or one folder above. It holds the numbers of the pairs, in order, from 1.
 
     Raises:
-      UserError: a file cannot be read or holds anything else.
+      UserError: A file cannot be read or has other contents.
     """
     if not layout.startswith("dpdd") or split != "test":
         return {}

@@ -9,7 +9,7 @@ from tests.metrics.golden_pairs import as_floats, golden_pair
 from tests.metrics.metric_weights import stand_in_state_dict
 from vitdeblur_jax.checkpoints import metric_weights as weights
 from vitdeblur_jax.checkpoints.pytorch_files import write_pytorch_file
-from vitdeblur_jax.evaluation.measuring import measuring
+from vitdeblur_jax.evaluation.measure import measuring
 from vitdeblur_jax.metrics import DEFAULT, measure
 from vitdeblur_jax.utils.errors import UserError
 

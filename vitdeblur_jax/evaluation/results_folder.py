@@ -1,13 +1,13 @@
-"""What lies in the folder of an evaluation: restored images, metrics.json and what is made of it.
+"""The results folder of evaluate.py: restored images, metrics.json, tables and report.
 
-metrics.json is that of `vitdeblur_jax.evaluation.scores`, with three methods: the "input", the
-float "output", and the PNG as "saved". Beside them it holds:
+metrics.json has the format of `vitdeblur_jax.evaluation.metrics_json`, with three methods: the
+"input", the float "output", and the PNG as "saved". It also holds:
 
     config, checkpoint_sha256   of the run
     restored                    by image: source, target, width, height, seconds
 
-Of several processes the first writes it. Each other one keeps what it adds in a file of its own,
-`metrics.part-INDEX.json`, until the first takes it up: at the end, or when a new run begins.
+With several processes, the first one writes this file. Each other process writes its records to
+`metrics.part-INDEX.json`, which the first process merges at the end, or when a new run starts.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ import ml_collections
 import numpy as np
 
 from vitdeblur_jax.data.pairs import Pair
-from vitdeblur_jax.evaluation.scores import (
+from vitdeblur_jax.evaluation.metrics_json import (
     image_record,
     new_method,
     new_scores,
@@ -38,15 +38,15 @@ COMPARED = {
     "output": "the network's float output, clipped to [0, 1]",
     "saved": "the PNGs as they were written, rounded",
 }
-# What another value of would give other numbers; the weights are compared by their digest.
-_NUMBERS_DEPEND_ON = (
+# Config keys that change the results; the weights are compared by their digest.
+_KEYS_OF_RESULTS = (
     *("data_dir", "layout", "split", "bit_depth"),
     *("stride", "dtype", "precision", "metrics"),
 )
 
 
 class Results:
-    """What lies in the folder of an evaluation; it is saved after each image."""
+    """The results of one run, saved after each image."""
 
     def __init__(self, folder: Path, contents: dict, part: int):
         self._folder, self._contents, self._part = folder, contents, part
@@ -61,18 +61,19 @@ class Results:
         metrics: Sequence[str],
         part: int = 0,
     ):
-        """Takes up the results in `folder`, those of images in `names`, or begins new ones.
+        """Resumes from the results in `folder`, or starts new ones.
 
         Args:
-          folder: of the evaluation.
-          config: of this run.
-          checkpoint_digest: of its weights.
-          names: of all images.
-          metrics: that are computed.
-          part: of several processes, which. The others may open it when the first has.
+          folder: The results folder.
+          config: Config of this run.
+          checkpoint_digest: Digest of its weights.
+          names: Names of all images; results of other images are dropped.
+          metrics: Metrics to compute.
+          part: Index of this process. Process 0 must open the folder first.
 
         Raises:
-          UserError: results of another config or checkpoint lie there, or it cannot be written.
+          UserError: The folder holds results of another config or checkpoint, or cannot be
+            written.
         """
         fresh = {
             "config": config.to_dict(),
@@ -81,20 +82,20 @@ class Results:
             "restored": {},
         }
         results = cls(folder, fresh, part)
-        with results._told_as_unusable():
+        with results._unusable_folder_error():
             if (folder / "metrics.json").exists():
-                results._take_up(_read_run(folder / "metrics.json"))
+                results._merge(_read_run(folder / "metrics.json"))
             (folder / "restored").mkdir(parents=True, exist_ok=True)
         if part == 0:
-            results._take_up_parts()
+            results._merge_parts()
         return results
 
     def image_path(self, name: str) -> Path:
-        """Returns where the restored image of that name lies."""
+        """Returns the path of the restored image of that name."""
         return self._folder / "restored" / f"{name}.png"
 
     def has(self, name: str) -> bool:
-        """Returns whether that image has been restored and measured."""
+        """Returns whether that image is restored and measured."""
         return name in self._contents["restored"] and self.image_path(name).exists()
 
     def add(
@@ -104,7 +105,7 @@ class Results:
         seconds: float,
         figures: Mapping[str, Mapping[str, float]],
     ) -> None:
-        """Records an image and saves all records; `figures` are by those of `COMPARED`."""
+        """Records an image and saves all records; `figures` have the keys of `COMPARED`."""
         for name, values in figures.items():
             file = pair.source[0] if name == "input" else self.image_path(pair.name)
             self._method(name)["images"][pair.name] = image_record(str(file), "", values)
@@ -118,14 +119,14 @@ class Results:
         self._save()
 
     def finish(self, subsets: Mapping[str, Sequence[str]], notes: Sequence[str]) -> Path:
-        """Fills in means, and writes the tables and the report if anything was measured.
+        """Computes means, and writes the tables and the report if anything was measured.
 
-        Of several processes the first does it, after all others have ended their work.
+        Only process 0 calls it, after all other processes have finished.
 
         Returns:
-          The path of what is to be looked at first.
+          The path of the file to open first.
         """
-        self._take_up_parts()
+        self._merge_parts()
         seconds = np.mean([record["seconds"] for record in self._contents["restored"].values()])
         self._contents["notes"] = [*notes, f"seconds an image, for restoring alone: {seconds:.1f}"]
         summarize(self._contents, subsets)
@@ -133,7 +134,7 @@ class Results:
         return write(self._folder, self._contents)
 
     def table(self, styled: bool) -> str:
-        """Returns the tables for the terminal; of images without targets, their list."""
+        """Returns the tables for the terminal, or a list of images without targets."""
         if self._contents["methods"]:
             return terminal(self._contents, styled)
         rows = [
@@ -157,17 +158,17 @@ class Results:
             path = self._folder / f"metrics.part-{self._part}.json"
             write_text(path, json.dumps(self._contents))
 
-    def _take_up_parts(self) -> None:
+    def _merge_parts(self) -> None:
         parts = sorted(self._folder.glob("metrics.part-*.json"))
         for path in parts:
-            with self._told_as_unusable():
-                self._take_up(_read_run(path))
+            with self._unusable_folder_error():
+                self._merge(_read_run(path))
         self._save()
         for path in parts:
             path.unlink()
 
-    def _take_up(self, earlier: dict) -> None:
-        """Adds the images of earlier contents; all are then in the order of their names."""
+    def _merge(self, earlier: dict) -> None:
+        """Adds the images of earlier contents, in the order of their names."""
         if earlier["restored"]:
             _check_same_run(earlier, self._contents, self._folder)
         for method in earlier["methods"]:
@@ -180,7 +181,7 @@ class Results:
         return {name: records[name] for name in self._contents["images"] if name in records}
 
     @contextlib.contextmanager
-    def _told_as_unusable(self) -> Iterator[None]:
+    def _unusable_folder_error(self) -> Iterator[None]:
         try:
             yield
         except UserError:
@@ -201,11 +202,11 @@ def _check_same_run(earlier, fresh, folder):
     before, now = earlier["config"], fresh["config"]
     differences = [
         f"{key}: {before.get(key)!r} there, {now.get(key)!r} here"
-        for key in _NUMBERS_DEPEND_ON
+        for key in _KEYS_OF_RESULTS
         if before.get(key) != now.get(key)
     ]
     measured, wanted = (", ".join(contents["definitions"]) for contents in (earlier, fresh))
-    if measured != wanted:  # "all" is what has its weights there, which may change
+    if measured != wanted:  # "all" depends on which weights are on disk
         differences.append(f"measured: {measured} there, {wanted} here")
     if earlier["checkpoint_sha256"] != fresh["checkpoint_sha256"]:
         differences.append("other weights")

@@ -1,4 +1,4 @@
-"""Make metrics ready to measure with: their weights read, what has none left out and told."""
+"""Measure an image with several metrics, whose weights are loaded once."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -19,22 +19,22 @@ Measure = Callable[[_Image, _Image], dict[str, float]]
 def measuring(
     names: Sequence[str] = DEFAULT, weights_folder: Path | None = None
 ) -> tuple[Measure, list[str], list[str]]:
-    """Returns a function that measures an image against its reference, and what it leaves out.
+    """Returns a function that measures an image against its reference.
 
     The function takes float arrays in [0, 1] and returns the figures by name, in the order of
     `names`. Metrics without weights are computed in float64 on the CPU, the others in float32 on
-    the default device. It may be called from several threads.
+    the default device. The function is thread-safe.
 
     Args:
-      names: of `METRICS`.
-      weights_folder: where the user's weights are; None: `metric_weights.default_folder()`.
+      names: Names in `METRICS`.
+      weights_folder: Folder of the user's weights; None for `metric_weights.default_folder()`.
 
     Returns:
-      The function, the names that it measures, and a line for each metric that is left out for its
-      weights are not there.
+      The function, the names of the metrics it computes, and one line for each metric that is
+      skipped because its weights are missing.
 
     Raises:
-      UserError: an unknown name, or a file of weights that cannot be read.
+      UserError: A name is unknown, or a file of weights cannot be read.
     """
     folder = default_folder() if weights_folder is None else weights_folder
     weights, left_out = {}, {}

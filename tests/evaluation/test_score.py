@@ -14,11 +14,11 @@ from tests.evaluation.scikit_image_figures import scikit_image_figures
 from tests.made_up_data import random_image, write_png
 from vitdeblur_jax.data.image_io import read_rgb
 from vitdeblur_jax.data.layouts import find_pairs
-from vitdeblur_jax.evaluation import scoring
+from vitdeblur_jax.evaluation import score as score_module
+from vitdeblur_jax.evaluation.metrics_json import image_record, write_scores
 from vitdeblur_jax.evaluation.profiles import PROFILES, find_profile
-from vitdeblur_jax.evaluation.results import Results
-from vitdeblur_jax.evaluation.scores import image_record, write_scores
-from vitdeblur_jax.evaluation.scoring import Method, parse_method, parse_metrics, score
+from vitdeblur_jax.evaluation.results_folder import Results
+from vitdeblur_jax.evaluation.score import Method, parse_method, parse_metrics, score
 from vitdeblur_jax.metrics import METRICS
 from vitdeblur_jax.utils.errors import UserError
 
@@ -247,9 +247,9 @@ def test_nothing_was_published_for_other_sets(root, dpdd):
 
 
 def test_methods_are_read():
-    assert parse_method("a=b") == Method("a", scoring.Path("b"))
-    assert parse_method("a=b=c") == Method("a", scoring.Path("b=c"))
-    assert parse_method("a:NRKnet=b:c") == ("a", scoring.Path("b:c"), find_profile("NRKNet"))
+    assert parse_method("a=b") == Method("a", score_module.Path("b"))
+    assert parse_method("a=b=c") == Method("a", score_module.Path("b=c"))
+    assert parse_method("a:NRKnet=b:c") == ("a", score_module.Path("b:c"), find_profile("NRKNet"))
     for text in ("", "a", "=b", "a=", ":kpac=b"):
         with pytest.raises(UserError, match="NAME=FOLDER"):
             parse_method(text)
@@ -290,7 +290,7 @@ def test_pictures_for_the_report(root, tmp_path, monkeypatch):
     def add_picture(folder, image, method, pixels, target):
         drawn[image, method] = (pixels, target)
 
-    monkeypatch.setattr(scoring, "add_picture", add_picture)
+    monkeypatch.setattr(score_module, "add_picture", add_picture)
     saved = save_noise(tmp_path / "a")
     (tmp_path / "a/photo001.png").unlink()
     methods = [Method("blurred", root / "blurred"), Method("a", tmp_path / "a")]

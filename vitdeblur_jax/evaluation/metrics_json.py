@@ -1,4 +1,4 @@
-"""What metrics.json holds, of a run as of scored folders, and the files made of it.
+"""The contents of metrics.json, of runs and of scored folders, and the files made of it.
 
     set, split, data    the data set
     versions            of the packages, and the device
@@ -11,10 +11,10 @@
                         mean difference over the images of both, 0 or more in the metric's unit;
                         interval of it; p_value
     published           by method, then by metric
-    notes               what else is to be known
+    notes               anything else to know
 
-A figure that is null is infinite: the PSNR of identical images, and a mean with such a one. An
-interval or p value that is null could not be computed.
+A null figure is infinite: the PSNR of identical images, or a mean that includes one. A null
+interval or p value could not be computed.
 """
 
 import json
@@ -82,7 +82,7 @@ def new_method(name: str, folder: str, profile: str, rule: str) -> dict[str, Any
 
 
 def image_record(file: str, size_note: str, figures: Mapping[str, float]) -> dict[str, Any]:
-    """Returns what stands under an image's name."""
+    """Returns the record of one image."""
     return {
         "file": file,
         "size_note": size_note,
@@ -91,11 +91,11 @@ def image_record(file: str, size_note: str, figures: Mapping[str, float]) -> dic
 
 
 def summarize(scores: dict[str, Any], subsets: Mapping[str, Sequence[str]]) -> None:
-    """Fills in means, intervals, subsets and comparisons from the images that are there.
+    """Computes means, intervals, subsets and comparisons from the images.
 
     Args:
-      scores: as `new_scores` and `new_method` began them.
-      subsets: names of images, by subset.
+      scores: Made by `new_scores` and `new_method`; changed in place.
+      subsets: Names of images, by subset.
     """
     metrics, methods = scores["definitions"], scores["methods"]
     for method in methods:
@@ -116,7 +116,7 @@ def check_results_folder(folder: Path) -> None:
     """Checks that `vitdeblur score` may write its results into a folder.
 
     Raises:
-      UserError: results of evaluate.py, or files of unknown origin under the same names, are there.
+      UserError: The folder holds results of evaluate.py, or other files with the same names.
     """
     path = folder / _JSON
     there = [name for name in (_JSON, *_TABLES, REPORT) if os.path.lexists(folder / name)]

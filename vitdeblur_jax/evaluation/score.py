@@ -1,7 +1,7 @@
 """Score folders of saved images, from any method, against the sharp images of a data set.
 
-An image of 16 bits is compared, as a fraction of 65535, with its target as deep as that is; an
-image of 8 bits with the upper 8 bits of its target, the published protocol.
+An image of 16 bits is compared with its target at full depth, both as fractions of 65535. An image
+of 8 bits is compared with the upper 8 bits of its target, as in the published protocol.
 """
 
 import os
@@ -16,17 +16,18 @@ import numpy as np
 from vitdeblur_jax.data.image_io import DecodedImage, Samples, as_8_bits, read_image
 from vitdeblur_jax.data.layouts import find_pairs
 from vitdeblur_jax.data.pairs import Pair, describe
-from vitdeblur_jax.evaluation.measuring import Measure, measuring
-from vitdeblur_jax.evaluation.profiles import Match, Profile, align, find_profile, match
-from vitdeblur_jax.evaluation.published import IMAGES, NOTES, published_figures
-from vitdeblur_jax.evaluation.report import add_picture
-from vitdeblur_jax.evaluation.scores import (
+from vitdeblur_jax.evaluation.match import Match, match
+from vitdeblur_jax.evaluation.measure import Measure, measuring
+from vitdeblur_jax.evaluation.metrics_json import (
     check_results_folder,
     image_record,
     new_method,
     new_scores,
     summarize,
 )
+from vitdeblur_jax.evaluation.profiles import Profile, align, find_profile
+from vitdeblur_jax.evaluation.published import IMAGES, NOTES, published_figures
+from vitdeblur_jax.evaluation.report import add_picture
 from vitdeblur_jax.evaluation.subsets import find_subsets
 from vitdeblur_jax.inference.pixels import as_float
 from vitdeblur_jax.metrics import DEFAULT, METRICS
@@ -41,12 +42,12 @@ _MOST_WORKERS = 8  # each holds an image in float64 several times over
 
 
 class Method(NamedTuple):
-    """A folder of saved images to be scored.
+    """A folder of saved images to score.
 
     Attributes:
-      name: in the tables.
-      folder: holds the images.
-      profile: of the system that saved them; None: what fits.
+      name: Name in the tables.
+      folder: Folder of the images.
+      profile: Profile of the system that saved them; None to find it.
     """
 
     name: str
@@ -55,10 +56,10 @@ class Method(NamedTuple):
 
 
 def parse_method(text: str) -> Method:
-    """Reads `NAME=FOLDER` or `NAME:PROFILE=FOLDER`.
+    """Parses `NAME=FOLDER` or `NAME:PROFILE=FOLDER`.
 
     Raises:
-      UserError: it is neither, or there is no such profile.
+      UserError: The text has neither form, or the profile does not exist.
     """
     head, equals, folder = text.partition("=")
     name, colon, profile = head.rpartition(":")
@@ -69,10 +70,10 @@ def parse_method(text: str) -> Method:
 
 
 def parse_metrics(text: str) -> list[str]:
-    """Reads names of metrics between commas, or "all".
+    """Parses names of metrics separated by commas, or "all".
 
     Raises:
-      UserError: one is unknown, or named twice.
+      UserError: A name is unknown or repeated.
     """
     words = [word.strip() for word in text.split(",")]
     names = list(METRICS) if text == "all" else [word for word in words if word]
@@ -96,23 +97,22 @@ def score(
     """Scores folders of saved images over a data set.
 
     Args:
-      root: the folder of the data set.
-      layout: one of `SETS`.
-      methods: the folders, no name twice.
-      metrics: of `METRICS`; those whose weights are not there are left out, and noted.
-      split: of the data set.
-      weights_folder: see `vitdeblur_jax.evaluation.measuring`.
-      partial: score what is there of an incomplete folder, too.
-      published: add the published figures.
-      out: takes the pictures of the report; None: there are none.
+      root: Folder of the data set.
+      layout: One of `SETS`.
+      methods: The folders, each name once.
+      metrics: Names in `METRICS`. Metrics without weights on disk are skipped, with a note.
+      split: Split of the data set.
+      weights_folder: See `vitdeblur_jax.evaluation.measure`.
+      partial: Also score incomplete folders.
+      published: Add the published figures.
+      out: Folder for the images of the report; None for no images.
 
     Returns:
-      What `vitdeblur_jax.evaluation.scores` describes.
+      The contents of metrics.json, see `vitdeblur_jax.evaluation.metrics_json`.
 
     Raises:
-      UserError: the data set, a folder, a profile or a metric is not as it should be; an image is
-        missing, damaged, or of a size that its profile does not explain; `out` holds results that
-        are not of this function.
+      UserError: The data set, a folder, a profile or a metric is invalid. An image is missing,
+        damaged, or has a size that its profile does not explain. `out` holds other files.
     """
     pairs = find_pairs(root, known("set", layout, SETS), split)
     _refuse_twice("method", [method.name for method in methods])
@@ -125,7 +125,7 @@ def score(
         check_results_folder(out)
         _make_folder(out)
     scores = new_scores(layout, split, str(root), [pair.name for pair in pairs], kept)
-    scores["methods"] = [_begin(*both) for both in zip(methods, matches, strict=True)]
+    scores["methods"] = [_new_method(*both) for both in zip(methods, matches, strict=True)]
     scores["notes"] = left_out
     if paper:
         scores["published"] = _by_method(paper.figures, methods, kept)
@@ -134,7 +134,13 @@ def score(
     def score_one(number: int) -> list[dict[str, Any] | None]:
         return _score_pair(pairs[number], number, methods, matches, measure, out)
 
-    for pair, records in zip(pairs, _in_parallel(score_one, len(pairs)), strict=True):
+    _add_records(scores, pairs, _in_parallel(score_one, len(pairs)))
+    summarize(scores, subsets)
+    return scores
+
+
+def _add_records(scores, pairs, records_of_pairs):
+    for pair, records in zip(pairs, records_of_pairs, strict=True):
         for method, record in zip(scores["methods"], records, strict=True):
             if record:
                 method["notes"] += record.pop("notes")
@@ -144,17 +150,15 @@ def score(
         notes = Counter(method["notes"]).items()
         method["notes"] = [f"{number} of {count} {note}" for note, number in notes]
         method["rule"] += _sizes_in_words(method["images"].values())
-    summarize(scores, subsets)
-    return scores
 
 
 def load_metrics(
     names: Sequence[str], weights_folder: Path | None
 ) -> tuple[Measure, list[str], list[str]]:
-    """Returns what `measuring` does.
+    """Returns what `measuring` returns.
 
     Raises:
-      UserError: as it does, or no metric is left.
+      UserError: `measuring` raises it, or no metric has its weights.
     """
     measure, kept, left_out = measuring(names, weights_folder)
     if not kept:
@@ -163,7 +167,7 @@ def load_metrics(
 
 
 def target_as_deep(target: Samples, image: Samples) -> Samples:
-    """Returns the target an image is compared with: the upper 8 bits for an image of 8 bits."""
+    """Returns the target at an image's bit depth: its upper 8 bits for an image of 8 bits."""
     return as_8_bits(target) if image.dtype == np.uint8 else target
 
 
@@ -187,14 +191,14 @@ def _match(method: Method, pairs: Sequence[Pair], partial: bool) -> Match:
     return found
 
 
-def _begin(method: Method, found: Match) -> dict[str, Any]:
+def _new_method(method: Method, found: Match) -> dict[str, Any]:
     systems = ", ".join(profile.system for profile in found.profiles)
     record = new_method(method.name, str(method.folder), systems, found.rule)
     return record | {"partial": bool(found.missing), "missing": list(found.missing)}
 
 
 def _in_parallel(work: Callable[[int], Any], count: int) -> list[Any]:
-    """Does work for each number; decoding and measuring leave Python's lock to the others."""
+    """Calls `work` for each number in threads; decoding and measuring release the GIL."""
     workers = min(os.cpu_count() or 1, _MOST_WORKERS)
     executor, results = ThreadPoolExecutor(workers), []
     try:
@@ -208,7 +212,7 @@ def _in_parallel(work: Callable[[int], Any], count: int) -> list[Any]:
 
 
 def _score_pair(pair, number, methods, matches, measure, out):
-    """Returns the record of each method's image, None where there is none."""
+    """Returns the record of each method's image, or None if the method has none."""
     sharp = _read(pair.target)
     target = sharp.pixels
     if out is not None:
@@ -234,7 +238,7 @@ def _score_pair(pair, number, methods, matches, measure, out):
 
 
 def _file_notes(image: DecodedImage, target: DecodedImage) -> list[str]:
-    """Returns what of a file the figures do not tell, or suffer from."""
+    """Returns what affects the figures of a file, or is missing from them."""
     notes = {
         "saved as JPEG: its losses are measured, too": image.compression.quantization is not None,
         "gray, which the targets are not": image.is_gray and not target.is_gray,
