@@ -190,7 +190,7 @@ def test_deblur_takes_the_same_options(small, kind):
     free = np.ones(image.shape, bool) if kind is np.float32 else (whole > 0) & (whole < 255)
     bound = 1e-5 if kind is np.float32 else 0.8
     assert np.abs(half - (whole + image) / 2)[free].max() < bound
-    with pytest.raises(UserError, match=r"the strength is -1\.0; it lies between 0 and 1"):
+    with pytest.raises(UserError, match=r"strength is -1\.0; it must be between 0 and 1"):
         deblur(image, small, strength=-1.0)
 
 

@@ -36,14 +36,14 @@ def test_an_image_can_replace_itself(vitdeblur, photo, sharp):
 
 def test_what_is_restored_in_its_place_cannot_be_skipped_as_done(vitdeblur, photo):
     said = refused(vitdeblur("photo.png", "-o", "photo.png", "--skip-existing"))
-    assert "photo.png is to be restored in its place" in said
+    assert "photo.png would replace its own input" in said
     np.testing.assert_array_equal(pixels("photo.png"), PHOTO)
 
 
 def test_an_image_cannot_replace_one_that_is_to_be_restored(vitdeblur, photo):
     Image.fromarray(PHOTO).save("photo_restored.png")
     said = refused(vitdeblur("photo.png", "./photo_restored.png", "--force"))
-    assert "photo_restored.png is to be restored itself" in said
+    assert "photo_restored.png is also an input" in said
     np.testing.assert_array_equal(pixels("photo_restored.png"), PHOTO)
 
 
@@ -53,34 +53,37 @@ def test_an_image_cannot_replace_one_that_is_to_be_restored(vitdeblur, photo):
         (["missing.png"], "missing.png: there is no such file"),
         (["n" * 300], "there is no such file"),
         (["empty folder", "-o", "new"], "no images in empty folder"),
-        (["empty folder"], "is a folder: say with -o"),
-        (["photo.png", "-o", "photo.gif"], "photo.gif: the ending of a picture is one of .png"),
+        (["empty folder"], "is a folder; name a folder for the results with -o"),
+        (["photo.png", "-o", "photo.gif"], "photo.gif: an image ends in one of .png"),
         (["photo.png", "-o", "new"], "a folder ends in /"),
         (["photo.png", "-o", "new/a.png"], "there is no folder new"),
-        (["photo.png", "-o", "text/"], "text/ cannot be made"),
-        (["photo.png", "-o", "text/new/"], "text/new/ cannot be made"),
-        (["photo.png", "text", "-o", "a.png"], "a.png is the name of one picture"),
+        (["photo.png", "-o", "text/"], "text/ cannot be created"),
+        (["photo.png", "-o", "text/new/"], "text/new/ cannot be created"),
+        (["photo.png", "text", "-o", "a.png"], "a.png has the ending of an image"),
         (["photo.png", "text", "-o", "-"], "standard output takes one image"),
-        (["photo.png", "./photo.png"], "photo.png and photo.png would both become"),
+        (["photo.png", "./photo.png"], "photo.png and photo.png would both be written to"),
         (
             ["photo.png", "empty folder/../photo.png", "-o", "new"],
-            "would both become new/photo.png",
+            "would both be written to new/photo.png",
         ),
         (["photo.png", "--checkpoint", "nothing"], "there is no checkpoint 'nothing'"),
         (["photo.png", "--checkpoint", "text"], "text"),
         (["photo.png", "--checkpoint", "empty folder"], "empty folder is no checkpoint folder"),
         (["photo.png", "--batch-size", "0"], "batch size is 0; it must be 1 or more"),
-        (["photo.png", "--strength", "1.5"], "the strength is 1.5; it lies between 0 and 1"),
-        (["photo.png", "--strength", "nan"], "the strength is nan; it lies between 0 and 1"),
+        (["photo.png", "--strength", "1.5"], "strength is 1.5; it must be between 0 and 1"),
+        (["photo.png", "--strength", "nan"], "strength is nan; it must be between 0 and 1"),
         (["photo.png", "--uncertainty", "map.png"], "add --self-ensemble"),
-        (["photo.png", "--change", "map.gif"], "map.gif: the ending of a map is one of .png"),
+        (["photo.png", "--change", "map.gif"], "map.gif: a map ends in one of .png"),
         (["photo.png", "--change", "new/map.png"], "new/map.png: there is no folder new"),
-        (["photo.png", "--change", "photo.png"], "photo.png would be two things"),
-        (["photo.png", "--change", "photo_restored.png"], "would be two things"),
-        (["photo.png", "text", "--change", "map.png"], "map of one image; these are 2"),
+        (["photo.png", "--change", "photo.png"], "photo.png names two files"),
+        (["photo.png", "--change", "photo_restored.png"], "names two files"),
+        (
+            ["photo.png", "text", "--change", "map.png"],
+            "map.png: a map is of one image, and there are 2",
+        ),
         (
             ["photo.png", "--self-ensemble", "--change", "a.png", "--uncertainty", "./a.png"],
-            "./a.png would be two things",
+            "./a.png names two files",
         ),
     ],
 )
@@ -172,7 +175,7 @@ def test_a_stride_that_repeats_the_token_grid_is_noted(photo, checkpoint, capsys
 def test_a_model_of_two_views_takes_no_image(vitdeblur, photo):
     save_pretrained(small_pretrained(views=2), "dual.safetensors")
     said = refused(vitdeblur("photo.png", "--checkpoint", "dual.safetensors"))
-    assert "dual.safetensors restores a left and a right view" in said
+    assert "dual.safetensors needs a left and a right view" in said
 
 
 def test_broken_images_do_not_stop_the_good_ones(vitdeblur, photo, sharp):
@@ -186,7 +189,7 @@ def test_broken_images_do_not_stop_the_good_ones(vitdeblur, photo, sharp):
     np.testing.assert_array_equal(pixels("new/e.png"), sharp)
     errors = [line for line in said.splitlines() if line.startswith("error: ")]
     assert len(said.splitlines()) == 5 + 3 + 2 + 1  # one for each, errors, what was written
-    assert said.endswith("\n3 of 5 could not be restored; the errors above name them\n")
+    assert said.endswith("\n3 of 5 could not be restored; see the errors above\n")
     for line, expected in zip(
         errors, ["b.png: the file is empty", "c.png: ", "d.png: not an"], strict=True
     ):

@@ -5,7 +5,7 @@ from PIL import Image
 
 from vitdeblur_jax.cli.main import main
 from vitdeblur_jax.inference import restore_files
-from vitdeblur_jax.inference.restore_files import plan
+from vitdeblur_jax.inference.restore_plan import Options, plan, tell_left_out
 from vitdeblur_jax.utils.errors import UserError
 
 
@@ -21,10 +21,9 @@ def album(tmp_path, monkeypatch):
     return tmp_path / "album"
 
 
-def planned(*arguments, **options):
-    return [
-        (str(task.source), str(task.destination)) for task in plan(*arguments, False, **options)
-    ]
+def planned(sources, output, **options):
+    tasks = plan(sources, output, Options(**options))
+    return [(str(task.source), str(task.destination)) for task in tasks]
 
 
 def test_a_folder_is_restored_in_natural_order_without_the_folders_in_it(album):
@@ -47,17 +46,17 @@ def test_results_of_an_earlier_run_are_not_restored_again(album):
     assert found[2:] == [("album/june/a.png", "album/may/june/a.png")]
     for name in ("b10.png", "b9.jpe", "june/a.png"):
         (album / name).unlink()
-    with pytest.raises(UserError, match=r"no images in album but those in album/may, which"):
+    with pytest.raises(UserError, match=r"no images in album except in album/may"):
         planned(["album"], "album/may", recursive=True)
 
 
 def test_what_is_left_out_of_a_folder_is_told(album, capsys):
-    restore_files._tell_left_out(["album", "album/may", "album/b10.png", "-"], recursive=False)
+    tell_left_out(["album", "album/may", "album/b10.png", "-"], recursive=False)
     assert capsys.readouterr().err == (
         "album: left out: 1 file of formats that are not read (.heic), 2 folders; "
         "--recursive takes folders\n"
     )
-    restore_files._tell_left_out(["album"], recursive=True)
+    tell_left_out(["album"], recursive=True)
     assert capsys.readouterr().err == (
         "album: left out: 1 file of formats that are not read (.heic)\n"
     )

@@ -140,7 +140,7 @@ def test_memory_is_that_of_a_row_of_tiles(pretrained):
 
 
 def test_a_stride_is_only_for_windows(pretrained):
-    with pytest.raises(UserError, match="OwnNetwork is not restored with in overlapping windows"):
+    with pytest.raises(UserError, match="OwnNetwork does not work in overlapping windows"):
         deblur(np.zeros((20, 20, 3), np.uint8), pretrained, stride=3)
 
 

@@ -120,7 +120,8 @@ def _run(options) -> int:
 
 def _restore(options) -> int:
     from vitdeblur_jax.distributed.processes import join_others
-    from vitdeblur_jax.inference.restore_files import Options, restore_files
+    from vitdeblur_jax.inference.restore_files import restore_files
+    from vitdeblur_jax.inference.restore_plan import Options
     from vitdeblur_jax.utils import signals
 
     if options.uncertainty is not None and not options.self_ensemble:

@@ -1,1 +1,1 @@
-"""One image of any size: tiling, restoration, files, export."""
+"""Inference: images of any size, image files, and exported models."""

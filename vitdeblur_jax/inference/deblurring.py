@@ -1,4 +1,4 @@
-"""The Python call that restores an image, or several, and gives back the type it was given."""
+"""Restores arrays: `deblur`, for images of any size."""
 
 from collections.abc import Callable
 
@@ -26,34 +26,34 @@ def deblur(
     batch_size: int | None = None,
     on_tiles: Callable[[int], None] = lambda done: None,
 ) -> Num[np.ndarray | jax.Array, "*batch height width 3"]:
-    """Restores an image of any size, or a batch of equally large ones.
+    """Restores an image of any size, or a batch of images of equal size.
 
     Args:
-      image: RGB, `H x W x 3` or `B x H x W x 3` (x 6 for a network with two views: left, then
-        right); uint8, uint16, or floats in [0, 1]; NumPy or JAX.
-      pretrained: what `load_pretrained` gave.
-      strength: from 0 to 1: how much of the restoration is taken, the rest is the image (the mean
-        of its views).
-      ensemble: the mean over the image's eight flips and turns, for eight times the work; see
-        `vitdeblur_jax.inference.self_ensemble`.
-      stride: step between windows, pixels; by default the network's. Smaller is slower and
+      image: RGB, `(height, width, 3)` or `(batch, height, width, 3)`; uint8, uint16, or floats in
+        [0, 1]; NumPy or JAX. A network with two views takes six channels: left, then right.
+      pretrained: The network and its variables, from `load_pretrained`.
+      strength: Weight of the restored image, from 0 to 1. The rest is the input (the mean of its
+        views).
+      ensemble: Average over the eight flips and rotations of the image, at eight times the cost;
+        see `vitdeblur_jax.inference.self_ensemble`.
+      stride: Step between windows, in pixels; None for the network's. Smaller is slower and
         smoother. Only for networks that work in overlapping windows.
-      batch_size: windows or tiles computed at once; by default 1 a CPU and 8 another device.
-      on_tiles: called with the number of windows or tiles just done.
+      batch_size: Windows or tiles per batch; None for 1 on a CPU and 8 on other devices.
+      on_tiles: Called after each batch with its number of windows or tiles.
 
     Returns:
-      The restored image, of the same kind and dtype. Integers are rounded; floats are the
-      network's own output, not clipped to [0, 1].
+      The restored image, of the array type and dtype of the input. Integers are rounded and
+      clipped; floats are not clipped to [0, 1].
 
     Raises:
-      UserError: the image's shape, dtype or values, or the strength, are not such; or it is called
-        inside of `jax.jit`, `jax.grad` or `jax.vmap`.
+      UserError: The image or an option is invalid, or this is called inside `jax.jit`, `jax.grad`
+        or `jax.vmap`.
     """
     _check_not_traced(image, pretrained.variables)
     array = np.asarray(image)
     images = array if array.ndim == 4 else array[None]
     if not len(images):
-        raise UserError("the batch holds no image")
+        raise UserError("the batch has no images")
     check_strength(strength)
     for one in images:
         check_image(pretrained.model, one)
@@ -76,12 +76,12 @@ def deblur(
 def restored_ensemble(
     image: Num[np.ndarray, "height width channels"], pretrained: Pretrained, **options
 ) -> Ensemble:
-    """Restores an image in each of its flips and turns; float32, not clipped.
+    """Restores each flip and rotation of an image; returns float32, not clipped.
 
     Args:
-      image: as `deblur` takes it, one.
-      pretrained: what `load_pretrained` gave.
-      **options: stride, batch_size and on_tiles, as `deblur` takes them.
+      image: One image, as `deblur` takes it.
+      pretrained: The network and its variables, from `load_pretrained`.
+      **options: `stride`, `batch_size` and `on_tiles` of `deblur`.
     """
 
     def restore_whole(turned):
@@ -97,7 +97,7 @@ def blend(
     restored: Float[np.ndarray, "height width 3"],
     strength: float,
 ) -> Float[np.ndarray, "height width 3"]:
-    """Returns `strength` of the restoration and the rest of the image, the mean of its views."""
+    """Returns `strength * restored + (1 - strength) * image`; of views, their mean."""
     if strength == 1:
         return restored
     given = mean_of_views(as_float(image))
@@ -107,13 +107,13 @@ def blend(
 def _check_not_traced(*trees):
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees)):
         raise UserError(
-            "deblur cannot be traced (jax.jit, grad, vmap): it cuts the image into tiles on the "
-            "host. Call it outside, its inner functions are compiled already; or trace "
+            "deblur cannot be traced (jax.jit, grad, vmap), because it cuts the image into tiles "
+            "on the host. Call it outside; its inner functions are already compiled. Or trace "
             "pretrained.model.apply(variables, images), which takes batches of floats"
         )
 
 
 def check_strength(strength: float) -> None:
-    """Raises `UserError` unless it lies between 0 and 1."""
+    """Raises `UserError` unless the strength is between 0 and 1."""
     if not 0 <= strength <= 1:
-        raise UserError(f"the strength is {strength}; it lies between 0 and 1")
+        raise UserError(f"strength is {strength}; it must be between 0 and 1")

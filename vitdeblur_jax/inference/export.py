@@ -1,20 +1,19 @@
-"""Exported models: StableHLO, which needs JAX and NumPy to run, and nothing of this package.
+"""Exports models as StableHLO, which runs with JAX and NumPy and without this package.
 
-An exported model is a folder, which is a Python package of its own name:
+An exported model is a folder that is also a Python package:
 
-| file | what it holds |
+| file | contents |
 |---|---|
-| NAME.exported | what the network computes, for `jax.export`: window_features and head_tile of a \
-network in windows, restored_tiles of any other |
-| variables.npz | the variables, float32, which the functions take |
+| NAME.exported | functions serialized by `jax.export`: window_features and head_tile for a \
+network that works in windows, restored_tiles for any other |
+| variables.npz | the variables, float32, which are arguments of the functions |
 | metadata.json | config, tiling, digest of the variables, platforms, conventions, licence |
-| __init__.py, pixels.py, windows.py, tiles.py | restore a whole image with the above |
-| third_party/flatbuffers | what `jax.export` reads functions with, where it is not installed |
-| LICENSE | of all the code |
+| __init__.py, pixels.py, windows.py, tiles.py | the loader, which restores whole images |
+| third_party/flatbuffers | a dependency of `jax.export`, used if it is not installed |
+| LICENSE | the licence of the code |
 
-The variables lie beside the functions, not in them as constants: both functions read the same,
-constants would be compiled along (half a gigabyte for the published model), and a file of arrays
-can be inspected.
+The variables are not constants of the functions: two functions share them, the compiler would
+process half a gigabyte of constants for the published model, and a file of arrays can be inspected.
 """
 
 import functools
@@ -51,7 +50,7 @@ _NAMES_IN_USE = ("flatbuffers", "jax", "jaxlib", "ml_dtypes", "numpy", "opt_eins
 _BESIDE = Path(__file__).parent / "exported"
 _CONVENTIONS = {
     "image": "height x width x (3 * views), channels last, RGB; two views: left, then right",
-    "values": "float32 in [0, 1]; uint8 and uint16 stand for their whole range",
+    "values": "float32 in [0, 1]; uint8 and uint16 span [0, 1]",
     "output": "float32, not clipped",
 }
 _LICENCE = (
@@ -65,17 +64,17 @@ def export(
     platforms: Iterable[str] = PLATFORMS,
     batch_size: int | None = None,
 ) -> None:
-    """Loads a checkpoint and writes it as an exported model.
+    """Writes an exported model.
 
     Args:
-      source: what `load_pretrained` takes or gave.
-      destination: the folder to make.
-      platforms: of `PLATFORMS`, on which it is to run.
-      batch_size: windows or tiles that the function takes at once; by default any number.
+      source: A checkpoint, as `load_pretrained` takes it, or a loaded one.
+      destination: The folder to create. Its name must be a valid name of a Python package.
+      platforms: The target platforms; a subset of `PLATFORMS`.
+      batch_size: Fixes the number of windows or tiles per batch; None allows any number.
 
     Raises:
-      UserError: the checkpoint cannot be loaded, a platform is unknown, the batch size is less
-        than 1, `destination` is no name for a package, exists or cannot be written.
+      UserError: The checkpoint cannot be loaded, an argument is invalid, or `destination` exists or
+        cannot be written.
     """
     platforms = tuple(dict.fromkeys(map(_platform, platforms)))
     _check_package_name(Path(os.path.abspath(destination)).name)
@@ -109,25 +108,28 @@ def _platform(name: str) -> str:
 def _check_package_name(name: str) -> None:
     if not name.isidentifier() or keyword.iskeyword(name):
         raise UserError(
-            f"{name!r} is no name for a Python package, which an export is; letters, digits and _ "
-            "are, such as my_model"
+            f"{name!r} is not a valid name of a Python package, which an exported model is; use "
+            "letters, digits and _, such as my_model"
         )
     if name in sys.stdlib_module_names or name in _NAMES_IN_USE:
-        raise UserError(f"the Python package {name!r} would hide another one; choose another name")
+        raise UserError(f"the name {name!r} would hide another Python package; choose another name")
 
 
 def exported_functions(
     pretrained: Pretrained, platforms: tuple[str, ...], batch_size: int | None
 ) -> dict[str, jax.export.Exported]:
-    """Returns what a network computes, as functions of flat variables and arrays.
+    """Exports the functions of a network; they take flat variables and arrays.
 
     Args:
-      pretrained: the network; its variables matter by their shapes alone.
-      platforms: that they are lowered for.
-      batch_size: of windows or tiles; None for any.
+      pretrained: The network; only the shapes of its variables are used.
+      platforms: The platforms to lower for.
+      batch_size: Number of windows or tiles per batch; None for any number.
+
+    Returns:
+      The exported functions by name.
 
     Raises:
-      UserError: the network cannot be traced for images of any size.
+      UserError: The network cannot be traced for images of symbolic size.
     """
     network, tiling = pretrained.model, tiling_of(pretrained.model)
     variables = {name: _shaped(leaf.shape) for name, leaf in _flat(pretrained.variables).items()}
@@ -157,10 +159,10 @@ def exported_functions(
     shape = jax.export.symbolic_shape(f"{batch_size or 'batch'}, {sides}, {channels}")
     try:
         return {"restored_tiles": exported(restored_tiles, _shaped(shape))}
-    except Exception as error:  # whatever the network does with a size that is not a number
+    except Exception as error:  # a network may fail in any way on a symbolic size
         raise UserError(
             f"{type(network).__name__} cannot be exported for images of any size "
-            f"({one_line(error)}); it must not use the size of an image as a number"
+            f"({one_line(error)}); it must not need the image size as a Python integer"
         ) from error
 
 

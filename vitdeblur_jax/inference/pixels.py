@@ -1,7 +1,7 @@
-"""Pixels in and out of a network, with NumPy alone.
+"""Converts pixels between integer images and the floats of a network.
 
-This file is also copied beside exported models, where the rest of the package is absent. For the
-same reason shapes stand in the docstrings, and what is wrong with an image is returned.
+This file is copied into exported models, which do not have this package. So it uses only NumPy, has
+no jaxtyping annotations, and returns error messages instead of raising `UserError`.
 """
 
 import numpy as np
@@ -9,7 +9,7 @@ from numpy.typing import DTypeLike
 
 
 def image_fault(views: int, image: np.ndarray) -> str | None:
-    """Returns in one line why a network of so many views cannot take the image, or None."""
+    """Returns an error message if a network with `views` views cannot take the image, else None."""
     channels = 3 * views
     if image.ndim != 3 or image.shape[-1] != channels or 0 in image.shape:
         named = {1: "1 view", 2: "2 views, left and right"}.get(views, f"{views} views")
@@ -18,27 +18,27 @@ def image_fault(views: int, image: np.ndarray) -> str | None:
     if image.dtype in (np.uint8, np.uint16):
         return None
     if image.dtype.kind != "f" and image.dtype.name != "bfloat16":
-        return f"an image is uint8, uint16 or float in [0, 1]; this one is {image.dtype}"
+        return f"an image must be uint8, uint16 or float in [0, 1]; this one is {image.dtype}"
     smallest, largest = float(image.min()), float(image.max())
     if not np.isfinite([smallest, largest]).all():
         return "the image has values that are not finite (NaN or infinity)"
     if smallest < -1 or largest > 2:
         return (
-            "floats stand for light in [0, 1]; this image goes from "
+            "float images have values in [0, 1]; this image has values from "
             f"{smallest:.4g} to {largest:.4g}"
         )
     return None
 
 
 def as_float(image: np.ndarray) -> np.ndarray:
-    """Returns float32 with integers' whole range mapped to [0, 1]."""
+    """Returns float32; the full range of an integer dtype is mapped to [0, 1]."""
     if image.dtype.kind == "u":
         return image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
     return image.astype(np.float32)
 
 
 def as_dtype(image: np.ndarray, dtype: DTypeLike) -> np.ndarray:
-    """Returns floats as `dtype`: clipped and rounded to its whole range where it is an integer."""
+    """Returns floats as `dtype`; an integer dtype's full range stands for [0, 1]."""
     if np.dtype(dtype).kind != "u":
         return image.astype(dtype)
     whole = np.iinfo(dtype).max
@@ -46,9 +46,9 @@ def as_dtype(image: np.ndarray, dtype: DTypeLike) -> np.ndarray:
 
 
 def extend_by_reflection(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Extends bottom and right to at least `height` x `width`; a larger side stays as it is.
+    """Extends an image at the bottom and right to at least `height` x `width`.
 
-    A side is reflected as often as needed; the pixel at the edge is not repeated.
+    Reflects as often as needed; the edge pixel is not repeated. A larger side is unchanged.
     """
     missing = max(0, height - image.shape[0]), max(0, width - image.shape[1])
     if not any(missing):

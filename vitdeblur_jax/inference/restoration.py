@@ -1,9 +1,9 @@
-"""One whole image: any size in, the same size out, by the tiling that the network states.
+"""Restores a whole image of any size with the tiling of the network.
 
-Windows (`windows.py`): the feature maps of overlapping windows are averaged, and a head turns the
-map into the image. Tiles (`tiles.py`): tiles with a halo, or the whole image at once. Both go from
-top to bottom, so that memory does not grow with the image's height, and all windows, head tiles or
-tiles of an image have one shape, so that one or two functions are compiled.
+`windows.py` averages the feature maps of overlapping windows, and a head makes the image from the
+map. `tiles.py` restores tiles with a halo, or the whole image at once. Both work from top to
+bottom, so memory does not grow with the image's height. All windows, head tiles or tiles of an
+image have the same shape, so only one or two functions are compiled.
 """
 
 import functools
@@ -33,7 +33,7 @@ Images = Float[ArrayLike, "batch height width channels"]
 def restored_tiles(
     network: nn.Module, variables: dict, tiles: Images
 ) -> Float[Array, "batch height width 3"]:
-    """Returns the float32 restorations of a batch of tiles, or of whole images."""
+    """Returns the restored tiles or whole images, float32."""
     settings = {"train": False} if takes_train(network) else {}
     return network.apply(variables, tiles, **settings).astype(jnp.float32)
 
@@ -42,7 +42,7 @@ def restored_tiles(
 def window_features(
     network: nn.Module, variables: dict, windows: Float[ArrayLike, "batch window window channels"]
 ) -> Float[Array, "batch side side features"]:
-    """Returns the float32 feature maps of a batch of windows."""
+    """Returns the feature maps of a batch of windows, float32."""
     return network.apply(variables, windows, method="features").astype(jnp.float32)
 
 
@@ -68,23 +68,27 @@ def restore(
     batch_size: int | None = None,
     on_tiles: Callable[[int], None] = lambda done: None,
 ) -> Iterator[Float[np.ndarray, "rows width 3"]]:
-    """Returns an iterator over the restored image from top to bottom, float32, not clipped.
+    """Restores an image and returns an iterator over its rows from top to bottom.
+
+    The image is extended by reflection to the size that the tiling needs; the result is cropped
+    back.
 
     Args:
-      network: the network.
-      variables: its variables.
-      image: `(height, width, 3 * views)` RGB; uint8, uint16 or float in [0, 1]. A side that is too
-        short, or no multiple of what the network takes, is extended by reflection, as often as
-        needed, and cropped back; so are all sides by the margin of windows.
-      stride: step between windows, pixels; by default the network's. Only for networks that are
-        restored with in windows.
-      batch_size: windows or tiles computed at once; by default 1 a CPU and 8 another device. It is
-        rounded up to a multiple of the number of local devices.
-      on_tiles: called with the number of windows or tiles just done.
+      network: The network.
+      variables: Its variables.
+      image: `(height, width, 3 * views)` RGB; uint8, uint16 or float in [0, 1].
+      stride: Step between windows, in pixels; None for the network's. Only for networks that work
+        in overlapping windows.
+      batch_size: Windows or tiles per batch, rounded up to a multiple of the number of local
+        devices; None for 1 on each CPU and 8 on each other device.
+      on_tiles: Called after each batch with its number of windows or tiles.
+
+    Returns:
+      An iterator over blocks of rows, float32, not clipped.
 
     Raises:
-      UserError: the image's shape, dtype or values are wrong, the stride leaves gaps, or, while
-        rows are taken, the network's output is not finite.
+      UserError: The image or an option is invalid. The iterator raises it if the network's output
+        is not finite.
     """
     check_image(network, image)
     check_options(network, stride, batch_size)
@@ -97,7 +101,7 @@ def restore(
 
     if not isinstance(tiling, Windows):
         return _finite(tile_rows(tiling, image, on_all_devices(restored_tiles), **settings))
-    # The head's tiles of one image are few: one device makes them all.
+    # An image has few head tiles, so one device computes all of them.
     on_one = jax.device_put(variables, jax.local_devices()[0])
     rows = window_rows(
         tiling,
@@ -114,8 +118,8 @@ def _finite(image_rows):
     for rows in image_rows:
         if not np.isfinite(rows).all():
             raise UserError(
-                "the network's output is not finite: the checkpoint may be damaged, or may need "
-                "float32"
+                "the network's output is not finite: the checkpoint may be damaged, or it may need "
+                "dtype float32"
             )
         yield rows
 
@@ -128,13 +132,13 @@ def _whole_batch(batch_size, mesh):
 
 
 def count_tiles(network: nn.Module, height: int, width: int, stride: int | None = None) -> int:
-    """Returns how many windows or tiles an image of that size is cut into.
+    """Returns the number of windows or tiles of an image.
 
     Args:
-      network: the network.
-      height: of the image, pixels.
-      width: likewise.
-      stride: step between windows, pixels; by default the network's.
+      network: The network.
+      height: Height of the image, in pixels.
+      width: Width of the image, in pixels.
+      stride: Step between windows, in pixels; None for the network's.
     """
     tiling = tiling_of(network)
     if isinstance(tiling, Windows):
@@ -143,20 +147,20 @@ def count_tiles(network: nn.Module, height: int, width: int, stride: int | None 
 
 
 def check_image(network: nn.Module, image: np.ndarray) -> None:
-    """Raises `UserError` unless `restore` takes the image."""
+    """Raises `UserError` if the network cannot restore the image."""
     fault = image_fault(views_of(network), image)
     if fault is not None:
         raise UserError(fault)
 
 
 def check_options(network: nn.Module, stride: int | None, batch_size: int | None) -> None:
-    """Raises `UserError` unless `restore` takes them; None stands for the default."""
+    """Raises `UserError` if the network cannot use the stride or the batch size; None is valid."""
     if stride is not None:
         tiling = tiling_of(network)
         if not isinstance(tiling, Windows):
             raise UserError(
-                f"stride is {stride}, but {type(network).__name__} is not restored with in "
-                "overlapping windows; leave the stride out"
+                f"stride is {stride}, but {type(network).__name__} does not work in overlapping "
+                "windows; leave the stride out"
             )
         check_stride(tiling, stride)
     if batch_size is not None and batch_size < 1:
@@ -164,11 +168,11 @@ def check_options(network: nn.Module, stride: int | None, batch_size: int | None
 
 
 def tell_of_tiling(network: nn.Module, stride: int | None) -> None:
-    """Prints a note if the tiling may show in the results.
+    """Prints a note if the tiling may be visible in the results.
 
     Args:
-      network: the network.
-      stride: step between windows, pixels; None: the network's.
+      network: The network.
+      stride: Step between windows, in pixels; None for the network's.
     """
     tiling = tiling_of(network)
     if isinstance(tiling, Windows):
@@ -177,7 +181,7 @@ def tell_of_tiling(network: nn.Module, stride: int | None) -> None:
             tell(f"note: {note}")
     elif getattr(network, "tiling", None) is None and isinstance(tiling, HaloTiles):
         tell(
-            f"note: {type(network).__name__} states no tiling; images over "
-            f"{tiling.tile + 2 * tiling.halo} pixels a side are restored in tiles with a halo of "
-            f"{tiling.halo} pixels, exact only if its receptive field reaches no further"
+            f"note: {type(network).__name__} has no attribute 'tiling'; images larger than "
+            f"{tiling.tile + 2 * tiling.halo} pixels are restored in tiles with a halo of "
+            f"{tiling.halo} pixels, which is exact only if the receptive field is not larger"
         )

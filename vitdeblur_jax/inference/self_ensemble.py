@@ -1,4 +1,4 @@
-"""Self-ensemble: an image restored in each of its flips and turns; their mean and their spread.
+"""Self-ensemble: the mean and the spread of the restorations of an image's flips and rotations.
 
 R. Timofte, R. Rothe, L. Van Gool: "Seven Ways to Improve Example-Based Single Image Super
 Resolution", CVPR 2016, section 3.3.
@@ -15,11 +15,11 @@ _Restored = Float[np.ndarray, "height width 3"]
 
 
 class Ensemble(NamedTuple):
-    """What the restorations of one image have in common, and where they differ.
+    """The mean and the spread of several restorations of one image.
 
     Attributes:
-      mean: of the restorations.
-      spread: their standard deviation, the root mean square over the channels; 0 where all agree.
+      mean: The mean.
+      spread: The standard deviation, as root mean square over the channels.
     """
 
     mean: _Restored
@@ -27,12 +27,12 @@ class Ensemble(NamedTuple):
 
 
 class Symmetry(NamedTuple):
-    """Flips and turns an image.
+    """A flip, a rotation, or both.
 
     Attributes:
-      transposed: rows become columns, before any flip.
-      flips: the axes to be turned round then.
-      swaps_views: the left and the right view change places, as they do in a mirror.
+      transposed: Whether rows and columns are exchanged, before the flips.
+      flips: The axes to flip.
+      swaps_views: Whether the left and the right view are exchanged, as in a mirror.
     """
 
     transposed: bool
@@ -40,22 +40,22 @@ class Symmetry(NamedTuple):
     swaps_views: bool
 
     def apply(self, image: _Image) -> Num[np.ndarray, "turned_height turned_width channels"]:
-        """Returns the image, flipped and turned."""
+        """Returns the transformed image."""
         if self.swaps_views:
             image = np.concatenate(np.split(image, 2, axis=-1)[::-1], axis=-1)
         return np.flip(image.swapaxes(0, 1) if self.transposed else image, self.flips)
 
     def undo(self, restored: Float[np.ndarray, "turned_height turned_width 3"]) -> _Restored:
-        """Returns a restoration in the original's place."""
+        """Returns the restored image transformed back."""
         flipped = np.flip(restored, self.flips)
         return flipped.swapaxes(0, 1) if self.transposed else flipped
 
 
 def symmetries(views: int) -> list[Symmetry]:
-    """Returns all eight flips and turns, the identity first.
+    """Returns the eight flips and rotations, the identity first.
 
-    Of a left and a right view the four that leave the one beside the other: a sensor's views are
-    never above each other.
+    Two views have only the four symmetries without a transposition: a dual-pixel sensor's views are
+    left and right, never above each other.
     """
     return [
         Symmetry(transposed, flips, views == 2 and 1 in flips)
@@ -65,19 +65,19 @@ def symmetries(views: int) -> list[Symmetry]:
 
 
 def self_ensemble(restore: Callable[[_Image], _Restored], image: _Image, views: int) -> Ensemble:
-    """Restores an image in each of its `symmetries` and returns their mean and spread.
+    """Restores an image in each of its `symmetries` and returns the mean and the spread.
 
     Args:
-      restore: from an image of any size to its restoration.
-      image: as `restore` takes it.
-      views: 1, or 2 for a left and a right view, channels one behind the other.
+      restore: Restores an image of any size.
+      image: The image, as `restore` takes it.
+      views: 1, or 2 for a left and a right view, concatenated along the channels.
     """
     count, mean, squares = 0, 0.0, 0.0
     for restored in _restorations(restore, image, views):
         count += 1
         difference = restored - mean
         mean = mean + difference / count
-        squares = squares + difference * (restored - mean)  # Welford's: no large sums to subtract
+        squares = squares + difference * (restored - mean)  # Welford's algorithm
     return Ensemble(mean, np.sqrt((squares / count).mean(axis=-1)))
 
 

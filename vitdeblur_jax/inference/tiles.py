@@ -1,8 +1,8 @@
-"""The arithmetic of tiles with a halo, and of whole images.
+"""Restores an image in tiles with a halo, or whole.
 
-What the network computes comes as a function. NumPy alone: this file is also copied beside exported
-models, where the rest of the package is absent. For the same reason shapes stand in the docstrings.
-`tiling` has the fields of `HaloTiles` or of `WholeImage` in `vitdeblur_jax.models.tilings`.
+This file is copied into exported models, which do not have this package. So it uses only NumPy, has
+no jaxtyping annotations, and takes the network as a function. `tiling` has the attributes of
+`HaloTiles` or `WholeImage` of `vitdeblur_jax.models.tilings`.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,11 +15,12 @@ from .pixels import as_float, extend_by_reflection
 
 
 class Span(NamedTuple):
-    """A tile along one axis, pixels.
+    """The extent of a tile along one axis, in pixels from the image's edge.
 
     Attributes:
-      start: where the tile begins.
-      kept_from, kept_to: what is kept of it; both count from the image's edge.
+      start: The first pixel of the tile.
+      kept_from: The first pixel of the part that is kept.
+      kept_to: The end of the part that is kept.
     """
 
     start: int
@@ -35,21 +36,21 @@ def tile_rows(
     batch_size: int,
     on_tiles: Callable[[int], None] = lambda done: None,
 ) -> Iterator[np.ndarray]:
-    """Returns an iterator over a restored image from top to bottom.
+    """Restores an image from top to bottom.
 
-    All tiles of an image have one shape, and those at its edges begin there, so that the network
-    pads them as it pads the whole image.
+    All tiles of an image have the same shape. Tiles at the image's edges start or end there, so the
+    network pads them as it pads the whole image.
 
     Args:
-      tiling: of the network.
-      image: `(height, width, 3 * views)`, without an `image_fault`.
-      restore_tiles: from `(batch_size, tile_height, tile_width, 3 * views)`, float32, to
+      tiling: The tiling of the network.
+      image: `(height, width, 3 * views)`; `image_fault` returns None for it.
+      restore_tiles: Maps tiles `(batch_size, tile_height, tile_width, 3 * views)`, float32, to
         `(batch_size, tile_height, tile_width, 3)`. It may return before they are computed.
-      batch_size: tiles computed at once.
-      on_tiles: called with the number of tiles just done.
+      batch_size: Tiles per batch.
+      on_tiles: Called after each batch with its number of tiles.
 
     Yields:
-      `(rows, width, 3)`, float32, not clipped; together as high as the image.
+      Blocks of rows, `(rows, width, 3)`, float32, not clipped.
     """
     height, width = image.shape[:2]
     multiple = tiling.multiple
@@ -77,11 +78,11 @@ def tile_rows(
 
 
 def spans(tiling, length: int) -> tuple[list[Span], int]:
-    """Returns the tiles along an axis of `length` pixels, and their size.
+    """Returns the tiles along an axis, and their size in pixels.
 
     Args:
-      tiling: of the network.
-      length: a multiple of `tiling.multiple`.
+      tiling: The tiling of the network.
+      length: Length of the axis in pixels, a multiple of `tiling.multiple`.
     """
     if not hasattr(tiling, "halo"):
         return [Span(0, 0, length)], length
@@ -96,7 +97,7 @@ def spans(tiling, length: int) -> tuple[list[Span], int]:
 
 
 def count_tiles(tiling, height: int, width: int) -> int:
-    """Returns how many tiles an image of that size is cut into."""
+    """Returns the number of tiles of an image of `height` x `width` pixels."""
     rows, columns = (
         spans(tiling, _rounded(length, tiling.multiple))[0] for length in (height, width)
     )
@@ -108,16 +109,16 @@ def _rounded(length, multiple):
 
 
 def _restored(restore_tiles, tiles, batch_size, on_tiles):
-    """Yields the restored tiles; the next batch is under way while a batch is handed out."""
-    under_way = None
+    """Yields the restored tiles; the next batch is computed while one is consumed."""
+    pending = None
     for first in range(0, len(tiles), batch_size):
         batch = tiles[first : first + batch_size]
-        filled = batch + [batch[-1]] * (batch_size - len(batch))  # one shape: one compilation
+        filled = batch + [batch[-1]] * (batch_size - len(batch))  # one shape, so one compilation
         restored = restore_tiles(np.stack([as_float(tile) for tile in filled]))
-        if under_way is not None:
-            yield from _hand_out(*under_way, on_tiles)
-        under_way = restored, len(batch)
-    yield from _hand_out(*under_way, on_tiles)
+        if pending is not None:
+            yield from _hand_out(*pending, on_tiles)
+        pending = restored, len(batch)
+    yield from _hand_out(*pending, on_tiles)
 
 
 def _hand_out(restored, count, on_tiles):

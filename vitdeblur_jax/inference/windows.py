@@ -1,10 +1,10 @@
-"""The arithmetic of overlapping windows: their averaged feature map, and the head's tiles.
+"""Restores an image in overlapping windows: averages their feature maps and applies the head.
 
-What the network computes comes as two functions. NumPy alone: this file is also copied beside
-exported models, where the rest of the package is absent. For the same reason shapes stand in the
-docstrings. `tiling` has the fields of `Windows` in `vitdeblur_jax.models.tilings`.
+This file is copied into exported models, which do not have this package. So it uses only NumPy, has
+no jaxtyping annotations, and takes the network as two functions. `tiling` has the attributes of
+`Windows` of `vitdeblur_jax.models.tilings`.
 
-Coordinates: row y of the map is row y + trim of the image.
+Row y of the feature map is row y + trim of the image; columns likewise.
 """
 
 import itertools
@@ -27,24 +27,24 @@ def window_rows(
     batch_size: int,
     on_tiles: Callable[[int], None] = lambda done: None,
 ) -> Iterator[np.ndarray]:
-    """Returns an iterator over a restored image from top to bottom.
+    """Restores an image from top to bottom.
 
     Args:
-      tiling: of the network.
-      image: `(height, width, 3 * views)`, without an `image_fault`.
-      window_features: from `(batch_size, size, size, 3 * views)`, float32, to the windows'
-        feature maps, `(batch_size, side, side, features)`, side = size - 2 * trim. It
-        may return before they are computed.
-      head_tile: from `(square, features, rows, columns)`, a window's square of the image, the
-        blended map over it, and for each padded row and column of the tile the one of the map that
-        it reads, to a tile of the restored image. Reflection at the image's borders, and nothing
-        else, lies in these indices.
-      stride: step between windows, pixels, at most side.
-      batch_size: windows computed at once.
-      on_tiles: called with the number of windows just done.
+      tiling: The tiling of the network.
+      image: `(height, width, 3 * views)`; `image_fault` returns None for it.
+      window_features: Maps windows `(batch_size, size, size, 3 * views)`, float32, to their feature
+        maps `(batch_size, side, side, features)`, where `side = size - 2 * trim`. It may return
+        before they are computed.
+      head_tile: Maps `(square, features, rows, columns)` to a tile of the restored image. `square`
+        is a window-sized square of the image, and `features` is the averaged map over it. `rows`
+        and `columns` are the indices into the map for each padded row and column of the tile; they
+        implement the reflection at the image's borders.
+      stride: Step between windows, in pixels; at most `side`.
+      batch_size: Windows per batch.
+      on_tiles: Called after each batch with its number of windows.
 
     Yields:
-      `(rows, width, 3)`, float32, not clipped; together as high as the image.
+      Blocks of rows, `(rows, width, 3)`, float32, not clipped.
     """
     padded = extend_by_reflection(_with_margin(image, tiling.margin), tiling.size, tiling.size)
     layout = _layout(tiling, *padded.shape[:2], stride)
@@ -54,13 +54,13 @@ def window_rows(
 
 
 def count_windows(tiling, height: int, width: int, stride: int | None = None) -> int:
-    """Returns how many windows an image of that size is cut into.
+    """Returns the number of windows of an image.
 
     Args:
-      tiling: of the network.
-      height: of the image, pixels.
-      width: likewise.
-      stride: step between windows, pixels; by default the tiling's.
+      tiling: The tiling of the network.
+      height: Height of the image, in pixels.
+      width: Width of the image, in pixels.
+      stride: Step between windows, in pixels; None for the tiling's.
     """
     side, stride = tiling.size, stride or tiling.stride
     rows, columns = (
@@ -71,7 +71,7 @@ def count_windows(tiling, height: int, width: int, stride: int | None = None) ->
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
-    """Returns where windows begin along a side; the last one is moved back to the edge."""
+    """Returns the starts of the windows along an axis; the last window ends at the edge."""
     return [*range(0, length - window, stride), length - window]
 
 
@@ -92,14 +92,14 @@ def _cropped(image_rows, margin, height, width):
 
 
 class _Layout(NamedTuple):
-    """Where windows and tiles lie in an image; lengths in pixels."""
+    """Positions of windows and head tiles in an image, in pixels."""
 
     height: int
     width: int
     window: int
-    side: int  # of a window's feature map, and of the part of the whole map that a tile reads
-    tile: int  # side of the square of pixels that the image head makes at once
-    padding: int  # of the image head's reflection
+    side: int  # of a window's feature map, and of the part of the map that a head tile reads
+    tile: int  # side of a head tile
+    padding: int  # by reflection, for the head
     rows: list[int]
     columns: list[int]
 
@@ -127,20 +127,20 @@ def _layout(tiling, height, width, stride) -> _Layout:
 
 
 def _window_maps(window_features, image, layout, batch_size, on_tiles):
-    """Yields the windows' feature maps, row by row of windows.
+    """Yields the feature maps of the windows in row-major order.
 
-    The next batch is under way while a batch is handed out.
+    The next batch is computed while one is consumed.
     """
     corners = itertools.product(layout.rows, layout.columns)
-    under_way = None
+    pending = None
     while batch := list(itertools.islice(corners, batch_size)):
         repeated = batch + batch[-1:] * (batch_size - len(batch))
         windows = np.stack([as_float(_square(image, y, x, layout.window)) for y, x in repeated])
         maps = window_features(windows)
-        if under_way is not None:
-            yield from _hand_out(*under_way, on_tiles)
-        under_way = maps, len(batch)
-    yield from _hand_out(*under_way, on_tiles)
+        if pending is not None:
+            yield from _hand_out(*pending, on_tiles)
+        pending = maps, len(batch)
+    yield from _hand_out(*pending, on_tiles)
 
 
 def _hand_out(maps, count, on_tiles):
@@ -154,7 +154,7 @@ def _square(image, top, left, side):
 
 
 def _blend(layout: _Layout, window_maps: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """Yields the rows of the averaged map, `(rows, map_width, features)`, as they are finished."""
+    """Yields finished rows of the averaged feature map, `(rows, map_width, features)`."""
     row_counts = _coverage(layout.rows, layout.side, layout.map_height)
     column_counts = _coverage(layout.columns, layout.side, layout.map_width)
     total = None
@@ -179,7 +179,7 @@ def _coverage(starts, side, length) -> np.ndarray:
 
 
 def _image_rows(head_tile, image, layout: _Layout, map_rows: Iterable[np.ndarray]):
-    """Yields the restored rows, a row of tiles at a time, as soon as the map reaches far enough."""
+    """Yields the restored rows, one row of head tiles at a time."""
     map_rows = iter(map_rows)
     held, held_from, done = next(map_rows), 0, 0
     for top in window_starts(layout.height, layout.tile, layout.tile):
@@ -201,7 +201,7 @@ def _image_rows(head_tile, image, layout: _Layout, map_rows: Iterable[np.ndarray
 
 
 def _tile_rows(layout, start, map_length):
-    """Returns which rows of its part of the map a tile reads, and where that part begins."""
+    """Returns the indices of the map rows that a head tile reads, and the start of its part."""
     part = min(max(start - layout.padding, 0), map_length - layout.side)
     rows = np.abs(np.arange(layout.side) + start - layout.padding)
     rows = np.where(rows < map_length, rows, 2 * (map_length - 1) - rows)

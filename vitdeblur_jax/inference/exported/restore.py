@@ -1,13 +1,13 @@
-"""Restores images with the exported model in this package; needs JAX and NumPy, no more.
+"""Restores images with the exported model in this package; needs only JAX and NumPy.
 
-With the folder that holds this one on Python's path, and NAME for the name of this one:
+NAME is the name of this folder; its parent folder must be on Python's path:
 
     import NAME
 
     restore = NAME.load()
     sharp = restore(image)  # height x width x 3, RGB; uint8, uint16 or floats in [0, 1]
 
-`metadata.json` says what the model is.
+`metadata.json` describes the model.
 """
 
 import importlib.util
@@ -29,7 +29,7 @@ _HERE = Path(__file__).parent
 
 
 def _provide_flatbuffers() -> None:
-    """Imports the package with which JAX reads functions, from here if it is not installed."""
+    """Imports flatbuffers, which `jax.export` needs, from this folder if it is not installed."""
     if importlib.util.find_spec("flatbuffers") is None:
         place = str(_HERE / "third_party")
         sys.path.append(place)
@@ -38,13 +38,17 @@ def _provide_flatbuffers() -> None:
 
 
 def load(folder: str | Path = _HERE) -> Callable[..., np.ndarray]:
-    """Returns the function that restores an image, with its variables on JAX's first device.
+    """Loads the model onto JAX's first device.
 
-    It takes the image, `(height, width, 3 * views)`, and `batch_size`, how many windows or tiles
-    are computed at once: by default 1 on a CPU and 8 elsewhere. A model that was exported for one
-    batch size takes no other. It returns `(height, width, 3)` of the image's dtype: integers
-    rounded, floats not clipped. It raises `ValueError` if the image's shape, dtype or values
-    are wrong, or the network's output is not finite.
+    Args:
+      folder: The folder of the exported model.
+
+    Returns:
+      A function of an image `(height, width, 3 * views)` and a `batch_size`, the number of windows
+      or tiles per batch (default: 1 on a CPU, 8 on other devices; fixed if the model was exported
+      for one batch size). It returns `(height, width, 3)` in the image's dtype; integers are
+      rounded, floats are not clipped. It raises `ValueError` if the image is invalid or the
+      network's output is not finite.
     """
     _provide_flatbuffers()
     folder = Path(folder)
