@@ -35,7 +35,7 @@ from vitdeblur_jax.models import (
 from vitdeblur_jax.models.network import NUMERICS, abstract_variables, with_numerics
 from vitdeblur_jax.models.vitdeblur import configuration
 from vitdeblur_jax.models.vitdeblur import published as vitdeblur_published
-from vitdeblur_jax.models.vitdeblur.model import make_vitdeblur, vitdeblur_config
+from vitdeblur_jax.models.vitdeblur.build import make_vitdeblur, vitdeblur_config
 from vitdeblur_jax.utils.config_checks import (
     Rule,
     check_keys,

@@ -16,17 +16,8 @@ from jaxtyping import Array, Float, Int
 from vitdeblur_jax.models.layers.views import mean_of_views
 from vitdeblur_jax.models.tilings import Windows
 from vitdeblur_jax.models.vitdeblur import losses, published
-from vitdeblur_jax.models.vitdeblur.configuration import (
-    check_configuration,
-    check_side,
-    make_tiling,
-)
-from vitdeblur_jax.models.vitdeblur.contextual_encoder import ContextualEncoder
-from vitdeblur_jax.models.vitdeblur.decoder import Decoder
-from vitdeblur_jax.models.vitdeblur.image_head import ImageHead
+from vitdeblur_jax.models.vitdeblur.configuration import check_side
 from vitdeblur_jax.models.vitdeblur.initialization import dct_init, identity_init
-from vitdeblur_jax.models.vitdeblur.primary_encoder import PrimaryEncoder
-from vitdeblur_jax.models.vitdeblur.tokenizer import Tokenizer
 from vitdeblur_jax.utils.errors import UserError
 
 _OF_THE_PROJECTOR = {"vicreg_invariance", "vicreg_variance", "vicreg_covariance"}
@@ -225,7 +216,7 @@ class ViTDeblur(nn.Module):
                 "batch norm needs two images, and one goes through the model at once; raise "
                 "batch_size, lower grad_accum_steps or set the contextual weights in loss to 0"
             )
-        check_side("crop", crop, _architecture(self))
+        check_side("crop", crop, architecture(self))
 
     INITIAL_OPTIONS: ClassVar[Mapping[str, str | bool]] = {
         "encoder": "",
@@ -258,77 +249,7 @@ class ViTDeblur(nn.Module):
         return identity_init(variables) if options["identity_init"] else variables
 
 
-def make_vitdeblur(
-    config: ml_collections.ConfigDict,
-    tiling: ml_collections.ConfigDict,
-    *,
-    dtype: str = "float32",
-    precision: str = "highest",
-    remat: bool = False,
-) -> ViTDeblur:
-    """Returns the model of a configuration.
-
-    Args:
-      config: the architecture, as in `vitdeblur_jax.models.vitdeblur.configuration`.
-      tiling: window, stride and margin.
-      dtype: of the computation, "float32" or "bfloat16"; parameters are float32.
-      precision: of float32 products on GPU and TPU: "highest", "high" or "default" (fastest).
-      remat: recompute each block in the backward pass: less memory, the same numbers.
-
-    Raises:
-      UserError: values that do not fit together, with the two numbers that disagree.
-    """
-    check_configuration(config)
-    numerics = {"dtype": dtype, "precision": precision}
-    blocks = {"mlp_ratio": config.mlp_ratio, "remat": remat, **numerics}
-    encoder, context, decoder = config.primary_encoder, config.contextual_encoder, config.decoder
-    return ViTDeblur(
-        tokenizer=Tokenizer(encoder.width, **config.tokenizer, **numerics),
-        primary_encoder=PrimaryEncoder(**encoder, **blocks),
-        contextual_encoder=ContextualEncoder(
-            encoder.width,
-            context.depth,
-            context.num_heads,
-            projector_widths=tuple(context.projector_widths),
-            **blocks,
-        ),
-        decoder=Decoder(
-            **decoder,
-            patch_stride=config.tokenizer.patch_stride,
-            features=config.image_head.features,
-            **blocks,
-        ),
-        image_head=ImageHead(**config.image_head, views=config.views, **numerics),
-        tiling=make_tiling(config, tiling),
-    )
-
-
-def vitdeblur_config(model: nn.Module) -> dict[str, dict] | None:
-    """Returns what `make_vitdeblur` made the model of: "model" and "tiling" as plain values.
-
-    None if a part is another module than `make_vitdeblur` uses.
-    """
-    if type(model) is not ViTDeblur or not _has_own_parts(model):
-        return None
-    tiling = model.tiling
-    return {
-        "model": _architecture(model).to_dict(),
-        "tiling": {"window": tiling.size, "stride": tiling.stride, "margin": tiling.margin},
-    }
-
-
-def _has_own_parts(model):
-    parts = {
-        "tokenizer": Tokenizer,
-        "primary_encoder": PrimaryEncoder,
-        "contextual_encoder": ContextualEncoder,
-        "decoder": Decoder,
-        "image_head": ImageHead,
-    }
-    return all(type(getattr(model, name)) is part for name, part in parts.items())
-
-
-def _architecture(model):
+def architecture(model: nn.Module) -> ml_collections.ConfigDict:
     """Returns the configuration of the parts, as far as they are the usual ones."""
 
     def of(part, *names):
@@ -368,7 +289,7 @@ def _check_images(images, model, channels):
         raise UserError(
             f"images of {height} x {width} pixels: the model takes squares, `deblur` any image"
         )
-    check_side("image side", height, _architecture(model))
+    check_side("image side", height, architecture(model))
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise UserError(
             f"images of {images.dtype}: the model takes floats in [0, 1]; `unit_range` of "
