@@ -165,3 +165,17 @@ def test_depthwise_convolution_is_of_each_channel(form):
 def test_sides_that_are_no_multiple_are_refused():
     with pytest.raises(UserError, match="multiples of 4 pixels, and got 16 x 18"):
         jax.eval_shape(Restormer(**SMALL).init, jax.random.key(0), jnp.zeros((1, 16, 18, 3)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"width": 5}, "width is 5; it must be even"),
+        ({"heads": (1, 2)}, r"depths is \(1, 1, 1\) and heads \(1, 2\)"),
+        ({"heads": (1, 3, 2)}, r"heads\[1\] is 3; it must divide the 8 channels"),
+    ],
+)
+def test_levels_that_do_not_fit_together_are_refused(changes, message):
+    network = Restormer(**SMALL | changes)
+    with pytest.raises(UserError, match=message):
+        jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))

@@ -15,6 +15,7 @@ How it was trained is not published.
 """
 
 import functools
+from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -40,7 +41,6 @@ class AIFNet(nn.Module):
     """The whole network. Widths are given from the finest level to the coarsest.
 
     Attributes:
-      views: 1.
       encoder_widths: channels of the five levels of the encoder.
       decoder_widths: channels of the four levels of the map's decoder.
       levels: of defocus, for which the image is weighted.
@@ -49,7 +49,7 @@ class AIFNet(nn.Module):
       precision: of the products, see `jax.lax.Precision`.
     """
 
-    views: int = 1
+    views: ClassVar[int] = 1
     encoder_widths: tuple[int, int, int, int, int] = (64, 128, 256, 512, 512)
     decoder_widths: tuple[int, int, int, int] = (64, 64, 128, 256)
     levels: int = 29

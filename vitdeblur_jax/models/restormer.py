@@ -28,6 +28,7 @@ from vitdeblur_jax.models.layers.depthwise import DepthwiseConv
 from vitdeblur_jax.models.layers.transformer_block import layer_norm
 from vitdeblur_jax.models.published import POINTWISE, Entry, Layout, Path, conv, joined, norm
 from vitdeblur_jax.models.tilings import WholeImage, check_image
+from vitdeblur_jax.utils.errors import UserError
 
 CONFIGURATIONS = {"restormer": {}, "restormer_dual": {"views": 2}}
 
@@ -65,6 +66,7 @@ class Restormer(nn.Module):
     @nn.compact
     def __call__(self, image: Maps, train: bool = False) -> Float[Array, "batch height width 3"]:
         """Returns restored images, not clipped; `train` makes no difference."""
+        _check_levels(self)
         check_image(image.shape, self.views, self.tiling.multiple, (1, 2))
         conv3x3, pointwise = layers_without_bias(self.dtype, self.precision)
         embedded = conv3x3(self.width, name="embedding")(image)
@@ -91,6 +93,22 @@ class Restormer(nn.Module):
         for i in range(depth):
             x = Block(*settings, name=f"{name}_{i}")(x)
         return x
+
+
+def _check_levels(network: Restormer) -> None:
+    """Raises `UserError` if attributes of the levels don't fit together."""
+    if network.width % 2:
+        raise UserError(f"width is {network.width}; it must be even, to be halved and shuffled")
+    if len(network.heads) != len(network.depths):
+        raise UserError(
+            f"depths is {network.depths} and heads {network.heads}; each has one value per level"
+        )
+    for level, heads in enumerate(network.heads):
+        channels = network.width * 2**level
+        if heads < 1 or channels % heads:
+            raise UserError(
+                f"heads[{level}] is {heads}; it must divide the {channels} channels of its level"
+            )
 
 
 class Block(nn.Module):
