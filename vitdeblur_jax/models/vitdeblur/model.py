@@ -5,7 +5,7 @@ Deblurring", IEEE Transactions on Computational Imaging 10, 2024.
 """
 
 from collections.abc import Callable, Mapping
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -18,21 +18,10 @@ from vitdeblur_jax.models.tilings import Windows
 from vitdeblur_jax.models.vitdeblur import losses, published
 from vitdeblur_jax.models.vitdeblur.configuration import check_side
 from vitdeblur_jax.models.vitdeblur.initialization import dct_init, identity_init
+from vitdeblur_jax.models.vitdeblur.pairs import PairOutputs, interleaved, parted
 from vitdeblur_jax.utils.errors import UserError
 
 _OF_THE_PROJECTOR = {"vicreg_invariance", "vicreg_variance", "vicreg_covariance"}
-
-
-class PairOutputs(NamedTuple):
-    """What the losses compare; the sharp image feeds only them."""
-
-    restored: Float[Array, "batch height width 3"]
-    contextual_tokens: Float[Array, "batch tokens embedding"]
-    sharp_tokens: Float[Array, "batch tokens embedding"]
-    blurred_logit: Float[Array, " batch"]
-    sharp_logit: Float[Array, " batch"]
-    blurred_projection: Float[Array, "batch projection"]
-    sharp_projection: Float[Array, "batch projection"]
 
 
 class ViTDeblur(nn.Module):
@@ -140,13 +129,13 @@ class ViTDeblur(nn.Module):
                 f"blurred images of {_shape(blurred)}, sharp images of {_shape(sharp)}: batch, "
                 "height and width must be the same"
             )
-        primary = self.encode(_interleaved(mean_of_views(blurred), jnp.asarray(sharp)))
+        primary = self.encode(interleaved(mean_of_views(blurred), jnp.asarray(sharp)))
         context = self.contextual_encoder
         normalized = context.normalized_tokens(primary[-1])
-        blurred_tokens, sharp_tokens = _parted(normalized)
+        blurred_tokens, sharp_tokens = parted(normalized)
         contextual = context.scale(blurred_tokens)
-        features = self.decoder([_parted(tokens)[0] for tokens in primary], contextual)
-        blurred_logit, sharp_logit = _parted(context.sharpness_logit(normalized))
+        features = self.decoder([parted(tokens)[0] for tokens in primary], contextual)
+        blurred_logit, sharp_logit = parted(context.sharpness_logit(normalized))
         return PairOutputs(
             restored=self.image_head(blurred, features),
             contextual_tokens=contextual,
@@ -299,18 +288,3 @@ def _check_images(images, model, channels):
 
 def _shape(images):
     return " x ".join(map(str, images.shape)) or "a single number"
-
-
-def _interleaved(first, second):
-    """Joins two batches in pairs, so that a device that holds a part of both has nothing to send.
-
-    Laid one behind the other, both halves of the batch, and of what becomes of it, would have to be
-    gathered whole on every device.
-    """
-    pairs = jnp.stack([first, second], axis=1)
-    return pairs.reshape(-1, *first.shape[1:])
-
-
-def _parted(joined):
-    pairs = joined.reshape(-1, 2, *joined.shape[1:])
-    return pairs[:, 0], pairs[:, 1]
