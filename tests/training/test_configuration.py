@@ -16,6 +16,7 @@ from vitdeblur_jax.data.defocus.settings import SynthesisSettings
 from vitdeblur_jax.models.networks import GROUPS, create_network, named_config
 from vitdeblur_jax.training import configuration, train
 from vitdeblur_jax.training.configuration import check_config, default_config, free_keys, rules_for
+from vitdeblur_jax.training.losses import loss_weights
 from vitdeblur_jax.training.optimizer import make_schedule
 from vitdeblur_jax.utils.errors import UserError
 
@@ -62,6 +63,9 @@ BAD = [
     ({"data__kind": "tfds"}, "data.kind is 'tfds'; it must be one of pairs, prepared, synthetic"),
     ({"loss__sharpness": -1.0}, "loss.sharpness is -1.0; it must be a finite number >= 0"),
     ({"loss__border": 23}, "loss.border excludes 23 pixels on each side, which is all of a crop"),
+    ({"loss__ssim": 1.0, "loss__border": 18}, "loss.ssim needs 11 x 11 pixels, but a crop of 46"),
+    ({"loss__lpips": 1.0, "loss__border": 6}, "loss.lpips needs 35 x 35 pixels, but a crop of 46"),
+    ({"loss__lpips_backbone": "vg"}, "loss.lpips_backbone is 'vg' (did you mean 'vgg'?); it must"),
     ({"crop": 47}, "crop 47 with patch_size 8 and patch_stride 4 gives a map of 40 pixels"),
     ({"crop": 7}, "crop is 7 pixels, smaller than patch_size 8"),
     ({"grad_accum_steps": 3}, "a batch of 4 cannot be split into 3 parts"),
@@ -252,7 +256,7 @@ def test_the_defaults_are_the_published_method():
     config = default_config("base")
     check_config(config)
     assert config.data.synthesis.to_dict() == dataclasses.asdict(SynthesisSettings())
-    weights = {key: weight for key, weight in config.loss.items() if weight}
+    weights = {name: w for name, w in loss_weights(config.loss).items() if w}
     assert weights == {"charbonnier": 1.0, "contextual_cosine": 0.2, "sharpness": 0.06}
     assert config.optimizer.weight_decay == 1e-2
     assert config.optimizer.decay_norms_and_biases
@@ -279,7 +283,7 @@ WRONG = [
 ]
 TEXTS = {
     *("initial.checkpoint", "initial.encoder", "data.root", "data.split"),
-    *("validation.root", "validation.split"),
+    *("loss.lpips_weights", "validation.root", "validation.split"),
 }
 VALID = {
     **{key: ["many"] for key in TEXTS},

@@ -7,15 +7,15 @@ import pytest
 from flax import traverse_util
 
 from vitdeblur_jax.models import abstract_variables, create
+from vitdeblur_jax.models.vitdeblur.model import ViTDeblur
 from vitdeblur_jax.models.vitdeblur.published import to_published
-from vitdeblur_jax.training.configuration import default_config
 from vitdeblur_jax.training.objective import (
     restoration_objective,
     weighted_objective,
 )
 from vitdeblur_jax.training.optimizer import trained_part
 
-PUBLISHED = {k: v for k, v in default_config("base").loss.items() if k != "border"}
+PUBLISHED = {"charbonnier": 1.0, **ViTDeblur.LOSS_TERMS}
 KEY = jax.random.key(0)
 PATCH = "primary_encoder.pretrain_mae.patch_embed.proj"
 

@@ -10,13 +10,14 @@ from tests.small_model import small_pretrained
 from tests.training.several_processes import on_devices
 from vitdeblur_jax.distributed.sharding import batch_sharded, local_mesh, replicated
 from vitdeblur_jax.training.configuration import default_config
+from vitdeblur_jax.training.losses import loss_weights
 from vitdeblur_jax.training.objective import Objective, weighted_objective
 from vitdeblur_jax.training.optimizer import trained_part
 from vitdeblur_jax.training.state import create_state
 from vitdeblur_jax.training.step import compile_train_step, fit, train_step
 from vitdeblur_jax.utils.errors import UserError
 
-WEIGHTS = {name: w for name, w in default_config("base").loss.items() if name != "border"}
+WEIGHTS = loss_weights(default_config("base").loss)
 FROZEN = (("contextual_encoder", "projector"),)
 
 

@@ -15,6 +15,7 @@ the blur stack is scrambled, see `gaussian_blurs`. The images at half and quarte
 rounded to 8 bits, as Pillow makes them.
 """
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import flax.linen as nn
@@ -25,7 +26,7 @@ from jaxtyping import Array, Float
 from vitdeblur_jax.models.layers.batch_norm import BatchNorm
 from vitdeblur_jax.models.layers.blur_stacks import gaussian_blurs
 from vitdeblur_jax.models.layers.convolution import PYTORCH_KERNEL_INIT
-from vitdeblur_jax.models.layers.image_losses import dissimilarity, mse
+from vitdeblur_jax.models.layers.image_losses import check_pyramid, dissimilarity, mse
 from vitdeblur_jax.models.layers.recurrent_maps import Carry, RecurrentMaps, enlarged_carry
 from vitdeblur_jax.models.layers.resize import enlarge, pillow_pyramid
 from vitdeblur_jax.models.published import CONV_TRANSPOSE, Entry, Path, batch_norm, conv, joined
@@ -214,6 +215,12 @@ class GKMNet(nn.Module):
             name: sum(map(loss, outputs, targets)) for name, loss in losses.items() if name in terms
         }
         return outputs[-1], found
+
+    @nn.nowrap
+    def check_training(self, crop: int, batch_size: int, weights: Mapping[str, float]) -> None:
+        """Raises `UserError` unless the network can be trained so; see `models.network`."""
+        if any(weights.get(name) for name in self.LOSS_TERMS):
+            check_pyramid("GKMNet", crop)
 
     def _outputs(self, image, train) -> list[Images]:
         """Returns the outputs at quarter, half and full resolution."""

@@ -13,8 +13,6 @@ is the whole network, that of phase 1 has an untrained decoder of the sharp imag
 Oddity: a ReLU on three channels comes before each last convolution, of 1 x 1.
 """
 
-from typing import ClassVar
-
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -24,7 +22,6 @@ from vitdeblur_jax.models.layers.unet import ReluConv, max_pool, nearest_upsampl
 from vitdeblur_jax.models.layers.views import views_and_combined
 from vitdeblur_jax.models.published import Entry, Path, bgr_views, joined, keras_conv
 from vitdeblur_jax.models.tilings import HaloTiles, check_image
-from vitdeblur_jax.utils.errors import UserError
 
 CONFIGURATIONS = {"mdp": {}}
 
@@ -42,6 +39,7 @@ class MDP(nn.Module):
     `LOSS_TERMS` are the terms of the published training's second phase with their weights, beside
     the mean squared error of the sharp image, of weight 1. Its first phase trains the decoders of
     the views, with weight 1 of their error, and keeps the decoder of the sharp image as it is.
+    One view has no targets for "views" and "view_difference".
 
     Attributes:
       views: 1; or, to train on views, 2 (left and right) or 3 (left, right and combined). The
@@ -56,11 +54,11 @@ class MDP(nn.Module):
     dtype: str = "float32"
     precision: str = "highest"
 
-    LOSS_TERMS: ClassVar[dict[str, float]] = {
-        "views": 0.2,
-        "mean_of_views": 0.2,
-        "view_difference": 0.2,
-    }
+    @property
+    def LOSS_TERMS(self) -> dict[str, float]:
+        """The terms with their published weights; without views, only that of their mean."""
+        names = ("mean_of_views", "views", "view_difference")
+        return dict.fromkeys(names[:1] if self.views == 1 else names, 0.2)
 
     @property
     def tiling(self) -> HaloTiles:
@@ -109,16 +107,7 @@ class MDP(nn.Module):
           terms: names of `LOSS_TERMS`. "views" and "view_difference" are the mean squared errors of
             the views and of left minus right; "mean_of_views" that of their mean, compared with
             the combined image.
-
-        Raises:
-          UserError: a term needs views, and `blurred` has one.
         """
-        if self.views == 1 and terms - {"mean_of_views"}:
-            names = " and ".join(sorted(terms - {"mean_of_views"}))
-            raise UserError(
-                f"the loss terms {names} need both views: train MDP with model.views 2, or leave "
-                "them out"
-            )
         outputs = self.left_right_sharp(blurred)
         predicted, restored = outputs[..., :6], outputs[..., 6:]
         views, combined = views_and_combined(jnp.asarray(blurred, jnp.float32))
@@ -128,6 +117,11 @@ class MDP(nn.Module):
             "view_difference": lambda: _left_minus_right(predicted) - _left_minus_right(views),
         }
         return restored, {name: (pairs[name]() ** 2).mean(axis=(1, 2, 3)) for name in terms}
+
+    @nn.nowrap
+    def params_without_gradient(self, terms: frozenset[str]) -> tuple[tuple[str, ...], ...]:
+        """Returns the paths of the views' late decoders, if no term reaches them."""
+        return () if terms else (("late_left",), ("late_right",))
 
     def _features(self, image):
         """Returns what all late decoders see: the joint features, and the encoder's finest."""

@@ -12,7 +12,7 @@ images `(batch, height, width, 3)`. All else is optional:
 | LOSS_TERMS | names of its own loss terms, with default weights | none |
 | training_outputs(blurred, sharp, train, terms) | the restored images and these terms | none |
 | params_without_gradient(terms) | paths of the parameters that only other terms reach | none |
-| check_training(crop, batch_size, weights) | raises `UserError` if it cannot | crops are checked |
+| check_training(crop, batch_size, weights) | raises `UserError` if it cannot | none |
 | INITIAL_OPTIONS | keys of `config.initial` with defaults: other starts than at random | none |
 | check_initial(options) | raises `UserError` for options that exclude each other | none |
 | initial_files(options, read) | variables by path that come from files | none |
@@ -77,12 +77,16 @@ def check_training(
     Raises:
       UserError: the network cannot be trained so.
     """
-    check = getattr(network, "check_training", None)
-    if check is not None:
-        return check(crop, batch_size, weights)
     multiple = getattr(tiling_of(network), "multiple", 1)
     if hasattr(network, "tiling") and crop % multiple:
-        raise UserError(f"crop is {crop}; {type(network).__name__} takes multiples of {multiple}")
+        below = crop - crop % multiple
+        raise UserError(
+            f"crop is {crop}; {type(network).__name__} takes multiples of {multiple}, such as "
+            f"{below or multiple}"
+        )
+    check = getattr(network, "check_training", None)
+    if check is not None:
+        check(crop, batch_size, weights)
 
 
 def takes_train(network: nn.Module) -> bool:

@@ -15,6 +15,7 @@ The checkpoint was selected with running statistics, the default here; the confi
 """
 
 import functools
+from collections.abc import Mapping
 from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
@@ -24,7 +25,7 @@ from jaxtyping import Array, Float
 
 from vitdeblur_jax.models.layers.blur_stacks import Reblur
 from vitdeblur_jax.models.layers.convolution import PYTORCH_KERNEL_INIT
-from vitdeblur_jax.models.layers.image_losses import dissimilarity, fourier_l1, mse
+from vitdeblur_jax.models.layers.image_losses import check_pyramid, dissimilarity, fourier_l1, mse
 from vitdeblur_jax.models.layers.recurrent_maps import RecurrentMaps, enlarged_carry
 from vitdeblur_jax.models.layers.resize import enlarge, reduce
 from vitdeblur_jax.models.published import (
@@ -194,6 +195,12 @@ class NRKNet(nn.Module):
             reblurred = self._reblurred(sharp, scales)
             found["reblurring"] = sum(map(mse, reblurred, _pyramid(blurred)))
         return restored, found
+
+    @nn.nowrap
+    def check_training(self, crop: int, batch_size: int, weights: Mapping[str, float]) -> None:
+        """Raises `UserError` unless the network can be trained so; see `models.network`."""
+        if any(weights.get(name) for name in self.LOSS_TERMS):
+            check_pyramid("NRKNet", crop)
 
     def _scales(self, image, train) -> list[Scale]:
         check_image(image.shape, self.views, self.tiling.multiple, (1,))

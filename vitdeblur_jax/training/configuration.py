@@ -23,9 +23,12 @@ if `train` is given one |
 | data.mixture | ((name, weight), ...): the data.sets to train on; empty: data itself |
 | data.vertical_flip, .quarter_turns | augmentation beyond the published horizontal flip |
 | data.workers | processes that read ahead; 0: threads. Does not change the batches |
-| loss.* | weights of the restoration losses, see `vitdeblur_jax.training.losses`, and of the \
-network's own terms |
+| loss.charbonnier, .l1, .mse, .ssim, .fourier, .lpips | weights of the restoration losses, see \
+`vitdeblur_jax.training.losses` |
+| loss.* | weights of the network's own terms |
 | loss.border | pixels on each side that the restoration losses exclude |
+| loss.lpips_backbone | network of LPIPS: alex, vgg or squeeze |
+| loss.lpips_weights | folder of its weights, for squeeze; empty: in the user's cache |
 | optimizer.* | see `vitdeblur_jax.training.optimizer` |
 | ema_decay | decay of the moving average of the parameters, used in validation; 0: no average |
 | max_nonfinite_steps | number of steps skipped for a loss or gradient that is not finite |
@@ -55,7 +58,8 @@ from vitdeblur_jax.training.data import stages
 from vitdeblur_jax.training.data_sets import RULES as DATA_SET_RULES
 from vitdeblur_jax.training.data_sets import check_data_sets, named_groups, weighted_names
 from vitdeblur_jax.training.initialization import check_initial, initial_options
-from vitdeblur_jax.training.losses import RESTORATION_LOSSES
+from vitdeblur_jax.training.losses import NAMES, SETTINGS, WEIGHT_RULE, check_losses, loss_weights
+from vitdeblur_jax.training.losses import RULES as LOSS_RULES
 from vitdeblur_jax.training.optimizer import RULES as OPTIMIZER_RULES
 from vitdeblur_jax.training.optimizer import check_optimizer
 from vitdeblur_jax.utils.config_checks import (
@@ -144,7 +148,7 @@ def _common_config():
                 "quarter_turns": False,
                 "workers": 0,
             },
-            "loss": {"charbonnier": 1.0, "border": 0},
+            "loss": {**dict.fromkeys(NAMES, 0.0), "charbonnier": 1.0, **SETTINGS},
             "optimizer": _default_optimizer(),
             "ema_decay": 0.0,
             "max_nonfinite_steps": 0,
@@ -186,9 +190,6 @@ def _default_optimizer():
     }
 
 
-_WEIGHT = number(0, 1e6)
-
-
 def _within(group, rules):
     return {f"{group}.{key}": rule for key, rule in rules.items()}
 
@@ -197,6 +198,7 @@ def _within(group, rules):
 RULES = {
     **_within("optimizer", OPTIMIZER_RULES),
     **_within("data", DATA_SET_RULES),
+    **_within("loss", LOSS_RULES),
     "seed": integer(0),
     "num_steps": integer(1),
     "batch_size": integer(1, LARGEST_BATCH),
@@ -213,8 +215,6 @@ RULES = {
     "data.vertical_flip": flag(),
     "data.quarter_turns": flag(),
     "data.workers": integer(0, 1024),
-    **{f"loss.{term}": _WEIGHT for term in RESTORATION_LOSSES},
-    "loss.border": integer(0, LARGEST_CROP),
     "ema_decay": number(0, 0.999999),
     "max_nonfinite_steps": integer(0),
     "log_every": integer(1),
@@ -268,9 +268,15 @@ def check_config(config: ml_collections.ConfigDict, network: nn.Module | None = 
 def rules_for(network: nn.Module) -> dict[str, Rule]:
     """Returns the rules by dotted key, except for the keys that describe the network."""
     initial = initial_options(network).items()
+    for term in own_loss_terms(network):
+        if term in LOSS_RULES:
+            raise UserError(
+                f"{type(network).__name__}.LOSS_TERMS has {term!r}, which the config's loss has "
+                "already; rename the term"
+            )
     return {
         **RULES,
-        **{f"loss.{term}": _WEIGHT for term in own_loss_terms(network)},
+        **_within("loss", dict.fromkeys(own_loss_terms(network), WEIGHT_RULE)),
         **{f"initial.{k}": flag() if isinstance(usual, bool) else text() for k, usual in initial},
     }
 
@@ -334,9 +340,7 @@ def _check_stages(config, network):
             f"progressive has the first steps {starts[1:]}; they must increase, from 1 to less "
             f"than num_steps, which is {config.num_steps}"
         )
-    weights = {key: weight for key, weight in config.loss.items() if key != "border"}
-    if not any(weights.values()):
-        raise UserError("all weights in loss are 0, so nothing would be trained")
+    weights = loss_weights(config.loss)
     limits = {"crop": RULES["crop"], "batch_size": RULES["batch_size"]}
     for stage in plan:
         check_values(stage, limits, "" if stage is plan[0] else "progressive: ")
@@ -345,9 +349,5 @@ def _check_stages(config, network):
                 f"a batch of {stage.batch_size} cannot be split into {config.grad_accum_steps} "
                 "parts; make batch_size a multiple of grad_accum_steps"
             )
+        check_losses(config.loss, stage.crop)
         check_training(network, stage.crop, stage.batch_size // config.grad_accum_steps, weights)
-        if stage.crop <= 2 * config.loss.border:
-            raise UserError(
-                f"loss.border excludes {config.loss.border} pixels on each side, which is all of a "
-                f"crop of {stage.crop}; lower loss.border"
-            )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vitdeblur_jax.models.network import own_loss_terms, training_outputs
-from vitdeblur_jax.training.losses import RESTORATION_LOSSES
+from vitdeblur_jax.training.losses import LPIPS, RESTORATION_LOSSES
 
 
 class Objective(NamedTuple):
@@ -36,6 +36,7 @@ def weighted_objective(
     rng: Array,
     *,
     border: int = 0,
+    lpips: Callable[[Array, Array], Array] | None = None,
 ) -> Objective:
     """Returns the weighted sum of restoration losses and of the network's own terms.
 
@@ -50,15 +51,17 @@ def weighted_objective(
       sharp: In [0, 1].
       rng: Key for dropout.
       border: Pixels on each side that the restoration losses exclude.
+      lpips: The loss of that name, from `read_lpips_loss`; required if it has a weight.
     """
     own = frozenset(own_loss_terms(network))
     wanted = own if any(weights.get(name) for name in own) else frozenset()
     restored, found, model_state = training_outputs(network, variables, blurred, sharp, wanted, rng)
     inside = slice(border, -border or None)
     images = restored[:, inside, inside], sharp[:, inside, inside]
+    losses = RESTORATION_LOSSES if lpips is None else {**RESTORATION_LOSSES, LPIPS: lpips}
     terms = {
         name: loss(*images)
-        for name, loss in RESTORATION_LOSSES.items()
+        for name, loss in losses.items()
         if weights.get(name) or name == "charbonnier"
     } | found
     # Terms with weight 0 are excluded, not multiplied: 0 * inf is NaN.

@@ -13,11 +13,12 @@ import optax
 from flax import traverse_util
 from jax.sharding import Mesh
 
-from vitdeblur_jax.distributed.sharding import FSDP, spec_of, state_sharding
+from vitdeblur_jax.distributed.sharding import FSDP, replicated, spec_of, state_sharding
 from vitdeblur_jax.models.network import abstract_variables, own_loss_terms, params_without_gradient
 from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
 from vitdeblur_jax.training.data import stages
 from vitdeblur_jax.training.initialization import given_variables, starting_variables
+from vitdeblur_jax.training.losses import LPIPS, loss_weights, read_lpips_loss
 from vitdeblur_jax.training.lr_mults import frozen_by_lr_mults
 from vitdeblur_jax.training.objective import Objective, weighted_objective
 from vitdeblur_jax.training.optimizer import (
@@ -57,7 +58,7 @@ def prepare(
     mesh: Mesh,
     objective: Callable[..., Objective] | None = None,
 ) -> Run:
-    """Returns the parts of a run; compiles and allocates nothing.
+    """Returns the parts of a run; compiles nothing, and allocates only the weights of LPIPS.
 
     Args:
       config: Config of the run.
@@ -66,7 +67,8 @@ def prepare(
       objective: See `train`.
 
     Raises:
-      UserError: A batch cannot be sharded over the devices of the mesh.
+      UserError: A batch cannot be sharded over the devices of the mesh, or the weights of LPIPS
+        cannot be read.
     """
     for stage in stages(config):
         if stage.batch_size // config.grad_accum_steps % mesh.size:
@@ -75,8 +77,7 @@ def prepare(
                 f"sharded over {mesh.size} devices; make batch_size a multiple of "
                 f"{config.grad_accum_steps * mesh.size}"
             )
-    weights = config.loss.to_dict()
-    border = weights.pop("border")
+    weights = loss_weights(config.loss)
     own = frozenset(name for name in own_loss_terms(network) if weights.get(name))
     params = abstract_variables(network)["params"]
     frozen = (
@@ -90,10 +91,17 @@ def prepare(
         trained = trained_part(variables["params"], frozen)
         return create_state(variables, trained, optimizer, with_ema=config.ema_decay > 0)
 
-    usual = partial(weighted_objective, network, weights, border=border)
+    constants = {}
+    if objective is not None:
+        objective = partial(objective, network)
+    else:
+        objective = partial(weighted_objective, network, weights, border=config.loss.border)
+        if weights[LPIPS]:
+            constants = {LPIPS: _on_all_devices(mesh, read_lpips_loss(config.loss))}
     train_step = compile_train_step(
         mesh,
-        objective=usual if objective is None else partial(objective, network),
+        objective=objective,
+        constants=constants,
         optimizer=optimizer,
         frozen=frozen,
         ema_decay=config.ema_decay,
@@ -101,6 +109,13 @@ def prepare(
         seed=config.seed,
     )
     return Run(network, train_step, schedule, create, frozen, mesh)
+
+
+def _on_all_devices(mesh, tree):
+    def place(leaf):
+        return jax.make_array_from_callback(leaf.shape, replicated(mesh), leaf.__getitem__)
+
+    return jax.tree.map(place, tree)
 
 
 def first_state(

@@ -1,7 +1,8 @@
 """The training step: a pure function of state and batch; jitted, it donates the state."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -79,28 +80,35 @@ def train_step(
 
 
 def compile_train_step(
-    mesh: Mesh, *, objective: Callable[[dict, Array, Array, Array], Objective], **settings
+    mesh: Mesh,
+    *,
+    objective: Callable[..., Objective],
+    constants: Mapping[str, Any] | None = None,
+    **settings,
 ) -> Callable:
     """Returns `train_step`, jitted; `objective` and `settings` are its keyword arguments.
 
     The state has the sharding of `state_sharding` and is donated. The batch is sharded over all
-    devices.
+    devices. `constants` are more keyword arguments of the objective, pytrees of replicated arrays;
+    they are arguments of the compiled program, not literals in it.
     """
 
-    def objective_of_whole(variables, *arguments):
+    def objective_of_whole(variables, *arguments, **constants):
         whole = {**variables, "params": gathered(mesh, variables["params"])}
-        return objective(whole, *arguments)
+        return objective(whole, *arguments, **constants)
 
-    def sharded_train_step(state, batch):
-        new, metrics = train_step(state, batch, objective=objective_of_whole, **settings)
+    def sharded_train_step(state, batch, **constants):
+        of_whole = partial(objective_of_whole, **constants)
+        new, metrics = train_step(state, batch, objective=of_whole, **settings)
         shardings = state_sharding(mesh, new), replicated(mesh)
         return jax.lax.with_sharding_constraint((new, metrics), shardings)
 
-    return jax.jit(
+    step = jax.jit(
         sharded_train_step,
         donate_argnums=0,
         compiler_options=SAVE_MEMORY_ON_CPU if mesh.devices.flat[0].platform == "cpu" else None,
     )
+    return partial(step, **constants) if constants else step
 
 
 def fit(

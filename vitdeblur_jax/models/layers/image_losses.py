@@ -1,32 +1,61 @@
-"""Losses for networks with several outputs: float32 images, one number for each."""
+"""Losses of images: one float32 number per image, from inputs of any float dtype."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vitdeblur_jax.metrics.similarity import structural_similarity_gaussian
+from vitdeblur_jax.utils.errors import UserError
+
+_LEAST_PYRAMID = 48  # pixels
+
+Images = Float[Array, "batch height width 3"]
 
 
-def mse(
-    output: Float[Array, "batch height width 3"], target: Float[Array, "batch height width 3"]
-) -> Float[Array, " batch"]:
+def l1(output: Images, target: Images) -> Float[Array, " batch"]:
+    """Returns the mean absolute difference."""
+    return jnp.abs(_float32(output) - _float32(target)).mean((1, 2, 3))
+
+
+def mse(output: Images, target: Images) -> Float[Array, " batch"]:
     """Returns the mean squared difference."""
-    return ((output - target) ** 2).mean((1, 2, 3))
+    return ((_float32(output) - _float32(target)) ** 2).mean((1, 2, 3))
 
 
-def fourier_l1(
-    output: Float[Array, "batch height width 3"], target: Float[Array, "batch height width 3"]
-) -> Float[Array, " batch"]:
-    """Returns the mean absolute differences of the real and the imaginary parts, added.
+def fourier_l1(output: Images, target: Images) -> Float[Array, " batch"]:
+    """Returns the L1 loss of the two-dimensional Fourier transform, without normalization.
 
-    The parts are those of the two-dimensional Fourier transform without normalization.
+    The mean absolute difference of the real parts plus that of the imaginary parts, as in NRKNet
+    (Quan, Wu, Ji, CVPR 2023). MIMO-UNet (Cho et al., "Rethinking Coarse-to-Fine Approach in Single
+    Image Deblurring", ICCV 2021) takes the mean over both, half of this sum. Values grow with the
+    side of the images, so a weight holds for one crop size.
     """
-    difference = jnp.fft.fft2(output - target, axes=(1, 2))
+    difference = jnp.fft.fft2(_float32(output) - _float32(target), axes=(1, 2))
     return (jnp.abs(difference.real) + jnp.abs(difference.imag)).mean((1, 2, 3))
 
 
-def dissimilarity(
-    output: Float[Array, "batch height width 3"], target: Float[Array, "batch height width 3"]
-) -> Float[Array, " batch"]:
-    """Returns 1 - SSIM with the Gaussian window, for a data range of 1."""
-    return 1 - jax.vmap(structural_similarity_gaussian)(output, target)
+def dissimilarity(output: Images, target: Images) -> Float[Array, " batch"]:
+    """Returns 1 - SSIM; see `structural_similarity_gaussian` for the window.
+
+    Raises:
+      UserError: A side is shorter than 11 pixels.
+    """
+    return 1 - jax.vmap(structural_similarity_gaussian)(_float32(output), _float32(target))
+
+
+def check_pyramid(network: str, crop: int) -> None:
+    """Raises `UserError` if SSIM does not fit into crops at a quarter of their size.
+
+    Args:
+      network: Its name.
+      crop: Side of the training crops, pixels; a multiple of 16.
+    """
+    if crop < _LEAST_PYRAMID:
+        raise UserError(
+            f"crop is {crop}; the loss terms of {network} need at least {_LEAST_PYRAMID}, because "
+            "SSIM takes 11 pixels at a quarter of the size"
+        )
+
+
+def _float32(images):
+    return images.astype(jnp.float32)
