@@ -27,16 +27,13 @@ EPOCH = 350  # steps
 
 def get_config() -> ml_collections.ConfigDict:
     """Returns the run's settings."""
-    config = default_config("mdp")
-    config.model.views = 2
+    config = default_config("mdp_dual")
     config.data.update(layout="dpdd_dual_pixel", bit_depth=16, workers=8)
     config.numerics.precision = "default"
     config.num_steps = 80 * EPOCH
     config.batch_size = 8
     config.crop = 512
-    with config.unlocked():
-        config.loss.update(views=0.2, mean_of_views=0.2, view_difference=0.2)
-    config.loss.update(charbonnier=0.0, mse=1.0)
+    config.loss.update(charbonnier=0.0, mse=1.0, views=0.2, mean_of_views=0.2, view_difference=0.2)
     config.optimizer.update(
         learning_rate=6e-4,
         schedule="multistep",

@@ -1,9 +1,11 @@
-"""Another loss in a config of one's own: differences of the restored picture's spectrum.
+"""A custom objective: the Charbonnier loss plus a loss of the restored image's spectrum.
 
     python examples/fourier_loss.py examples/images/sharp RUN
 
-A file like this may lie anywhere; it needs the package and nothing else of the repository. In 100
-steps it gains 0.22 dB on an image held out, as much as without the spectrum's part.
+For a Fourier loss alone, no code is needed: set `config.loss.fourier`. This file shows how any
+other function of restored and sharp images becomes the objective; this one compares absolute values
+of the normalized transform. The file can be in any folder and needs only the package. In 100 steps
+it gains 0.22 dB on a held-out image, as much as without the spectrum's part.
 """
 
 import functools

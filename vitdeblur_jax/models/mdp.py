@@ -23,7 +23,7 @@ from vitdeblur_jax.models.layers.views import views_and_combined
 from vitdeblur_jax.models.published import Entry, Path, bgr_views, joined, keras_conv
 from vitdeblur_jax.models.tilings import HaloTiles, check_image
 
-CONFIGURATIONS = {"mdp": {}}
+CONFIGURATIONS = {"mdp": {}, "mdp_dual": {"views": 2}}
 
 _IMAGES = ("left", "right", "sharp")
 _EARLY = ("bottleneck", "upsample_8", "decoder_8", "upsample_4", "decoder_4_0", "decoder_4_1")
