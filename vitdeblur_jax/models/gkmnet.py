@@ -21,6 +21,7 @@ from typing import ClassVar
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from vitdeblur_jax.models.layers.batch_norm import BatchNorm
@@ -180,7 +181,9 @@ class GKMNet(nn.Module):
         self.maps = RecurrentMaps(2 * self.num_blurs, **options)
         self.sum = nn.Conv(3, (1, 1), kernel_init=PYTORCH_KERNEL_INIT, **numerics)
 
-    def __call__(self, image: Images, train: bool = False) -> Images:
+    def __call__(
+        self, image: Float[ArrayLike, "batch height width 3"], train: bool = False
+    ) -> Images:
         """Restores images.
 
         Args:
@@ -196,7 +199,11 @@ class GKMNet(nn.Module):
         return self._outputs(image, train)[-1]
 
     def training_outputs(
-        self, blurred: Images, sharp: Images, train: bool, terms: frozenset[str]
+        self,
+        blurred: Float[ArrayLike, "batch height width 3"],
+        sharp: Float[ArrayLike, "batch height width 3"],
+        train: bool,
+        terms: frozenset[str],
     ) -> tuple[Images, dict[str, Float[Array, " batch"]]]:
         """Returns the restored images and terms of the loss, one number for each image.
 

@@ -20,6 +20,7 @@ import functools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from vitdeblur_jax.models.layers.views import views_and_combined
@@ -214,7 +215,7 @@ class KPAC(nn.Module):
         ]
 
     def __call__(
-        self, image: Float[Array, "batch height width channels"]
+        self, image: Float[ArrayLike, "batch height width channels"]
     ) -> Float[Array, "batch height width 3"]:
         """Restores images.
 

@@ -21,6 +21,7 @@ from typing import ClassVar, NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from vitdeblur_jax.models.layers.blur_stacks import Reblur
@@ -156,7 +157,7 @@ class NRKNet(nn.Module):
         self.reblur = Reblur(self.num_blurs, **numerics)
 
     def __call__(
-        self, image: Float[Array, "batch height width 3"], train: bool = False
+        self, image: Float[ArrayLike, "batch height width 3"], train: bool = False
     ) -> Float[Array, "batch height width 3"]:
         """Restores images.
 
@@ -171,8 +172,8 @@ class NRKNet(nn.Module):
 
     def training_outputs(
         self,
-        blurred: Float[Array, "batch height width 3"],
-        sharp: Float[Array, "batch height width 3"],
+        blurred: Float[ArrayLike, "batch height width 3"],
+        sharp: Float[ArrayLike, "batch height width 3"],
         train: bool,
         terms: frozenset[str],
     ) -> tuple[Float[Array, "batch height width 3"], dict[str, Float[Array, " batch"]]]:
@@ -222,7 +223,7 @@ class NRKNet(nn.Module):
 
 def pyramid_losses(
     outputs: list[Float[Array, "batch _ _ 3"]],
-    sharp: Float[Array, "batch height width 3"],
+    sharp: Float[ArrayLike, "batch height width 3"],
     terms: frozenset[str],
 ) -> dict[str, Float[Array, " batch"]]:
     """Returns those of the pyramid's losses that are among `terms`.
@@ -232,6 +233,7 @@ def pyramid_losses(
       sharp: the target. It is reduced by bilinear interpolation without a low-pass.
       terms: names of terms.
     """
+    sharp = jnp.asarray(sharp, jnp.float32)
     targets = [reduce(sharp, 4), reduce(sharp, 2), sharp, sharp]
 
     def total(loss):

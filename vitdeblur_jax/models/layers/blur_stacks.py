@@ -4,13 +4,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from vitdeblur_jax.models.layers.convolution import PYTORCH_KERNEL_INIT
 
 
 def recursive_blurs(
-    image: Float[Array, "batch height width channels"], taps: Float[Array, "blurs channels 2"]
+    image: Float[Array, "batch height width channels"], taps: Float[ArrayLike, "blurs channels 2"]
 ) -> Float[Array, "batch height width blurs_and_image channels"]:
     """Returns the image and copies of it, each blurred from the one before, as NRKNet does.
 
@@ -18,6 +19,7 @@ def recursive_blurs(
       image: extended by reflection at each step.
       taps: (p, q) for each step and channel. The kernel softmax(p, q, p) filters rows and columns.
     """
+    taps = jnp.asarray(taps)
     sides, centers = jnp.moveaxis(jax.nn.softmax(taps[..., (0, 1, 0)], axis=-1)[..., :2], -1, 0)
 
     def step(blurred, kernel):

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 
@@ -31,7 +32,7 @@ def reduce(
 
 
 def pillow_pyramid(
-    image: Float[Array, "batch height width channels"],
+    image: Float[ArrayLike, "batch height width channels"],
 ) -> list[Float[Array, "batch _ _ channels"]]:
     """Returns images at quarter, half and full resolution, reduced as Pillow reduces 8-bit ones.
 
