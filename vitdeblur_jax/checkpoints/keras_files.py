@@ -154,7 +154,7 @@ def renumbered(arrays: dict[str, np.ndarray], wanted: Iterable[str]) -> dict[str
     for name, array in arrays.items():
         kind, number, rest = _parse(name)
         number = new[kind][number]
-        renamed[f"{kind}_{number}/{rest}" if number else f"{kind}/{rest}"] = array
+        renamed[f"{kind}_{number}{rest}" if number else f"{kind}{rest}"] = array
     return renamed
 
 
@@ -167,7 +167,7 @@ def _numbers(names: Iterable[str]) -> dict[str, set[int]]:
 
 
 def _parse(name: str) -> tuple[str, int, str]:
-    """Returns a layer's kind and number, and the rest of a weight's name."""
-    layer, _, rest = name.partition("/")
+    """Returns a layer's kind and number, and the rest of a weight's name with its slash."""
+    layer, slash, rest = name.partition("/")
     kind, number = re.fullmatch(r"(.*?)(?:_([1-9]\d{0,8}))?", layer, re.DOTALL).groups()
-    return kind, int(number or 0), rest
+    return kind, int(number or 0), slash + rest

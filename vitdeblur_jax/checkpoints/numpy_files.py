@@ -15,6 +15,7 @@ import numpy as np
 
 from vitdeblur_jax.checkpoints.pytorch_files import DAMAGE
 from vitdeblur_jax.checkpoints.pytorch_pickles import Budget, unpickle
+from vitdeblur_jax.models.published import position_name
 from vitdeblur_jax.utils.config_checks import shown
 from vitdeblur_jax.utils.errors import UserError, one_line
 from vitdeblur_jax.utils.files import check_regular
@@ -63,7 +64,7 @@ def _read(archive: zipfile.ZipFile, budget: Budget) -> dict[str, np.ndarray]:
         if isinstance(value, np.ndarray):
             arrays[name] = value
         elif name == _LIST:
-            arrays |= {f"param_{i:03d}": array for i, array in enumerate(value)}
+            arrays |= {position_name(i): array for i, array in enumerate(value)}
         else:
             raise UserError(f"{shown(name)} is an array of objects; save arrays of numbers")
     return arrays

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from vitdeblur_jax.checkpoints.keras_files import read_keras_file
+from vitdeblur_jax.checkpoints.numpy_files import read_numpy_file
 from vitdeblur_jax.checkpoints.pytorch_files import read_pytorch_file
 from vitdeblur_jax.checkpoints.safetensors_files import read_safetensors
 from vitdeblur_jax.models.published import StateDict
@@ -18,9 +20,15 @@ from vitdeblur_jax.utils.shapes import few_of
 # that training goes on from.
 _KEYS = ("state_dict", "model", "params_ema", "params")
 
+_OTHER_READERS = {".hdf5": read_keras_file, ".h5": read_keras_file, ".npz": read_numpy_file}
+
 
 def read_state_dict(path: Path) -> tuple[StateDict, str | None]:
-    """Returns the state dict in a `.safetensors` or PyTorch file, and its configuration as JSON.
+    """Returns the state dict in a file, and its configuration as JSON.
+
+    Args:
+      path: `.safetensors`, Keras' `.hdf5` and `.h5`, NumPy's and TensorLayer's `.npz`; PyTorch's
+        with any other ending, such as `.pth`, `.pt`, `.tar`, `.ckpt` or `.pytorch`.
 
     Returns:
       Arrays by name, and the text that this package stored as "config", or None.
@@ -31,6 +39,8 @@ def read_state_dict(path: Path) -> tuple[StateDict, str | None]:
     if path.suffix == ".safetensors":
         state_dict, metadata = read_safetensors(path)
         return state_dict, metadata.get("config")
+    if path.suffix in _OTHER_READERS:
+        return _OTHER_READERS[path.suffix](path), None
     contents = read_pytorch_file(path)
     state_dict = find_state_dict(contents, str(path))
     saved = contents.get("config") if contents is not state_dict else None

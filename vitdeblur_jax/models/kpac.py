@@ -24,7 +24,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from vitdeblur_jax.models.layers.views import views_and_combined
-from vitdeblur_jax.models.published import Entry, Path
+from vitdeblur_jax.models.published import Entry, Path, position_name
 from vitdeblur_jax.models.tilings import WholeImage, check_image
 
 CONFIGURATIONS = {
@@ -259,7 +259,7 @@ def published_entries(network: KPAC) -> dict[Path, Entry]:
     paths += _conv_paths("mix_0", "conv") + _conv_paths("mix_1", "conv")
     for level in range(network.levels):
         paths += _conv_paths(f"up_{level}", "conv") + _conv_paths(f"decoder_{level}", "conv")
-    return {("params", *path): Entry(f"param_{i:03d}") for i, path in enumerate(paths)}
+    return {("params", *path): Entry(position_name(i)) for i, path in enumerate(paths)}
 
 
 def _conv_paths(*path):

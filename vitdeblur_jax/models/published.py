@@ -156,6 +156,11 @@ def batch_norm(path: Path, name: str) -> dict[Path, Entry]:
     }
 
 
+def position_name(index: int) -> str:
+    """Returns the name of an entry by its position, for checkpoints that have no names."""
+    return f"param_{index:03d}"
+
+
 def joined(parts: Iterable[Entries]) -> dict[Path, Entry]:
     """Returns the entries of several parts in one."""
     return {path: entry for part in parts for path, entry in part.items()}
@@ -167,7 +172,7 @@ def without_prefix(state_dict: StateDict, wanted: Iterable[str], where: str) -> 
     Such as `module.`, `_orig_mod.`, `model.` or `net_g.`. Names without it stay as they are.
 
     Raises:
-      UserError: the names stand behind two prefixes, equally often.
+      UserError: most of the names stand behind two prefixes, equally often.
     """
     wanted = set(wanted)
     longest = max(map(len, wanted))
@@ -178,7 +183,7 @@ def without_prefix(state_dict: StateDict, wanted: Iterable[str], where: str) -> 
         if name[start:] in wanted
     )
     (prefix, count), *next_one = prefixes.most_common(2) or [("", 0)]
-    if next_one and next_one[0][1] == count:
+    if next_one and next_one[0][1] == count > len(wanted) / 2:
         pair = " and ".join(map(shown, (prefix, next_one[0][0])))
         raise UserError(f"{where} holds the network more than once, behind {pair}; save it once")
     stripped = {n[len(prefix) :]: value for n, value in state_dict.items() if n.startswith(prefix)}
