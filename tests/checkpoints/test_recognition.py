@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from tests.published_networks import PEERS, entry_shapes
+from tests.published_networks import PEERS, entry_shapes, random_variables
 from vitdeblur_jax import UserError, create, load_pretrained, save_pretrained
 from vitdeblur_jax.checkpoints.pretrained import Pretrained
 from vitdeblur_jax.checkpoints.pytorch_files import write_pytorch_file
@@ -14,7 +14,6 @@ from vitdeblur_jax.checkpoints.recognition import (
     variables_from_published,
 )
 from vitdeblur_jax.models import networks
-from vitdeblur_jax.models.network import initial_variables
 from vitdeblur_jax.models.networks import config_of, create_network, named_config
 
 
@@ -154,7 +153,7 @@ def test_entries_too_many_are_refused_where_they_have_no_names():
 
 def small_kpac():
     network = create("kpac", width=4, rates=(1, 2), attention_widths=(3, 2))
-    return Pretrained(network, initial_variables(network, 0), "random")
+    return Pretrained(network, random_variables(network, (1, 16, 16, 3 * network.views)), "random")
 
 
 def assert_same_variables(one, other):
@@ -183,7 +182,7 @@ def test_a_list_by_tensorlayer_is_loaded_and_saved_with_its_config(tmp_path):
 def test_an_hdf5_file_by_keras_is_loaded(tmp_path):
     h5py = pytest.importorskip("h5py", reason="HDF5 files are read with the extra hdf5")
     network = create("dpdnet", widths=(4, 4, 4, 4, 4))
-    small = Pretrained(network, initial_variables(network, 0), "random")
+    small = Pretrained(network, random_variables(network, (1, 16, 16, 3 * network.views)), "random")
     entries = published_of(network).to_state_dict(network, small.variables)
     with h5py.File(tmp_path / "a.hdf5", "w") as file:
         model = file.create_group("model_weights")

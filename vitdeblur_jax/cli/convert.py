@@ -8,9 +8,10 @@ from vitdeblur_jax.cli.process import find_devices
 from vitdeblur_jax.utils.output import tell
 
 _DESCRIPTION = """\
-Converts a checkpoint. IN is a PyTorch checkpoint of the released code (.pth, .pt, .tar), a
-.safetensors file or a checkpoint folder. The ending of OUT sets the format: .pth, .safetensors, or
-a folder if OUT has no ending.
+Converts a checkpoint. IN is a published checkpoint of any network that `vitdeblur networks` lists
+(PyTorch's .pth, .pt, .tar and the like, Keras' .hdf5 and .h5, TensorLayer's .npz), a .safetensors
+file or a checkpoint folder. The ending of OUT sets the format: .pth, .safetensors, or a folder if
+OUT has no ending.
 """
 
 

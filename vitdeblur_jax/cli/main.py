@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from vitdeblur_jax.cli import convert, data, export, restore, score
+from vitdeblur_jax.cli import convert, data, export, networks, restore, score
 from vitdeblur_jax.cli.process import exit_status, run_process
 from vitdeblur_jax.utils.errors import UserError
 
@@ -13,6 +13,7 @@ _COMMANDS = {
     "restore": restore.make_parser,
     "convert": convert.make_parser,
     "export": export.make_parser,
+    "networks": networks.make_parser,
     "data": data.make_parser,
     "score": score.make_parser,
 }

@@ -9,8 +9,9 @@ from vitdeblur_jax.utils.errors import CANNOT, UserError
 _DESCRIPTION = """\
 Restores images that are out of focus. A result keeps the size, EXIF (with the orientation applied
 and reset), ICC profile, alpha, gray and 16 bits of its image. `vitdeblur IMAGE` is short for
-`vitdeblur restore IMAGE`. Other commands: `vitdeblur convert` (checkpoints), `vitdeblur export`
-(StableHLO), `vitdeblur data` (data sets) and `vitdeblur score` (saved images); each has --help.
+`vitdeblur restore IMAGE`. Other commands: `vitdeblur networks` (a list), `vitdeblur convert`
+(checkpoints), `vitdeblur export` (StableHLO), `vitdeblur data` (data sets) and `vitdeblur score`
+(saved images); each has --help.
 """
 
 

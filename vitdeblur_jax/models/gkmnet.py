@@ -164,7 +164,7 @@ class GKMNet(nn.Module):
     LOSS_TERMS: ClassVar[dict[str, float]] = {"pyramid_mse": 1.0, "pyramid_ssim": 0.0}
     tiling: ClassVar[WholeImage] = WholeImage(16)
 
-    widths: tuple[int, ...] = (32, 64, 128)
+    widths: tuple[int, int, int] = (32, 64, 128)
     num_blurs: int = 22
     image_statistics: bool = True
     dtype: str = "float32"

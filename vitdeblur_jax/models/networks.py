@@ -13,6 +13,7 @@ A config has four groups:
 """
 
 import dataclasses
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -128,7 +129,8 @@ def _one_class(module, cls: type[nn.Module]) -> Network:
         for field in dataclasses.fields(cls)
         if field.name not in ("parent", "name", *NUMERICS)
     }
-    rules = {name: _rule_like(value) for name, value in usual.items()}
+    hints = typing.get_type_hints(cls)
+    rules = {name: _rule_like(value, hints[name]) for name, value in usual.items()}
 
     def create(model, tiling, **numerics):
         check_paths(model, rules, "model.")
@@ -165,8 +167,8 @@ def _one_class(module, cls: type[nn.Module]) -> Network:
     return Network(create, configurations, config_of, checkpoints)
 
 
-def _rule_like(value: Any) -> Rule:
-    """Returns the rule for values of the kind of a class's default."""
+def _rule_like(value: Any, hint: Any) -> Rule:
+    """Returns the rule for values of the kind of a class's default, which the hint describes."""
     match value:
         case bool():
             return flag()
@@ -177,7 +179,11 @@ def _rule_like(value: Any) -> Rule:
         case str():
             return text()
         case tuple():
-            return sequence(_rule_like(value[0]), length=len(value))
+            inner = typing.get_args(hint)
+            any_number = inner[-1] is Ellipsis
+            return sequence(
+                _rule_like(value[0], inner[0]), length=None if any_number else len(value)
+            )
     raise TypeError(f"no rule for an attribute like {value!r}")
 
 

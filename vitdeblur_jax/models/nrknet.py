@@ -138,9 +138,9 @@ class NRKNet(nn.Module):
         "reblurring": 0.0,
     }
 
-    widths: tuple[int, ...] = (64, 128, 256)
+    widths: tuple[int, int, int] = (64, 128, 256)
     num_blurs: int = 21
-    num_steps: tuple[int, ...] = (3, 2, 1)
+    num_steps: tuple[int, int, int] = (3, 2, 1)
     image_statistics: bool = False
     dtype: str = "float32"
     precision: str = "highest"
