@@ -92,12 +92,12 @@ def stride_note(tiling: Windows, stride: int) -> str | None:
 
 
 def check_image(
-    image_shape: tuple[int, ...], views: int, multiple: int, supported_views: tuple[int, ...]
+    image_shape: tuple, views: int, multiple: int, supported_views: tuple[int, ...]
 ) -> None:
     """Raises `UserError` unless a network takes images of this shape.
 
     Args:
-      image_shape: `(batch, height, width, channels)`.
+      image_shape: `(batch, height, width, channels)`, integers or symbols of an export.
       views: images of three channels, one behind the other along the channels.
       multiple: of pixels, which the sides have to be; see `HaloTiles` and `WholeImage`.
       supported_views: the values that the network's `views` can have.
