@@ -26,7 +26,7 @@ def get_config(layout: str = "pairs") -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(
         {
             "checkpoint": "",  # folder (a run's workdir), .safetensors, .pth; empty: bundled
-            "network": "",  # a configuration such as base; empty: as the checkpoint says
+            "network": "",  # such as base, or module:attribute; empty: as the checkpoint says
             "data_dir": "",
             "layout": layout,
             "split": "test",

@@ -44,12 +44,12 @@ from vitdeblur_jax.checkpoints.recognition import (
 )
 from vitdeblur_jax.checkpoints.safetensors_files import write_safetensors
 from vitdeblur_jax.checkpoints.state_dicts import read_state_dict
+from vitdeblur_jax.models.import_network import network_by_name
 from vitdeblur_jax.models.network import abstract_variables
 from vitdeblur_jax.models.networks import (
     Config,
     complete_config,
     create_network,
-    named_config,
 )
 from vitdeblur_jax.models.published import check_weights
 from vitdeblur_jax.utils.config_checks import shown
@@ -74,17 +74,17 @@ def load_pretrained(
         with the package. Of a training run's folder, or the `checkpoints` in it, the checkpoint
         that was best by validation PSNR, or the newest if none was validated; `source` of what is
         returned says which.
-      network: the module to load the variables for, its config, or the name of a configuration,
-        such as "base". By default the network that the checkpoint describes; a file of published
-        code describes none, and gets the named configuration that its entries fit. A network that
-        is not of the package must be given.
+      network: the module to load the variables for, its config, or its name: a configuration, such
+        as "base", or "module:attribute", which is imported. By default the network that the
+        checkpoint describes; a file of published code describes none, and gets the named
+        configuration that its entries fit. A network that is not of the package must be given.
 
     Raises:
       UserError: there is no such checkpoint, it cannot be read, it is damaged, or it does not fit
         `network`.
     """
     if isinstance(network, str):
-        network = named_config(network)
+        network = network_by_name(network)
     if network is not None and not isinstance(network, nn.Module):
         network = create_network(complete_config(network))
     path = _DEFAULT if source is None else chosen_checkpoint(_find(source))
@@ -173,7 +173,11 @@ def _as_half(values, name):
 
 
 def convert(
-    source: str | Path, destination: str | Path, overwrite: bool, half: bool = False
+    source: str | Path,
+    destination: str | Path,
+    overwrite: bool,
+    half: bool = False,
+    network: nn.Module | None = None,
 ) -> tuple[str, ...]:
     """Loads a checkpoint and writes it in another format, in half precision if asked to.
 
@@ -184,7 +188,7 @@ def convert(
       UserError: it cannot be loaded or written, or `destination` exists and is not to be replaced.
     """
     _check_vacant(check_destination(destination), overwrite, "--force overwrites it")
-    pretrained = load_pretrained(source)
+    pretrained = load_pretrained(source, network)
     save_pretrained(pretrained, destination, overwrite=overwrite, half=half)
     return tuple(pretrained.unused)
 
@@ -216,7 +220,8 @@ def _network_for(path, network, saved):
     if isinstance(saved, str):
         raise UserError(
             f"{path} is a checkpoint of the class {shown(saved)}: load it with "
-            "load_pretrained(path, network=...), an instance of that class"
+            "load_pretrained(path, network=...), or name the class: --network module:class for "
+            "vitdeblur, --config.network=module:class for evaluate.py"
         )
     return None if saved is None else create_network(saved)
 

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from vitdeblur_jax.cli.own_network import add_network, chosen_network
 from vitdeblur_jax.cli.parser import Parser
 from vitdeblur_jax.cli.process import find_devices
 from vitdeblur_jax.utils.output import tell
@@ -22,6 +23,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("destination", metavar="OUT")
     parser.add_argument("--half", action="store_true", help="write float16; .safetensors only")
     parser.add_argument("--force", action="store_true", help="replace OUT if it is a checkpoint")
+    add_network(parser)
     parser.set_defaults(run=_run)
     return parser
 
@@ -31,7 +33,11 @@ def _run(options) -> None:
 
     find_devices()
     unused = convert(
-        options.source, options.destination, overwrite=options.force, half=options.half
+        options.source,
+        options.destination,
+        overwrite=options.force,
+        half=options.half,
+        network=chosen_network(options.network),
     )
     tell(f"written: {options.destination}")
     if unused:

@@ -2,6 +2,7 @@
 
 import argparse
 
+from vitdeblur_jax.cli.own_network import add_network, chosen_network
 from vitdeblur_jax.cli.parser import Parser
 from vitdeblur_jax.cli.process import find_devices
 from vitdeblur_jax.utils.output import tell
@@ -28,6 +29,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=int,
         help="fixes the number of windows or tiles per batch (default: any number)",
     )
+    add_network(parser)
     parser.set_defaults(run=_run)
     return parser
 
@@ -41,5 +43,6 @@ def _run(options) -> None:
         options.destination,
         options.platforms.split(","),
         options.batch_size,
+        chosen_network(options.network),
     )
     tell(f"written: {options.destination}")

@@ -2,6 +2,7 @@
 
 import argparse
 
+from vitdeblur_jax.cli.own_network import add_network, chosen_network
 from vitdeblur_jax.cli.parser import Parser
 from vitdeblur_jax.cli.process import exit_status, find_devices, import_jax
 from vitdeblur_jax.utils.errors import CANNOT, UserError
@@ -39,6 +40,7 @@ def _add_restoration(parser) -> None:
         help="a folder, .safetensors or .pth (default: the small model that comes with the "
         "package)",
     )
+    add_network(parser)
     parser.add_argument(
         "--strength",
         type=float,
@@ -142,5 +144,6 @@ def _restore(options) -> int:
     join_others(options.coordinator, options.processes, options.process)
     signals.listen_again()
     find_devices()
-    failed = restore_files(options.image, options.output, options.checkpoint, how)
+    network = chosen_network(options.network)
+    failed = restore_files(options.image, options.output, options.checkpoint, how, network)
     return CANNOT if failed else 0

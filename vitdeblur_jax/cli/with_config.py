@@ -5,6 +5,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from vitdeblur_jax.cli.own_network import import_from_current_folder
 from vitdeblur_jax.cli.process import exit_status, find_devices, import_jax, run_process
 from vitdeblur_jax.utils.errors import UserError, nearest
 from vitdeblur_jax.utils.files import home_expanded
@@ -51,6 +52,7 @@ def _run_with_flags(
     from absl import app, flags
     from ml_collections import config_flags
 
+    import_from_current_folder()  # also for a config file
     config = config_flags.DEFINE_config_file("config", help_string="Path of the config file.")
     workdir = flags.DEFINE_string("workdir", None, "Folder for the results.")
     coordinator = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0.")

@@ -27,6 +27,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import flatbuffers
+import flax.linen as nn
 import jax.export
 import numpy as np
 from flax import traverse_util
@@ -63,6 +64,7 @@ def export(
     destination: str | Path,
     platforms: Iterable[str] = PLATFORMS,
     batch_size: int | None = None,
+    network: nn.Module | None = None,
 ) -> None:
     """Writes an exported model.
 
@@ -71,6 +73,7 @@ def export(
       destination: The folder to create. Its name must be a valid name of a Python package.
       platforms: The target platforms; a subset of `PLATFORMS`.
       batch_size: Fixes the number of windows or tiles per batch; None allows any number.
+      network: The network of the checkpoint, as `load_pretrained` takes it.
 
     Raises:
       UserError: The checkpoint cannot be loaded, an argument is invalid, or `destination` exists or
@@ -81,7 +84,7 @@ def export(
     if batch_size is not None and batch_size < 1:
         raise UserError(f"the batch size is {batch_size}; it must be 1 or more")
     check_absent(Path(destination))
-    pretrained = source if isinstance(source, Pretrained) else load_pretrained(source)
+    pretrained = source if isinstance(source, Pretrained) else load_pretrained(source, network)
     tell_of_tiling(pretrained.model, None)
     with folder_when_whole(destination) as folder:
         for name, function in exported_functions(pretrained, platforms, batch_size).items():

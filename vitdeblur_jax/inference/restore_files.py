@@ -5,6 +5,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+import flax.linen as nn
 import numpy as np
 
 from vitdeblur_jax.checkpoints.load_save import BUNDLED_NOTE, load_pretrained
@@ -34,7 +35,11 @@ WHITE_UNCERTAINTY = 8 / 255
 
 
 def restore_files(
-    sources: Sequence[str], output: str | None, checkpoint: str | None, options: Options
+    sources: Sequence[str],
+    output: str | None,
+    checkpoint: str | None,
+    options: Options,
+    network: nn.Module | None = None,
 ) -> int:
     """Restores image files. Reports progress, and what a format cannot keep, on standard error.
 
@@ -45,6 +50,7 @@ def restore_files(
       output: A file for one image, a folder, "-", or None for `NAME_restored` beside each image.
       checkpoint: As `load_pretrained` takes it; None for the weights that come with the package.
       options: How to restore, and what to write.
+      network: The network of the checkpoint, as `load_pretrained` takes it.
 
     Returns:
       The number of images that could not be restored. Each has an error line.
@@ -60,7 +66,7 @@ def restore_files(
             for number, task in enumerate(tasks, 1)
             if not (options.skip_existing and task.is_done)
         ]
-        pretrained = on_local_devices(load_pretrained(checkpoint))
+        pretrained = on_local_devices(load_pretrained(checkpoint, network))
         _check_views(pretrained)
         check_options(pretrained.model, options.stride, options.batch_size)
         make_folders(tasks, output)

@@ -52,6 +52,7 @@ import ml_collections
 
 from vitdeblur_jax.data.defocus.settings import SynthesisSettings, check_settings
 from vitdeblur_jax.inference.restoration import check_options
+from vitdeblur_jax.models.import_network import is_import_path, network_by_name
 from vitdeblur_jax.models.network import check_training, own_loss_terms, views_of
 from vitdeblur_jax.models.networks import GROUPS, create_network, named_config
 from vitdeblur_jax.training.data import stages
@@ -106,16 +107,16 @@ def default_config(network: nn.Module | str | None = None) -> ml_collections.Con
     """Returns the training config with its defaults.
 
     Args:
-      network: Name of a configuration, such as "base", which the config then describes; or the
-        module given to `train`, if it has its own loss terms or initial options; None for any
-        other module.
+      network: Name of the network, which the config then describes: a configuration, such as
+        "base", or `module:attribute`. Or the module given to `train`, if it has its own loss terms
+        or initial options; None for any other module.
     """
     config = _common_config()
     if isinstance(network, str):
-        named = named_config(network)
+        is_own = is_import_path(network)
         with config.unlocked():
-            config.update(named)
-        network = create_network(named)
+            config.update({"network": network} if is_own else named_config(network))
+        network = network_by_name(network)
     if network is not None:
         with config.unlocked():
             config.loss.update(own_loss_terms(network))
@@ -295,8 +296,10 @@ def _network(config, network):
     if len(missing) == len(GROUPS):
         raise UserError(
             'the config describes no network; start from default_config("base") or another name, '
-            "or call train(network=...)"
+            'such as "module:attribute" for your own, or call train(network=...)'
         )
+    if is_import_path(str(config.get("network"))) and len(missing) == len(GROUPS) - 1:
+        return network_by_name(config.network)
     if missing:
         raise UserError(f"the config lacks the key {missing[0]!r}")
     for group in GROUPS[1:]:

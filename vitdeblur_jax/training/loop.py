@@ -259,8 +259,11 @@ class _Loop:
         folder = self.log.folder
         if self.logged_images:
             self.log.say(f"{self.logged_images[0]}: input, output, target and error side by side")
-        if config_of(self.fixed.network) is not None:
-            self.log.say(f"vitdeblur IMAGE --checkpoint {folder} restores your own image")
+        is_own = config_of(self.fixed.network) is None
+        name = self.config.get("network")
+        if name or not is_own:
+            option = f" --network {name}" if is_own else ""
+            self.log.say(f"vitdeblur IMAGE --checkpoint {folder}{option} restores your own image")
         for line in self.config.afterwards:
             self.log.say(line)
 
