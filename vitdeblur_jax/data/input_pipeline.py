@@ -26,7 +26,7 @@ _ENDLESS = 2**40  # batches; Grain counts in 64 bits
 
 @runtime_checkable
 class Source(Protocol):
-    """Examples by index, each read when asked for; see `sources`."""
+    """Examples by index, read on access; see `sources`."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> Example: ...
@@ -34,7 +34,7 @@ class Source(Protocol):
 
 @runtime_checkable
 class RandomSource(Source, Protocol):
-    """Examples that are drawn anew each time, such as those of `sources.SyntheticSource`."""
+    """Examples drawn at random on each access, such as those of `sources.SyntheticSource`."""
 
     def sample(self, index: int, rng: np.random.Generator) -> Example: ...
 
@@ -52,27 +52,27 @@ def make_train_dataset(
     quarter_turns: bool = False,
     workers: int = 0,
 ) -> TrainBatches:
-    """Returns the endless, checkpointable iterator over training batches, or some rows of each.
+    """Returns an endless, checkpointable iterator over training batches, or some of their rows.
 
-    Each source has its own epochs: in each it is shuffled anew and every example comes once. A
-    batch may hold the end of one epoch and the beginning of the next. Several sources are
-    interleaved in a fixed pattern, in which any stretch has their shares.
+    Each source has its own epochs: it is shuffled again in each, and every example comes once. A
+    batch may hold the end of one epoch and the start of the next. Several sources are interleaved
+    in a fixed pattern, so that any range of examples has their shares.
 
     Args:
-      sources: the examples; pickled once a worker. Those of several sources have pixels of one
-        dtype and the same number of views.
-      weights: the share of each source in the examples, up to a common factor, rounded to a
-        hundredth of the smallest; None: equal shares.
-      seed: 0 or more; decides on order and augmentation.
-      batch_size: of the whole batch.
-      crop: side of the crops, pixels.
-      first_example: where in the endless sequence of examples the first batch begins, so that one
-        dataset can continue where another, of another batch size or crop, ended.
-      rows: which rows of each batch to read, of several processes each its own; None: all.
-      vertical_flip: see `random_crop_and_flips`.
-      quarter_turns: see `random_crop_and_flips`.
-      workers: processes that read and augment; with 0, threads of this process do, which is enough
-        where decoding is most of the work, for decoders don't hold Python's lock.
+      sources: The sources of examples. All must have the same dtype and number of views. Each
+        worker gets a pickled copy.
+      weights: Relative share of each source, rounded to a hundredth of the smallest one; None:
+        equal shares.
+      seed: Seed of order and augmentation, 0 or more.
+      batch_size: Size of the whole batch, over all processes.
+      crop: Side of the crops, pixels.
+      first_example: Place of the first example in the endless sequence of examples. A dataset
+        with another batch size or crop can continue where this one ended.
+      rows: The rows of each batch that this process reads; None: all.
+      vertical_flip: See `random_crop_and_flips`.
+      quarter_turns: See `random_crop_and_flips`.
+      workers: Number of processes that read and augment. With 0, threads of this process do. They
+        suffice if most of the work is decoding, because decoders release Python's lock.
 
     Returns:
       An iterator over dicts of stacked arrays: `blurred` (B x crop x crop x 3 or 6) and `sharp`
@@ -81,10 +81,10 @@ def make_train_dataset(
       `index` (B, int32), the indices of the examples in the sources put one after the other.
 
     Raises:
-      UserError: no source or an empty one, more than 2^31 - 1 examples, weights that are not above
-        0 or not one for each source, a negative seed, an empty batch. Later, from reading: a crop
-        that is larger than an image, whatever the source raises, or a worker that died, as they do
-        if a script is not guarded by `if __name__ == "__main__":`.
+      UserError: There is no source, or an empty one, or more than 2^31 - 1 examples; the weights
+        are not one per source, each above 0; the seed is negative; the batch is empty. While
+        reading: a crop is larger than an image; the source raises; a worker died, for example
+        because a script lacks `if __name__ == "__main__":`.
     """
     _check(sources, weights, seed, batch_size)
     rows = list(range(batch_size) if rows is None else rows)
@@ -108,14 +108,14 @@ def synthetic_batches(
     crop: int,
     settings: SynthesisSettings | None = None,
 ) -> TrainBatches:
-    """Returns endless training batches of crops of sharp images, put out of focus.
+    """Returns endless training batches: crops of sharp images with synthetic defocus.
 
     Args:
-      images: their files.
-      seed: 0 or more; decides on everything that is drawn.
-      batch_size: 1 or more.
-      crop: side of the crops, pixels.
-      settings: how scenes and lenses are drawn; by default as `SynthesisSettings` has it.
+      images: Files of the sharp images.
+      seed: Seed of all random draws, 0 or more.
+      batch_size: Batch size, 1 or more.
+      crop: Side of the crops, pixels.
+      settings: Distribution of scenes and lenses; default: `SynthesisSettings()`.
 
     Returns:
       An iterator over dicts: `blurred` (B x crop x crop x 3, or 6 where `settings.dual_pixel`) and
@@ -124,8 +124,8 @@ def synthetic_batches(
       crop is of. Each epoch takes every image once, with another crop and another blur.
 
     Raises:
-      UserError: no images, a negative seed, an empty batch. Later, from reading: a crop below
-        1 or larger than an image, a file that cannot be read.
+      UserError: There are no images, the seed is negative or the batch is empty. While reading: the
+        crop is below 1 or larger than an image, or a file cannot be read.
     """
     source = SyntheticSource(images, settings or SynthesisSettings(), seed, crop=crop)
     return make_train_dataset([source], seed=seed, batch_size=batch_size, crop=crop)

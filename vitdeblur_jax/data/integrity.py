@@ -1,18 +1,19 @@
-"""Is a data set whole? Counts, partners, sizes, damaged files, and train images in test.
+"""The check of a data set: counts, pairs, sizes, damaged files, training images in the test split.
 
-What is compared, and what counts as wrong:
+What is an error:
 
-- Counts, with the published ones of a set that its own layout tells: DPDD, RealDOF, LFDOF in
-  scenes, CUHK, PixelDP, and the test split of Restormer's repack (its other splits hold crops).
-  Another count is wrong. A split that is not there at all is told, yet not wrong: who only
-  evaluates needs no more. Any two folders, plain images and LFDOF's flat sample have no
-  published counts.
-- Partners: every image belongs to a pair, as `layouts.find_pairs` pairs them.
-- Sizes within a pair, and the depths of two views. Other mixtures of 8 and 16 bits are told only.
-- Every image is decoded in full by the one reader of this package.
-- Duplicates between splits have the same decoded pixels (size, depth and values, upright), however
-  the files are compressed or named; a resized copy or one of another depth is not found.
-- Other files beside the images are told, not wrong: no reader takes them.
+- A count that differs from the published one. Counts are published for DPDD, RealDOF, LFDOF by
+  scene, CUHK, PixelDP and the test split of Restormer's repack (its other splits hold crops), not
+  for other pairs, plain images and LFDOF's flat sample. A missing split is reported, but is no
+  error, because an evaluation needs only one.
+- An image in no pair of `layouts.find_pairs`.
+- Sizes that differ within a pair, or bit depths between two views. Other mixtures of 8 and 16 bits
+  are only reported.
+- An image that `image_io` cannot decode completely.
+- Images of different splits with the same decoded pixels (size, bit depth and values, upright),
+  regardless of compression and name. Resized copies and other bit depths are not found.
+
+Other files beside the images are reported, but are no error: no reader uses them.
 """
 
 import contextlib
@@ -64,14 +65,14 @@ class _Decoded:
     digest: bytes
 
 
-_Results = Mapping[Path, _Decoded | str]  # or why a file cannot be read
+_Results = Mapping[Path, _Decoded | str]  # or the error message of the file
 
 
 def run_check(root: str | os.PathLike[str], as_json: bool, decode: bool = True) -> int:
     """Check a data set and print the report, a table or JSON, on standard output.
 
     Returns:
-        The exit status: 0 if all is well, `CHECKED_AND_WRONG` if not.
+        The exit status: 0 without errors, otherwise `CHECKED_AND_WRONG`.
 
     Raises:
         UserError: As `check_data`.
@@ -82,12 +83,12 @@ def run_check(root: str | os.PathLike[str], as_json: bool, decode: bool = True) 
 
 
 def check_data(root: str | os.PathLike[str], decode: bool = True) -> DataReport:
-    """Check whether a data set is whole; this module's docstring says what is looked at.
+    """Check a data set; the docstring of this module lists the checks.
 
     Args:
-        root: A folder that `recognition.recognize` knows.
-        decode: Whether to decode all files, some at a time on all cores, with progress on standard
-            error; without, only names and counts are looked at, in about a second.
+        root: A folder that `recognition.recognize` supports.
+        decode: Decode all files, on all cores, with progress on standard error. Otherwise only
+            names and counts are checked, which takes about a second.
 
     Raises:
         UserError: No data set is recognised, or the folder cannot be listed.
@@ -151,7 +152,7 @@ def _miscounts(split: SplitReport) -> list[Problem]:
 def _find_pairs(
     root: Path, part: Part, files: Sequence[Path]
 ) -> tuple[dict[str, list[Pair]], list[Problem]]:
-    """Find the pairs by layout, and what stands against it."""
+    """Return the pairs by layout, and the problems found."""
     found, messages = {}, []
     for layout in part.layouts:
         try:
@@ -235,7 +236,7 @@ def _decode(path: Path) -> _Decoded | str:
     try:
         pixels = read_rgb(path)
     except UserError as error:
-        return str(error)  # the error itself would keep the bytes of the file alive
+        return str(error)  # the error itself would keep the file's bytes in memory
     height, width, _ = pixels.shape
     content = hashlib.blake2b(f"{pixels.dtype} {height} x {width}".encode(), digest_size=16)
     content.update(pixels)

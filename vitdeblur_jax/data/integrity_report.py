@@ -1,4 +1,4 @@
-"""What a check of a data set found, as data and as lines of text."""
+"""The report of a data set check, as data and as text."""
 
 import dataclasses
 import json
@@ -15,13 +15,13 @@ _LINES_A_KIND = 10
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is wrong.
+    """An error in a data set.
 
     Attributes:
         kind: "count", "pairs", "size", "depth", "unreadable" or "duplicate".
-        splits: Where; of duplicates all splits that have the image.
+        splits: The splits with the error; for duplicates, all splits that have the image.
         message: One line.
-        paths: The files concerned, all of them, relative to the root.
+        paths: All files concerned, relative to the root.
     """
 
     kind: str
@@ -32,7 +32,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class SplitReport:
-    """What there is of one split.
+    """The content of one split.
 
     Attributes:
         split: "train", "val", "test" or "all".
@@ -56,16 +56,16 @@ class SplitReport:
 
 @dataclass(frozen=True)
 class DataReport:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
         root: The folder, absolute.
         dataset: As `recognition.Recognized`.
-        decoded: Whether the files were decoded, or only names and counts looked at.
-        splits: Those that are there.
-        absent: Splits that were published, and are not there.
-        problems: All that is wrong.
-        other_files: Files beside the images that are none, relative to the root.
+        decoded: Whether the files were decoded; otherwise only names and counts were checked.
+        splits: The splits found.
+        absent: Published splits that are missing.
+        problems: All errors.
+        other_files: Files that are no images, relative to the root.
     """
 
     root: str
@@ -78,12 +78,12 @@ class DataReport:
 
 
 def report_json(report: DataReport) -> str:
-    """Return a report as JSON: its fields by their names, and "whole", whether nothing is wrong."""
+    """Return a report as JSON: its fields, and "whole", which is true without errors."""
     return json.dumps({"whole": not report.problems, **dataclasses.asdict(report)}, indent=2)
 
 
 def report_lines(report: DataReport) -> list[str]:
-    """Return a report as lines: a table of the splits, then what is wrong, a line each."""
+    """Return a report as lines: a table of the splits, then one line for each error."""
     layouts = ", ".join(dict.fromkeys(name for split in report.splits for name in split.layouts))
     sides = dict.fromkeys(side for split in report.splits for side in split.files)
     rows = [_row(split, sides, report) for split in report.splits]

@@ -1,4 +1,4 @@
-"""How data sets lie on disk: the single place that knows which file goes with which."""
+"""The folder layouts of data sets: which files form a pair."""
 
 import os
 from collections import Counter
@@ -28,13 +28,13 @@ def find_pairs(root: str | os.PathLike[str], layout: str, split: str = "test") -
     Args:
         root: The folder of the data set.
         layout: One of `LAYOUTS`.
-        split: The part of DPDD ("train", "val" or "test") or of LFDOF ("train" or "test"). The
-            other layouts have no parts. A root that is such a part of LFDOF is taken as it is.
+        split: The split of DPDD ("train", "val" or "test") or of LFDOF ("train" or "test"). The
+            other layouts have no splits. The root may also be a split of LFDOF itself.
 
     Raises:
-        UnpairedError: Images lack a partner.
-        UserError: An unknown layout, a missing folder, no images, two sources of one name, or names
-            that contradict each other.
+        UnpairedError: Images have no partner.
+        UserError: The layout is unknown, a folder is missing, there are no images, two sources have
+            the same name, or names contradict each other.
     """
     known("layout", layout, LAYOUTS)
     if not os.path.isdir(root):
@@ -64,8 +64,7 @@ def dpdd_folders(root: Path, split: str) -> tuple[Path, Path, Path, Path]:
     """Return DPDD's folders of the combined, left and right views and of the sharp images.
 
     Raises:
-        UserError: The split is not there, in none of the layouts; or the folder's name tells that
-            it is another one.
+        UserError: No layout with this split is found, or the folder's name says it is another one.
     """
     for base in (root / name for name in _DPDD_ROOTS):
         if (base / f"{split}_c").is_dir():
@@ -83,7 +82,7 @@ def dpdd_folders(root: Path, split: str) -> tuple[Path, Path, Path, Path]:
 
 
 def split_named_in(root: Path) -> str:
-    """Tell the split that a root which is one part stands for: "…/test/DPDD", "…/train_data"."""
+    """Return the split named by a root that is one split: "…/test/DPDD", "…/train_data"."""
     for name in (root.name, root.parent.name):
         if name.removesuffix("_data") in SPLITS:
             return name.removesuffix("_data")
@@ -179,8 +178,8 @@ def _pair_folders(
     Args:
         folders: Of the views, and last of the sharp images.
         has_target: Whether there are any of these.
-        whole: The published number of images of a set whose authors pair it by order: that
-            many are paired so, even where some numbers happen to be on both sides.
+        whole: The published number of images of a data set that its authors pair by order. That
+            many are paired by order, even if some numbers occur on both sides.
     """
     files = [_by_stem(_folder(folder.parent, (folder.name,))) for folder in folders]
     names = list(files[0])

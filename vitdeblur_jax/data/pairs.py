@@ -18,7 +18,7 @@ class Pair:
         name: Unique in its data set; the stem under which a result is saved.
         source: The blurred image: one view, or the left and the right one.
         target: The sharp image; None where there is none.
-        by: What paired its files: "name", "order" (see `pairing`), or "" where there is one file.
+        by: How its files were paired: "name" or "order" (see `pairing`); "" for a single file.
     """
 
     name: str
@@ -28,10 +28,10 @@ class Pair:
 
 
 class UnpairedError(UserError):
-    """Images of a data set lack their partner.
+    """Some images of a data set have no partner.
 
     Attributes:
-        pairs: The pairs that are whole.
+        pairs: The complete pairs.
     """
 
     def __init__(self, message: str, pairs: Sequence[Pair] = ()):
@@ -40,7 +40,7 @@ class UnpairedError(UserError):
 
 
 def describe(pairs: Sequence[Pair]) -> str:
-    """Return a line on how pairs were made, "" where there is one file each.
+    """Describe in one line how files were paired; "" if each pair is one file.
 
     For example "paired by order, first: 1P0A0917 <-> 1P0A0918, last: 1P0A2002 <-> 1P0A2003".
     """
@@ -57,10 +57,9 @@ def _in_words(pair: Pair) -> str:
 
 
 def check_sizes(pairs: Iterable[Pair]) -> None:
-    """Compare the sizes that the heads of files tell, which is fast, before any work begins.
+    """Compare the sizes in the file headers, which is fast.
 
-    An orientation may turn a file of a pair and not the other, so the order of the sides is left
-    to `read_pair`.
+    EXIF may rotate one file of a pair and not the other, so `read_pair` compares width and height.
 
     Raises:
         UserError: The files of a pair differ in size.
@@ -87,7 +86,7 @@ def read_pair(pair: Pair) -> tuple[Samples, Samples | None]:
         None; each uint8 or uint16 as its file is.
 
     Raises:
-        UserError: A file cannot be read, or sizes differ, or the depths of the views do.
+        UserError: A file cannot be read, or the sizes or the bit depths of the views differ.
     """
     paths = pair.source if pair.target is None else (*pair.source, pair.target)
     images = [read_rgb(path) for path in paths]

@@ -1,4 +1,4 @@
-"""Reading ahead: batches from threads or worker processes, and their way to the devices."""
+"""Prefetching: batches from threads or worker processes, and their transfer to the devices."""
 
 import atexit
 import contextlib
@@ -22,19 +22,19 @@ from vitdeblur_jax.utils.errors import UserError
 Batch = dict[str, Any]
 _OPEN: "weakref.WeakSet[TrainBatches]" = weakref.WeakSet()
 _MOST_THREADS = 16
-_WORKER_DIED = "terminated unexpectedly"  # what Grain says
+_WORKER_DIED = "terminated unexpectedly"  # in Grain's message
 _UNGUARDED = 64  # status of a worker; EX_USAGE of sysexits.h
 _PROFILING_FLAG = "grain_enable_multiprocess_worker_profiling"
 
 
 class TrainBatches(grain.DatasetIterator[Batch]):
-    """Iterates over batches, reading ahead.
+    """Iterates over batches and prefetches the next ones.
 
-    Its state is the number of the next batch, whatever the number of workers and processes, so a
-    run may go on with others. Orbax saves it as it saves Grain's own iterators.
+    Its state is the number of the next batch. It does not depend on the number of workers and
+    processes, so a run can resume with others. Orbax saves it like Grain's own iterators.
 
     Attributes:
-      batches: all of them by number: `batches[step]` makes the batch of a step anew.
+      batches: All batches by number: `batches[step]` makes the batch of a step again.
     """
 
     def __init__(self, batches: grain.MapDataset[Batch], workers: int):
@@ -55,7 +55,7 @@ class TrainBatches(grain.DatasetIterator[Batch]):
             if _WORKER_DIED not in str(error):
                 raise
             raise UserError(_why_a_worker_died(str(error))) from None
-        except BaseException:  # Ctrl-C too; without its workers, Grain's iterator is of no more use
+        except BaseException:  # also Ctrl-C; Grain's iterator is useless without its workers
             self.close()
             raise
         self._next_index += 1
@@ -66,12 +66,12 @@ class TrainBatches(grain.DatasetIterator[Batch]):
         return {"next_index": self._next_index}
 
     def set_state(self, state: dict[str, int]) -> None:
-        """Goes to another batch, without reading those in between."""
+        """Moves to another batch without reading those in between."""
         self.close()
         self._next_index = state["next_index"]
 
     def close(self) -> None:
-        """Ends the workers; the next batch would start them again."""
+        """Ends the workers; the next batch starts them again."""
         if self._ahead is not None:
             self._ahead.close()
             self._ahead = None
@@ -79,28 +79,28 @@ class TrainBatches(grain.DatasetIterator[Batch]):
 
 @atexit.register
 def _close_all() -> None:
-    """Grain ends its workers too late at exit, which leaves noise and shared memory behind."""
+    """Ends the workers at exit. Grain does so too late and leaves messages and shared memory."""
     for batches in list(_OPEN):
         batches.close()
-    gc.collect()  # JAX drops only then what it no longer needs of the workers' shared memory
+    gc.collect()  # only then JAX frees the shared memory of the workers
 
 
 def _read_ahead(batches: grain.MapDataset[Batch], workers: int) -> grain.DatasetIterator[Batch]:
-    # A thread makes a whole batch, so as many batches lie in memory as there are threads.
+    # Each thread makes a whole batch, so memory holds one batch per thread.
     threads = 1 if workers else min(os.cpu_count() or 1, _MOST_THREADS)
     reading = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
     processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
-    # Grain 0.2.18 asks for this flag even in a program that parses none (google/grain#1355).
+    # Grain 0.2.18 reads this flag even if the program parses none (google/grain#1355).
     if _PROFILING_FLAG in flags.FLAGS:
         flags.FLAGS[_PROFILING_FLAG].present = True
     return iter(batches.to_iter_dataset(reading).mp_prefetch(processes, _live_with_parent))
 
 
 def _end_worker_in_unguarded_script() -> None:
-    """Ends this process if it is a new worker that runs its parent's script as a whole.
+    """Ends this process if it is a new worker that runs the whole script of its parent.
 
-    A worker imports the script first. Without a guard around what the script does, it would start
-    workers of its own there, of which Python's message is hundreds of lines long.
+    A worker imports the script first. Without `if __name__ == "__main__":` the script would start
+    workers again, and Python's error message has hundreds of lines.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         os._exit(_UNGUARDED)
@@ -120,9 +120,9 @@ def _why_a_worker_died(message: str) -> str:
 
 
 def _live_with_parent(worker: int, workers: int) -> None:
-    """Lets a worker outlive signals that the parent gets too and acts on, but not its parent.
+    """Makes a worker ignore Ctrl-C and SIGTERM and end with its parent.
 
-    Ctrl-C goes to both, and a cluster may send SIGTERM to both.
+    Both processes may receive these signals; the parent handles them.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -136,19 +136,19 @@ def prefetch_to_device(
     depth: int = 2,
     leave: Collection[str] = (),
 ) -> "DeviceBatches":
-    """Returns the same batches as JAX arrays, whose transfer begins before they are asked for.
+    """Returns the batches as JAX arrays and starts their transfer early.
 
     Args:
-      batches: this process's rows of each batch.
-      sharding: of the whole batch over the devices of all processes.
-      depth: batches on the devices or on their way, the one just handed out among them.
-      leave: names of arrays that the devices do not need.
+      batches: The rows of each batch that this process reads.
+      sharding: Sharding of the whole batch over the devices of all processes.
+      depth: Number of batches on the devices or in transfer, including the current one.
+      leave: Names of arrays that stay on the host.
     """
     return DeviceBatches(batches, sharding, depth, leave)
 
 
 class DeviceBatches(grain.DatasetIterator[Batch]):
-    """See `prefetch_to_device`. Its state is that of the next batch it hands out."""
+    """See `prefetch_to_device`. Its state is the state of the next batch it returns."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Which data set lies in a folder, told by its layout."""
+"""Recognizes a data set by the layout of its folder."""
 
 import contextlib
 import os
@@ -30,13 +30,13 @@ _LOOKED_FOR = (
 
 @dataclass(frozen=True)
 class Part:
-    """A split of a data set as it lies on disk.
+    """A split of a data set on disk.
 
     Attributes:
-        split: "train", "val" or "test"; "all" where nothing tells.
-        layouts: Those of `layouts.LAYOUTS` that read it, the one view before two.
-        folders: What holds its images, by side: "blurred" (of dual-pixel data the combined
-            view), "left", "right", "sharp"; "images" where nothing tells. Some may be missing.
+        split: "train", "val" or "test"; "all" if unknown.
+        layouts: The names in `layouts.LAYOUTS` that read it, one view before two views.
+        folders: The folders of its images by side: "blurred" (for dual-pixel data the combined
+            view), "left", "right", "sharp"; "images" if unknown. Some may be missing.
     """
 
     split: str
@@ -49,9 +49,9 @@ class Recognized:
     """A data set.
 
     Attributes:
-        dataset: "DPDD", "DPDD repack" (Restormer's), "RealDOF", "LFDOF", "LFDOF sample" (flat, as
-            its authors give away), "CUHK", "PixelDP", "pairs" or "images".
-        parts: Its splits that are there, at least one.
+        dataset: "DPDD", "DPDD repack" (Restormer's), "RealDOF", "LFDOF", "LFDOF sample" (the
+            authors' flat sample), "CUHK", "PixelDP", "pairs" or "images".
+        parts: The splits found, at least one.
     """
 
     dataset: str
@@ -59,16 +59,16 @@ class Recognized:
 
 
 def recognize(root: str | os.PathLike[str]) -> Recognized:
-    """Tell which data set lies in a folder, in which layout, and which of its splits.
+    """Recognize a data set, its layout and its splits; only names are used.
 
-    The layout alone decides, but for three sets that lie as any other would: two folders are
-    RealDOF if the root is called so or most of the names 01 to 50 are there; images are CUHK
-    if the root is called so or all are named `out_of_focus…`; and `test_c` without targets is
-    PixelDP unless its images bear DPDD's names, `1P0A…`. Only names are looked at.
+    The layout decides, except for three data sets without a layout of their own. Two folders are
+    RealDOF if the root has that name, or if most of the names 01 to 50 exist. Images are CUHK if
+    the root has that name, or if all are named `out_of_focus…`. `test_c` without targets is
+    PixelDP, unless its images have DPDD's names, `1P0A…`.
 
     Raises:
-        UserError: The root is missing or cannot be listed, or no layout is recognised: the error
-            says what was looked for and what is there.
+        UserError: The root is missing or cannot be listed, or no layout is recognized; the error
+            lists the layouts and the content of the root.
     """
     root = Path(os.path.abspath(root))
     if not root.is_dir():
@@ -86,7 +86,7 @@ def recognize(root: str | os.PathLike[str]) -> Recognized:
 
 
 def images_in(folders: Sequence[Path]) -> list[Path]:
-    """List the images right in the folders; of one without any, or not there, none."""
+    """List the images in the folders, without subfolders; folders may be missing or empty."""
     found = []
     for folder in folders:
         with contextlib.suppress(UserError):
@@ -128,7 +128,7 @@ def _dpdd(root: Path) -> Recognized | None:
 
 
 def _dual_pixel_part(split: str, layout: str, sides: dict[str, tuple[Path, ...]]) -> Part:
-    """Make a part of what there is of it: the combined view, the two views, or both."""
+    """Return the part with the views that exist: the combined view, the two views, or both."""
     has_views = any(sides[view][0].is_dir() for view in ("left", "right"))
     has_combined = sides["blurred"][0].is_dir() or not has_views
     missing = (set() if has_views else {"left", "right"}) | (set() if has_combined else {"blurred"})
@@ -153,7 +153,7 @@ def _lfdof(root: Path) -> Recognized | None:
 def _lfdof_part(split: str, base: Path) -> Part:
     inputs = base / "input"
     scenes = subfolders(inputs) if inputs.is_dir() else []
-    # No image belongs beside the scenes, but one that lies there is to be counted and told.
+    # Images beside the scenes are an error; they are listed so that the check reports them.
     sides = {"blurred": (inputs, *scenes), "sharp": (base / "ground_truth",)}
     return Part(split, ("lfdof",), sides)
 

@@ -1,9 +1,9 @@
-"""Examples by number: from the files of a data set, from a prepared one, or made on the fly.
+"""Examples by index: from the files of a data set, from records, or synthesized.
 
 An example is a dict: `name`; `blurred`, H x W x 3 (6 for the left and the right view of dual
-pixels); `sharp`, H x W x 3, unless there is none; both uint8, or both uint16; and, if synthetic,
-`radius`, H x W float32, the signed defocus radius in pixels. Sources can be pickled and be read by
-several threads.
+pixels); `sharp`, H x W x 3, unless there is none; both uint8 or both uint16; and, if synthetic,
+`radius`, H x W float32, the signed defocus radius in pixels. Sources can be pickled and
+read by several threads.
 """
 
 import os
@@ -34,12 +34,12 @@ class FolderSource:
 
     Args:
         pairs: As `layouts.find_pairs` gives them.
-        bit_depth: 8, which of a 16-bit file takes the upper 8 bits; or 16, which all files must
+        bit_depth: 8, which takes the upper 8 bits of a 16-bit file; or 16, which all files must
             have.
 
     Raises:
-        UserError: Another bit depth; and when an example is read, as `layouts.read_pair`, or for 8
-            bits where 16 are wanted.
+        UserError: The bit depth is neither 8 nor 16. While reading: as `pairs.read_pair`, or a file
+            has 8 bits where the bit depth is 16.
     """
 
     def __init__(self, pairs: Sequence[Pair], bit_depth: int = 8):
@@ -59,7 +59,7 @@ class FolderSource:
         return example
 
     def files(self, index: int) -> tuple[Path, ...]:
-        """Return the files that an example is read from."""
+        """Return the files of an example."""
         pair = self.pairs[index]
         return pair.source if pair.target is None else (*pair.source, pair.target)
 
@@ -72,22 +72,21 @@ class FolderSource:
 
 
 class SyntheticSource:
-    """Sharp images, put out of focus when asked for.
+    """Sharp images with synthetic defocus.
 
     `source[index]` depends on the seed, the image and its name alone, and is what
     `synthesis_files.synthesize_folder` writes, unless there is a crop. `sample` draws another one.
 
     Args:
-        images: Of 16 bits the upper 8 are taken.
-        settings: How to draw.
-        seed: 0 or above.
-        crop: Side of a random square that is wanted, pixels; None takes all. Its scene is drawn for
-            some 480 pixels around it and only what is wanted is blurred, so that a crop is what a
-            crop of a whole image would be, for less work.
+        images: Files of the sharp images; the upper 8 bits of 16-bit files are used.
+        settings: Distribution of scenes and lenses.
+        seed: Seed, 0 or more.
+        crop: Side of a random square crop, pixels; None: the whole image. The scene is drawn for
+            about 480 pixels around the crop, and only the crop is blurred. This is like a crop of a
+            whole image, for less work.
 
     Raises:
-        UserError: When an example is read: an image that cannot be read or is smaller than the
-            crop.
+        UserError: While reading: an image cannot be read, or is smaller than the crop.
     """
 
     def __init__(
@@ -116,7 +115,7 @@ class SyntheticSource:
         return {"name": path.stem, **self._synthesize_crop(sharp, path, rng)}
 
     def files(self, index: int) -> tuple[Path, ...]:
-        """Return the image of an example."""
+        """Return the file of an example."""
         return (self.images[index],)
 
     def _synthesize_crop(
@@ -137,21 +136,21 @@ class SyntheticSource:
 
 
 def with_name_in_bytes(example: Example) -> Example:
-    """Return an example as records hold it: a file's name need not be UTF-8."""
+    """Return an example with its name as bytes, for records: file names need not be UTF-8."""
     return {**example, "name": os.fsencode(example["name"])}
 
 
 class PreparedSource:
-    """A split of a data set that `preparation.prepare` or a builder has written.
+    """A split of a data set written by `records.preparation.prepare` or by a builder.
 
     Args:
-        folder: What `prepare` returns, which holds `dataset_info.json`; or a folder above it, such
-            as the `out` of `prepare`, with only one such set in it.
+        folder: The folder that `prepare` returns, with `dataset_info.json`; or a folder above it,
+            such as the `out` of `prepare`, if it holds only one data set.
         split: "train", "val" or "test".
 
     Raises:
-        UserError: TensorFlow Datasets is not installed, the folder holds no whole data set, or not
-            that split; and when an example is read: its file is damaged.
+        UserError: TensorFlow Datasets is not installed, or the folder holds no complete data set or
+            lacks the split. While reading: a file is damaged.
     """
 
     def __init__(self, folder: str | os.PathLike[str], split: str):
@@ -178,11 +177,11 @@ class PreparedSource:
         return {**example, "name": os.fsdecode(example["name"])}
 
     def __reduce__(self):
-        return type(self), (self.folder, self.split)  # the open files stay behind
+        return type(self), (self.folder, self.split)  # without the open files
 
 
 def _prepared_folder(root: Path) -> Path:
-    """Find the data set `NAME/CONFIG/VERSION` of which the root is any part of the path."""
+    """Find the one data set `NAME/CONFIG/VERSION` in the root, which may be part of that path."""
     for depth in range(4):
         found = sorted(path.parent for path in root.glob("*/" * depth + INFO))
         found = [path for path in found if path.suffix != ".unfinished"]

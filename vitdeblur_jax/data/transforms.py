@@ -1,8 +1,8 @@
-"""What training does to an example: one random crop of all its images, mirrored and turned.
+"""Augmentation: one random crop of all arrays of an example, flips and rotations.
 
-An example is a dict of a name and of arrays of one height and width, channels last. Pixels stay the
-integers of their files up to `unit_range`, the only step to floats, which belongs on the device:
-a quarter of the bytes has to go there.
+An example is a dict of a name and of arrays of one height and width, channels last. Pixels stay
+integers until `unit_range` converts them to floats. Call it on the device, so that only a quarter
+of the bytes are transferred.
 """
 
 from typing import Any
@@ -25,25 +25,26 @@ def random_crop_and_flips(
     vertical_flip: bool = False,
     quarter_turns: bool = False,
 ) -> Example:
-    """Cuts a random square out of an example and mirrors it left to right in half of the cases.
+    """Returns a random square crop of an example, flipped horizontally with probability 1/2.
 
-    That much is the published augmentation. A mirrored scene also swaps what the left and the right
-    half of the lens see, so the two views of a dual-pixel image change places.
+    This is the published augmentation. A flip also swaps the left and the right half of the lens,
+    so the two views of a dual-pixel image change places.
 
     Args:
-      example: `blurred` (H x W x 3, or x 6 for a left and a right view), `sharp` (H x W x 3),
-        perhaps `radius` (H x W), and `name`.
-      rng: takes the same draws whatever the options, so an option does not move the crops.
-      crop: side of the square, pixels.
-      vertical_flip: also mirrors top to bottom in half of the cases.
-      quarter_turns: also turns by 0, 90, 180 or 270 degrees, equally often. With all three, each
-        of the square's eight symmetries is equally likely.
+      example: `blurred` (H x W x 3, or H x W x 6 for a left and a right view), `sharp`
+        (H x W x 3), optionally `radius` (H x W), and `name`.
+      rng: Random generator. The number of draws does not depend on the options, so an option does
+        not change the crops.
+      crop: Side of the square, pixels.
+      vertical_flip: Also flip vertically with probability 1/2.
+      quarter_turns: Also rotate by 0, 90, 180 or 270 degrees, with equal probability. With all
+        three, the eight symmetries of the square are equally likely.
 
     Returns:
-      The example with contiguous arrays of `crop x crop`, dtypes kept; `name` unchanged.
+      The example with contiguous arrays of `crop x crop` pixels and unchanged dtypes and `name`.
 
     Raises:
-      UserError: the crop is larger than the image, or two views were to be turned.
+      UserError: The crop is larger than the image, or `quarter_turns` is set for two views.
     """
     height, width, channels = example["blurred"].shape
     if not 0 < crop <= min(height, width):
@@ -64,7 +65,7 @@ def random_crop_and_flips(
         image = _mirrored(image) if mirrored else image
         image = image[::-1] if vertical_flip and upside_down else image
         image = np.rot90(image, turns) if quarter_turns else image
-        # A copy, even of a view that is contiguous: the whole image need not stay in memory.
+        # Copy even a contiguous view, so that the whole image is freed.
         return image.copy(order="C")
 
     return {key: value if key == "name" else changed(value) for key, value in example.items()}
@@ -73,7 +74,7 @@ def random_crop_and_flips(
 def unit_range(
     images: UInt8[np.ndarray | jax.Array, "*shape"] | UInt16[np.ndarray | jax.Array, "*shape"],
 ) -> Float32[np.ndarray | jax.Array, "*shape"]:
-    """Converts pixels to floats in [0, 1]; on the host, or inside of a jitted training step."""
+    """Converts pixels to floats in [0, 1], on the host or in a jitted function."""
     return images.astype(np.float32) / np.iinfo(images.dtype).max
 
 

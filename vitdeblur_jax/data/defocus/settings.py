@@ -9,23 +9,23 @@ from vitdeblur_jax.utils.errors import UserError
 
 @dataclass(frozen=True)
 class SynthesisSettings:
-    """How scenes, lenses and cameras are drawn. The defaults follow real pairs of images.
+    """The distribution of scenes, lenses and cameras. The defaults follow real pairs of images.
 
     Attributes:
-        smooth_share: Of the scenes, those with one smooth field of radii; the others have layers.
-        most_layers: A layered scene has 1 to this many, each a plane, facing the camera or not.
-        usual_radius: Blur radii in pixels, most of them drawn evenly from here.
-        largest_radius: The limit of what is larger than usual.
-        focused_share: Of the radii, those below the usual ones.
-        large_share: Of the radii, those above the usual ones.
-        disk_share: Of the lenses, those wide open.
-        polygon_share: Of the lenses, those stopped down to 5 to 9 blades. The rest are cat's eyes.
-        dual_pixel: The left and the right view (6 channels) instead of the whole one.
-        highlight_gain: What has lost its light to clipping is made up to this many times as bright
-            before it is blurred; 1 leaves it.
-        noise: Largest standard deviation at middle gray, in steps of 8 bits: read and shot noise.
-        jpeg_share: Of the blurred images, those that have been a JPEG file.
-        jpeg_quality: Lowest and highest quality of these.
+        smooth_share: Share of scenes with a smooth field of radii; the others have layers.
+        most_layers: Largest number of layers of a scene, each a plane, tilted or not.
+        usual_radius: Range of most defocus radii in pixels, uniform.
+        largest_radius: The largest defocus radius.
+        focused_share: Share of radii below the usual ones.
+        large_share: Share of radii above the usual ones.
+        disk_share: Share of lenses with a wide open aperture, a disk.
+        polygon_share: Share of lenses with a polygon of 5 to 9 blades. The rest are cat's eyes.
+        dual_pixel: Make a left and a right view (6 channels) instead of one view.
+        highlight_gain: Clipped highlights become up to this many times as bright before the blur;
+            1: unchanged.
+        noise: Largest standard deviation of the noise at middle gray, in 255ths.
+        jpeg_share: Share of blurred images with JPEG compression.
+        jpeg_quality: Lowest and highest JPEG quality.
     """
 
     smooth_share: float = 0.35
@@ -43,7 +43,7 @@ class SynthesisSettings:
     jpeg_quality: tuple[int, int] = (85, 97)
 
     def __post_init__(self):
-        """Refuse settings that cannot be.
+        """Check the settings.
 
         Raises:
             UserError: Names the setting.

@@ -1,7 +1,7 @@
-"""Training pairs from sharp images: draw a scene and a lens, defocus, record as a camera does.
+"""Training pairs from sharp images: random scene and lens, defocus, camera noise and JPEG.
 
-A scene is one image with a defocus radius for each of its pixels. Everything is drawn from one
-random generator: the same image, settings and seed give the same bytes.
+A scene is an image with a defocus radius for each pixel. All draws come from one generator: the
+same image, settings and seed give the same bytes.
 """
 
 import numpy as np

@@ -1,9 +1,9 @@
-"""Data sets written once as records, which training reads several times as fast as the files.
+"""Writes data sets as records, which training reads several times as fast as the files.
 
-The result is a data set of TensorFlow Datasets, `OUT/NAME/CONFIG/VERSION`, with the records that
-the builder of that name would write, in that order. Until it is whole its folder is called
-`VERSION.unfinished`, and `preparation/` in it tells which files of records are done, from what;
-`preparation.json` does so ever after.
+The result is a data set of TensorFlow Datasets, `OUT/NAME/CONFIG/VERSION`, with the same records in
+the same order as the builder of that name writes. An incomplete folder is called
+`VERSION.unfinished`; `preparation/` in it lists the finished record files and their inputs. In the
+complete folder `preparation.json` does.
 """
 
 import hashlib
@@ -57,20 +57,20 @@ def prepare(
     skip_broken: bool = False,
     beam_options: Sequence[str] | None = None,
 ) -> Path:
-    """Write a data set as records that `sources.PreparedSource` and TensorFlow Datasets read.
+    """Write a data set as records for `sources.PreparedSource` and TensorFlow Datasets.
 
-    Started again after any interruption it goes on, and ends with the same bytes: equal files,
-    dataset and config give equal records in equal order. What was written from files that have
-    changed since is written anew. Progress and what is left out are told on standard error.
+    An interrupted preparation resumes and gives the same bytes: equal files, dataset and config
+    give equal records in equal order. Records of changed files are written again. Progress and
+    skipped images are reported on standard error.
 
     Args:
-        root: The folder of the data set, in any layout that `layouts.find_pairs` knows.
-        dataset: A name of `builders.BUILDERS`; None takes what `recognition.recognize` finds, and
-            of plain images makes synthetic defocus.
-        out: Holds all prepared data sets, as the `data_dir` of TensorFlow Datasets.
-        config: A config of the builder, such as "dual_pixel_16bit"; None takes its first.
-        skip_broken: Leave out images that cannot be read, or do not fit their partner, instead
-            of giving up at the first.
+        root: The folder of the data set, in any layout that `layouts.find_pairs` supports.
+        dataset: A name of `builders.BUILDERS`; None: what `recognition.recognize` finds. Plain
+            images get synthetic defocus.
+        out: The folder of all prepared data sets, the `data_dir` of TensorFlow Datasets.
+        config: A config of the builder, such as "dual_pixel_16bit"; None: its first.
+        skip_broken: Skip images that cannot be read or do not match their partner; otherwise the
+            first one is an error.
         beam_options: Write the files of records on the workers of Apache Beam, all of which have to
             see root and out under these paths. These are the options of its pipeline, such as
             ["--runner=FlinkRunner"]; none take the DirectRunner. None does without Beam. What is

@@ -1,4 +1,4 @@
-"""Files of records, each written whole from a few images, and a note of each that is done."""
+"""Record files, each written from a few images, and a journal of the finished ones."""
 
 import contextlib
 import json
@@ -26,7 +26,7 @@ _AHEAD = 2 * _THREADS
 
 @dataclass(frozen=True)
 class Shard:
-    """Some images of a split, in a row, that become one file of records."""
+    """Consecutive images of a split that become one record file."""
 
     file: str
     split: str
@@ -37,13 +37,13 @@ class Shard:
 
 @dataclass(frozen=True)
 class Done:
-    """What has become of a shard.
+    """A finished shard.
 
     Attributes:
-        fingerprint: Of the shard.
-        examples: How many records there are.
-        bytes: The sum of their sizes.
-        left_out: What was wrong with each image that was skipped.
+        fingerprint: The fingerprint of the shard.
+        examples: Number of records.
+        bytes: Total size of the records.
+        left_out: Error message of each skipped image.
     """
 
     fingerprint: str
@@ -55,7 +55,7 @@ class Done:
 def write_shards(
     builder, shards: Sequence[Shard], folder: Path, skip_broken: bool
 ) -> dict[str, Done]:
-    """Write those files of records that are not there yet, and tell what is in all of them."""
+    """Write the missing record files; return the entries of all of them."""
     done = {}
     with (
         Progress(sum(len(shard.indices) for shard in shards), "images") as progress,
@@ -77,7 +77,7 @@ def write_shards(
 def write_on_beam(
     pipeline, builder, shards: Sequence[Shard], root: Path, folder: Path, skip_broken: bool
 ) -> None:
-    """Write those files of records that are not there yet and have no broken image."""
+    """Write the missing record files that have no broken image."""
     missing = [shard for shard in shards if _done(shard, folder, skip_broken) is None]
     work = partial(_write_on_worker, builder, missing, root, folder, skip_broken)
     beam.run_for_each(pipeline, work, len(missing))
@@ -89,16 +89,16 @@ def _write_on_worker(
     for needed in (root, folder):
         if not needed.is_dir():
             raise UserError(f"a worker does not see {needed}, which all of them have to share")
-    # What is wrong with an image will be told by `write_shards`, which tries again.
+    # `write_shards` tries again and reports the broken image.
     with contextlib.suppress(UserError), ThreadPoolExecutor(1) as executor:
         _write_shard(builder, shards[number], folder, skip_broken, executor, lambda: None)
 
 
 def _done(shard: Shard, folder: Path, skip_broken: bool) -> Done | None:
-    """Return what was written of a shard, if it need not be written again."""
+    """Return the entry of a shard, or None if it must be written."""
     try:
         done = Done(**read_json_or_nothing(_entry(folder, shard)))
-    except TypeError:  # none, or not ours
+    except TypeError:  # missing, or not a journal entry
         return None
     whole = done.fingerprint == shard.fingerprint and (folder / shard.file).is_file()
     return done if whole and (skip_broken or not done.left_out) else None
@@ -137,7 +137,7 @@ def _write_shard(
 
 @contextlib.contextmanager
 def _records_at(path: Path) -> Iterator[Callable[[bytes], bool]]:
-    """Give a function that adds a record to a file, which is whole after the block.
+    """Yield a function that adds a record to a file, which is complete after the block.
 
     Raises:
         OSError: The file cannot be written.
@@ -164,14 +164,14 @@ def _serialized(builder, shard: Shard, index: int) -> list[bytes] | UserError:
     messages = (
         serializer.get_tf_example(features.encode_example(with_name_in_bytes(e))) for e in examples
     )
-    # Otherwise the order of an example's keys would be another in each process.
+    # Otherwise the order of an example's keys would differ between processes.
     return [message.SerializeToString(deterministic=True) for message in messages]
 
 
 def _in_order(
     executor: ThreadPoolExecutor, work: Callable, arguments: Sequence[int]
 ) -> Iterator[list[bytes] | UserError]:
-    """Work on a few at a time: all results of a shard at once might not fit into memory."""
+    """Yield results in order, a few at a time: those of a whole shard may not fit into memory."""
     waiting = deque(executor.submit(work, argument) for argument in arguments[:_AHEAD])
     for argument in arguments[_AHEAD:]:
         result = waiting.popleft().result()
@@ -182,7 +182,7 @@ def _in_order(
 
 
 def read_json_or_nothing(path: Path) -> dict[str, Any]:
-    """Return what a file holds, which is nothing if it is not there or is damaged."""
+    """Return the content of a JSON file; {} if it is missing or damaged."""
     try:
         return read_json(path)
     except UserError:
