@@ -49,7 +49,7 @@ def ours(dtype: str, remat: bool) -> tuple[float, float, float]:
     from benchmarks.random_model import random_base_model
     from vitdeblur_jax.distributed.sharding import local_mesh, state_sharding
     from vitdeblur_jax.models import create_network
-    from vitdeblur_jax.training.configuration import default_config
+    from vitdeblur_jax.training.defaults import default_config
     from vitdeblur_jax.training.preparation import prepare
 
     config = default_config("base")

@@ -20,7 +20,7 @@ time and saves most of the memory. No run is complete yet, so there are no resul
 
 import ml_collections
 
-from vitdeblur_jax.training.configuration import default_config
+from vitdeblur_jax.training.defaults import default_config
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -16,7 +16,7 @@ results.
 
 import ml_collections
 
-from vitdeblur_jax.training.configuration import default_config
+from vitdeblur_jax.training.defaults import default_config
 
 EPOCH = 1372  # steps
 

@@ -16,7 +16,7 @@ One GPU with 24 GB should do. No run is complete yet, so there are no results.
 
 import ml_collections
 
-from vitdeblur_jax.training.configuration import default_config
+from vitdeblur_jax.training.defaults import default_config
 
 
 def get_config(before: str = "") -> ml_collections.ConfigDict:

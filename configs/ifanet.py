@@ -19,7 +19,7 @@ results.
 
 import ml_collections
 
-from vitdeblur_jax.training.configuration import default_config
+from vitdeblur_jax.training.defaults import default_config
 
 
 def get_config() -> ml_collections.ConfigDict:

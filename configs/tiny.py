@@ -28,7 +28,7 @@ sharp image is not encoded, because the contextual terms have weight 0.
 
 import ml_collections
 
-from vitdeblur_jax.training.configuration import default_config
+from vitdeblur_jax.training.defaults import default_config
 
 
 def get_config() -> ml_collections.ConfigDict:

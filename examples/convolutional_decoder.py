@@ -22,7 +22,7 @@ from vitdeblur_jax.data.transforms import unit_range
 from vitdeblur_jax.models import initial_variables
 from vitdeblur_jax.models.vitdeblur.decoder import tokens_to_map
 from vitdeblur_jax.models.vitdeblur.initialization import dct_init, identity_init
-from vitdeblur_jax.training.configuration import default_config
+from vitdeblur_jax.training.defaults import default_config
 from vitdeblur_jax.training.losses import charbonnier_loss
 from vitdeblur_jax.training.objective import restoration_objective
 from vitdeblur_jax.training.optimizer import make_optimizer, make_schedule

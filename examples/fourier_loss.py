@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from vitdeblur_jax.training import train
-from vitdeblur_jax.training.configuration import default_config
+from vitdeblur_jax.training.defaults import default_config
 from vitdeblur_jax.training.losses import charbonnier_loss
 from vitdeblur_jax.training.objective import restoration_objective
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vitdeblur_jax.training.configuration import default_config
+from vitdeblur_jax.training.defaults import default_config
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"

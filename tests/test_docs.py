@@ -27,7 +27,7 @@ from tests import made_up_data
 from tests.forked import run_program
 from vitdeblur_jax import load_pretrained, save_pretrained
 from vitdeblur_jax.cli.main import main
-from vitdeblur_jax.training.configuration import default_config
+from vitdeblur_jax.training.defaults import default_config
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(vitdeblur_jax.__file__).parent

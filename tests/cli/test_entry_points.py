@@ -150,7 +150,7 @@ def test_a_tilde_is_the_home_folder_and_no_folder_of_that_name(parse, monkeypatc
 
 @pytest.mark.filterwarnings("ignore:the load_module")  # ml_collections calls it
 def test_learning_rate_multipliers_are_set_on_the_command_line(parse):
-    text = "from vitdeblur_jax.training.configuration import default_config as get_config"
+    text = "from vitdeblur_jax.training.defaults import default_config as get_config"
     lr_mults = '(("tokenizer/.*", 0), ("primary_encoder/.*", 0.1))'
     assert parse(text, f"--config.optimizer.lr_mults={lr_mults}") == 0
     config = flags.FLAGS["config"].value

@@ -25,7 +25,7 @@ from tests.forked import Ended, run_program
 from tests.made_up_data import write
 from tests.small_model import small_configuration
 from vitdeblur_jax.training import preparation
-from vitdeblur_jax.training.configuration import default_config
+from vitdeblur_jax.training.defaults import default_config
 from vitdeblur_jax.training.log import TrainingLog
 from vitdeblur_jax.training.objective import Objective
 

@@ -14,8 +14,9 @@ import pytest
 from tests.training.small_run import small_config
 from vitdeblur_jax.data.defocus.settings import SynthesisSettings
 from vitdeblur_jax.models.networks import GROUPS, create_network, named_config
-from vitdeblur_jax.training import configuration, train
-from vitdeblur_jax.training.configuration import check_config, default_config, free_keys, rules_for
+from vitdeblur_jax.training import defaults, train
+from vitdeblur_jax.training.configuration import check_config, free_keys, rules_for
+from vitdeblur_jax.training.defaults import default_config
 from vitdeblur_jax.training.losses import loss_weights
 from vitdeblur_jax.training.optimizer import make_schedule
 from vitdeblur_jax.utils.errors import UserError
@@ -343,7 +344,7 @@ def test_a_plain_dict_is_told(monkeypatch):
 
 
 def test_every_key_is_explained():
-    said = configuration.__doc__
+    said = defaults.__doc__
     for key in default_config("base"):
         assert re.search(rf"^\| .*\b{key}\b.* \|$", said, re.MULTILINE), key
     for part in ("initial", "data", "validation"):

@@ -7,7 +7,7 @@ from tests.metrics.golden_pairs import NAMES, as_floats, golden_pair
 from tests.training.small_run import small_config
 from vitdeblur_jax import metrics
 from vitdeblur_jax.training import losses, train
-from vitdeblur_jax.training.configuration import default_config
+from vitdeblur_jax.training.defaults import default_config
 from vitdeblur_jax.utils.errors import UserError
 
 

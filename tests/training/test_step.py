@@ -9,7 +9,7 @@ import pytest
 from tests.small_model import small_pretrained
 from tests.training.several_processes import on_devices
 from vitdeblur_jax.distributed.sharding import batch_sharded, local_mesh, replicated
-from vitdeblur_jax.training.configuration import default_config
+from vitdeblur_jax.training.defaults import default_config
 from vitdeblur_jax.training.losses import loss_weights
 from vitdeblur_jax.training.objective import Objective, weighted_objective
 from vitdeblur_jax.training.optimizer import trained_part
