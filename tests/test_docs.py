@@ -196,7 +196,14 @@ def test_options_exist():
 def helps() -> Iterator[str]:
     """Returns the help of each command."""
     data = ("check", "prepare", "synthesize")
-    for command in ((), ("convert",), ("export",), ("networks",), ("score",), *(("data", verb) for verb in data)):
+    for command in (
+        (),
+        ("convert",),
+        ("export",),
+        ("networks",),
+        ("score",),
+        *(("data", verb) for verb in data),
+    ):
         with contextlib.redirect_stdout(io.StringIO()) as written, pytest.raises(SystemExit):
             main([*command, "--help"])
         yield written.getvalue()

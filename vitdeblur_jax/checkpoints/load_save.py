@@ -4,7 +4,9 @@
 |---|---|
 | a folder | Orbax: items "variables" and "config"; restores onto any devices |
 | .safetensors | published names and layouts of a network of the package; its config as metadata |
-| .pth (.pt, .tar) | the same as PyTorch writes it; strict loading by the published code takes it |
+| .pth (.pt, .tar) | the same as PyTorch writes it; published PyTorch code loads it strictly |
+
+Published files in other formats are read and not written: Keras' .hdf5, TensorLayer's .npz.
 
 A network that is not of the package is saved as a folder, or as .safetensors under the paths of its
 variables. The network itself is not in the file: it must be given to load it.
@@ -69,14 +71,14 @@ def load_pretrained(
 
     Args:
       source: None for the small model that comes with the package, and nothing else; or an Orbax
-        folder that this package wrote, a `.safetensors` file, a PyTorch checkpoint of published
-        code (read without PyTorch; no code in it is executed), or the name of weights that come
-        with the package. Of a training run's folder, or the `checkpoints` in it, the checkpoint
-        that was best by validation PSNR, or the newest if none was validated; `source` of what is
-        returned says which.
+        folder that this package wrote, a `.safetensors` file, a checkpoint of published code (see
+        `state_dicts.read_state_dict`; it is read without that code's framework, and no code in it
+        is executed), or the name of weights that come with the package. Of a training run's folder,
+        or the `checkpoints` in it, the checkpoint that was best by validation PSNR, or the newest
+        if none was validated; `source` of what is returned says which.
       network: the module to load the variables for, its config, or its name: a configuration, such
         as "base", or "module:attribute", which is imported. By default the network that the
-        checkpoint describes; a file of published code describes none, and gets the named
+        checkpoint describes; a file of published code describes none, and gets the first
         configuration that its entries fit. A network that is not of the package must be given.
 
     Raises:

@@ -37,8 +37,8 @@ def make_parser() -> argparse.ArgumentParser:
 def _add_restoration(parser) -> None:
     parser.add_argument(
         "--checkpoint",
-        help="a folder, .safetensors or .pth (default: the small model that comes with the "
-        "package)",
+        help="a folder, .safetensors, or a published file: .pth, .hdf5, .npz (default: the small "
+        "model that comes with the package)",
     )
     add_network(parser)
     parser.add_argument(
