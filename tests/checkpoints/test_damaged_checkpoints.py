@@ -1,4 +1,4 @@
-"""Damaged and hostile checkpoints: flipped bits, pipes, JSON that is none, configurations."""
+"""Damaged and hostile checkpoints: flipped bits, pipes, invalid JSON and configs."""
 
 import contextlib
 import functools

@@ -32,12 +32,12 @@ def a_step_of_a_run(folder):
     ("name", "told"),
     [
         ("holiday", "holds beach.jpg"),
-        ("ours/variables", "holds .* and so is not only a checkpoint"),
+        ("ours/variables", "holds .*, which is not part of a checkpoint"),
         ("checkpoint_and_a_photo", "holds variables/beach.jpg"),
         ("checkpoint_and_a_folder", "holds photos"),
-        ("checkpoint_of_others", "holds no configuration"),
+        ("checkpoint_of_others", "holds no config of a network"),
         ("RUN", "holds checkpoints"),
-        ("RUN/checkpoints", "holds 5 "),
+        ("RUN/checkpoints", "holds 5, which"),
         ("RUN/checkpoints/5", "holds position"),
         ("link", "is a symbolic link"),
         ("link_to_nothing", "is a symbolic link"),
@@ -97,6 +97,6 @@ def test_a_slash_after_the_name_of_a_file_is_refused(small, tmp_path):
         lambda: convert(tmp_path / "a.safetensors", f"{tmp_path}/x.pth/", overwrite=False),
         lambda: save_pretrained(small, f"{tmp_path}/x.safetensors/"),
     ):
-        with pytest.raises(UserError, match="names a folder with the ending of a file"):
+        with pytest.raises(UserError, match="a folder has no ending"):
             refused()
     assert os.listdir(tmp_path) == ["a.safetensors"]

@@ -103,7 +103,7 @@ def _names_that_are_no_text(h5py, group):
         (_missing, "lacks 'conv2d_7/bias:0'"),
         (_inside_an_array, "lacks 'conv2d_7/bias:0/deeper'"),
         (_no_names, "no layer_names"),
-        (_twice, "two weights of the name 'conv2d_7/kernel:0'"),
+        (_twice, "two weights named 'conv2d_7/kernel:0'"),
         (_names_that_are_no_text, "not utf-8 text"),
         (_replaced(data="text"), "not an array of floating-point"),
         (_replaced(data=np.zeros(9, "f4"), compression="gzip"), "compressed"),

@@ -190,7 +190,7 @@ def test_without_a_name_the_bundled_weights_are_loaded(tmp_path, monkeypatch):
         metadata = file.metadata()
     assert metadata["config"] == config_to_json(pretrained.model)
     assert metadata.keys() == {"config", "recipe", "recipe_sha256", "step", "licence"}
-    with pytest.raises(UserError, match="demo is no checkpoint folder"):
+    with pytest.raises(UserError, match="demo is not a checkpoint folder"):
         load_pretrained("demo")
 
 
@@ -266,7 +266,7 @@ def test_a_name_that_cannot_be_written_is_refused_before_anything_is_loaded(smal
         ("a.onnx", "safetensors"),
         ("nothing/a.pth", "no folder"),
         ("nothing/a", "no folder"),
-        ("file", "is a file already"),
+        ("file", "is a file, which its ending does not fit"),
         ("n" * 300 + ".pth", "no checkpoint"),
     ]:
         with pytest.raises(UserError, match=told):
@@ -346,7 +346,7 @@ def test_a_run_without_a_whole_checkpoint_is_told(tmp_path):
     (tmp_path / "checkpoints" / "1.orbax-checkpoint-tmp").mkdir(parents=True)
     with pytest.raises(UserError, match=rf"{tmp_path}: this run has saved no checkpoint yet"):
         load_pretrained(tmp_path)
-    with pytest.raises(UserError, match="no checkpoint folder"):
+    with pytest.raises(UserError, match="not a checkpoint folder"):
         load_pretrained(tmp_path / "checkpoints")
 
 
@@ -359,7 +359,7 @@ def test_a_run_with_a_damaged_checkpoint_is_told(tmp_path):
             load_pretrained(tmp_path)
     (tmp_path / "checkpoints" / "1" / "config" / "metadata").unlink()
     shutil.rmtree(tmp_path / "checkpoints" / "2")
-    with pytest.raises(UserError, match=r"checkpoints/1 is no checkpoint folder"):
+    with pytest.raises(UserError, match=r"checkpoints/1 is not a checkpoint folder"):
         load_pretrained(tmp_path)
 
 
@@ -395,7 +395,7 @@ def test_a_changed_network_is_saved_and_loaded_with_its_model(small, tmp_path, m
     model, name = make(small.config), name or "ViTDeblur"
     variables = random_variables(model, 0)
     pretrained = Pretrained(model, variables, "random")
-    with pytest.raises(UserError, match=rf"a .pth file has the names .* {name} is none; save"):
+    with pytest.raises(UserError, match=rf"a .pth file is for .* this {name} is not one; save"):
         save_pretrained(pretrained, tmp_path / "a.pth")
     for path in (tmp_path / "folder", tmp_path / "a.safetensors"):
         save_pretrained(pretrained, path)

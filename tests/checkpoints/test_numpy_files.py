@@ -106,9 +106,12 @@ HUGE = "{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000,), }"
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ({"params.npy": objects(pickle.dumps(np.array([Call()]), 2))}, "not data and was not run"),
+        (
+            {"params.npy": objects(pickle.dumps(np.array([Call()]), 2))},
+            "not data and was not executed",
+        ),
         ({"params.npy": objects(pickle.dumps(np.array([None]), 2))}, "dtype 'O8'"),
-        ({"params.npy": objects(pickle.dumps({"a": 1}, 2))}, "array of objects that is none"),
+        ({"params.npy": objects(pickle.dumps({"a": 1}, 2))}, "array of objects that is not a list"),
         ({"other.npy": objects(python2_list(ARRAYS))}, "'other' is an array of objects"),
         ({"params.npy": objects(python2_list(ARRAYS)[:-9])}, "damaged"),
         ({"a.npy": header(HUGE) + b"1234"}, "damaged"),

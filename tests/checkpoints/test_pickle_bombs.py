@@ -100,7 +100,7 @@ def test_storages_larger_than_a_file_of_the_old_format_are_refused(tmp_path):
 
 
 def test_opcodes_are_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr("vitdeblur_jax.checkpoints.pytorch_pickles._LEAST_BUDGET", 0)
+    monkeypatch.setattr("vitdeblur_jax.checkpoints.pickle_values._LEAST_BUDGET", 0)
     path = write_zip(tmp_path / "a.pth", b"\x80\x02" + b"}" * 50_000 + b".")
     assert "many times its own size" in refused_within_bounds(path)
 

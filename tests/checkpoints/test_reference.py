@@ -146,7 +146,7 @@ def test_a_pretrained_encoder_initialises_tokenizer_and_primary_encoder(
         del pretraining["pos_embed"]
     pretraining["decoder_embed.weight"] = np.zeros((4, 4), np.float32)
     given = _from_encoder(small, pretraining, tmp_path)
-    assert "6 of its entries have no place" in capsys.readouterr().err
+    assert "6 of its entries are not used" in capsys.readouterr().err
     new = traverse_util.unflatten_dict(given)
     kernel = new["params"]["tokenizer"]["patch_embedding"]["kernel"]
     theirs = pretraining["patch_embed.proj.weight"]

@@ -68,7 +68,7 @@ def test_an_image_cannot_replace_one_that_is_to_be_restored(vitdeblur, photo):
         ),
         (["photo.png", "--checkpoint", "nothing"], "there is no checkpoint 'nothing'"),
         (["photo.png", "--checkpoint", "text"], "text"),
-        (["photo.png", "--checkpoint", "empty folder"], "empty folder is no checkpoint folder"),
+        (["photo.png", "--checkpoint", "empty folder"], "empty folder is not a checkpoint folder"),
         (["photo.png", "--batch-size", "0"], "batch size is 0; it must be 1 or more"),
         (["photo.png", "--strength", "1.5"], "strength is 1.5; it must be between 0 and 1"),
         (["photo.png", "--strength", "nan"], "strength is nan; it must be between 0 and 1"),

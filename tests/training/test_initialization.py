@@ -144,4 +144,4 @@ def test_a_run_starts_from_a_pretrained_encoder(tmp_path, another, capsys):
             assert not np.array_equal(value, random[path])
         else:
             np.testing.assert_array_equal(value, (given if is_given else random)[path])
-    assert "of its entries have no place in the network" in capsys.readouterr().err
+    assert "of its entries are not used by the network" in capsys.readouterr().err

@@ -1,1 +1,1 @@
-"""Load and save models."""
+"""Checkpoints: loading, saving and converting models."""

@@ -1,4 +1,4 @@
-"""Checksums of trees of arrays, the same however the arrays are spread over devices."""
+"""Checksums of trees of arrays, independent of how the arrays are sharded."""
 
 import zlib
 from typing import Any
@@ -8,21 +8,21 @@ import numpy as np
 
 from vitdeblur_jax.distributed.processes import gather, is_first
 
-_BLOCK = 2**16  # values at a time: they stay in the processor's cache
-_ODD = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio
+_BLOCK = 2**16  # values per block, so that a block fits in the CPU cache
+_ODD = 0x9E3779B97F4A7C15  # 2^64 divided by the golden ratio
 
 
 def checksum(tree: Any) -> str:
     """Returns 16 hexadecimal digits that change with every flipped bit of the arrays.
 
-    Each value's bits count as an integer, times an odd number that depends on its place, summed
-    modulo 2^64. So no device and no process needs more than its own shards. It protects from
-    damage, not from forgery.
+    The bits of each value are taken as an integer and multiplied by an odd number that depends on
+    the value's position; the products are summed modulo 2^64. So each process only reads its own
+    shards. The checksum detects damage, not forgery.
 
-    Of arrays that are spread over several processes, all processes call it together.
+    If arrays are sharded over several processes, all processes must call this together.
 
     Args:
-      tree: arrays, on any devices or on none.
+      tree: NumPy arrays, or JAX arrays on any devices.
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     is_spread = any(not _is_whole(leaf) for _, leaf in leaves)
@@ -51,9 +51,14 @@ def _sum_of(leaf):
 
 
 def _sum_of_part(values, index, shape):
-    """Returns the sum of the part of an array of `shape` that lies at `index`, slices by axis.
+    """Returns the weighted sum of a shard.
 
-    A value's weight is the odd number times twice its place in the whole array plus one.
+    The weight of a value is `_ODD` times (2 * position + 1), with its position in the whole array.
+
+    Args:
+      values: The shard.
+      index: The slices of the whole array that the shard holds, one per axis; empty for all.
+      shape: The shape of the whole array.
     """
     bits = np.ascontiguousarray(values).view(f"u{values.dtype.itemsize}").reshape(values.shape)
     starts = [index[axis].start or 0 if index else 0 for axis in range(bits.ndim)]

@@ -1,4 +1,4 @@
-"""Where a checkpoint may be written, and what may be deleted to make room for it."""
+"""Checks where a checkpoint may be written, and what it may replace."""
 
 import os
 import re
@@ -8,7 +8,7 @@ from vitdeblur_jax.utils.errors import UserError, one_line
 from vitdeblur_jax.utils.json_files import read_json
 
 _ENDINGS = (".safetensors", ".pth", ".pt", ".tar")
-# What Orbax writes of the items "variables" and "config"; folders end in a slash.
+# The files that Orbax writes for the items "variables" and "config"; folders end in a slash.
 _OF_A_CHECKPOINT = re.compile(
     r"(_CHECKPOINT_METADATA|_sharding|commit_success.txt"
     r"|config/(metadata|commit_success.txt)?"
@@ -18,10 +18,11 @@ _OF_A_CHECKPOINT = re.compile(
 
 
 def check_destination(destination: str | os.PathLike[str]) -> Path:
-    """Returns the path if a checkpoint can have that name, in a folder that exists.
+    """Returns the path if a checkpoint can have this name.
 
     Raises:
-      UserError: another ending, a file where a folder is asked for or the reverse, no such folder.
+      UserError: The ending is not supported, a file exists where a folder is to be written or the
+        reverse, or the parent folder does not exist.
     """
     text, path = os.fspath(destination), Path(destination)
     if path.suffix not in ("", *_ENDINGS):
@@ -30,40 +31,37 @@ def check_destination(destination: str | os.PathLike[str]) -> Path:
             "an ending"
         )
     if path.suffix and text.endswith(os.sep):
-        raise UserError(f"{text} names a folder with the ending of a file; drop one of the two")
+        raise UserError(f"{text}: a folder has no ending; drop the slash or the ending")
     if not os.path.isdir(path.parent):
         raise UserError(f"{path}: there is no folder {path.parent}")
     if os.path.exists(path) and os.path.isdir(path) != (path.suffix == ""):
         kind = "folder" if os.path.isdir(path) else "file"
-        raise UserError(f"{path} is a {kind} already, and the ending asks for the other")
+        raise UserError(f"{path} is a {kind}, which its ending does not fit; choose another name")
     return path
 
 
 def check_replaceable(path: str | os.PathLike[str]) -> None:
-    """Raises `UserError` unless deleting what is at `path` loses no more than one checkpoint.
+    """Raises `UserError` if deleting `path` could lose more than one checkpoint.
 
-    That is: nothing is there, or an empty folder, or a folder in which every file is of a
-    checkpoint that this package wrote. The working directory and what holds it are never deleted,
-    nor a step of a training run, nor what a symbolic link points to.
+    `path` may be absent, an empty folder, or a folder in which every file belongs to a checkpoint
+    of this package. The working directory, its parents, the steps of a training run and the targets
+    of symbolic links are never deleted.
     """
     if not os.path.lexists(path):
         return
     if os.path.islink(path):
-        raise UserError(f"{path} is a symbolic link; name the folder that it points to")
+        raise UserError(f"{path} is a symbolic link; give the folder that it points to")
     if _is_or_holds(path, _working_directory()):
         raise UserError(f"{path} is the working directory or holds it; choose another name")
-    foreign = _foreign_entry(path)
-    if foreign is not None:
-        raise UserError(
-            f"{path} holds {foreign} and so is not only a checkpoint of this package; choose "
-            "another name, or delete the folder yourself"
-        )
+    reason = _not_only_a_checkpoint(path)
+    if reason is not None:
+        raise UserError(f"{path} {reason}; choose another name, or delete the folder yourself")
 
 
 def _working_directory():
     try:
         return os.path.realpath(os.getcwd())
-    except OSError:  # it has been deleted
+    except OSError:  # the working directory was deleted
         return ""
 
 
@@ -72,8 +70,8 @@ def _is_or_holds(path, inner):
     return inner == outer or inner.startswith(outer.rstrip(os.sep) + os.sep)
 
 
-def _foreign_entry(path):
-    """Returns the first thing in a folder that is not of a checkpoint, or None."""
+def _not_only_a_checkpoint(path):
+    """Returns why a folder is neither empty nor one checkpoint of this package, or None."""
 
     def cannot_be_listed(error):
         raise UserError(f"{path}: cannot be replaced ({one_line(error)})") from error
@@ -86,9 +84,9 @@ def _foreign_entry(path):
             relative = os.path.relpath(entry, path)
             is_folder = name in folders and not os.path.islink(entry)
             if not _OF_A_CHECKPOINT.fullmatch(f"{relative}/" if is_folder else relative):
-                return relative
+                return f"holds {relative}, which is not part of a checkpoint"
     is_ours = is_empty or _is_config(Path(path) / "config" / "metadata")
-    return None if is_ours else "no configuration"
+    return None if is_ours else "holds no config of a network"
 
 
 def _is_config(path):

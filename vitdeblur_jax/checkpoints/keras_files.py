@@ -1,7 +1,8 @@
-"""Reads the weights in HDF5 files that Keras writes: whole models, and weights alone.
+"""Reads the weights of HDF5 files written by Keras: whole models, or only weights.
 
-HDF5 holds no code, and the model in the file is not built. What makes the library read other files,
-links, storage elsewhere and the plugins that decompress, is refused.
+No code is executed: HDF5 holds none, and the model in the file is not built. Features that make the
+HDF5 library read other files or load plugins are refused: soft and external links, external and
+virtual storage, compression.
 """
 
 import os
@@ -31,15 +32,15 @@ def read_keras_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Reads the weights of a Keras model; needs h5py.
 
     Args:
-      path: of the file, commonly `.hdf5` or `.h5`, by Keras 2 or `tf.keras`.
+      path: The file, usually `.hdf5` or `.h5`, written by Keras 2 or `tf.keras`.
 
     Returns:
-      Arrays by Keras' names (`conv2d_1/kernel:0`), in the file's order of layers. That of the
-      optimizer is left out.
+      Arrays by Keras' names (`conv2d_1/kernel:0`), in the file's order of layers. The optimizer's
+      state is left out.
 
     Raises:
-      UserError: h5py is not installed, or the file is missing, unreadable, damaged, not by Keras,
-        or reaches outside of itself.
+      UserError: h5py is not installed, or the file is missing, unreadable, damaged, not written by
+        Keras, or refers to other files.
     """
     check_regular(path)
     try:
@@ -58,12 +59,12 @@ def read_keras_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 class _Weights:
-    """Collects the weights of one open file.
+    """Collects the weights of an open file.
 
     Attributes:
-      h5py: the library.
-      bytes_left: of the file, for arrays that are not read yet. What is stored nowhere reads as
-        zeros, so an array may be far larger than its file.
+      h5py: The library.
+      bytes_left: The bytes that arrays may still take: at most the file's size in all. HDF5 reads
+        unallocated data as zeros, so an array could be far larger than the file.
     """
 
     def __init__(self, h5py: Any, file_size: int):
@@ -74,20 +75,20 @@ class _Weights:
         is_whole_model = root.id.links.exists(b"model_weights")
         model = self._inside(root, "model_weights") if is_whole_model else root
         if not _has_names(model, "layer_names"):
-            raise UserError("is an HDF5 file, but not of Keras 2 (it has no layer_names)")
+            raise UserError("is an HDF5 file, but not written by Keras 2 (it has no layer_names)")
         arrays = {}
         for layer in _names(model, "layer_names"):
             group = self._inside(model, layer)
             for name in _names(group, "weight_names"):
                 if name in arrays:
-                    raise UserError(f"has two weights of the name {shown(name)}")
+                    raise UserError(f"has two weights named {shown(name)}")
                 arrays[name] = self._array(group, name)
         return arrays
 
     def _inside(self, group: Any, path: str) -> Any:
-        """Returns what lies at a path below a group, if every step is a hard link.
+        """Returns the item at a path below a group, if every step is a hard link.
 
-        Links are looked at, not followed: Group.get(getlink=True) would open another file.
+        Uses the low-level links, because Group.get(getlink=True) would open another file.
         """
         for step in path.split("/"):
             links = group.id.links if isinstance(group, self.h5py.Group) else None
@@ -117,7 +118,7 @@ def _has_names(group: Any, attribute: str) -> bool:
 
 
 def _names(group: Any, attribute: str) -> list[str]:
-    """Returns a list of names, which Keras splits over numbered attributes if it is long."""
+    """Returns a list of names; Keras splits a long list over numbered attributes."""
     if attribute in group.attrs:
         parts = [group.attrs[attribute]]
     else:
@@ -130,19 +131,18 @@ def _names(group: Any, attribute: str) -> list[str]:
 
 
 def renumbered(arrays: dict[str, np.ndarray], wanted: Iterable[str]) -> dict[str, np.ndarray]:
-    """Returns the arrays under the numbers that a network's layers have in a fresh process.
+    """Returns the arrays with layers renumbered as in `wanted`.
 
-    Keras numbers layers by kind (`conv2d`, `conv2d_1`, ...) from 1 or, as `tf.keras`, from 0, and
-    goes on counting if the process has made other models before. The order of the numbers is that
-    of creation in any case; the file's order need not be.
+    Keras numbers the layers of each kind (`conv2d`, `conv2d_1`, ...) in order of creation, from 1
+    or, in `tf.keras`, from 0. The count continues over all models of a process, so the same network
+    may have other numbers in another file.
 
     Args:
-      arrays: by Keras' names.
-      wanted: the names that the network has in `published_entries`.
+      arrays: Arrays by Keras' names.
+      wanted: The names in the network's `published_entries`.
 
     Returns:
-      The same arrays. Kinds of layers of which there are more or fewer than wanted keep their
-      numbers.
+      The same arrays. A kind of layer with another count than in `wanted` keeps its numbers.
     """
     stored_numbers, wanted_numbers = _numbers(arrays), _numbers(wanted)
     new = {}
@@ -167,7 +167,7 @@ def _numbers(names: Iterable[str]) -> dict[str, set[int]]:
 
 
 def _parse(name: str) -> tuple[str, int, str]:
-    """Returns a layer's kind and number, and the rest of a weight's name with its slash."""
+    """Returns the layer's kind and number, and the rest of a weight's name with its slash."""
     layer, slash, rest = name.partition("/")
     kind, number = re.fullmatch(r"(.*?)(?:_([1-9]\d{0,8}))?", layer, re.DOTALL).groups()
     return kind, int(number or 0), slash + rest

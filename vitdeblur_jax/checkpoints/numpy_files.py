@@ -1,6 +1,7 @@
-"""Reads weights from NumPy's archives, also the lists of arrays that TensorLayer writes.
+"""Reads weights from NumPy's archives, including the lists of arrays that TensorLayer writes.
 
-Arrays of objects are pickles. They are read as PyTorch's are, as plain data: no code is run.
+Arrays of objects are pickles. They are read as plain data, as in PyTorch files: no code is
+executed.
 """
 
 import os
@@ -13,8 +14,9 @@ from typing import IO
 
 import numpy as np
 
+from vitdeblur_jax.checkpoints.pickle_reading import unpickle
+from vitdeblur_jax.checkpoints.pickle_values import Budget
 from vitdeblur_jax.checkpoints.pytorch_files import DAMAGE
-from vitdeblur_jax.checkpoints.pytorch_pickles import Budget, unpickle
 from vitdeblur_jax.models.published import position_name
 from vitdeblur_jax.utils.config_checks import shown
 from vitdeblur_jax.utils.errors import UserError, one_line
@@ -28,14 +30,14 @@ def read_numpy_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Reads the arrays of a `.npz` file.
 
     Args:
-      path: of the file, by `numpy.savez` or by TensorLayer.
+      path: The file, written by `numpy.savez` or by TensorLayer.
 
     Returns:
-      Arrays by name. Those of a list without names, which is TensorLayer's other format, are called
+      Arrays by name. The arrays of TensorLayer's list format have no names and are called
       `param_000`, `param_001` and so on.
 
     Raises:
-      UserError: the file is missing, unreadable, damaged, no NumPy archive, or holds something
+      UserError: The file is missing, unreadable, damaged, not a NumPy archive, or holds something
         other than arrays of numbers.
     """
     check_regular(path)
@@ -75,7 +77,7 @@ def _array(stream: IO[bytes], budget: Budget) -> np.ndarray | list[np.ndarray]:
     if dtype.hasobject:
         value = unpickle(stream, budget)
         if not isinstance(value, list):
-            raise UserError("has an array of objects that is none; save arrays of numbers")
+            raise UserError("has an array of objects that is not a list; save arrays of numbers")
         return value
     if dtype.kind not in "biuf":
         raise UserError(f"holds an array of dtype {dtype}; save arrays of numbers")
@@ -92,5 +94,5 @@ def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     if version not in read:
         raise UserError(f"is in version {version} of NumPy's format; save it as version 1 or 2")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of headers that Python 2 wrote
+        warnings.simplefilter("ignore", UserWarning)  # about headers written by Python 2
         return read[version](stream)

@@ -1,20 +1,15 @@
-"""Checkpoint folders: Orbax with two items, "variables" and "config".
+"""Checkpoint folders: Orbax checkpoints with the items "variables" and "config".
 
-A training run has one such folder a step, with more items beside these two.
+A training run has one such folder for each saved step, with more items beside these two.
 
-Orbax is imported late: it takes longer to import than all the rest.
+Orbax is imported inside functions, because it takes longer to import than the rest of the package.
 """
 
 import contextlib
 import json
-import logging
 import math
 import os
-import re
 import shutil
-import sys
-import traceback
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,24 +17,24 @@ import jax
 
 from vitdeblur_jax.checkpoints.checksums import checksum
 from vitdeblur_jax.checkpoints.destinations import check_replaceable
-from vitdeblur_jax.utils import signals
+from vitdeblur_jax.checkpoints.orbax_errors import orbax_reason, quiet_orbax
 from vitdeblur_jax.utils.config_checks import shown
 from vitdeblur_jax.utils.errors import UserError, one_line
 from vitdeblur_jax.utils.files import check_absent, check_regular, folder_when_whole, write_text
 from vitdeblur_jax.utils.json_files import read_json
 
 _NO_FOLDER = (
-    "{} is no checkpoint folder of this package (it lacks a readable 'config' and 'variables')"
+    "{} is not a checkpoint folder of this package (it has no readable 'config' and 'variables')"
 )
 
 
 class FolderMetadata(NamedTuple):
-    """What a folder says of itself.
+    """The metadata of a checkpoint folder.
 
     Attributes:
-      config: what the checkpoint says of its network, unchecked.
-      checksums: by item, see `checksum`; empty in folders from before there were any.
-      shapes: of the variables, by path.
+      config: The description of the network, see `saved_config`; unchecked.
+      checksums: The checksum of each item; empty in old checkpoints.
+      shapes: The shapes of the variables, by path.
     """
 
     config: dict
@@ -48,10 +43,10 @@ class FolderMetadata(NamedTuple):
 
 
 def read_folder_metadata(path: Path) -> FolderMetadata:
-    """Reads what a checkpoint folder says of itself.
+    """Reads the metadata of a checkpoint folder.
 
     Raises:
-      UserError: the folder is no such checkpoint.
+      UserError: The folder is not a checkpoint of this package.
     """
     path = path.resolve()
     if not os.path.lexists(path / "config" / "metadata"):
@@ -62,19 +57,24 @@ def read_folder_metadata(path: Path) -> FolderMetadata:
         with _checkpointer() as checkpointer:
             tree = checkpointer.metadata(path).item_metadata["variables"].tree
             shapes = flat_shapes(tree)
-    except Exception as error:  # Orbax raises nearly anything on damaged files
+    except Exception as error:  # damaged files make Orbax raise almost any exception
         raise UserError(_NO_FOLDER.format(path)) from error
     checksums = config.pop("checksums", {})
     return FolderMetadata(config, checksums, shapes)
 
 
 def read_folder_variables(path: Path, abstract_variables: dict, checksums: dict) -> dict:
-    """Returns the variables, of the shapes and dtypes of `abstract_variables`, on one device.
+    """Reads the variables of a checkpoint folder onto the first local device.
 
-    Whatever devices they were saved from: Orbax would otherwise look for those.
+    The sharding is explicit, because Orbax would otherwise require the devices that saved them.
+
+    Args:
+      path: The folder.
+      abstract_variables: The shapes and dtypes to restore.
+      checksums: The saved checksums, by item.
 
     Raises:
-      UserError: they cannot be read, or are not those that were saved.
+      UserError: The variables cannot be read or are damaged.
     """
     import orbax.checkpoint as ocp
 
@@ -86,7 +86,7 @@ def read_folder_variables(path: Path, abstract_variables: dict, checksums: dict)
     with _checkpointer() as checkpointer:
         try:
             variables = checkpointer.restore(path.resolve(), items).variables
-        except Exception as error:  # Orbax passes on whatever TensorStore raises
+        except Exception as error:  # TensorStore's exceptions have no common type
             raise UserError(f"{path}: cannot be read ({orbax_reason(error)})") from error
     if damaged_items({"variables": variables}, checksums):
         raise UserError(
@@ -96,27 +96,27 @@ def read_folder_variables(path: Path, abstract_variables: dict, checksums: dict)
 
 
 def damaged_items(trees: dict, checksums: Any) -> list[str]:
-    """Returns the names of the trees whose checksum is another one than was saved for them.
+    """Returns the names of the trees whose checksum differs from the saved one.
 
     Args:
-      trees: of arrays, by name.
-      checksums: by name; of a tree that has none, nothing is known.
+      trees: Trees of arrays, by name.
+      checksums: The saved checksums, by name; a tree without one is not checked.
     """
     saved = checksums if isinstance(checksums, dict) else {}
     return [name for name in trees if name in saved and checksum(trees[name]) != saved[name]]
 
 
 def write_folder(path: Path, variables: dict, config: dict, overwrite: bool) -> None:
-    """Writes beside the destination first: an older checkpoint is lost only to a whole one.
+    """Writes a checkpoint folder; it appears at `path` only when it is complete.
 
     Args:
-      path: of the folder.
-      variables: of the model.
-      config: what to say of the network.
-      overwrite: replace an older checkpoint at `path`; anything else is kept.
+      path: The folder to write.
+      variables: The variables of the network.
+      config: The description of the network, see `saved_config`.
+      overwrite: Replace an older checkpoint at `path`; anything else is an error.
 
     Raises:
-      UserError: it cannot be written there.
+      UserError: The folder cannot be written.
     """
     import orbax.checkpoint as ocp
 
@@ -129,7 +129,7 @@ def write_folder(path: Path, variables: dict, config: dict, overwrite: bool) -> 
         try:
             with _checkpointer() as checkpointer:
                 checkpointer.save(new, items, force=True)
-        except Exception as error:  # Orbax passes on whatever its threads and TensorStore raise
+        except Exception as error:  # TensorStore's exceptions have no common type
             raise UserError(f"{path}: cannot be written ({orbax_reason(error)})") from error
 
 
@@ -140,9 +140,9 @@ def _check_all_regular(folder):
 
 
 def check_space(tree, folder: Path) -> None:
-    """Raises `UserError` if the arrays of `tree` have no room on the disk of `folder`.
+    """Raises `UserError` if the disk of `folder` has too little space for the arrays of `tree`.
 
-    Refuses early: when a disk fills up under Orbax, its threads print pages of traces.
+    Checks in advance, because Orbax's threads print long tracebacks when a disk fills up.
     """
     needed = sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
     free = shutil.disk_usage(folder).free
@@ -153,9 +153,10 @@ def check_space(tree, folder: Path) -> None:
 
 
 def flat_shapes(tree) -> dict[str, tuple[int, ...]]:
-    """Returns the shapes of a tree by path, the same for what was saved and for Orbax's metadata.
+    """Returns the shapes of a tree by path.
 
-    There named tuples are dicts, and tuples are lists.
+    The paths are the same for a tree and for Orbax's metadata of it, where named tuples are dicts
+    and tuples are lists.
     """
     import orbax.checkpoint as ocp
 
@@ -164,9 +165,9 @@ def flat_shapes(tree) -> dict[str, tuple[int, ...]]:
 
 
 def step_folders(folder: Path) -> dict[int, Path]:
-    """Returns the whole checkpoints in a run's folder of checkpoints, by step, in order.
+    """Returns the complete checkpoints in a run's folder of checkpoints, by step, in order.
 
-    One that is being written, or was when its process died, has a longer name.
+    An incomplete checkpoint has a longer name.
     """
     _, names, _ = next(os.walk(folder), (folder, [], []))
     steps = sorted(int(name) for name in names if name.isdecimal() and str(int(name)) == name)
@@ -174,13 +175,13 @@ def step_folders(folder: Path) -> dict[int, Path]:
 
 
 def chosen_checkpoint(path: Path) -> Path:
-    """Returns which checkpoint of a training run to use, or `path` itself if it is no run's.
+    """Returns the best checkpoint of a training run, or `path` if it is not the folder of a run.
 
     Args:
-      path: the run's folder, the folder "checkpoints" in it, or anything else.
+      path: The run's folder, the folder "checkpoints" in it, or any other path.
 
     Raises:
-      UserError: the run has none yet, or one is damaged.
+      UserError: The run has no checkpoint yet, or one is damaged.
     """
     inside = path / "checkpoints"
     steps = step_folders(inside if os.path.isdir(inside) else path)
@@ -192,10 +193,10 @@ def chosen_checkpoint(path: Path) -> Path:
 
 
 def read_psnr(step_folder: Path) -> float:
-    """Returns the validation PSNR that a step was saved with, in dB; minus infinity if without.
+    """Returns the validation PSNR saved with a step, in dB; minus infinity if there is none.
 
     Raises:
-      UserError: it is damaged.
+      UserError: The file is damaged.
     """
     path = _metrics_file(step_folder)
     try:
@@ -209,10 +210,10 @@ def read_psnr(step_folder: Path) -> float:
 
 
 def write_psnr(step_folder: Path, psnr: float) -> None:
-    """Writes the PSNR of a step that was saved without, for `read_psnr` and for Orbax.
+    """Writes the PSNR of a step that was saved without one, for `read_psnr` and for Orbax.
 
     Raises:
-      OSError: it cannot be written.
+      OSError: The file cannot be written.
     """
     path = _metrics_file(step_folder)
     path.parent.mkdir(exist_ok=True)
@@ -220,73 +221,19 @@ def write_psnr(step_folder: Path, psnr: float) -> None:
 
 
 def _metrics_file(step_folder):
-    return step_folder / "metrics" / "metrics"  # where Orbax's CheckpointManager has it
+    return step_folder / "metrics" / "metrics"  # the path that Orbax's CheckpointManager uses
 
 
 def psnr_of(metrics: dict) -> float:
-    """Returns what `read_psnr` does, of what Orbax keeps as the metrics of a step.
+    """Returns the PSNR in Orbax's metrics of a step; minus infinity if there is none.
 
     Raises:
-      ValueError: the PSNR is no number.
+      ValueError: The PSNR is not a number.
     """
     psnr = metrics.get("psnr", -math.inf)
     if not isinstance(psnr, int | float) or isinstance(psnr, bool) or math.isnan(psnr):
-        raise ValueError(f"psnr is {shown(psnr)}, which is no number")
+        raise ValueError(f"psnr is {shown(psnr)}, which is not a number")
     return psnr
-
-
-@contextlib.contextmanager
-def hushed_orbax() -> Iterator[None]:
-    """Keeps what Orbax logs from the terminal: of what goes wrong, it raises an error as well.
-
-    Loggers and hooks are as before afterwards. Only a command's own process, which an error ends,
-    stays hushed after one: Orbax's threads still complain when the error is told.
-    """
-    # asyncio logs by itself what nobody fetches of Orbax's errors, when that is thrown away.
-    loggers, hook = [logging.getLogger(name) for name in ("absl", "asyncio")], sys.unraisablehook
-
-    def is_of_others(record):
-        return not _is_of_orbax(record.pathname)
-
-    def tell_of_others(unraisable):
-        frames = traceback.walk_tb(unraisable.exc_traceback)
-        if not any(_is_of_orbax(frame.f_code.co_filename) for frame, _ in frames):
-            hook(unraisable)
-
-    def undo():
-        for logger in loggers:
-            logger.removeFilter(is_of_others)
-        sys.unraisablehook = hook
-
-    for logger in loggers:
-        logger.addFilter(is_of_others)
-    sys.unraisablehook = tell_of_others
-    try:
-        yield
-    except BaseException:
-        if not signals.is_listening():
-            undo()
-        raise
-    undo()
-
-
-def _is_of_orbax(file):
-    # TensorStore's threads find the event loops closed that Orbax has given them.
-    return not {"orbax", "asyncio"}.isdisjoint(Path(file).parts)
-
-
-def orbax_reason(error: Exception) -> str:
-    """Returns what an error of Orbax says, as one short line.
-
-    TensorStore's begin with what was done to which file, and end with details of the source; the
-    reason stands between.
-    """
-    said = re.sub(r"( \[\w+=|\. See full TensorStore).*", "", " ".join(str(error).split()))
-    reason = said.rpartition('": ')[2][:200]
-    if isinstance(error, TypeError | AttributeError | LookupError):  # of damaged metadata
-        return "unexpected contents"
-    is_plain = isinstance(error, OSError | UnicodeError)
-    return reason if reason and not is_plain else one_line(error)
 
 
 @contextlib.contextmanager
@@ -295,7 +242,7 @@ def _checkpointer():
 
     handlers = {"variables": ocp.StandardCheckpointHandler(), "config": ocp.JsonCheckpointHandler()}
     with (
-        hushed_orbax(),
+        quiet_orbax(),
         ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers)) as checkpointer,
     ):
         yield checkpointer

@@ -1,4 +1,4 @@
-"""The pickles within the files of ``torch.save``, written."""
+"""Writes the pickles in the files of `torch.save`."""
 
 import math
 import pickle
@@ -8,19 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from vitdeblur_jax.checkpoints.pytorch_pickles import STORAGE_OF
+from vitdeblur_jax.checkpoints.pickle_values import STORAGE_OF
 from vitdeblur_jax.utils.errors import UserError
 
 
 def pickle_contents(contents: Any) -> tuple[bytes, list[np.ndarray]]:
-    """Returns the pickle of ``contents`` and the arrays that it names by their index."""
+    """Returns the pickle of `contents`, and the arrays to which it refers by index."""
     arrays: list[np.ndarray] = []
     parts = list(_emit(contents, "", arrays))
     return b"".join([pickle.PROTO, b"\2", *parts, pickle.STOP]), arrays
 
 
 def _emit(value: Any, place: str, arrays: list[np.ndarray]) -> Iterator[bytes]:
-    """Yields the pickle of ``value`` and appends its arrays to ``arrays``."""
+    """Yields the pickle of `value` and appends its arrays to `arrays`."""
     match value:
         case None:
             yield pickle.NONE
@@ -56,7 +56,7 @@ def _emit(value: Any, place: str, arrays: list[np.ndarray]) -> Iterator[bytes]:
 
 
 def _emit_tensor(array: np.ndarray, arrays: list[np.ndarray]) -> Iterator[bytes]:
-    """Yields the calls that rebuild a contiguous tensor with a storage of its own."""
+    """Yields the calls that rebuild a contiguous tensor with its own storage."""
     strides = tuple(math.prod(array.shape[axis + 1 :]) for axis in range(array.ndim))
     storage = STORAGE_OF[array.dtype.newbyteorder("=")]
     yield _emit_global("torch._utils._rebuild_tensor_v2") + pickle.MARK

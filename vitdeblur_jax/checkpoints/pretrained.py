@@ -1,4 +1,4 @@
-"""A network with its variables, and what a checkpoint says of the network."""
+"""A network with its variables, and the description of a network in a checkpoint."""
 
 import dataclasses
 import hashlib
@@ -24,10 +24,11 @@ class Pretrained:
     """A network with its variables.
 
     Attributes:
-      model: the Linen module, to be used as `model.apply(variables, image)`.
-      variables: its collections, such as "params" and "batch_stats"; float32.
-      source: where it came from.
-      unused: entries of a published checkpoint that its network never uses; written back on export.
+      model: The Linen module; call `model.apply(variables, image)`.
+      variables: Its collections, such as "params" and "batch_stats"; float32.
+      source: The path it was loaded from, or a description.
+      unused: The entries of a published checkpoint that the network never uses. They are kept when
+        it is converted back.
     """
 
     model: nn.Module
@@ -37,7 +38,7 @@ class Pretrained:
 
     @property
     def config(self) -> ml_collections.ConfigDict | None:
-        """The network's config, see `vitdeblur_jax.models.networks`; None for other networks."""
+        """The network's config, or None for a network outside `NETWORKS`."""
         return config_of(self.model)
 
     def __repr__(self) -> str:
@@ -47,13 +48,13 @@ class Pretrained:
 
 
 def on_local_devices(pretrained: Pretrained) -> Pretrained:
-    """Returns it with its variables on all devices of this process, to be copied there once."""
+    """Copies the variables to all devices of this process, so that later calls need no copies."""
     variables = jax.device_put(pretrained.variables, replicated(local_mesh()))
     return dataclasses.replace(pretrained, variables=variables)
 
 
 def digest(variables: dict) -> str:
-    """Returns the SHA-256 of all variables: names, shapes and float32 values, not the file."""
+    """Returns the SHA-256 of the names, shapes and float32 values of all variables."""
     flat = traverse_util.flatten_dict(variables, sep="/")
     total = hashlib.sha256()
     for name in sorted(flat):
@@ -64,9 +65,9 @@ def digest(variables: dict) -> str:
 
 
 def saved_config(network: nn.Module) -> dict[str, Any]:
-    """Returns what a checkpoint says of its network, as plain values.
+    """Returns the description of a network that is saved in a checkpoint, as plain values.
 
-    The config of a network of the package; of another network the name of its class.
+    This is the network's config, or only the name of the class for a network outside `NETWORKS`.
     """
     config = config_of(network)
     return {"network": type(network).__qualname__} if config is None else config.to_dict()
@@ -78,22 +79,22 @@ def config_to_json(network: nn.Module) -> str:
 
 
 def config_from_json(text: str, where: str) -> ml_collections.ConfigDict | str:
-    """Returns what `config_to_json` wrote, checked; `where` is for errors. See `checked_config`."""
+    """Parses and checks what `config_to_json` wrote; see `checked_config`."""
     return checked_config(parse_json(text, f"{where}: its configuration"), where)
 
 
 def checked_config(values: dict, where: str) -> ml_collections.ConfigDict | str:
-    """Returns what a checkpoint says of its network.
+    """Checks the description of a network in a checkpoint.
 
     Args:
-      values: as `saved_config` gave them.
-      where: the checkpoint's name, for errors.
+      values: The output of `saved_config`.
+      where: The checkpoint's name, for errors.
 
     Returns:
-      The config of a network of the package, or else the name of the network's class.
+      The config, or the name of the class for a network outside `NETWORKS`.
 
     Raises:
-      UserError: an unknown key, or values that do not fit.
+      UserError: A key is unknown or a value is invalid.
     """
     name = values.get("network")
     if isinstance(name, str) and name not in NETWORKS and set(values) == {"network"}:
@@ -107,14 +108,14 @@ def checked_config(values: dict, where: str) -> ml_collections.ConfigDict | str:
 def check_same_network(
     network: nn.Module, saved: ml_collections.ConfigDict | str | None, where: str
 ) -> None:
-    """Raises `UserError` unless the network can have the variables of a checkpoint.
+    """Raises `UserError` if a checkpoint belongs to another network.
 
-    Shapes alone do not tell: another number of heads fits them too.
+    Shapes are not enough: for example, they do not depend on the number of heads.
 
     Args:
-      network: for which the checkpoint is loaded.
-      saved: what `checked_config` returned; None if the checkpoint says nothing.
-      where: the checkpoint's name.
+      network: The network to load for.
+      saved: The output of `checked_config`; None if the checkpoint has no description.
+      where: The checkpoint's name, for errors.
     """
     wanted = config_of(network)
     if saved is None:
@@ -142,7 +143,7 @@ def check_same_network(
 
 
 def _flat(config):
-    """Returns what must agree, by dotted key; shapes tell the number of views where it counts."""
+    """Returns the values that must agree, by dotted key. The shapes already check `views`."""
     model = config.model.to_dict()
     model.pop("views", None)
     flat = traverse_util.flatten_dict({"network": config.network, "model": model}, sep=".")

@@ -1,7 +1,7 @@
-"""Reads and writes the files of ``torch.save`` without PyTorch.
+"""Reads and writes the files of `torch.save` without PyTorch.
 
-Such a file is a pickle and the raw bytes of the tensors it speaks of: a zip archive with an entry
-for each, or, before PyTorch 1.6, one after the other.
+A file consists of a pickle and the raw bytes of its tensors: as entries of a zip archive or, before
+PyTorch 1.6, one after the other.
 """
 
 import functools
@@ -15,15 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from vitdeblur_jax.checkpoints.pickle_reading import parse_identity, unpickle
+from vitdeblur_jax.checkpoints.pickle_values import ADVICE, Budget, Storage, scalar
 from vitdeblur_jax.checkpoints.pickle_writing import pickle_contents
-from vitdeblur_jax.checkpoints.pytorch_pickles import (
-    ADVICE,
-    Budget,
-    Storage,
-    parse_identity,
-    scalar,
-    unpickle,
-)
 from vitdeblur_jax.utils.errors import UserError, one_line
 from vitdeblur_jax.utils.files import check_regular, replaced_when_whole
 
@@ -36,30 +30,29 @@ DAMAGE = (
     RuntimeError,
     TypeError,
     ValueError,
-    Warning,  # pickletools warns of odd escapes, and warnings may be errors
+    Warning,  # pickletools warns about invalid escapes, and warnings may be errors
     struct.error,
     zipfile.BadZipFile,
 )
 
 
 def read_pytorch_file(path: str | os.PathLike[str]) -> Any:
-    """Reads what ``torch.save`` wrote, in the zip format or in that from before PyTorch 1.6.
+    """Reads a file of `torch.save`, in the zip format or the format before PyTorch 1.6.
 
-    No code from the file is run. Each storage is read once, into memory of its own.
+    No code in the file is executed. Each storage is read once, into its own memory.
 
     Args:
-        path: The file, commonly ``.pth``, ``.pt`` or ``.pth.tar``.
+      path: The file, usually `.pth`, `.pt` or `.pth.tar`.
 
     Returns:
-        The saved object: dicts, lists, tuples and scalars as they were. Tensors and parameters
-        are read-only NumPy arrays, which may share memory: bool, uint8, int8/16/32/64,
-        float16/32/64, and bfloat16 as ``ml_dtypes.bfloat16``. An ``argparse.Namespace`` is a
-        dict, a ``torch.Size`` a tuple, a dtype or device a string (``"torch.float32"``,
-        ``"cuda:0"``).
+      The saved object. Dicts, lists, tuples and scalars are unchanged. Tensors and parameters are
+      read-only NumPy arrays, which may share memory: bool, uint8, int8/16/32/64, float16/32/64, and
+      bfloat16 as `ml_dtypes.bfloat16`. An `argparse.Namespace` becomes a dict, a `torch.Size` a
+      tuple, and a dtype or device a string (`"torch.float32"`, `"cuda:0"`).
 
     Raises:
-        UserError: The file is missing, unreadable, damaged, not written by ``torch.save``, or
-            holds something other than data.
+      UserError: The file is missing, unreadable, damaged, not written by `torch.save`, or holds
+        something other than data.
     """
     check_regular(path)
     try:
@@ -86,7 +79,7 @@ def _read(file: BufferedIOBase) -> Any:
     if start.startswith(pickle.PROTO):
         return _read_legacy(file, budget)
     if start[257:] == b"ustar":
-        raise UserError("is in the tar format from before PyTorch 0.4; save it with a newer one")
+        raise UserError("is in the tar format of PyTorch before 0.4; save it with a newer version")
     raise UserError(f"was not written by torch.save: it begins with {start[:16]!r}")
 
 
@@ -115,7 +108,7 @@ def _read_zip(file: BufferedIOBase, budget: Budget) -> Any:
 
 
 def _entry(archive: zipfile.ZipFile, name: str) -> bytes:
-    # torch.save never compresses, and what is stored plainly cannot be larger than the file.
+    # torch.save never compresses, and an uncompressed entry cannot be larger than the file.
     if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
         raise UserError(f"entry {name[:80]!r} is compressed; save it again with torch.save")
     return archive.read(name)
@@ -129,7 +122,7 @@ def _read_legacy(file: BufferedIOBase, budget: Budget) -> Any:
     file_size = os.fstat(file.fileno()).st_size
     storages: dict[str, Storage] = {}
 
-    # The bytes follow the pickle: tensors are views of memory that is filled only afterwards.
+    # The bytes follow the pickle, so tensors are views of memory that is filled later.
     def storage(identity: Any) -> Storage:
         key, dtype, size = parse_identity(identity)
         if key not in storages:
@@ -144,27 +137,26 @@ def _read_legacy(file: BufferedIOBase, budget: Budget) -> Any:
         raw, dtype = storage_of_key.raw, storage_of_key.dtype
         (count,) = struct.unpack("<q", file.read(8))
         if count * dtype.itemsize != raw.size or file.readinto(raw) != raw.size:
-            raise ValueError("it ends within a tensor")
+            raise ValueError("it ends inside a tensor")
     if storages:
         raise ValueError("a tensor has no storage")
     return contents
 
 
 def write_pytorch_file(path: str | os.PathLike[str], contents: Any, overwrite: bool = True) -> None:
-    """Writes a file that ``torch.load`` reads, with ``weights_only=True`` too.
+    """Writes a file that `torch.load` reads, also with `weights_only=True`.
 
-    The file appears whole or not at all: what was at ``path`` stays until the new one is complete.
-    Equal contents give equal bytes.
+    An existing file is replaced only when the new one is complete. Equal contents give equal bytes.
 
     Args:
-        path: The file to write, in an existing folder.
-        contents: Dicts (keys: str, int, float, bool, None), lists and tuples of str, int, float,
-            bool, None and NumPy arrays. Arrays become tensors and may be bool, uint8,
-            int8/16/32/64, float16/32/64 or bfloat16. NumPy scalars become Python numbers.
-        overwrite: Replace a file that another process has put there in the meantime.
+      path: The file to write, in an existing folder.
+      contents: Dicts (keys: str, int, float, bool, None), lists and tuples of str, int, float,
+        bool, None and NumPy arrays. Arrays become tensors and may be bool, uint8, int8/16/32/64,
+        float16/32/64 or bfloat16. NumPy scalars become Python numbers.
+      overwrite: Replace an existing file.
 
     Raises:
-        UserError: The contents hold something else, or the file cannot be written.
+      UserError: The contents hold something else, or the file cannot be written.
     """
     try:
         program, arrays = pickle_contents(contents)
@@ -187,11 +179,11 @@ def _write_archive(file: BufferedIOBase, program: bytes, arrays: list[np.ndarray
 
 
 def _write_entry(archive: zipfile.ZipFile, file: BufferedIOBase, name: str, data: Any) -> None:
-    # A fixed time and system, so that equal contents give equal bytes.
+    # The time and the system are fixed, so that equal contents give equal bytes.
     entry = zipfile.ZipInfo(f"archive/{name}", date_time=(1980, 1, 1, 0, 0, 0))
     entry.create_system = 3
-    # The data follows a header of 30 bytes, the name and this padding, at a multiple of 64 so
-    # that PyTorch can map a tensor into memory as it lies in the file.
+    # The data follows a header of 30 bytes, the name and this padding. It starts at a multiple of
+    # 64 bytes, so that PyTorch can memory-map a tensor.
     padding = -(file.tell() + 30 + len(entry.filename) + 4) % 64
     entry.extra = struct.pack("<2sH", b"FB", padding) + bytes(padding)
     archive.writestr(entry, data)

@@ -1,4 +1,4 @@
-"""Which network a published checkpoint belongs to, by the names and shapes of its entries."""
+"""Finds the network of a published checkpoint by the names and shapes of its entries."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -27,16 +27,16 @@ from vitdeblur_jax.utils.shapes import (
 
 
 def recognized_network(state_dict: StateDict, where: str) -> nn.Module:
-    """Returns the network of the first configuration that fits all entries of a state dict.
+    """Returns the first named configuration that fits all entries of a state dict.
 
-    Names come first: only networks whose names are all there are traced, for their shapes.
+    Names are compared first. A network is traced, for its shapes, only if all its names are there.
 
     Args:
-      state_dict: arrays by name, as `published_names` takes them.
-      where: the file's name, for errors.
+      state_dict: Arrays by name, as `published_names` takes them.
+      where: The file's name, for errors.
 
     Raises:
-      UserError: no configuration fits. The nearest is named, and what does not fit.
+      UserError: No configuration fits. The message names the nearest one and the differences.
     """
     nearest, most = "", (0.0, 0.0)
     faults: list[str] = []
@@ -62,7 +62,7 @@ def recognized_network(state_dict: StateDict, where: str) -> nn.Module:
 
 
 def _faults(state_dict: StateDict, network: nn.Module) -> tuple[list[str], int]:
-    """Returns what does not fit a network, and how many of its entries' names are there."""
+    """Returns the differences to a network's entries, and how many of their names are there."""
     published = published_of(network)
     names = [name for name in published.names(network) if name not in published.optional]
     missing = [f"{name} is missing" for name in names if name not in state_dict]
@@ -76,25 +76,25 @@ def _faults(state_dict: StateDict, network: nn.Module) -> tuple[list[str], int]:
 
 
 def _unplaced(state_dict: StateDict, names: Iterable[str]) -> list[str]:
-    """Returns what must not be there: in a checkpoint without names, all that is left over."""
+    """Returns the surplus entries of a checkpoint without names, where each entry must be used."""
     if position_name(0) not in names:
         return []
     return [f"{name} has no place in it" for name in state_dict if name not in names]
 
 
 def published_names(state_dict: StateDict, names: Iterable[str], where: str) -> StateDict:
-    """Returns a state dict's arrays under the names that a network's entries have.
+    """Returns a state dict with its arrays under the names of a network's entries.
 
-    Of PyTorch's names a common prefix is removed. Keras' layers are renumbered, and TensorFlow's
-    names end in ":0".
+    Removes a shared prefix from PyTorch's names, renumbers Keras' layers, and adds ":0" to the
+    names of TensorFlow.
 
     Args:
-      state_dict: arrays by name.
-      names: of the network's entries.
-      where: the file's name, for errors.
+      state_dict: Arrays by name.
+      names: The names of the network's entries.
+      where: The file's name, for errors.
 
     Raises:
-      UserError: the network is there more than once.
+      UserError: The state dict holds the network more than once.
     """
     names = set(names)
     if not any("/" in name for name in names):
@@ -106,7 +106,7 @@ def published_names(state_dict: StateDict, names: Iterable[str], where: str) -> 
 
 
 def published_of(network: nn.Module) -> Published | None:
-    """Returns the published checkpoints of the network's row in the table; None without a row."""
+    """Returns the `published` of the network's row in `NETWORKS`; None for any other network."""
     rows = (row for row in NETWORKS.values() if row.config_of(network) is not None)
     row = next(rows, None)
     return None if row is None else row.published
@@ -115,15 +115,18 @@ def published_of(network: nn.Module) -> Published | None:
 def variables_from_published(
     state_dict: StateDict, network: nn.Module, where: str
 ) -> tuple[dict, StateDict]:
-    """Returns the variables (float32) and the entries of a state dict that the network ignores.
+    """Converts a published state dict.
 
     Args:
-      state_dict: as `published_names` takes it; any float dtype.
-      network: one of the package.
-      where: the file's name, for errors.
+      state_dict: Arrays of any float dtype by name, as `published_names` takes them.
+      network: A network of `NETWORKS`.
+      where: The file's name, for errors.
+
+    Returns:
+      The variables, float32, and the entries that the network does not use.
 
     Raises:
-      UserError: entries are missing or of another shape or dtype; the first ones are named.
+      UserError: Entries are missing or have the wrong shape or dtype; the first ones are listed.
     """
     published = published_of(network)
     names = published.names(network)
@@ -141,7 +144,7 @@ def variables_from_published(
 
 
 def check_entries(state_dict: StateDict, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
-    """Raises `UserError` unless a state dict has entries of these names and shapes, of floats."""
+    """Raises `UserError` unless a state dict has float entries of these names and shapes."""
     check_most_names(state_dict, shapes, where)
     stored = {name: tuple(state_dict[name].shape) for name in shapes if name in state_dict}
     check_shapes(stored, shapes, where)
@@ -151,18 +154,18 @@ def check_entries(state_dict: StateDict, shapes: Mapping[str, tuple[int, ...]], 
 def read_entries(
     path: str, shapes: Mapping[str, tuple[int, ...]], optional: tuple[str, ...] = ()
 ) -> StateDict:
-    """Reads the entries of pretrained weights, which are part of a network.
+    """Reads pretrained weights for a part of a network.
 
     Args:
-      path: a `.pth` file, or the same as `.safetensors`.
-      shapes: of the entries that must be there, by name.
-      optional: names of others that may be there.
+      path: A `.pth` or `.safetensors` file.
+      shapes: The shapes of the required entries, by name.
+      optional: The names of optional entries.
 
     Returns:
-      All entries of the file, without a prefix before the names.
+      All entries of the file, without a shared prefix.
 
     Raises:
-      UserError: the file cannot be read, or entries are missing or of another shape or dtype.
+      UserError: The file cannot be read, or entries are missing or have the wrong shape or dtype.
     """
     if not os.path.isfile(path):
         raise UserError(f"there is no file {path!r} with pretrained weights")
@@ -170,5 +173,5 @@ def read_entries(
     state_dict = without_prefix(state_dict, [*shapes, *optional], path)
     check_entries(state_dict, shapes, path)
     unused = [name for name in state_dict if name not in (*shapes, *optional)]
-    tell(f"{path}: {len(unused)} of its entries have no place in the network")
+    tell(f"{path}: {len(unused)} of its entries are not used by the network")
     return state_dict

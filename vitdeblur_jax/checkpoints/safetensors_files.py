@@ -1,4 +1,4 @@
-"""Safetensors files in and out, with this package's errors."""
+"""Reads and writes safetensors files, with this package's errors."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from vitdeblur_jax.utils.config_checks import shown
 from vitdeblur_jax.utils.errors import UserError, one_line
 from vitdeblur_jax.utils.files import check_regular, replaced_when_whole
 
-# The others have no NumPy dtype that holds their values.
+# The other dtypes have no equivalent in NumPy.
 _DTYPES = (
     *("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64"),
     *("F16", "BF16", "F32", "F64"),
@@ -22,8 +22,8 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]
     """Returns the tensors by name, and the metadata.
 
     Raises:
-      UserError: the file is missing, truncated or something else, or a tensor has another dtype
-        than integers, bool, float16, bfloat16, float32 or float64.
+      UserError: The file is missing, damaged or not a safetensors file, or a tensor has a dtype
+        other than integer, bool, float16, bfloat16, float32 or float64.
     """
     check_regular(path)
     try:
@@ -44,14 +44,14 @@ def write_safetensors(
     metadata: Mapping[str, str],
     overwrite: bool = True,
 ) -> None:
-    """Writes the tensors and the metadata; `path` is replaced only when all is written.
+    """Writes tensors and metadata. An existing file is replaced only when the new one is complete.
 
     Raises:
-      UserError: it cannot be written there.
+      UserError: The file cannot be written.
     """
     whole = {name: np.asarray(value, order="C") for name, value in tensors.items()}
     with replaced_when_whole(path, overwrite) as temporary:
         try:
             save_file(whole, temporary, dict(metadata))
-        except SafetensorError as error:  # how safetensors tells of a full disk
+        except SafetensorError as error:  # safetensors raises it when the disk is full
             raise OSError(str(error)) from error

@@ -1,4 +1,4 @@
-"""State dicts within the files that training programs write, whatever they are wrapped in."""
+"""Finds the state dict in a checkpoint file of a training program."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,25 +16,25 @@ from vitdeblur_jax.utils.errors import UserError
 from vitdeblur_jax.utils.output import tell
 from vitdeblur_jax.utils.shapes import few_of
 
-# Where state dicts lie, the ones that are preferred first: those of BasicSR's averages, then those
-# that training goes on from.
+# The keys of state dicts, in order of preference. BasicSR saves "params_ema", the averaged weights,
+# beside "params".
 _KEYS = ("state_dict", "model", "params_ema", "params")
 
 _OTHER_READERS = {".hdf5": read_keras_file, ".h5": read_keras_file, ".npz": read_numpy_file}
 
 
 def read_state_dict(path: Path) -> tuple[StateDict, str | None]:
-    """Returns the state dict in a file, and its configuration as JSON.
+    """Reads the state dict in a checkpoint file.
 
     Args:
-      path: `.safetensors`, Keras' `.hdf5` and `.h5`, NumPy's and TensorLayer's `.npz`; PyTorch's
-        with any other ending, such as `.pth`, `.pt`, `.tar`, `.ckpt` or `.pytorch`.
+      path: `.safetensors`, Keras' `.hdf5` or `.h5`, or `.npz` of NumPy or TensorLayer. Any other
+        ending, such as `.pth`, `.pt`, `.tar`, `.ckpt` or `.pytorch`, is read as a PyTorch file.
 
     Returns:
-      Arrays by name, and the text that this package stored as "config", or None.
+      The arrays by name, and the config as JSON if this package wrote the file, else None.
 
     Raises:
-      UserError: the file cannot be read or holds no state dict.
+      UserError: The file cannot be read or holds no state dict.
     """
     if path.suffix == ".safetensors":
         state_dict, metadata = read_safetensors(path)
@@ -48,13 +48,17 @@ def read_state_dict(path: Path) -> tuple[StateDict, str | None]:
 
 
 def find_state_dict(contents: Any, where: str) -> StateDict:
-    """Returns the one mapping of arrays in what a PyTorch file holds.
+    """Returns the state dict in the contents of a PyTorch file.
 
-    It is looked for at the top, at "state_dict", "model", "params_ema" and "params", and then at
-    any other key. A choice between several is printed.
+    Looks at the top level, then at the keys "state_dict", "model", "params_ema" and "params", then
+    at any other key. If there are several, prints which one is loaded.
+
+    Args:
+      contents: The contents of the file.
+      where: The file's name, for errors.
 
     Raises:
-      UserError: there is none, or none that is to be preferred; `where` names the file.
+      UserError: There is no state dict, or several without one of these keys.
     """
     if _is_state_dict(contents):
         return contents
@@ -82,7 +86,7 @@ def _is_state_dict(value):
 
 
 def _reason(contents):
-    """Returns what keeps the likeliest mapping in a file from being a state dict."""
+    """Returns why the most likely mapping in a file is not a state dict."""
     inner = (contents.get(key) for key in _KEYS)
     for mapping in (*inner, contents):
         entries = mapping.items() if isinstance(mapping, Mapping) else ()

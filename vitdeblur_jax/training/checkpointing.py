@@ -17,12 +17,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vitdeblur_jax.checkpoints.checksums import checksum
+from vitdeblur_jax.checkpoints.orbax_errors import orbax_reason, quiet_orbax
 from vitdeblur_jax.checkpoints.orbax_folders import (
     check_space,
     damaged_items,
     flat_shapes,
-    hushed_orbax,
-    orbax_reason,
     psnr_of,
     read_psnr,
     step_folders,
@@ -61,7 +60,7 @@ class TrainingCheckpoints:
             read_psnr(step_folder)  # Orbax's error does not name the damaged one
         self._saving = None
         with contextlib.ExitStack() as stack:
-            stack.enter_context(hushed_orbax())
+            stack.enter_context(quiet_orbax())
             with self._as_user_error("the folder cannot be used"):
                 self._folder.mkdir(parents=True, exist_ok=True)
                 if is_first():

@@ -1,4 +1,4 @@
-"""What the host application's loggers and hooks are after a checkpoint was read or written."""
+"""Reading and writing checkpoints leaves the application's loggers and hooks unchanged."""
 
 import logging
 import sys
@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from vitdeblur_jax import load_pretrained, save_pretrained
-from vitdeblur_jax.checkpoints.orbax_folders import hushed_orbax
+from vitdeblur_jax.checkpoints.orbax_errors import quiet_orbax
 from vitdeblur_jax.utils import signals
 from vitdeblur_jax.utils.errors import UserError
 
@@ -28,11 +28,11 @@ def test_an_error_leaves_no_filter_and_no_hook(small, tmp_path):
 
 
 @pytest.mark.parametrize("error", [UserError, KeyboardInterrupt])
-def test_only_the_process_of_a_command_stays_hushed_after_an_error(monkeypatch, error):
+def test_only_the_process_of_a_command_stays_quiet_after_an_error(monkeypatch, error):
     before, (filters, hook) = state(), state()
     for is_command in (False, True):
         monkeypatch.setattr(signals, "is_listening", lambda is_command=is_command: is_command)
-        with pytest.raises(error), hushed_orbax():
+        with pytest.raises(error), quiet_orbax():
             raise error
         assert (state() == before) == (not is_command)
     for name, old in zip(("absl", "asyncio"), filters, strict=True):
