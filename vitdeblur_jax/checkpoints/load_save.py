@@ -4,7 +4,7 @@
 |---|---|
 | a folder | Orbax items "variables" and "config"; restored onto any devices |
 | .safetensors | the variables in the published names and layouts, and the config as metadata |
-| .pth (.pt, .tar) | the same in PyTorch's format; published PyTorch code loads it with strict=True |
+| .pth (.pt, .tar) | the same in PyTorch's format; published code loads it with strict=True |
 
 Published files in other formats are only read: Keras' .hdf5 and TensorLayer's .npz.
 
