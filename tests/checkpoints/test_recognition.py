@@ -13,7 +13,7 @@ from vitdeblur_jax.checkpoints.recognition import (
     recognized_network,
     variables_from_published,
 )
-from vitdeblur_jax.models import networks
+from vitdeblur_jax.models import networks, rows
 from vitdeblur_jax.models.networks import config_of, create_network, named_config
 
 
@@ -104,7 +104,7 @@ def test_the_other_configuration_with_the_same_entries_is_chosen_by_name(tmp_pat
 
 
 def test_only_networks_whose_names_fit_are_traced(monkeypatch):
-    monkeypatch.setattr(networks, "abstract_variables", lambda network: 1 / 0)
+    monkeypatch.setattr(rows, "abstract_variables", lambda network: 1 / 0)
     shapes = [f"conv{i}.weight" for i in range(50)]
     with pytest.raises(UserError, match="has no entry of any network"):
         recognized_network({name: np.zeros(3, np.float32) for name in shapes}, "a.pth")
@@ -136,7 +136,7 @@ def without(state_dict, *names):
         ({}, "^a has no entry of any network .*; stored are none$"),
         (
             {f"{p}.{n}": x for p in ("ema", "net") for n, x in published("drbnet").items()},
-            "holds the network more than once, behind 'ema.' and 'net.'",
+            "holds the network twice, with the prefixes 'ema.' and 'net.'",
         ),
     ],
 )

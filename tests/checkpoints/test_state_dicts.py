@@ -41,7 +41,7 @@ def test_of_averages_and_parameters_the_averages_are_read_and_it_is_said(small, 
         load_pretrained(tmp_path / "b.pth", small.config)
     both = {f"{p}.{name}": value for name, value in state_dict.items() for p in ("net", "ema")}
     write_pytorch_file(tmp_path / "c.pth", both)
-    with pytest.raises(UserError, match=r"more than once, behind '(net|ema)\.' and '(net|ema)\.'"):
+    with pytest.raises(UserError, match=r"twice, with the prefixes '(net|ema)\.' and '"):
         load_pretrained(tmp_path / "c.pth", small.config)
 
 

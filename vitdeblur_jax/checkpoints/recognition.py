@@ -10,12 +10,12 @@ from vitdeblur_jax.checkpoints.keras_files import renumbered
 from vitdeblur_jax.checkpoints.state_dicts import read_state_dict
 from vitdeblur_jax.models.networks import (
     NETWORKS,
-    Published,
     configuration_names,
     create_network,
     named_config,
 )
 from vitdeblur_jax.models.published import StateDict, check_weights, position_name, without_prefix
+from vitdeblur_jax.models.rows import Published
 from vitdeblur_jax.utils.errors import UserError
 from vitdeblur_jax.utils.output import tell
 from vitdeblur_jax.utils.shapes import (

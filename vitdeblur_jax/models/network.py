@@ -1,25 +1,25 @@
-"""What the rest of the package needs of a network.
+"""The interface between networks and the rest of the package.
 
-A network is a Linen module from images `(batch, height, width, 3 * views)`, float RGB in [0, 1], to
-images `(batch, height, width, 3)`. All else is optional:
+A network is a Linen module that maps images `(batch, height, width, 3 * views)`, float RGB in
+[0, 1], to images `(batch, height, width, 3)`. The rest is optional:
 
-| attribute or method | meaning | without it |
+| attribute or method | meaning | default |
 |---|---|---|
-| `__call__(image, train)` | `train` is True while training | the same call |
-| views | images laid one behind the other along the channels | 1 |
-| tiling | how a large image is restored, see `vitdeblur_jax.models.tilings` | `HaloTiles()` |
-| dtype, precision, remat | of the computation | as the module is written |
-| LOSS_TERMS | names of its own loss terms, with default weights | none |
+| `__call__(image, train)` | `train` is True in training | no argument `train` |
+| views | number of RGB images, concatenated along the channels | 1 |
+| tiling | how large images are restored, see `vitdeblur_jax.models.tilings` | `HaloTiles()` |
+| dtype, precision, remat | numerics of the computation | as the module is written |
+| LOSS_TERMS | names of the network's own loss terms, with default weights | none |
 | training_outputs(blurred, sharp, train, terms) | the restored images and these terms | none |
-| params_without_gradient(terms) | paths of the parameters that only other terms reach | none |
-| check_training(crop, batch_size, weights) | raises `UserError` if it cannot | none |
-| INITIAL_OPTIONS | keys of `config.initial` with defaults: other starts than at random | none |
-| check_initial(options) | raises `UserError` for options that exclude each other | none |
-| initial_files(options, read) | variables by path that come from files | none |
-| initialized(variables, options) | the variables to start from, of random ones | none |
+| params_without_gradient(terms) | paths of the parameters that these terms do not train | none |
+| check_training(crop, batch_size, weights) | raises `UserError` for invalid settings | none |
+| INITIAL_OPTIONS | keys of `config.initial` with defaults: non-random initialization | none |
+| check_initial(options) | raises `UserError` for conflicting options | none |
+| initial_files(options, read) | variables by path, read from files | none |
+| initialized(variables, options) | initial variables, from random ones | none |
 
-Its variables are "params" and any other collections, such as "batch_stats". Training updates
-"params" by gradients and keeps what a call writes into the other collections.
+The variables are "params" and any other collections, such as "batch_stats". Training updates
+"params" with gradients; the other collections are updated by the network itself.
 """
 
 import dataclasses
@@ -41,12 +41,12 @@ _LEAST_INITIAL_SIDE = 64  # pixels
 
 
 def views_of(network: nn.Module) -> int:
-    """Returns how many images of three channels the network takes."""
+    """Returns the number of RGB images that the network takes."""
     return getattr(network, "views", 1)
 
 
 def tiling_of(network: nn.Module) -> Tiling:
-    """Returns how large images are restored with the network."""
+    """Returns the tiling of the network."""
     return getattr(network, "tiling", None) or HaloTiles()
 
 
@@ -58,7 +58,7 @@ def own_loss_terms(network: nn.Module) -> Mapping[str, float]:
 def params_without_gradient(
     network: nn.Module, terms: frozenset[str]
 ) -> tuple[tuple[str, ...], ...]:
-    """Returns the paths of the parameters without gradient if these own terms have a weight."""
+    """Returns the paths of the parameters that get no gradient with these own loss terms."""
     find = getattr(network, "params_without_gradient", None)
     return () if find is None else find(terms)
 
@@ -66,16 +66,16 @@ def params_without_gradient(
 def check_training(
     network: nn.Module, crop: int, batch_size: int, weights: Mapping[str, float]
 ) -> None:
-    """Checks what can be known of a training without tracing the network.
+    """Checks training settings without tracing the network.
 
     Args:
-      network: of any kind.
-      crop: side of the training crops, pixels.
-      batch_size: images that go through the network at once.
-      weights: of all loss terms, by name.
+      network: The network.
+      crop: Side of the training crops, in pixels.
+      batch_size: Number of images per forward pass.
+      weights: Weights of all loss terms, by name.
 
     Raises:
-      UserError: the network cannot be trained so.
+      UserError: The network cannot be trained with these settings.
     """
     multiple = getattr(tiling_of(network), "multiple", 1)
     if hasattr(network, "tiling") and crop % multiple:
@@ -90,19 +90,22 @@ def check_training(
 
 
 def takes_train(network: nn.Module) -> bool:
-    """Returns whether the network's call has the argument `train`."""
+    """Returns whether the network's `__call__` has the argument `train`."""
     return "train" in inspect.signature(type(network).__call__).parameters
 
 
 def with_numerics(network: nn.Module, **numerics: str | bool) -> nn.Module:
-    """Returns the network, and the modules given to it as attributes, with other numerics.
+    """Sets the numerics of a network and of the modules among its attributes.
 
     Args:
-      network: of any kind.
-      **numerics: dtype, precision or remat.
+      network: The network.
+      **numerics: Values for dtype, precision or remat.
+
+    Returns:
+      A copy of the network.
 
     Raises:
-      UserError: no module in it has such an attribute, and the value is not that of `NUMERICS`.
+      UserError: No module has the attribute, and the value differs from the default in `NUMERICS`.
     """
     changed, found = _with_attributes(network, numerics)
     missing = [k for k, value in numerics.items() if k not in found and value != NUMERICS[k]]
@@ -128,7 +131,7 @@ def _with_attributes(module, values):
 
 
 def initial_variables(network: nn.Module, seed: int) -> dict:
-    """Returns the variables of an untrained network; the same for the same seed."""
+    """Returns random initial variables; the same seed gives the same variables."""
     return _initialize(network, jax.random.key(seed))
 
 
@@ -144,7 +147,7 @@ def _initialize(network, key):
 
 
 def abstract_variables(network: nn.Module) -> dict:
-    """Returns the variables' shapes and dtypes (`jax.ShapeDtypeStruct`); allocates nothing."""
+    """Returns the shapes and dtypes of the variables, as `jax.ShapeDtypeStruct`."""
     return jax.eval_shape(lambda: initial_variables(network, 0))
 
 
@@ -156,19 +159,19 @@ def training_outputs(
     terms: frozenset[str],
     rng: Array,
 ) -> tuple[Float[Array, "batch height width 3"], dict[str, Array], dict]:
-    """Runs the network as in training.
+    """Runs the network in training mode.
 
     Args:
-      network: of any kind.
-      variables: of the network.
-      blurred: in [0, 1].
-      sharp: in [0, 1]; only for the network's own terms.
-      terms: those of the network's own loss terms to compute.
-      rng: key of its dropout.
+      network: The network.
+      variables: Its variables.
+      blurred: Blurred images in [0, 1].
+      sharp: Sharp images in [0, 1]; only for the network's own loss terms.
+      terms: The network's own loss terms to compute.
+      rng: Key for dropout.
 
     Returns:
-      The restored images, not clipped; the terms, each `(batch,)` or, where it only exists for a
-      whole batch, a scalar; and all collections but "params" as the call has left them.
+      The restored images, not clipped; the loss terms by name, each `(batch,)`, or a scalar if it
+      is defined only for a whole batch; and the updated collections other than "params".
     """
     state = {name: collection for name, collection in variables.items() if name != "params"}
     settings = {"mutable": list(state), "rngs": {"dropout": rng}}

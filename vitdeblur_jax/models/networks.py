@@ -1,25 +1,23 @@
-"""The networks that come with the package: one explicit table, and the config of a network.
+"""The table of the networks that come with the package, and their configs.
 
 A config has four groups:
 
 | key | meaning |
 |---|---|
 | network | name of a row of `NETWORKS` |
-| model | its architecture |
-| tiling | what can be chosen of how it restores large images |
-| numerics.dtype | of the computation, "float32" or "bfloat16"; parameters are float32 |
+| model | the architecture |
+| tiling | options of the tiling, for networks that have some |
+| numerics.dtype | dtype of the computation, "float32" or "bfloat16"; parameters are float32 |
 | numerics.precision | of float32 products on GPU and TPU: "highest", "high" or "default" |
-| numerics.remat | recompute blocks in the backward pass: less memory, the same numbers |
+| numerics.remat | recompute blocks in the backward pass: less memory, the same result |
 """
 
 import dataclasses
-import typing
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import ml_collections
-from flax import traverse_util
 
 from vitdeblur_jax.models import (
     aifnet,
@@ -30,25 +28,20 @@ from vitdeblur_jax.models import (
     kpac,
     mdp,
     nrknet,
-    published,
     restormer,
 )
-from vitdeblur_jax.models.network import NUMERICS, abstract_variables, with_numerics
+from vitdeblur_jax.models.network import NUMERICS
+from vitdeblur_jax.models.rows import Network, Published, row_of_class
 from vitdeblur_jax.models.vitdeblur import configuration
 from vitdeblur_jax.models.vitdeblur import published as vitdeblur_published
 from vitdeblur_jax.models.vitdeblur.build import make_vitdeblur, vitdeblur_config
 from vitdeblur_jax.utils.config_checks import (
-    Rule,
     check_keys,
     check_paths,
     check_values,
     choice,
     flag,
-    integer,
-    number,
-    sequence,
     shown,
-    text,
 )
 from vitdeblur_jax.utils.errors import UserError, nearest
 
@@ -60,48 +53,6 @@ NUMERICS_RULES = {
     "precision": choice("highest", "high", "default"),
     "remat": flag(),
 }
-
-
-class Published(NamedTuple):
-    """The published checkpoints of a network.
-
-    Attributes:
-      entries: of a network, the name of the entry of each of its variables, by path.
-      shapes: of a network, those of the entries that it uses, by name.
-      optional: names among them that a checkpoint may lack.
-      to_variables: of a network and a state dict with these entries, the variables.
-      to_state_dict: of a network and its variables, all that strict loading takes.
-    """
-
-    entries: Callable[[nn.Module], dict[published.Path, str]]
-    shapes: Callable[[nn.Module], dict[str, tuple[int, ...]]]
-    optional: tuple[str, ...]
-    to_variables: Callable[[nn.Module, published.StateDict], dict]
-    to_state_dict: Callable[[nn.Module, dict], dict]
-
-    def names(self, network: nn.Module) -> list[str]:
-        """Returns the names of the entries that the network uses; traces nothing."""
-        return list(self.entries(network).values())
-
-    def paths(self, network: nn.Module) -> list[str]:
-        """Returns the paths of the network's variables, joined by "/"; traces nothing."""
-        return ["/".join(path) for path in self.entries(network)]
-
-
-class Network(NamedTuple):
-    """A row of the table.
-
-    Attributes:
-      create: from the groups "model" and "tiling", and dtype, precision and remat, to the module.
-      configurations: "model" and "tiling" by name; the first one is the default.
-      config_of: of a module, the groups that it was created from; None if it is not of this row.
-      published: its published checkpoints.
-    """
-
-    create: Callable[..., nn.Module]
-    configurations: Mapping[str, Mapping[str, Any]]
-    config_of: Callable[[nn.Module], dict[str, dict] | None]
-    published: Published
 
 
 def _vitdeblur() -> Network:
@@ -122,86 +73,17 @@ def _vitdeblur() -> Network:
     )
 
 
-def _one_class(module, cls: type[nn.Module]) -> Network:
-    """Returns the row of a file with one class, CONFIGURATIONS and `published_entries`."""
-    usual = {
-        field.name: field.default
-        for field in dataclasses.fields(cls)
-        if field.name not in ("parent", "name", *NUMERICS)
-    }
-    hints = typing.get_type_hints(cls)
-    rules = {name: _rule_like(value, hints[name]) for name, value in usual.items()}
-
-    def create(model, tiling, **numerics):
-        check_paths(model, rules, "model.")
-        check_values(model, rules, "model.")
-        check_paths(tiling, (), "tiling.")
-        network = cls(**{name: _as_tuple(value) for name, value in model.items()})
-        return with_numerics(network, **numerics)
-
-    def config_of(network):
-        if type(network) is not cls:
-            return None
-        return {"model": {name: getattr(network, name) for name in usual}, "tiling": {}}
-
-    def entries(network):
-        return {path: entry.name for path, entry in module.published_entries(network).items()}
-
-    def shapes(network):
-        flat = traverse_util.flatten_dict(abstract_variables(network))
-        ours = {path: leaf.shape for path, leaf in flat.items()}
-        return published.published_shapes(ours, module.published_entries(network))
-
-    def to_variables(network, state_dict):
-        return published.from_published(state_dict, module.published_entries(network))
-
-    def to_state_dict(network, variables):
-        unused = getattr(module, "published_unused", lambda network: {})(network)
-        return unused | published.to_published(variables, module.published_entries(network))
-
-    configurations = {
-        name: {"model": usual | changes, "tiling": {}}
-        for name, changes in module.CONFIGURATIONS.items()
-    }
-    checkpoints = Published(entries, shapes, (), to_variables, to_state_dict)
-    return Network(create, configurations, config_of, checkpoints)
-
-
-def _rule_like(value: Any, hint: Any) -> Rule:
-    """Returns the rule for values of the kind of a class's default, which the hint describes."""
-    match value:
-        case bool():
-            return flag()
-        case int():
-            return integer(0, 2**16)
-        case float():
-            return number()
-        case str():
-            return text()
-        case tuple():
-            inner = typing.get_args(hint)
-            any_number = inner[-1] is Ellipsis
-            return sequence(
-                _rule_like(value[0], inner[0]), length=None if any_number else len(value)
-            )
-    raise TypeError(f"no rule for an attribute like {value!r}")
-
-
-def _as_tuple(value):
-    return tuple(map(_as_tuple, value)) if isinstance(value, list | tuple) else value
-
-
 NETWORKS: dict[str, Network] = {
     "vitdeblur": _vitdeblur(),
-    "dpdnet": _one_class(dpdnet, dpdnet.DPDNet),
-    "aifnet": _one_class(aifnet, aifnet.AIFNet),
-    "mdp": _one_class(mdp, mdp.MDP),
-    "ifanet": _one_class(ifanet, ifanet.IFANet),
-    "drbnet": _one_class(drbnet, drbnet.DRBNet),
-    "restormer": _one_class(restormer, restormer.Restormer),
-    "nrknet": _one_class(nrknet, nrknet.NRKNet),
-    "gkmnet": _one_class(gkmnet, gkmnet.GKMNet),
-    "kpac": _one_class(kpac, kpac.KPAC),
+    "dpdnet": row_of_class(dpdnet, dpdnet.DPDNet),
+    "aifnet": row_of_class(aifnet, aifnet.AIFNet),
+    "mdp": row_of_class(mdp, mdp.MDP),
+    "ifanet": row_of_class(ifanet, ifanet.IFANet),
+    "drbnet": row_of_class(drbnet, drbnet.DRBNet),
+    "restormer": row_of_class(restormer, restormer.Restormer),
+    "nrknet": row_of_class(nrknet, nrknet.NRKNet),
+    "gkmnet": row_of_class(gkmnet, gkmnet.GKMNet),
+    "kpac": row_of_class(kpac, kpac.KPAC),
 }
 
 
@@ -211,10 +93,10 @@ def configuration_names() -> list[str]:
 
 
 def named_config(name: str) -> ml_collections.ConfigDict:
-    """Returns the config of a network by the name of its configuration, such as "base".
+    """Returns the config of a configuration, such as "base".
 
     Raises:
-      UserError: there is none of that name; the nearest is named.
+      UserError: There is no configuration with this name.
     """
     for network, row in NETWORKS.items():
         if name in row.configurations:
@@ -229,13 +111,13 @@ def named_config(name: str) -> ml_collections.ConfigDict:
 
 
 def complete_config(values: Config) -> ml_collections.ConfigDict:
-    """Returns a config; what `values` lacks is that of the network's first configuration.
+    """Completes a config with the defaults of the network's first configuration.
 
     Args:
-      values: has the key "network", and any of the others.
+      values: A config with the key "network" and any other keys.
 
     Raises:
-      UserError: an unknown key (the nearest right one is named), or values that do not fit.
+      UserError: A key is unknown or a value is invalid.
     """
     check_keys(values, GROUPS, "a network's config")
     name = values.get("network")
@@ -264,13 +146,13 @@ def _update(config, key, values):
 
 
 def create_network(config: Config) -> nn.Module:
-    """Returns the network that a config describes.
+    """Creates a network from its config.
 
     Args:
-      config: has the four groups; other keys are ignored.
+      config: A config with the four groups; other keys are ignored.
 
     Raises:
-      UserError: an unknown key, or values that do not fit.
+      UserError: A key in a group is unknown or a value is invalid.
     """
     name, numerics = config["network"], config["numerics"]
     if not isinstance(name, str) or name not in NETWORKS:
@@ -284,15 +166,15 @@ def create_network(config: Config) -> nn.Module:
 
 
 def create(name: str, **overrides: Any) -> nn.Module:
-    """Returns an untrained network.
+    """Creates a network by the name of its configuration.
 
     Args:
-      name: of a configuration, such as "base"; see `configuration_names`.
-      **overrides: keys of its config's "model", "tiling" or "numerics" with other values; of a
-        group of keys, such as `decoder={"depth": 3}`, those that change.
+      name: The name of a configuration, such as "base"; see `configuration_names`.
+      **overrides: Values for keys in the config's groups "model", "tiling" and "numerics". For a
+        nested group, such as `decoder={"depth": 3}`, only the keys that change.
 
     Raises:
-      UserError: an unknown name or key, or values that do not fit.
+      UserError: The name or a key is unknown, or a value is invalid.
     """
     config = named_config(name)
     for key, value in overrides.items():
@@ -302,7 +184,7 @@ def create(name: str, **overrides: Any) -> nn.Module:
 
 
 def config_of(network: nn.Module) -> ml_collections.ConfigDict | None:
-    """Returns the config of a network of the package; None for any other module."""
+    """Returns the config of a network in `NETWORKS`; None for any other module."""
     for name, row in NETWORKS.items():
         groups = row.config_of(network)
         if groups is not None:
@@ -313,7 +195,7 @@ def config_of(network: nn.Module) -> ml_collections.ConfigDict | None:
 
 
 def _attribute(module, key):
-    """Returns an attribute of the module, or of the first module given to it that has it."""
+    """Returns an attribute of the module, or of the first submodule attribute that has it."""
     names = [field.name for field in dataclasses.fields(module)]
     if key in names:
         return getattr(module, key)

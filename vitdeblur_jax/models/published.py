@@ -1,7 +1,7 @@
-"""Names and layouts of published checkpoints: an exact conversion in both directions.
+"""Converts published checkpoints exactly, in both directions.
 
-A network's file states one `Entry` for each variable. What a published network sees as BGR or in
-another range is absorbed by an entry's `Layout` where that is exact.
+The file of a network defines one `Entry` per variable. A published network's BGR channel order or
+other value range is absorbed by the `Layout` of an entry if that is exact.
 """
 
 from collections import Counter
@@ -24,18 +24,18 @@ _WEIGHTS = (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)
 
 
 class Layout(NamedTuple):
-    """Two functions of an array that undo each other.
+    """A conversion of an array and its inverse.
 
     Attributes:
-      to_flax: from the published layout to ours.
-      to_published: and back.
+      to_flax: Converts from the published layout to Flax.
+      to_published: The inverse.
     """
 
     to_flax: Callable[[np.ndarray], np.ndarray]
     to_published: Callable[[np.ndarray], np.ndarray]
 
     def then(self, other: "Layout") -> "Layout":
-        """Returns the layout that applies `other` to what this one makes."""
+        """Returns the layout that applies this layout and then `other`."""
         return Layout(
             lambda value: other.to_flax(self.to_flax(value)),
             lambda value: self.to_published(other.to_published(value)),
@@ -59,9 +59,9 @@ def reversed_along(axis: int) -> Layout:
 
 
 def rolled(shift: int, axis: int) -> Layout:
-    """Returns a layout with an axis rolled: by 3, two views of three channels change places.
+    """Returns a layout with an axis rolled.
 
-    One view stays as it is.
+    A shift of 3 exchanges two views of three channels and leaves a single view unchanged.
     """
     return Layout(
         lambda value: np.roll(value, shift, axis), lambda value: np.roll(value, -shift, axis)
@@ -69,13 +69,13 @@ def rolled(shift: int, axis: int) -> Layout:
 
 
 def bgr_views(axis: int) -> Layout:
-    """Returns the layout of an axis with one view or two as BGR: they become RGB."""
-    return reversed_along(axis).then(rolled(3, axis))  # reversing alone exchanges the views too
+    """Returns a layout that converts an axis of one or two views from BGR to RGB."""
+    return reversed_along(axis).then(rolled(3, axis))  # reversing also exchanges two views
 
 
 SAME = Layout(lambda value: value, lambda value: value)
 LINEAR = transposed(1, 0)  # PyTorch's (out, in)
-CONV = transposed(2, 3, 1, 0)  # PyTorch's (out, in, height, width), depthwise too
+CONV = transposed(2, 3, 1, 0)  # PyTorch's (out, in, height, width), also depthwise
 POINTWISE = Layout(  # PyTorch's 1 x 1 convolution (out, in, 1, 1) as a dense layer
     lambda value: value[:, :, 0, 0].T, lambda value: value.T[:, :, None, None]
 )
@@ -84,11 +84,11 @@ CONV_TRANSPOSE = transposed(2, 3, 1, 0)  # PyTorch's (in, out, height, width): o
 
 
 class Entry(NamedTuple):
-    """One variable in a published checkpoint.
+    """A variable in a published checkpoint.
 
     Attributes:
-      name: in the checkpoint.
-      layout: of the array there.
+      name: The name in the checkpoint.
+      layout: The layout of the array in the checkpoint.
     """
 
     name: str
@@ -99,7 +99,7 @@ Entries = Mapping[Path, Entry]
 
 
 def from_published(state_dict: StateDict, entries: Entries) -> dict:
-    """Returns variables, float32, of arrays that have all the entries' names."""
+    """Returns the variables, float32, from a state dict that has all entries."""
     flat = {
         path: np.ascontiguousarray(layout.to_flax(np.asarray(state_dict[name], np.float32)))
         for path, (name, layout) in entries.items()
@@ -108,7 +108,7 @@ def from_published(state_dict: StateDict, entries: Entries) -> dict:
 
 
 def to_published(variables: Mapping, entries: Entries) -> dict[str, np.ndarray]:
-    """Returns the arrays of a published checkpoint, by name."""
+    """Returns the state dict of a published checkpoint."""
     flat = traverse_util.flatten_dict(variables)
     return {
         name: np.ascontiguousarray(layout.to_published(np.asarray(flat[path])))
@@ -117,7 +117,7 @@ def to_published(variables: Mapping, entries: Entries) -> dict[str, np.ndarray]:
 
 
 def published_shapes(shapes: Mapping[Path, Shape], entries: Entries) -> dict[str, Shape]:
-    """Returns the shapes in a published checkpoint, by name, for variables of such shapes."""
+    """Returns the shapes of the published entries, by name, from the shapes of the variables."""
     return {
         name: layout.to_published(np.broadcast_to(np.float32(0), shapes[path])).shape
         for path, (name, layout) in entries.items()
@@ -133,7 +133,7 @@ def conv(path: Path, name: str, layout: Layout = CONV, bias: bool = True) -> dic
 def keras_conv(
     path: Path, name: str, kernel: Layout = SAME, bias: Layout = SAME
 ) -> dict[Path, Entry]:
-    """Returns the entries of a convolution of Keras, whose kernels are laid out as ours."""
+    """Returns the entries of a Keras convolution, whose kernels have the layout of Flax."""
     return {
         ("params", *path, "kernel"): Entry(f"{name}/kernel:0", kernel),
         ("params", *path, "bias"): Entry(f"{name}/bias:0", bias),
@@ -162,17 +162,23 @@ def position_name(index: int) -> str:
 
 
 def joined(parts: Iterable[Entries]) -> dict[Path, Entry]:
-    """Returns the entries of several parts in one."""
+    """Returns the union of the entries of several parts."""
     return {path: entry for part in parts for path, entry in part.items()}
 
 
 def without_prefix(state_dict: StateDict, wanted: Iterable[str], where: str) -> StateDict:
-    """Returns the state dict with the prefix removed that stands before the `wanted` names.
+    """Removes the prefix of the `wanted` names from a state dict.
 
-    Such as `module.`, `_orig_mod.`, `model.` or `net_g.`. Names without it stay as they are.
+    Examples of prefixes are `module.`, `_orig_mod.`, `model.` and `net_g.`. Names without the
+    prefix are unchanged.
+
+    Args:
+      state_dict: Arrays by name.
+      wanted: The names without a prefix.
+      where: The file's name, for errors.
 
     Raises:
-      UserError: most of the names stand behind two prefixes, equally often.
+      UserError: Two prefixes are equally frequent, before most of the names.
     """
     wanted = set(wanted)
     longest = max(map(len, wanted))
@@ -185,14 +191,16 @@ def without_prefix(state_dict: StateDict, wanted: Iterable[str], where: str) -> 
     (prefix, count), *next_one = prefixes.most_common(2) or [("", 0)]
     if next_one and next_one[0][1] == count > len(wanted) / 2:
         pair = " and ".join(map(shown, (prefix, next_one[0][0])))
-        raise UserError(f"{where} holds the network more than once, behind {pair}; save it once")
+        raise UserError(
+            f"{where} holds the network twice, with the prefixes {pair}; save it once"
+        )
     stripped = {n[len(prefix) :]: value for n, value in state_dict.items() if n.startswith(prefix)}
     others = {n: value for n, value in state_dict.items() if not n.startswith(prefix)}
     return {**others, **stripped}
 
 
 def check_weights(state_dict: StateDict, names: Iterable[str], where: str) -> None:
-    """Raises `UserError` unless those of the names that are there are of a float dtype."""
+    """Raises `UserError` if an entry with one of the names does not have a float dtype."""
     wrong = [
         f"{name} is {state_dict[name].dtype}"
         for name in names
@@ -205,6 +213,6 @@ def check_weights(state_dict: StateDict, names: Iterable[str], where: str) -> No
 
 
 def _starts(name, longest):
-    """Returns where the parts of a name begin that has dots, within its last `longest` letters."""
+    """Returns the starts of the dotted parts in the last `longest` characters of a name."""
     first = max(0, len(name) - longest)
     return [at for at in range(first, len(name)) if at == 0 or name[at - 1] == "."]

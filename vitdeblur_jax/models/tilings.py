@@ -1,4 +1,4 @@
-"""How a network restores an image of any size: three kinds of tiling, as plain values."""
+"""The three ways to restore an image of any size with a network, as plain values."""
 
 import math
 from typing import NamedTuple
@@ -7,14 +7,15 @@ from vitdeblur_jax.utils.errors import UserError
 
 
 class HaloTiles(NamedTuple):
-    """Tiles that overlap by a halo; only the middle of each is kept.
+    """Tiles that overlap by a halo; only the middle of each tile is kept.
 
-    Equal to the output for the whole image if `halo` covers the network's receptive field.
+    The result equals the output for the whole image if `halo` covers the receptive field.
 
     Attributes:
-      halo: pixels a side that a tile reads beyond what is kept of it.
-      multiple: of pixels; a tile's corners lie on it. Images are extended to it by reflection.
-      tile: least side of what is kept of a tile, pixels.
+      halo: Width of the border around the kept part of a tile, in pixels.
+      multiple: Tiles start at multiples of it, in pixels. Images are extended by reflection to a
+        multiple of it.
+      tile: Minimum side of the kept part of a tile, in pixels.
     """
 
     halo: int = 64
@@ -26,25 +27,26 @@ class WholeImage(NamedTuple):
     """The whole image at once, for networks with global attention or pooling.
 
     Attributes:
-      multiple: of pixels; the image is extended to it by reflection and cropped back.
+      multiple: The image is extended by reflection to a multiple of it, in pixels, and cropped
+        back.
     """
 
     multiple: int = 1
 
 
 class Windows(NamedTuple):
-    """Overlapping windows whose feature maps are averaged before a head makes pixels of them.
+    """Overlapping windows; their feature maps are averaged, and a head computes the pixels.
 
-    The network has two methods: `features`, from windows to their feature maps, and `head_tile`,
-    from a square of the image and the averaged map over it to pixels.
+    The network has two methods. `features` maps windows to feature maps. `head_tile` maps a square
+    of the image and the averaged map over it to pixels.
 
     Attributes:
-      size: side of a window, pixels.
-      stride: step between windows, pixels: smaller is slower and smoother.
-      margin: pixels a side that an image is extended by, by reflection.
-      trim: pixels a side that a window's feature map is smaller than the window.
-      reach: pixels of the map a side that the head reads around each pixel.
-      period: step between tokens, pixels; see `stride_note`.
+      size: Side of a window, in pixels.
+      stride: Step between windows, in pixels. Smaller is slower and smoother.
+      margin: Width of the border, in pixels, by which images are extended by reflection.
+      trim: Width of the border of a window, in pixels, that its feature map leaves out.
+      reach: Radius of the head's receptive field, in pixels.
+      period: Step between tokens, in pixels; see `stride_note`.
     """
 
     size: int
@@ -64,7 +66,7 @@ Tiling = HaloTiles | WholeImage | Windows
 
 
 def check_stride(tiling: Windows, stride: int) -> None:
-    """Raises `UserError` unless windows `stride` pixels apart leave no gap between their maps."""
+    """Raises `UserError` if the stride leaves gaps between the feature maps of windows."""
     if not 1 <= stride <= tiling.map_side:
         raise UserError(
             f"stride is {stride}; the feature map of a window is {tiling.map_side} pixels a side, "
@@ -73,12 +75,12 @@ def check_stride(tiling: Windows, stride: int) -> None:
 
 
 def stride_note(tiling: Windows, stride: int) -> str | None:
-    """Returns a warning if `stride` repeats one token grid in all windows, or None.
+    """Returns a warning if the token grids of all windows coincide, else None.
 
-    Each token's square of the feature map has slight seams at its borders. Averaging overlapping
-    windows smooths them out only where the windows' token grids differ. The grids coincide if
-    `stride` is a multiple of the tokens' period. They differ most if `stride` is about half a
-    period off a multiple, and together cover all offsets if both have no common divisor.
+    The feature map has slight seams between tokens. Averaging overlapping windows smooths them only
+    if the token grids of the windows differ. The grids coincide if `stride` is a multiple of the
+    token period. They differ most if `stride` is about half a period off a multiple, and cover all
+    offsets if `stride` and the period are coprime.
     """
     step = tiling.period
     if step == 1 or stride % step:
@@ -97,10 +99,10 @@ def check_image(
     """Raises `UserError` unless a network takes images of this shape.
 
     Args:
-      image_shape: `(batch, height, width, channels)`, integers or symbols of an export.
-      views: images of three channels, one behind the other along the channels.
-      multiple: of pixels, which the sides have to be; see `HaloTiles` and `WholeImage`.
-      supported_views: the values that the network's `views` can have.
+      image_shape: `(batch, height, width, channels)`, integers or the symbols of an export.
+      views: Number of RGB images, concatenated along the channels.
+      multiple: Required divisor of height and width, in pixels.
+      supported_views: The values that the network's `views` may have.
     """
     _, height, width, channels = image_shape
     if views not in supported_views:
