@@ -191,9 +191,7 @@ def without_prefix(state_dict: StateDict, wanted: Iterable[str], where: str) -> 
     (prefix, count), *next_one = prefixes.most_common(2) or [("", 0)]
     if next_one and next_one[0][1] == count > len(wanted) / 2:
         pair = " and ".join(map(shown, (prefix, next_one[0][0])))
-        raise UserError(
-            f"{where} holds the network twice, with the prefixes {pair}; save it once"
-        )
+        raise UserError(f"{where} holds the network twice, with the prefixes {pair}; save it once")
     stripped = {n[len(prefix) :]: value for n, value in state_dict.items() if n.startswith(prefix)}
     others = {n: value for n, value in state_dict.items() if not n.startswith(prefix)}
     return {**others, **stripped}
