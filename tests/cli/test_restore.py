@@ -203,7 +203,7 @@ def test_a_damaged_image_is_restored_with_a_note(vitdeblur, photo):
     data = stream.getvalue()
     for damaged, told in (
         (data[: len(data) // 2] + b"\xff\xd9", "note: the file is damaged"),
-        (data[:-2], "the mark at its end is missing"),
+        (data[:-2], "the end marker is missing"),
     ):
         Path("torn.jpg").write_bytes(damaged)
         status, said = vitdeblur("torn.jpg", "--force", "--strength", "0")

@@ -92,7 +92,7 @@ def test_published_counts(tmp_path, dataset):
     assert [problem.splits for problem in counts] == [("test",)]
     files, published = report.splits[-1].files, report.splits[-1].published
     side = next(side for side in files if files[side] != published[side])
-    expected = f"{published[side] - 1} {side}, published are {published[side]}"
+    expected = f"{published[side] - 1} {side} images instead of {published[side]}"
     assert counts[0].message == expected
     assert f"{published[side] - 1} of {published[side]}" in "\n".join(report_lines(report))
 
@@ -106,7 +106,7 @@ def test_published_counts_of_the_largest_split(tmp_path):
     assert report.splits[0].pairs == 11_261
     (tmp_path / "train_data/input/IMG_0789/IMG_0789_ap1_00.png").unlink()
     assert problems(tmp_path, decode=False) == [
-        ("count", ("train",), "11260 blurred, published are 11261")
+        ("count", ("train",), "11260 blurred images instead of 11261")
     ]
 
 
@@ -114,7 +114,7 @@ def test_a_split_that_is_not_there_is_told_and_not_wrong(tmp_path):
     report = check_data(touch(tmp_path, *dpdd({"test": 76})), decode=False)
     assert report.absent == ("train", "val")
     assert report.problems == ()
-    assert "not there: train, val" in report_lines(report)
+    assert "missing splits: train, val" in report_lines(report)
 
 
 def test_what_has_no_published_count_is_never_miscounted(tmp_path):
@@ -139,7 +139,7 @@ def test_a_missing_file_where_order_tells(tmp_path):
     touch(tmp_path, *dpdd({"test": 76}))
     (tmp_path / "test_l/source/1P0A0001.png").unlink()
     assert problems(tmp_path, decode=False) == [
-        ("count", ("test",), "75 left, published are 76"),
+        ("count", ("test",), "75 left images instead of 76"),
         (
             "pairs",
             ("test",),
@@ -174,7 +174,7 @@ def test_an_image_beside_the_scenes(tmp_path):
     make(tmp_path, "input/IMG_1/a.png", "ground_truth/IMG_1.png", "input/IMG_2.png")
     ((kind, splits, message),) = problems(tmp_path)
     assert (kind, splits) == ("pairs", ("all",))
-    assert "holds folders of scenes and IMG_2.png beside them" in message
+    assert "contains scene folders and also IMG_2.png" in message
 
 
 def test_empty_and_missing_folders(tmp_path):
@@ -182,17 +182,17 @@ def test_empty_and_missing_folders(tmp_path):
     for path in (tmp_path / "test_c/target").iterdir():
         path.unlink()
     messages = [message for _, _, message in problems(tmp_path, decode=False)]
-    assert messages[0] == "0 sharp, published are 76"
+    assert messages[0] == "0 sharp images instead of 76"
     assert len(messages) == 3  # without targets there are neither pairs of one view nor of two
     assert all("no images in" in message for message in messages[1:])
     (tmp_path / "test_c/target").rmdir()
     messages = [message for _, _, message in problems(tmp_path, decode=False)]
-    assert messages[1] == "dpdd: no folder target in test_c, which holds source"
+    assert messages[1] == "dpdd: no folder target in test_c, which contains source"
 
 
 def test_an_unknown_layout_is_no_report(tmp_path):
     make(tmp_path, "raw/a.png")
-    with pytest.raises(UserError, match="no data set recognised"):
+    with pytest.raises(UserError, match="no data set recognized"):
         run_check(tmp_path, as_json=False)
 
 
@@ -315,8 +315,8 @@ def test_many_problems_of_a_kind_are_cut_short_in_the_table_alone(tmp_path):
     lines = report_lines(report)
     assert len(report.problems) == 13
     assert sum(line.startswith("size (all)") for line in lines) == 10
-    assert "size: 3 more, all of them in the JSON" in lines
-    assert lines[-1] == "13 wrong (looked at names, counts and all pixels)"
+    assert "size: 3 more, see the JSON report" in lines
+    assert lines[-1] == "13 errors (checked names, counts and all pixels)"
 
 
 def test_status_and_table(tmp_path, capsys):
@@ -326,12 +326,12 @@ def test_status_and_table(tmp_path, capsys):
     assert said.out.splitlines() == [
         f"pairs in {tmp_path} (layout pairs)",
         "",
-        "split  blurred  sharp  pairs  bits  wrong",
-        "-----  -------  -----  -----  ----  -----",
-        "all          1      1      1     8      0",
+        "split  blurred  sharp  pairs  bits  errors",
+        "-----  -------  -----  -----  ----  ------",
+        "all          1      1      1     8       0",
         "",
         "all: paired by name, first: a <-> a, last: a <-> a",
-        "all well (looked at names, counts and all pixels)",
+        "no errors (checked names, counts and all pixels)",
     ]
     assert said.err == ""
     make(tmp_path, "target/a.png", size=(1, 1))
@@ -366,7 +366,7 @@ def test_json(tmp_path, capsys):
     assert report["problems"][0] == {
         "kind": "count",
         "splits": ["test"],
-        "message": "75 blurred, published are 76",
+        "message": "75 blurred images instead of 76",
         "paths": [],
     }
 

@@ -77,7 +77,7 @@ def test_dpdd_repacked(tmp_path, root):
 @pytest.mark.parametrize("root", ["test", "test/DPDD"])
 def test_dpdd_repacked_is_not_taken_for_another_split(tmp_path, root):
     make(tmp_path / "test" / "DPDD", "inputC/a.png", "target/a.png")
-    assert "is of the split 'test', not of 'train'" in refusal(tmp_path / root, "dpdd", "train")
+    assert "is the split 'test', not 'train'" in refusal(tmp_path / root, "dpdd", "train")
 
 
 def test_dpdd_split_is_chosen(tmp_path):
@@ -195,7 +195,7 @@ def test_lfdof_scenes_and_their_ground_truth_pair_by_number(tmp_path):
 
 def test_images_beside_the_scenes_of_lfdof_are_refused(tmp_path):
     make(tmp_path, "input/s1/a.png", "input/loose.png", "ground_truth/s1.png")
-    with pytest.raises(UserError, match=r"folders of scenes and loose\.png beside them"):
+    with pytest.raises(UserError, match=r"scene folders and also loose\.png"):
         find_pairs(tmp_path, "lfdof")
 
 
@@ -276,7 +276,7 @@ def test_images_have_no_target(tmp_path):
 
 def test_two_sources_of_one_name(tmp_path):
     make(tmp_path, "a.png", "a.jpg")
-    assert re.search(r"several .* one name .*: a$", refusal(tmp_path, "images"))
+    assert re.search(r"several .* same name .*: a$", refusal(tmp_path, "images"))
     make(tmp_path / "lfdof", "input/s/a_b.png", "input/s_a/b.png")
     make(tmp_path / "lfdof", "ground_truth/s.png", "ground_truth/s_a.png")
     assert refusal(tmp_path / "lfdof", "lfdof").endswith(": s_a_b")
@@ -287,9 +287,9 @@ def test_two_sources_of_one_name(tmp_path):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_missing_root_and_empty_root(tmp_path, layout):
-    assert "is no folder" in refusal(tmp_path / "missing", layout)
+    assert "is not a folder" in refusal(tmp_path / "missing", layout)
     (tmp_path / "file").write_text("")
-    assert "is no folder" in refusal(tmp_path / "file", layout)
+    assert "is not a folder" in refusal(tmp_path / "file", layout)
     (tmp_path / "empty").mkdir()
     message = refusal(tmp_path / "empty", layout)
     assert "nothing" in message or "no images in" in message
@@ -298,7 +298,7 @@ def test_missing_root_and_empty_root(tmp_path, layout):
 def test_missing_folder_tells_what_is_there(tmp_path):
     make(tmp_path, "images/a.png")
     for layout in ("realdof", "lfdof", "pairs", "dpdd"):
-        assert refusal(tmp_path, layout).endswith("which holds images")
+        assert refusal(tmp_path, layout).endswith("which contains images")
     make(tmp_path, "source/a.png")
     (tmp_path / "target").mkdir()
     assert f"no images in {tmp_path}/target" in refusal(tmp_path, "pairs")

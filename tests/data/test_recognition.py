@@ -142,11 +142,11 @@ def test_what_is_looked_for_and_what_is_there(tmp_path):
     message = refusal(tmp_path)
     for sought in ("_c (DPDD", "PixelDP", "inputC", "_data/input (LFDOF)", "source or input"):
         assert sought in message
-    assert message.endswith("it holds labels.npy, raw")
+    assert message.endswith("it contains labels.npy, raw")
     (tmp_path / "empty").mkdir()
-    assert refusal(tmp_path / "empty").endswith("it holds nothing")
-    assert refusal(tmp_path / "missing") == f"{tmp_path}/missing is no folder"
-    assert "is no folder" in refusal(tmp_path / "labels.npy")
+    assert refusal(tmp_path / "empty").endswith("it contains nothing")
+    assert refusal(tmp_path / "missing") == f"{tmp_path}/missing is not a folder"
+    assert "is not a folder" in refusal(tmp_path / "labels.npy")
 
 
 def test_links_that_go_round(tmp_path):
@@ -155,7 +155,7 @@ def test_links_that_go_round(tmp_path):
     (tmp_path / "train_data").symlink_to("train_data")
     assert recognized(tmp_path) == ("LFDOF", {"test": ("lfdof",)})
     (tmp_path / "round").symlink_to("round")
-    assert "is no folder" in refusal(tmp_path / "round")
+    assert "is not a folder" in refusal(tmp_path / "round")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")

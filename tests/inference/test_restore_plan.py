@@ -53,13 +53,11 @@ def test_results_of_an_earlier_run_are_not_restored_again(album):
 def test_what_is_left_out_of_a_folder_is_told(album, capsys):
     tell_left_out(["album", "album/may", "album/b10.png", "-"], recursive=False)
     assert capsys.readouterr().err == (
-        "album: left out: 1 file of formats that are not read (.heic), 2 folders; "
+        "album: left out: 1 file in unsupported formats (.heic), 2 folders; "
         "--recursive takes folders\n"
     )
     tell_left_out(["album"], recursive=True)
-    assert capsys.readouterr().err == (
-        "album: left out: 1 file of formats that are not read (.heic)\n"
-    )
+    assert capsys.readouterr().err == ("album: left out: 1 file in unsupported formats (.heic)\n")
 
 
 @pytest.mark.parametrize("flag", [[], ["--recursive"]])

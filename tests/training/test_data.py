@@ -188,7 +188,7 @@ def _without_targets(root):
     ("changes", "harm", "message"),
     [
         ({"data__root": ""}, None, r"--config\.data\.root is missing"),
-        ({"data__root": "nowhere"}, None, "pairs: nowhere is no folder"),
+        ({"data__root": "nowhere"}, None, "pairs: nowhere is not a folder"),
         ({"data__root": "nowhere", "data__kind": "synthetic"}, None, "no folder 'nowhere'"),
         ({"data__root": "nowhere", "data__kind": "prepared"}, None, "nowhere.*it is no folder"),
         ({}, _empty, "pairs: no images in .*sharp"),
@@ -210,7 +210,7 @@ def _without_targets(root):
             None,
             "the validation data is the training data",
         ),
-        ({"validation__every": 5, "validation__root": "nowhere"}, None, "nowhere is no folder"),
+        ({"validation__every": 5, "validation__root": "nowhere"}, None, "nowhere is not a folder"),
     ],
 )
 def test_what_cannot_be_trained_on_is_told(plain, monkeypatch, changes, harm, message):

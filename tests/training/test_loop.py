@@ -412,7 +412,7 @@ def compilations():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data__root": "nowhere"}, "nowhere is no folder"),
+        ({"data__root": "nowhere"}, "nowhere is not a folder"),
         ({"data__root": "empty"}, "no folder source or input"),
         (
             {"initial__checkpoint": "other.safetensors"},

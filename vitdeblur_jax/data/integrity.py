@@ -1,19 +1,20 @@
-"""The check of a data set: counts, pairs, sizes, damaged files, training images in the test split.
+"""Check a data set: counts, pairs, sizes, damaged files, and images in more than one split.
 
-What is an error:
+These are errors:
 
-- A count that differs from the published one. Counts are published for DPDD, RealDOF, LFDOF by
-  scene, CUHK, PixelDP and the test split of Restormer's repack (its other splits hold crops), not
-  for other pairs, plain images and LFDOF's flat sample. A missing split is reported, but is no
-  error, because an evaluation needs only one.
-- An image in no pair of `layouts.find_pairs`.
-- Sizes that differ within a pair, or bit depths between two views. Other mixtures of 8 and 16 bits
-  are only reported.
-- An image that `image_io` cannot decode completely.
-- Images of different splits with the same decoded pixels (size, bit depth and values, upright),
-  regardless of compression and name. Resized copies and other bit depths are not found.
+- A count differs from the published one. Published counts exist for DPDD, RealDOF, LFDOF by scene,
+  CUHK, PixelDP and the test split of Restormer's repack (its other splits contain crops). They do
+  not exist for other pairs, plain images and LFDOF's flat sample. A missing split is reported but
+  is not an error, because an evaluation needs only one split.
+- An image is not in any pair of `layouts.find_pairs`.
+- The images of a pair differ in size, or two views differ in bit depth. Other mixtures of 8 and 16
+  bits are only reported.
+- `image_io` cannot decode an image completely.
+- Images of different splits have the same decoded pixels (size, bit depth and values, upright),
+  regardless of compression and name. The check does not find resized copies or copies with another
+  bit depth.
 
-Other files beside the images are reported, but are no error: no reader uses them.
+Other files in the folders are reported but are not errors, because no reader uses them.
 """
 
 import contextlib
@@ -75,7 +76,7 @@ def run_check(root: str | os.PathLike[str], as_json: bool, decode: bool = True) 
         The exit status: 0 without errors, otherwise `CHECKED_AND_WRONG`.
 
     Raises:
-        UserError: As `check_data`.
+        UserError: See `check_data`.
     """
     report = check_data(root, decode)
     show(*(report_json(report).splitlines() if as_json else report_lines(report)))
@@ -83,7 +84,7 @@ def run_check(root: str | os.PathLike[str], as_json: bool, decode: bool = True) 
 
 
 def check_data(root: str | os.PathLike[str], decode: bool = True) -> DataReport:
-    """Check a data set; the docstring of this module lists the checks.
+    """Check a data set. The docstring of this module lists the checks.
 
     Args:
         root: A folder that `recognition.recognize` supports.
@@ -91,7 +92,7 @@ def check_data(root: str | os.PathLike[str], decode: bool = True) -> DataReport:
             names and counts are checked, which takes about a second.
 
     Raises:
-        UserError: No data set is recognised, or the folder cannot be listed.
+        UserError: No data set is recognized, or the folder cannot be listed.
     """
     root = Path(os.path.abspath(root))
     found = recognize(root)
@@ -143,7 +144,9 @@ def _check_part(
 
 def _miscounts(split: SplitReport) -> list[Problem]:
     return [
-        Problem("count", (split.split,), f"{split.files[side]} {side}, published are {published}")
+        Problem(
+            "count", (split.split,), f"{split.files[side]} {side} images instead of {published}"
+        )
         for side, published in split.published.items()
         if split.files[side] != published
     ]
@@ -163,7 +166,7 @@ def _find_pairs(
     paired = {p for pairs in found.values() for q in pairs for p in (*q.source, q.target)}
     left_over = _relative(root, (path for path in files if path not in paired) if paired else ())
     if left_over and not messages:
-        messages.append(f"in no pair: {some(left_over)}")
+        messages.append(f"not in any pair: {some(left_over)}")
     problems = [Problem("pairs", (part.split,), message, left_over) for message in messages]
     return found, problems
 
@@ -213,7 +216,7 @@ def _duplicates(
 def _other_files(root: Path, parts: Sequence[Part], images: Sequence[Path]) -> tuple[str, ...]:
     known, others = set(images), []
     for folder in (f for part in parts for folders in part.folders.values() for f in folders):
-        with contextlib.suppress(OSError):  # a missing folder is told as the pairs' problem
+        with contextlib.suppress(OSError):  # `_find_pairs` reports a missing folder
             unknown = [e for e in folder.iterdir() if e not in known and e.name[0] != "."]
             others += sorted(entry for entry in unknown if not entry.is_dir())
     return _relative(root, others)
@@ -236,7 +239,7 @@ def _decode(path: Path) -> _Decoded | str:
     try:
         pixels = read_rgb(path)
     except UserError as error:
-        return str(error)  # the error itself would keep the file's bytes in memory
+        return str(error)  # the exception would keep the file's bytes in memory
     height, width, _ = pixels.shape
     content = hashlib.blake2b(f"{pixels.dtype} {height} x {width}".encode(), digest_size=16)
     content.update(pixels)

@@ -1,4 +1,4 @@
-"""The report of a data set check, as data and as text."""
+"""The report of a data set check, as JSON and as text."""
 
 import dataclasses
 import json
@@ -36,12 +36,11 @@ class SplitReport:
 
     Attributes:
         split: "train", "val", "test" or "all".
-        layouts: Those of `layouts.LAYOUTS` that read it.
-        files: The number of images by side, as `recognition.Part`.
-        published: The published numbers of these sides; empty where there are none.
-        pairs: The number of blurred images with their sharp one; of all images where
-            there are no sharp ones.
-        paired: By layout, how the pairs were made, and the first and the last one.
+        layouts: The names in `layouts.LAYOUTS` that read it.
+        files: The number of images by side; see `recognition.Part` for the sides.
+        published: The published numbers by side; empty if there are none.
+        pairs: The number of pairs; without sharp images, the number of images.
+        paired: How the images were paired, with the first and the last pair, by layout.
         bit_depths: The number of images by bits a channel, "8" and "16"; empty if not decoded.
     """
 
@@ -59,13 +58,13 @@ class DataReport:
     """The result of a check.
 
     Attributes:
-        root: The folder, absolute.
-        dataset: As `recognition.Recognized`.
+        root: The absolute path of the folder.
+        dataset: See `recognition.Recognized`.
         decoded: Whether the files were decoded; otherwise only names and counts were checked.
         splits: The splits found.
         absent: Published splits that are missing.
         problems: All errors.
-        other_files: Files that are no images, relative to the root.
+        other_files: Files that are not images, relative to the root.
     """
 
     root: str
@@ -78,7 +77,7 @@ class DataReport:
 
 
 def report_json(report: DataReport) -> str:
-    """Return a report as JSON: its fields, and "whole", which is true without errors."""
+    """Return a report as JSON: its fields, and "whole", which is true if there are no errors."""
     return json.dumps({"whole": not report.problems, **dataclasses.asdict(report)}, indent=2)
 
 
@@ -87,7 +86,7 @@ def report_lines(report: DataReport) -> list[str]:
     layouts = ", ".join(dict.fromkeys(name for split in report.splits for name in split.layouts))
     sides = dict.fromkeys(side for split in report.splits for side in split.files)
     rows = [_row(split, sides, report) for split in report.splits]
-    header = ("split", *sides, "pairs", "bits", "wrong")
+    header = ("split", *sides, "pairs", "bits", "errors")
     lines = [f"{report.dataset} in {report.root} (layout {layouts})", ""]
     lines += [*format_table(header, rows).splitlines(), ""]
     lines += [
@@ -102,14 +101,15 @@ def report_lines(report: DataReport) -> list[str]:
             lines.append(f"{problem.kind} ({', '.join(problem.splits)}): {problem.message}")
     for kind, count in kinds.items():
         if count > _LINES_A_KIND:
-            lines.append(f"{kind}: {count - _LINES_A_KIND} more, all of them in the JSON")
+            lines.append(f"{kind}: {count - _LINES_A_KIND} more, see the JSON report")
     if report.absent:
-        lines.append(f"not there: {', '.join(report.absent)}")
+        lines.append(f"missing splits: {', '.join(report.absent)}")
     if report.other_files:
-        lines.append(f"ignored, no images: {some(report.other_files)}")
-    looked = "names, counts and all pixels" if report.decoded else "names and counts only"
-    verdict = f"{len(report.problems)} wrong" if report.problems else "all well"
-    lines.append(f"{verdict} (looked at {looked})")
+        lines.append(f"ignored, not images: {some(report.other_files)}")
+    checked = "names, counts and all pixels" if report.decoded else "names and counts only"
+    count = len(report.problems)
+    verdict = f"{count} error{'s' * (count > 1)}" if count else "no errors"
+    lines.append(f"{verdict} (checked {checked})")
     return [printable(line) for line in lines]
 
 

@@ -23,13 +23,13 @@ DPDD_COUNTS = {"train": 350, "val": 74, "test": 76}  # as published
 def find_pairs(root: str | os.PathLike[str], layout: str, split: str = "test") -> list[Pair]:
     """Find the pairs of a data set, in the natural order of their names.
 
-    `pairing` has the rule that pairs files; `pairs.describe` says how they were paired.
+    `pairing` explains the rule that pairs files; `pairs.describe` reports how they were paired.
 
     Args:
         root: The folder of the data set.
         layout: One of `LAYOUTS`.
         split: The split of DPDD ("train", "val" or "test") or of LFDOF ("train" or "test"). The
-            other layouts have no splits. The root may also be a split of LFDOF itself.
+            other layouts have no splits. The root may also be a single split of LFDOF.
 
     Raises:
         UnpairedError: Images have no partner.
@@ -38,7 +38,7 @@ def find_pairs(root: str | os.PathLike[str], layout: str, split: str = "test") -
     """
     known("layout", layout, LAYOUTS)
     if not os.path.isdir(root):
-        raise UserError(f"{layout}: {root} is no folder")
+        raise UserError(f"{layout}: {root} is not a folder")
     try:
         pairs = LAYOUTS[layout](Path(root), split)
         _refuse_twins((pair.name for pair in pairs), Path(root))
@@ -64,7 +64,7 @@ def dpdd_folders(root: Path, split: str) -> tuple[Path, Path, Path, Path]:
     """Return DPDD's folders of the combined, left and right views and of the sharp images.
 
     Raises:
-        UserError: No layout with this split is found, or the folder's name says it is another one.
+        UserError: There is no folder of this split, or the folder has the name of another split.
     """
     for base in (root / name for name in _DPDD_ROOTS):
         if (base / f"{split}_c").is_dir():
@@ -74,15 +74,15 @@ def dpdd_folders(root: Path, split: str) -> tuple[Path, Path, Path, Path]:
         if any((base / view).is_dir() for view in ("inputC", "inputL", "inputR")):
             named = split_named_in(base)
             if named not in (ALL, split):
-                raise UserError(f"{base} is of the split {named!r}, not of {split!r}")
+                raise UserError(f"{base} is the split {named!r}, not {split!r}")
             return base / "inputC", base / "inputL", base / "inputR", base / "target"
     raise UserError(
-        f"no {split}_c/source nor {split}/DPDD/inputC in {root}, which holds {contents(root)}"
+        f"no {split}_c/source or {split}/DPDD/inputC in {root}, which contains {contents(root)}"
     )
 
 
 def split_named_in(root: Path) -> str:
-    """Return the split named by a root that is one split: "…/test/DPDD", "…/train_data"."""
+    """Return the split in the name of a folder ("…/test/DPDD", "…/train_data"), or "all"."""
     for name in (root.name, root.parent.name):
         if name.removesuffix("_data") in SPLITS:
             return name.removesuffix("_data")
@@ -110,7 +110,7 @@ def pixeldp_folders(root: Path) -> tuple[Path, Path, Path]:
                 for view in (base / f"test_{letter}" for letter in "clr")
             )
             return combined, left, right
-    raise UserError(f"no test_c in {root}, which holds {contents(root)}")
+    raise UserError(f"no test_c in {root}, which contains {contents(root)}")
 
 
 def _lfdof(root: Path, split: str) -> list[Pair]:
@@ -120,18 +120,17 @@ def _lfdof(root: Path, split: str) -> list[Pair]:
     scenes = subfolders(inputs)
     if scenes:
         if loose := images_in(inputs):
-            beside = some(path.name for path in loose)
             raise UserError(
-                f"{inputs} holds folders of scenes and {beside} beside them; "
-                "move the images into their scenes"
+                f"{inputs} contains scene folders and also {some(path.name for path in loose)}; "
+                "move these images to the folders of their scenes"
             )
         views = [(scene.name, path) for scene in scenes for path in list_images(scene)]
         names = [f"{scene}_{path.stem}" for scene, path in views]
-    else:  # the authors' sample: a scene is one image
+    else:  # the authors' sample has one image per scene
         views = list(_by_stem(inputs).items())
         names = [stem for stem, _ in views]
     found = pair_names(list(dict(views)), list(truths))
-    if found.by == "order":  # a scene bears the name of its ground truth
+    if found.by == "order":  # scenes must have the names of their ground truth
         found = Pairing((), "name", (*dict(views), *truths))
     truth_of = {scene: truths[truth] for scene, truth in found.pairs}
     pairs = [
@@ -141,7 +140,7 @@ def _lfdof(root: Path, split: str) -> list[Pair]:
     ]
     if found.unpaired:
         unpaired = some(found.unpaired)
-        message = f"in {base} these are not in both input and ground_truth: {unpaired}"
+        message = f"{base}: not in both input and ground_truth: {unpaired}"
         raise UnpairedError(message, pairs)
     return pairs
 
@@ -173,13 +172,14 @@ LAYOUTS: dict[str, Callable[[Path, str], list[Pair]]] = {
 def _pair_folders(
     folders: Sequence[Path], *, has_target: bool = True, whole: int | None = None
 ) -> list[Pair]:
-    """Pair the images of the folders; the first folder gives the names.
+    """Pair the images of the folders. The pairs have the names of the first folder.
 
     Args:
-        folders: Of the views, and last of the sharp images.
-        has_target: Whether there are any of these.
-        whole: The published number of images of a data set that its authors pair by order. That
-            many are paired by order, even if some numbers occur on both sides.
+        folders: The folders of the views, then that of the sharp images.
+        has_target: Whether there are sharp images.
+        whole: The published number of images, for a data set whose authors pair by order. If the
+            folders have exactly this many images, they are paired by order even if some numbers
+            occur on both sides.
     """
     files = [_by_stem(_folder(folder.parent, (folder.name,))) for folder in folders]
     names = list(files[0])
@@ -215,16 +215,16 @@ def _pair_two(left: list[str], right: list[str], order_is_known: bool, *folders:
 
 
 def _folder(root: Path, names: Sequence[str]) -> Path:
-    """Return the first of the named folders that is in the root."""
+    """Return the first named folder that exists in the root."""
     for name in names:
         if (root / name).is_dir():
             return root / name
     wanted = " or ".join(names)
     if not root.is_dir():
         raise UserError(
-            f"no folder {root / wanted}, for {root.parent} holds {contents(root.parent)}"
+            f"no folder {root / wanted}; {root.parent} contains {contents(root.parent)}"
         )
-    raise UserError(f"no folder {wanted} in {root}, which holds {contents(root)}")
+    raise UserError(f"no folder {wanted} in {root}, which contains {contents(root)}")
 
 
 def contents(folder: Path) -> str:
@@ -241,4 +241,4 @@ def _by_stem(folder: Path) -> dict[str, Path]:
 def _refuse_twins(names: Iterable[str], folder: Path) -> None:
     twins = [name for name, count in Counter(names).items() if count > 1]
     if twins:
-        raise UserError(f"several images of one name in {folder}: {some(twins)}")
+        raise UserError(f"several images with the same name in {folder}: {some(twins)}")

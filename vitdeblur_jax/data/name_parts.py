@@ -1,4 +1,4 @@
-"""File names in parts: the numbers and words that pairing compares."""
+"""Split file names into the numbers and words that pairing compares."""
 
 import re
 import unicodedata
@@ -16,13 +16,12 @@ Numbers = set[tuple[str, int]]  # each with the word before it
 
 @dataclass(frozen=True)
 class Name:
-    """A name in parts.
+    """A file name in parts.
 
     Attributes:
-        text: The name itself.
-        units: Its numbers, each as one integer, and its words, or the characters of these; no
-            separators.
-        words: For each unit the word right before it if it is a number, else "".
+        text: The file name.
+        units: Its numbers as integers, and its words or their characters, without separators.
+        words: For each unit that is a number, the word directly before it, otherwise "".
     """
 
     text: str
@@ -30,16 +29,21 @@ class Name:
     words: tuple[str, ...]
 
     def part(self, start: int, stop: int) -> "Name":
-        """Return the name with only some of its units."""
+        """Return the name with the units from `start` to `stop`."""
         return Name(self.text, self.units[start:stop], self.words[start:stop])
 
     def numbers(self, start: int = 0, stop: int | None = None) -> Numbers:
-        """Return the numbers of some units."""
+        """Return the numbers among the units from `start` to `stop`."""
         units = zip(self.words[start:stop], self.units[start:stop], strict=True)
         return {(word, unit) for word, unit in units if isinstance(unit, int)}
 
 
 def parse_names(texts: Sequence[str]) -> tuple[Name, ...]:
+    """Split file names into parts.
+
+    Raises:
+        UserError: Two names differ only in case, separators or zero padding.
+    """
     names, seen = tuple(map(_parse, texts)), {}
     for name in names:
         other = seen.setdefault(name.units, name.text)
@@ -63,7 +67,7 @@ def _parse(text: str) -> Name:
 
 
 def by_character(names: Sequence[Name]) -> tuple[Name, ...]:
-    """Split the words of names into characters."""
+    """Return the names with their words split into characters."""
     split = []
     for name in names:
         parts = [

@@ -1,22 +1,22 @@
-"""Which name goes with which: the one rule for pairing two lists of file names.
+"""Pair two lists of file names by one rule.
 
-The rule, for the names of two folders without their endings:
+The rule compares the names of two folders without their extensions:
 
-1. Names are compared without case and separators (space, `_`, `-`, `.`), numbers as integers:
-   `IMG_07` equals `img-7`.
-2. If the two lists are equal, they are paired as they are. Otherwise what all names of one side
-   have in common at their beginning and at their end is removed, as little of it as leaves any two
-   names equal. A number is removed whole or not at all. `7_blur` goes with `7`, `img7` with
-   `gt_07`, `2023_7` with `7`.
-3. Names left without an equal are reported as unpaired. No name is shifted to another partner.
-4. Numbers contradict each other, and the lists are refused, when a number had to be removed that
-   may count something the other side counts too: after the same word (`cam1_7` and `cam2_7`,
-   `s1_2` and `s2`), or after no word and equal to one of the other side's numbers (`1_2` and `2`
-   beside `1`), or where such numbers are removed from both sides (`2023_7` and `2024_7`). Names
-   that can be matched in two ways, and names of one side that differ only in case, separators or
-   zero padding, are refused too.
-5. Only where no name and no varying number or word of one side occurs on the other, and the counts
-   are equal, the natural order decides. Whoever uses such pairs has to say so.
+1. The comparison ignores case and separators (space, `_`, `-`, `.`) and compares numbers as
+   integers: `IMG_07` equals `img-7`.
+2. Equal lists are paired directly. Otherwise the rule removes the prefix and the suffix that all
+   names of one side share. It removes as little as possible so that some names become equal, and
+   never a part of a number. It pairs `7_blur` with `7`, `img7` with `gt_07`, and `2023_7` with `7`.
+3. Names without an equal name on the other side are reported as unpaired. They are not paired with
+   another name.
+4. The rule rejects contradictory numbers. These are removed numbers that may count the same thing
+   as a number of the other side: numbers after the same word (`cam1_7` and `cam2_7`, `s1_2` and
+   `s2`), numbers without a word that equal a number of the other side (`1_2`, with `2` and `1`),
+   and numbers without a word on both sides (`2023_7` and `2024_7`). It also rejects names that can
+   be paired in two ways, and names of one side that differ only in case, separators or zero
+   padding.
+5. If the sides have equal counts but share no name and no varying number or word, they are paired
+   in natural order. Callers must report such pairs.
 """
 
 from collections.abc import Iterator, Sequence
@@ -36,7 +36,7 @@ class Pairing:
 
     Attributes:
         pairs: (left, right), in the natural order of the left names.
-        by: "name" or "order".
+        by: How they were paired, "name" or "order".
         unpaired: The names of both lists without a partner, in natural order.
     """
 
@@ -47,7 +47,7 @@ class Pairing:
 
 @dataclass(frozen=True)
 class _Side:
-    """The names of one list, and how many units at both ends all of them share."""
+    """The names of one list, and the lengths in units of their shared prefix and suffix."""
 
     names: tuple[Name, ...]
     prefix: int
@@ -56,36 +56,36 @@ class _Side:
 
 @dataclass(frozen=True)
 class _Reading:
-    """A way to remove shared ends.
+    """One way to remove shared prefixes and suffixes.
 
     Attributes:
-        kept: How many units of the shared prefix stay on the left and on the right, one of them 0,
-            and how many of the shared suffix.
-        matches: The names whose rests are equal, from left to right.
+        kept: The number of units that stay: of the shared prefix on the left and on the right, then
+            of the shared suffix on the left and on the right. One of each two is 0.
+        matches: The pairs of names that are equal after the removal, from left to right.
     """
 
     kept: tuple[int, int, int, int]
     matches: _Matches
 
     def removes_more_than(self, other: "_Reading") -> bool:
-        """Tell whether the other reading keeps all that this one does, and more."""
+        """Return whether the other reading keeps everything that this one keeps, and more."""
         return self.kept != other.kept and all(map(int.__le__, self.kept, other.kept))
 
 
 def pair_names(left: Sequence[str], right: Sequence[str]) -> Pairing:
-    """Pair the names of two folders; this module's docstring has the rule.
+    """Pair the names of two folders by the rule in this module's docstring.
 
     Args:
-        left: Names without their endings, none twice, in any order.
-        right: As `left`.
+        left: Names without extensions, without duplicates, in any order.
+        right: Like `left`.
 
     Raises:
-        UserError: The names contradict each other, or can be matched in two ways.
+        UserError: The names contradict each other or can be paired in two ways.
     """
     left, right = sorted(left, key=natural_key), sorted(right, key=natural_key)
     if left == right:
         return Pairing(tuple(zip(left, right, strict=True)), "name")
-    # Whole words first: "a_blur" goes with "a", though "ab" may be there and "blur" begins with b.
+    # Compare whole words first, then characters. Otherwise "a_blur" could be paired with "ab".
     names = parse_names(left), parse_names(right)
     matches = _match(*names) or _match(*map(by_character, names))
     if not matches and len(left) == len(right) and not _share_something(*names):
@@ -98,7 +98,7 @@ def pair_names(left: Sequence[str], right: Sequence[str]) -> Pairing:
 
 
 def pair_in_order(left: Sequence[str], right: Sequence[str]) -> Pairing:
-    """Pair as many names of one list as of the other by their natural order."""
+    """Pair two lists of equal length in natural order."""
     left, right = sorted(left, key=natural_key), sorted(right, key=natural_key)
     return Pairing(tuple(zip(left, right, strict=True)), "order")
 
@@ -107,7 +107,7 @@ def _match(left: Sequence[Name], right: Sequence[Name]) -> _Matches:
     """Return the matches by name, from left to right.
 
     Raises:
-        UserError: The names contradict each other, or can be matched in two ways.
+        UserError: The names contradict each other or can be paired in two ways.
     """
     if len(left) == 1 or len(right) == 1:
         return _match_of_one(left, right)
@@ -121,7 +121,7 @@ def _match(left: Sequence[Name], right: Sequence[Name]) -> _Matches:
         for name, partner in other.matches.items():
             if best.matches.get(name) != partner:
                 raise UserError(
-                    "the names can be matched in two ways, "
+                    "the names can be paired in two ways, "
                     f"{name} with {partner} or {best.matches.get(name, 'none')}; rename one side"
                 )
     _refuse_contradictions(best, *sides)
@@ -129,10 +129,10 @@ def _match(left: Sequence[Name], right: Sequence[Name]) -> _Matches:
 
 
 def _match_of_one(left: Sequence[Name], right: Sequence[Name]) -> _Matches:
-    """Match where one side is a single name, which shares its ends with no other.
+    """Return the match if one side has a single name, whose prefix and suffix are unknown.
 
-    It goes with its equal; or with the only one there, if that has the same numbers, or is the same
-    but for words before or behind it.
+    The name matches an equal name. If the other side has one name as well, it also matches if both
+    have the same numbers, or if one name is the other one with words before or after it.
     """
     equal = {one.text: other.text for one in left for other in right if one.units == other.units}
     if equal or len(left) != len(right):
@@ -146,7 +146,7 @@ def _match_of_one(left: Sequence[Name], right: Sequence[Name]) -> _Matches:
 
 
 def _sides(left: Sequence[Name], right: Sequence[Name]) -> tuple[_Side, _Side]:
-    """Remove what all names of both sides share at their ends, which tells nothing."""
+    """Remove the prefix and suffix that all names of both sides share."""
     both = _side((*left, *right))
     names = [name.part(both.prefix, len(name.units) - both.suffix) for name in both.names]
     return _side(names[: len(left)]), _side(names[len(left) :])
@@ -163,7 +163,7 @@ def _shared_length(rows: Sequence[Units]) -> int:
 
 
 def _readings(left: _Side, right: _Side) -> Iterator[_Reading]:
-    """Yield the ways to remove shared ends by which any names match."""
+    """Yield each way to remove shared prefixes and suffixes that matches some names."""
     suffixes = list(_kept_ends(left, right, at_end=True))
     for prefix in _kept_ends(left, right, at_end=False):
         for suffix in suffixes:
@@ -175,9 +175,9 @@ def _readings(left: _Side, right: _Side) -> Iterator[_Reading]:
 
 
 def _kept_ends(left: _Side, right: _Side, at_end: bool) -> Iterator[tuple[int, int]]:
-    """Yield how much of the shared prefix, or suffix, to keep on the left and on the right.
+    """Yield the possible lengths of the kept prefix or suffix on the left and on the right.
 
-    To keep some on both sides adds nothing: what is equal cancels, and what differs never matches.
+    Keeping a part on both sides is redundant: equal parts cancel, and different parts never match.
     """
     yield 0, 0
     turn = -1 if at_end else 1
@@ -192,7 +192,7 @@ def _kept_ends(left: _Side, right: _Side, at_end: bool) -> Iterator[tuple[int, i
 
 
 def _continued(shared: Units, others: Sequence[Units], start: int) -> Iterator[int]:
-    """Yield how many of the last shared units any of the others has from `start` on."""
+    """Yield each n for which some of the others has the last n shared units at `start`."""
     for count in range(1, len(shared) + 1):
         if any(other[start : start + count] == shared[-count:] for other in others):
             yield count
@@ -208,7 +208,7 @@ def _bounds(name: Name, side: _Side, kept_prefix: int, kept_suffix: int) -> tupl
 
 
 def _refuse_contradictions(reading: _Reading, left: _Side, right: _Side) -> None:
-    """Refuse matches for which a number was removed that the other side may count, too."""
+    """Raise `UserError` if a removed number may count the same thing as on the other side."""
     removed, kept = zip(*_removed_and_kept(reading, left, right), strict=True)
     for numbers, others, other_kept in zip(removed, removed[::-1], kept[::-1], strict=True):
         words = {word for word, _ in others | other_kept}
@@ -218,17 +218,17 @@ def _refuse_contradictions(reading: _Reading, left: _Side, right: _Side) -> None
             ):
                 one, other = next(iter(reading.matches.items()))
                 raise UserError(
-                    f"the numbers of {one} and {other} contradict each other: without {number} "
-                    "they would match, but it may count something; rename the files of one side"
+                    f"the numbers of {one} and {other} contradict each other: they match only "
+                    f"without {number}, which may be significant; rename the files of one side"
                 )
 
 
 def _removed_and_kept(
     reading: _Reading, left: _Side, right: _Side
 ) -> Iterator[tuple[Numbers, Numbers]]:
-    """Yield for each side its numbers that were removed, and those that were kept.
+    """Yield the removed and the kept numbers of each side.
 
-    What stands on both sides right before or behind the rests counts as kept.
+    Removed units count as kept if both sides have the same units next to the kept ones.
     """
     first = left.names[0], right.names[0]
     places = [
@@ -249,7 +249,7 @@ def _removed_and_kept(
 
 
 def _share_something(left: Sequence[Name], right: Sequence[Name]) -> bool:
-    """Tell whether a number or word that varies on one side occurs on the other."""
+    """Return whether a number or word that varies on one side occurs on the other side."""
     units = [[set(name.units) for name in side.names] for side in _sides(left, right)]
     found = [set().union(*side) for side in units]
     varying = [every - set.intersection(*side) for every, side in zip(found, units, strict=True)]

@@ -59,12 +59,12 @@ class Recognized:
 
 
 def recognize(root: str | os.PathLike[str]) -> Recognized:
-    """Recognize a data set, its layout and its splits; only names are used.
+    """Recognize a data set, its layout and its splits by file and folder names.
 
-    The layout decides, except for three data sets without a layout of their own. Two folders are
-    RealDOF if the root has that name, or if most of the names 01 to 50 exist. Images are CUHK if
-    the root has that name, or if all are named `out_of_focus…`. `test_c` without targets is
-    PixelDP, unless its images have DPDD's names, `1P0A…`.
+    Three data sets have no layout of their own. Two folders are RealDOF if the root has that name,
+    or if most of the names 01 to 50 exist. Images are CUHK if the root has that name, or if all are
+    named `out_of_focus…`. `test_c` without targets is PixelDP, unless its images have DPDD's names,
+    `1P0A…`.
 
     Raises:
         UserError: The root is missing or cannot be listed, or no layout is recognized; the error
@@ -72,21 +72,22 @@ def recognize(root: str | os.PathLike[str]) -> Recognized:
     """
     root = Path(os.path.abspath(root))
     if not root.is_dir():
-        raise UserError(f"{root} is no folder")
+        raise UserError(f"{root} is not a folder")
     try:
         for look in (_pixeldp, _dpdd, _lfdof, _two_folders, _images):
             found = look(root)
             if found:
                 return found
         raise UserError(
-            f"no data set recognised in {root}: looked for {_LOOKED_FOR}; it holds {contents(root)}"
+            f"no data set recognized in {root}: looked for {_LOOKED_FOR}; it contains "
+            f"{contents(root)}"
         )
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be listed ({one_line(error)})") from error
 
 
 def images_in(folders: Sequence[Path]) -> list[Path]:
-    """List the images in the folders, without subfolders; folders may be missing or empty."""
+    """List the images in folders, without subfolders. Folders may be missing or empty."""
     found = []
     for folder in folders:
         with contextlib.suppress(UserError):
@@ -114,7 +115,7 @@ def _dpdd(root: Path) -> Recognized | None:
             found[split] = dpdd_folders(root, split)
     if not found:
         return None
-    if len(found) == len(SPLITS) and len(set(found.values())) == 1:  # one part, of no known split
+    if len(found) == len(SPLITS) and len(set(found.values())) == 1:  # one part of an unknown split
         found = {ALL: found["test"]}
     parts = []
     for split, folders in found.items():
@@ -128,7 +129,7 @@ def _dpdd(root: Path) -> Recognized | None:
 
 
 def _dual_pixel_part(split: str, layout: str, sides: dict[str, tuple[Path, ...]]) -> Part:
-    """Return the part with the views that exist: the combined view, the two views, or both."""
+    """Return a part with the views that exist: the combined view, both single views, or all."""
     has_views = any(sides[view][0].is_dir() for view in ("left", "right"))
     has_combined = sides["blurred"][0].is_dir() or not has_views
     missing = (set() if has_views else {"left", "right"}) | (set() if has_combined else {"blurred"})
@@ -153,7 +154,7 @@ def _lfdof(root: Path) -> Recognized | None:
 def _lfdof_part(split: str, base: Path) -> Part:
     inputs = base / "input"
     scenes = subfolders(inputs) if inputs.is_dir() else []
-    # Images beside the scenes are an error; they are listed so that the check reports them.
+    # Images next to the scene folders are an error. They are listed so that the check reports them.
     sides = {"blurred": (inputs, *scenes), "sharp": (base / "ground_truth",)}
     return Part(split, ("lfdof",), sides)
 

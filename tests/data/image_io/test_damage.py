@@ -50,8 +50,8 @@ def test_a_jpeg_without_its_end_marker_is_whole_and_noted():
     for missing in (1, 2):
         decoded = read_image(data[:-missing], accept_damage=True)
         np.testing.assert_array_equal(decoded.pixels, read_image(data).pixels)
-        assert "the mark at its end is missing" in decoded.notes[0]
-        with pytest.raises(UserError, match="end is missing"):
+        assert "the end marker is missing" in decoded.notes[0]
+        with pytest.raises(UserError, match="end marker is missing"):
             read_image(data[:-missing])
     assert "Premature" in read_image(data[:-3000], accept_damage=True).notes[0]
 

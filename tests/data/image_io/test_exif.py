@@ -106,7 +106,7 @@ def test_a_description_of_the_old_layout_is_dropped(tmp_path, options):
     pages = noise(3, 6, 5)
     data = tiff(pages, **({"metadata": {}} | options))
     decoded = read_image(data)
-    assert "the description of the old file's layout is left out" in decoded.notes
+    assert "the description of the input file's pixel layout is left out" in decoded.notes
     path = tmp_path / "out.tif"
     write_image(decoded, path)
     np.testing.assert_array_equal(tifffile.imread(path), pages[0])
@@ -137,7 +137,7 @@ def test_exif_of_a_big_tiff_is_left_out_with_a_true_note(byteorder, dtype):
     np.testing.assert_array_equal(decoded.pixels, pixels)
     assert decoded.metadata.exif is None
     assert decoded.metadata.icc_profile == SRGB
-    assert decoded.notes == ("EXIF left out: its header is that of a BigTIFF",)
+    assert decoded.notes == ("EXIF left out: it has a BigTIFF header",)
     assert pillow_info(rewritten(data, ".png"))["icc_profile"] == SRGB
     png_with_it = jpeg(exif=b"Exif\0\0" + data[:400])
     assert read_image(png_with_it).notes == decoded.notes

@@ -217,7 +217,7 @@ def test_a_tile_larger_than_the_limit_is_refused(monkeypatch):
 
 def test_a_volume_is_refused():
     data = tiff(np.zeros((3, 16, 16), np.uint8), volumetric=True, photometric="minisblack")
-    with pytest.raises(UserError, match="holds a volume"):
+    with pytest.raises(UserError, match="contains a volume"):
         read_image(data)
 
 

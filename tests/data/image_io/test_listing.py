@@ -49,9 +49,9 @@ def test_what_is_left_out_is_told_with_the_reason(tmp_path):
     assert left_out(tmp_path) == ""
     touch(tmp_path, "1.HEIC", "2.heic", "3.dng", "notes", ".hidden", "sub/c.png", "__MACOSX/._a")
     assert left_out(tmp_path) == (
-        "left out: 4 files of formats that are not read (.heic, .dng, no ending), 1 folder"
+        "left out: 4 files in unsupported formats (.heic, .dng, no extension), 1 folder"
     )
-    assert left_out(tmp_path, recursive=True).endswith("(.heic, .dng, no ending)")
+    assert left_out(tmp_path, recursive=True).endswith("(.heic, .dng, no extension)")
     for path in (tmp_path / "a.png", tmp_path / "b.jfif"):
         path.unlink()
     with pytest.raises(UserError, match=r"no images in .* \(left out: 4 files .* 1 folder\)$"):
@@ -73,6 +73,6 @@ def test_a_broken_link_is_an_image_that_cannot_be_read_and_is_not_passed_over(tm
     (tmp_path / "b.png").symlink_to("nowhere")
     (tmp_path / "c.txt").symlink_to("nowhere")
     assert listed(tmp_path) == ["a.png", "b.png"]
-    assert left_out(tmp_path) == "left out: 1 file of formats that are not read (.txt)"
+    assert left_out(tmp_path) == "left out: 1 file in unsupported formats (.txt)"
     with pytest.raises(UserError, match=r"b\.png: cannot be read \(No such file"):
         read_image(tmp_path / "b.png")

@@ -141,10 +141,10 @@ def test_a_profile_of_gray_is_never_attached_to_rgb():
     webp = rewritten(data, ".webp")
     profile = ImageCms.ImageCmsProfile(io.BytesIO(pillow_info(webp)["icc_profile"]))
     assert profile.profile.xcolor_space == "RGB "
-    assert lost(data, ".webp") == ("WEBP: gray becomes RGB, its color profile sRGB",)
+    assert lost(data, ".webp") == ("WEBP: gray becomes RGB with the color profile sRGB",)
     broken = encoded(PIXELS, "PNG", icc_profile=GRAY)
     assert "icc_profile" not in pillow_info(rewritten(broken, ".jpg"))
-    assert lost(broken, ".jpg") == ("JPEG: left out: the color profile, which is one of gray",)
+    assert lost(broken, ".jpg") == ("JPEG: left out: the color profile, which is for gray",)
 
 
 def test_gray_is_converted_by_its_profile():

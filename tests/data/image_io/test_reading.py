@@ -220,7 +220,7 @@ def test_pages_of_a_sixteen_bit_tiff():
         (tiff(np.zeros((4, 5), np.float32)), "32-bit floating-point samples"),
         (tiff(np.zeros((4, 5), np.int16)), "16-bit signed samples"),
         (tiff(np.zeros((4, 5), np.uint32)), "32-bit unsigned samples"),
-        (tiff(np.zeros((4, 5, 3), np.uint8), photometric="cielab"), "CIELAB colours"),
+        (tiff(np.zeros((4, 5, 3), np.uint8), photometric="cielab"), "CIELAB colors"),
         (tiff(np.zeros((4, 5, 4), np.uint16), photometric="separated"), "16-bit SEPARATED"),
         (
             tiff(np.zeros((4, 5, 7), np.uint8), photometric="minisblack", planarconfig="contig"),

@@ -89,10 +89,10 @@ def test_what_a_format_cannot_hold_is_told_and_left_out():
     plain, deep = kinds_of_images()[0], kinds_of_images()[5]
     assert what_is_lost(plain, ".jpg") == what_is_lost(deep, ".png") == ()
     assert what_is_lost(deep, "jpg") == (
-        "JPEG: 16 bits a channel become 8",
+        "JPEG: 16 bits per channel are reduced to 8",
         "JPEG: transparency is left out",
     )
-    assert what_is_lost(deep, ".webp") == ("WEBP: 16 bits a channel become 8",)
+    assert what_is_lost(deep, ".webp") == ("WEBP: 16 bits per channel are reduced to 8",)
     assert what_is_lost(deep, ".bmp")[2:] == ("BMP: left out: the color profile, EXIF",)
     stream = io.BytesIO()
     write_image(deep, stream, format=".bmp")
@@ -117,7 +117,7 @@ def test_unknown_ending_lists_the_good_ones(tmp_path, name):
     with pytest.raises(UserError, match=r"\.png, \.jpg") as caught:
         write_image(kinds_of_images()[0], tmp_path / name)
     assert repr(os.path.splitext(name)[1]) in str(caught.value)
-    with pytest.raises(UserError, match="ending"):
+    with pytest.raises(UserError, match="extension"):
         write_image(kinds_of_images()[0], io.BytesIO())
     assert list(tmp_path.iterdir()) == []
 

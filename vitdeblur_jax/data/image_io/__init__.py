@@ -1,4 +1,4 @@
-"""Images from files and into files: the one reader and the one writer of the whole project."""
+"""Read and write image files. The whole package uses this reader and this writer."""
 
 from vitdeblur_jax.data.image_io.decoded_image import DecodedImage, Metadata, Samples, as_8_bits
 from vitdeblur_jax.data.image_io.formats import IMAGE_SUFFIXES

@@ -1,4 +1,4 @@
-"""What an image is in memory."""
+"""An image in memory: pixels, alpha and metadata."""
 
 import dataclasses
 import re
@@ -18,7 +18,7 @@ Samples = NDArray[np.uint8] | NDArray[np.uint16]
 
 
 class Resolution(NamedTuple):
-    """Pixels per inch across and down; `is_ratio`: only their ratio means something."""
+    """Pixels per inch, horizontally and vertically. With `is_ratio`, only the ratio counts."""
 
     x: Fraction
     y: Fraction
@@ -27,19 +27,18 @@ class Resolution(NamedTuple):
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a file tells beside the pixels.
+    """The metadata of an image file.
 
     Attributes:
         icc_profile: The color profile of the pixels.
-        png_color: Chunks of a PNG that define its colors (gAMA, cHRM, sRGB, cICP, mDCV, cLLI), by
-            type.
+        png_color: The PNG chunks that define colors (gAMA, cHRM, sRGB, cICP, mDCV, cLLI), by type.
         exif: A TIFF stream: header, directories, values. Its orientation is 1.
         xmp: An XMP packet.
         iptc: IPTC-IIM records.
-        comment: A comment, as the file encodes it.
-        resolution: How large the image is to be printed.
-        png_text: Text chunks of a PNG (type, content), other than XMP and the comment.
-        others: Names of what the file holds and no file that is written can.
+        comment: A comment, in the encoding of the file.
+        resolution: The print resolution.
+        png_text: The other text chunks of a PNG (type, content), without XMP and the comment.
+        others: Names of metadata that no output format supports.
     """
 
     icc_profile: bytes | None = None
@@ -53,18 +52,18 @@ class Metadata:
     others: Sequence[str] = ()
 
     def replace(self, **changes: object) -> "Metadata":
-        """Return a copy with other values."""
+        """Return a copy with changed values."""
         return dataclasses.replace(self, **changes)
 
     def upright(self, orientation: int) -> "Metadata":
-        """Return the metadata of the image after its orientation has been applied.
+        """Return the metadata of the image after its orientation was applied.
 
-        The orientation in XMP becomes 1 and, if the image was turned by 90 degrees, what belongs to
-        one axis changes places. EXIF has been changed where it was read. An orientation in XMP
-        alone is not applied, so it stays: programs that turn an image by it still have to.
+        This sets the orientation in XMP to 1. If the image was rotated by 90 degrees, it swaps the
+        values for width and height. The reader has already updated EXIF. An orientation that is
+        only in XMP is not applied to the pixels, so it stays.
 
         Args:
-            orientation: What was applied, from 1 to 8.
+            orientation: The orientation that was applied, 1 to 8.
         """
         xmp, resolution = self.xmp, self.resolution
         is_turned = orientation > 4
@@ -84,12 +83,13 @@ def _other_axis(match: re.Match[bytes]) -> bytes:
 
 @dataclass(frozen=True)
 class Compression:
-    """How a file compressed the pixels, so that the result can be compressed alike.
+    """The compression of a file, so that the result can be compressed in the same way.
 
     Attributes:
-        lossless: WebP: nothing was lost.
-        quantization: JPEG: the quantization tables, as Pillow numbers them.
-        subsampling: JPEG: 0 (4:4:4), 1 (4:2:2), 2 (4:2:0); -1 for another or none.
+        lossless: Whether a WebP file is lossless.
+        quantization: The quantization tables of a JPEG file, numbered as in Pillow.
+        subsampling: The chroma subsampling of a JPEG file: 0 (4:4:4), 1 (4:2:2), 2 (4:2:0); -1 for
+            any other or none.
     """
 
     lossless: bool = False
@@ -99,15 +99,15 @@ class Compression:
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """An image with what its file tells beside the pixels.
+    """An image and the metadata of its file.
 
     Attributes:
-        pixels: H x W x 3, uint8 or uint16, RGB, upright; three equal channels when gray.
-        alpha: H x W, dtype of the pixels, not premultiplied; None without transparency.
-        is_gray: Whether the file holds gray samples, and gray is to be written.
-        metadata: What else the file tells.
-        compression: How the file compressed the pixels.
-        notes: Sentences on what reading has changed or left out.
+        pixels: H x W x 3, uint8 or uint16, RGB, upright. A gray image has three equal channels.
+        alpha: H x W, same dtype as the pixels, not premultiplied. None without transparency.
+        is_gray: Whether the file is gray. The writer then writes a gray file.
+        metadata: The metadata of the file.
+        compression: The compression of the file.
+        notes: One sentence for each thing that the reader changed or left out.
     """
 
     pixels: Samples
@@ -119,5 +119,5 @@ class DecodedImage:
 
 
 def as_8_bits(pixels: Samples) -> NDArray[np.uint8]:
-    """Take the upper 8 of 16 bits, as OpenCV and Pillow do; pixels of 8 bits stay."""
+    """Return the upper 8 of 16 bits, as OpenCV and Pillow do. 8-bit pixels are unchanged."""
     return (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels

@@ -1,4 +1,4 @@
-"""What every decoder returns, and what decoders share."""
+"""The return type of all decoders, and functions that they share."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,15 +8,15 @@ from vitdeblur_jax.data.image_io.exif import ExifError, upright
 
 
 class DecoderOutput(NamedTuple):
-    """Samples as the file arranges them, and what it tells beside them.
+    """The samples and metadata of a file, before the orientation is applied.
 
     Attributes:
         samples: H x W x 1 (gray), 2 (gray, alpha), 3 (RGB) or 4 (RGB, alpha); uint8 or uint16.
-        orientation: From 1 to 8, as EXIF has it, not yet applied.
-        metadata: What else the file tells; the EXIF's orientation is reset already.
-        compression: How the file compressed the samples.
-        notes: Sentences on what was changed or left out.
-        damage: What the decoder noticed of damage to the pixels, if it could go on.
+        orientation: The EXIF orientation, 1 to 8, not yet applied.
+        metadata: The metadata of the file. Its EXIF orientation is already reset to 1.
+        compression: The compression of the file.
+        notes: One sentence for each thing that was changed or left out.
+        damage: Messages about damaged pixels that the decoder could skip.
     """
 
     samples: Samples
@@ -28,7 +28,10 @@ class DecoderOutput(NamedTuple):
 
 
 def read_exif(exif: bytes | None) -> tuple[int, bytes | None, tuple[str, ...]]:
-    """Return the orientation, the EXIF with it reset, and notes; an image is whole without EXIF."""
+    """Return the orientation, the EXIF with the orientation reset, and notes.
+
+    Damaged EXIF is left out with a note, because the image does not need it.
+    """
     if not exif:
         return 1, None, ()
     try:
@@ -38,7 +41,7 @@ def read_exif(exif: bytes | None) -> tuple[int, bytes | None, tuple[str, ...]]:
 
 
 def frame_notes(kind: str | None, count: int) -> tuple[str, ...]:
-    """Return a note where a file of this format holds more than the one image that is used."""
+    """Return a note if the file contains more than one image. Only the first one is used."""
     if count < 2:
         return ()
     if kind in ("TIFF", "MPO"):

@@ -1,4 +1,4 @@
-"""EXIF, changed in place: maker notes and whatever else holds positions in it stay right."""
+"""Edit EXIF in place, so that maker notes and other data with file offsets stay valid."""
 
 import struct
 from collections.abc import Mapping
@@ -13,21 +13,22 @@ _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12
 _ENTRY = 12
 # Pairs of tags, one for each axis.
 _AXES = ((256, 257), (282, 283), (40962, 40963), (41486, 41487))
-# What programs write about the arrangement of arrays in the file, which does not outlive it.
+# Descriptions in which programs record the array layout of one file.
 _MACHINE_MADE = (b'{"shape":', b"ImageJ=", b"SCANIMAGE", b"state.", b"<MetaData", b"SI.")
 
 
 class ExifError(ValueError):
-    """EXIF that cannot be used; the message says why."""
+    """EXIF is unusable; the message gives the reason."""
 
 
 class UprightExif(NamedTuple):
-    """EXIF whose orientation has been reset.
+    """EXIF after its orientation was reset.
 
     Attributes:
-        orientation: What it was, from 1 to 8.
-        exif: The same stream with orientation 1, without its thumbnail, axes swapped if turned.
-        notes: Sentences on what was left out.
+        orientation: The original orientation, 1 to 8.
+        exif: The stream with orientation 1 and without a thumbnail. Width and height values are
+            swapped if the image is rotated by 90 degrees.
+        notes: One sentence for each thing that was left out.
     """
 
     orientation: int
@@ -36,29 +37,31 @@ class UprightExif(NamedTuple):
 
 
 def is_machine_made(description: bytes) -> bool:
-    """Tell whether a TIFF description describes the arrangement of the file's pixels."""
+    """Return whether a TIFF description is about the pixel layout of the file."""
     start = description.lstrip()[:2000]
     return start.startswith(_MACHINE_MADE) or (start.startswith(b"<") and b"<OME" in start)
 
 
 def byte_order(exif: bytes) -> str:
-    """Return "<" or ">", as `struct` has it.
+    """Return the byte order as in `struct`: "<" or ">".
 
     Raises:
-        ExifError: It does not begin as a TIFF does.
+        ExifError: The stream has no TIFF header.
     """
     if exif[:4] in BIG_TIFF:
-        raise ExifError("its header is that of a BigTIFF")
+        raise ExifError("it has a BigTIFF header")
     if exif[:4] not in _BYTE_ORDERS or len(exif) < 8:
         raise ExifError("it is damaged")
     return _BYTE_ORDERS[exif[:4]]
 
 
 def first_directory(exif: bytes) -> dict[int, bytes]:
-    """Return the entries of the first directory by tag, 12 bytes each, values still elsewhere.
+    """Return the entries of the first directory by tag, 12 bytes each.
+
+    Values of more than 4 bytes are not part of an entry; it contains their offset.
 
     Raises:
-        ExifError: It is damaged.
+        ExifError: The stream is damaged.
     """
     order = byte_order(exif)
     (start,) = struct.unpack_from(order + "I", exif, 4)
@@ -66,10 +69,12 @@ def first_directory(exif: bytes) -> dict[int, bytes]:
 
 
 def upright(exif: bytes) -> UprightExif:
-    """Reset the orientation, cut off the thumbnail, which shows the old pixels, and swap axes.
+    """Reset the orientation, remove the thumbnail and swap axes if needed.
+
+    The thumbnail would show the original pixels.
 
     Raises:
-        ExifError: It is damaged, or no EXIF.
+        ExifError: The stream is damaged or is not EXIF.
     """
     order, patched = byte_order(exif), bytearray(exif)
     (start,) = struct.unpack_from(order + "I", exif, 4)
@@ -85,7 +90,7 @@ def upright(exif: bytes) -> UprightExif:
         at = entries[Base.ImageDescription]
         if is_machine_made(_value(exif, order, at)):
             _remove(patched, order, start, at)
-            notes = ("the description of the old file's layout is left out",)
+            notes = ("the description of the input file's pixel layout is left out",)
     (count,) = struct.unpack_from(order + "H", patched, start)
     end = start + 2 + _ENTRY * count
     patched[end : end + 4] = bytes(len(patched[end : end + 4]))  # no next directory
@@ -93,7 +98,7 @@ def upright(exif: bytes) -> UprightExif:
 
 
 def _entries(exif: bytes, order: str, start: int) -> Mapping[int, int]:
-    """Return where the entries of a directory stand, by tag."""
+    """Return the offsets of a directory's entries by tag."""
     if start < 8 or start + 2 > len(exif):
         raise ExifError("it is damaged")
     (count,) = struct.unpack_from(order + "H", exif, start)
@@ -137,7 +142,7 @@ def _swap_axes(exif: bytearray, entries: Mapping[int, int]) -> None:
 
 
 def _remove(exif: bytearray, order: str, start: int, at: int) -> None:
-    """Take an entry out of a directory; the others move up."""
+    """Remove an entry from a directory and move the following entries up."""
     (count,) = struct.unpack_from(order + "H", exif, start)
     end = start + 2 + _ENTRY * count
     exif[at : end - _ENTRY] = exif[at + _ENTRY : end]

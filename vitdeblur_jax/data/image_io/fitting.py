@@ -1,4 +1,4 @@
-"""Which metadata each format holds; what does not fit is left out and named in one note."""
+"""Fit metadata to a file format. Unsupported metadata is left out and listed in a note."""
 
 import struct
 from collections.abc import Mapping, Sequence
@@ -24,20 +24,20 @@ _HELD = {
     "WEBP": {"icc_profile", "exif", "xmp"},
     "BMP": {"resolution"},
 }
-# Bytes that one segment of a JPEG holds beside its length and its name.
+# Largest content of one JPEG segment in bytes, without its length and its name.
 _LONGEST_IN_JPEG = {"exif": 65_527, "xmp": 65_504, "iptc": 65_506, "comment": 65_533}
-_SRGB_GAMMA = 45_455  # 1 / 2.2, which stands for sRGB
+_SRGB_GAMMA = 45_455  # 1 / 2.2, which PNG files use for sRGB
 _SRGB_PRIMARIES = (31_270, 32_900, 64_000, 33_000, 30_000, 60_000, 15_000, 6_000)
 _SRGB_CODES = (b"\1\x0d\0\1",)  # primaries, transfer function, matrix, full range
 
 
 def fitting(metadata: Metadata, kind: str, is_gray: bool) -> tuple[Metadata, tuple[str, ...]]:
-    """Return what a file of this format holds of the metadata, and the names of the rest.
+    """Return the metadata that a format supports, and the names of the rest.
 
     Args:
-        metadata: What is to be written.
+        metadata: The metadata to write.
         kind: PNG, JPEG, TIFF, WEBP or BMP.
-        is_gray: Whether the image is gray: so has its profile to be.
+        is_gray: Whether the image is gray. A color profile made for gray needs a gray image.
     """
     if kind != "PNG":
         metadata = _with_profile(metadata, is_gray)
@@ -49,7 +49,7 @@ def fitting(metadata: Metadata, kind: str, is_gray: bool) -> tuple[Metadata, tup
     ]
     empty, names = Metadata(), [_NAMES[key] for key in lost]
     if not is_gray and "icc_profile" not in lost and is_gray_profile(metadata.icc_profile):
-        lost, names = [*lost, "icc_profile"], [*names, "the color profile, which is one of gray"]
+        lost, names = [*lost, "icc_profile"], [*names, "the color profile, which is for gray"]
     kept = metadata.replace(others=(), **{key: getattr(empty, key) for key in lost})
     return kept, (*names, *metadata.others)
 
@@ -60,19 +60,19 @@ def _is_too_long(metadata: Metadata, key: str) -> bool:
 
 
 def _with_profile(metadata: Metadata, is_gray: bool) -> Metadata:
-    """Put a profile in the place of a PNG's color chunks, where it says the same."""
+    """Replace the color chunks of a PNG by an equivalent color profile where there is one."""
     color = metadata.png_color
     if not color or color.get(b"cICP") in _SRGB_CODES:
         return metadata.replace(png_color={})
     if b"cICP" in color:
-        return metadata  # HDR and wide gamuts: a note
-    if metadata.icc_profile or b"sRGB" in color:  # which come first
+        return metadata  # HDR and wide gamuts have no equivalent; the caller adds a note
+    if metadata.icc_profile or b"sRGB" in color:  # these take precedence
         return metadata.replace(png_color={})
     return metadata.replace(png_color={}, icc_profile=_profile(color, is_gray))
 
 
 def _profile(color: Mapping[bytes, bytes], is_gray: bool) -> bytes | None:
-    """Return the profile that gAMA and cHRM describe; None where that is sRGB, or nothing."""
+    """Return the profile that gAMA and cHRM describe, or None for sRGB or missing chunks."""
     gamma, points = _SRGB_GAMMA, _SRGB_PRIMARIES
     if len(color.get(b"gAMA", b"")) == 4:
         (gamma,) = struct.unpack(">I", color[b"gAMA"])
@@ -96,5 +96,5 @@ def _are_close(first: Sequence[int], second: Sequence[int]) -> bool:
 
 
 def is_gray_profile(icc_profile: bytes | None) -> bool:
-    """Tell whether a profile is one of gray samples."""
+    """Return whether a color profile is for gray images."""
     return icc_profile is not None and icc_profile[16:20] == b"GRAY"

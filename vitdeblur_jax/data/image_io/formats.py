@@ -1,4 +1,4 @@
-"""The file formats that are read and written, and how much memory an image may need."""
+"""The supported file formats, and the memory limit for one image."""
 
 import contextlib
 import io
@@ -15,21 +15,22 @@ FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tif
 FORMATS |= {".webp": "WEBP", ".bmp": "BMP", ".jfif": "JPEG", ".jpe": "JPEG"}
 IMAGE_SUFFIXES = tuple(FORMATS)
 
-# The only decoders of Pillow that may see a file. Others start programs (EPS: Ghostscript), fetch
-# files or guess at files without a signature.
+# The allowed Pillow decoders. Others start programs (EPS: Ghostscript), fetch files, or guess the
+# format of files without a signature.
 PILLOW_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PPM", "WEBP")
 
-MEMORY_LIMIT = 2**31  # bytes that reading one image may take
+MEMORY_LIMIT = 2**31  # bytes for reading one image
 
 _PILLOW_LOCK = threading.Lock()
 
 
 @contextlib.contextmanager
 def open_with_pillow(source: str | os.PathLike[str] | bytes) -> Iterator[Image.Image]:
-    """Open an image by its signature, in one of `PILLOW_FORMATS`, without Pillow's warnings.
+    """Open an image in one of `PILLOW_FORMATS` without Pillow's warnings.
 
-    Pillow's own limit of pixels is off: callers check the size with `check_memory` before they
-    decode. The limit and Python's warning filters are global, so one thread at a time is here.
+    The format is detected by the signature. Pillow's own pixel limit is off; callers check the
+    size with `check_memory` before they decode. The limit and Python's warning filters are global,
+    so a lock admits one thread at a time.
     """
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     with _PILLOW_LOCK, warnings.catch_warnings():
@@ -43,15 +44,15 @@ def open_with_pillow(source: str | os.PathLike[str] | bytes) -> Iterator[Image.I
 
 
 def check_memory(width: int, height: int, bytes_per_pixel: int) -> None:
-    """Refuse an image whose decoding takes more than `MEMORY_LIMIT` bytes.
+    """Check that decoding an image takes at most `MEMORY_LIMIT` bytes.
 
     Args:
-        width: Of the image, pixels.
-        height: Of the image, pixels.
-        bytes_per_pixel: What decoding needs at its peak, the result included.
+        width: Width of the image in pixels.
+        height: Height of the image in pixels.
+        bytes_per_pixel: Peak memory of the decoder, including the result.
 
     Raises:
-        UserError: It takes more.
+        UserError: The image takes more memory.
     """
     needed = width * height * bytes_per_pixel
     if needed > MEMORY_LIMIT:
@@ -62,15 +63,15 @@ def check_memory(width: int, height: int, bytes_per_pixel: int) -> None:
 
 
 def decoding_bytes(channels: int, depth: int, *, copies: int = 0) -> int:
-    """Return the bytes per pixel that decoding and splitting samples take at their peak.
+    """Return the peak memory, in bytes per pixel, of decoding samples and splitting off alpha.
 
-    The decoded samples are alive while they become three channels and, where there is one, alpha.
-    RGB without alpha is used as it is.
+    The decoded samples stay in memory while they are copied to three channels and alpha. RGB
+    without alpha needs no copy.
 
     Args:
-        channels: 1 (gray), 2 (gray, alpha), 3 or 4 (RGB, alpha).
-        depth: Bytes per sample: 1 or 2.
-        copies: Further arrays as large as the decoded samples that the decoder holds.
+        channels: 1 (gray), 2 (gray, alpha), 3 (RGB) or 4 (RGB, alpha).
+        depth: Bytes per sample, 1 or 2.
+        copies: Additional arrays of the size of the decoded samples that the decoder allocates.
     """
     result = 0 if channels == 3 else 3 + (channels in (2, 4))
     return depth * (channels * (1 + copies) + result)

@@ -1,4 +1,4 @@
-"""JPEG: pixels by libjpeg-turbo, whose warnings tell damaged data; the rest by Pillow."""
+"""JPEG: libjpeg-turbo decodes the pixels and reports damage; Pillow does the rest."""
 
 import io
 import struct
@@ -21,7 +21,7 @@ _MORE_XMP = b"http://ns.adobe.com/xmp/extension/\0"
 _EXIF, _PHOTOSHOP, _ICC = b"Exif\0\0", b"Photoshop 3.0\0", b"ICC_PROFILE\0"
 _KNOWN_SEGMENTS = (b"JFIF\0", b"JFXX\0", b"Adobe", b"MPF\0", _EXIF, _XMP, _PHOTOSHOP, _ICC)
 _IPTC = 0x0404
-# Warnings of libjpeg about data that it can decode all the same; the others are of damage.
+# libjpeg's warnings about data that it still decodes correctly. All other warnings mean damage.
 _HARMLESS = ("Unknown Adobe", "Warning: unknown JFIF", "Corrupt JPEG data: bad ICC")
 _ODD_SUBSAMPLING = "Could not determine subsampling"
 _COLOR_SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}  # by Pillow's mode
@@ -29,10 +29,10 @@ _UNITS = {1: Fraction(1), 2: Fraction(254, 100)}  # JFIF's, per inch
 
 
 def decode_jpeg(data: bytes) -> DecoderOutput:
-    """Decode a JPEG, a damaged one as far as possible; as `decoder_output.DecoderOutput`.
+    """Decode a JPEG file. A damaged file is decoded as far as possible.
 
     Raises:
-        UserError: Too large for the memory, or nothing can be decoded.
+        UserError: The image exceeds the memory limit, or nothing can be decoded.
     """
     with open_with_pillow(data) as image:
         check_memory(*image.size, _bytes_per_pixel(image))
@@ -41,14 +41,14 @@ def decode_jpeg(data: bytes) -> DecoderOutput:
         compression, mode = _compression(image), image.mode
     samples, damage = _decode(data, _COLOR_SPACES[mode])
     if mode == "CMYK":
-        np.subtract(255, samples, out=samples)  # as Adobe stores it
+        np.subtract(255, samples, out=samples)  # Adobe stores CMYK inverted
         samples, icc_profile, note = cmyk_to_rgb(samples, metadata.icc_profile)
         metadata, notes = metadata.replace(icc_profile=icc_profile), (*notes, note)
     return DecoderOutput(samples, orientation, metadata, compression, notes, damage)
 
 
 def damage_of(data: bytes) -> tuple[str, ...]:
-    """Return what libjpeg has to say against a whole JPEG stream."""
+    """Return libjpeg's warnings about damage in a JPEG stream."""
     try:
         simplejpeg.decode_jpeg(data, "GRAY")
     except ValueError as error:
@@ -71,12 +71,12 @@ def _decode(data: bytes, color_space: str) -> tuple[np.ndarray, tuple[str, ...]]
     if reason.startswith(_HARMLESS):
         return samples, ()
     if not damage_of(data + _END):
-        return samples, ("the mark at its end is missing",)
+        return samples, ("the end marker is missing",)
     return samples, (reason,)
 
 
 def _decode_with_pillow(data: bytes) -> np.ndarray:
-    """Decode what TurboJPEG's interface refuses, though libjpeg can decode it; without warnings."""
+    """Decode, without warnings, what libjpeg supports but TurboJPEG's interface rejects."""
     with open_with_pillow(data) as image:
         samples = np.asarray(image)
     return np.atleast_3d(255 - samples if image.mode == "CMYK" else samples)
@@ -126,7 +126,7 @@ def _unknown(segments: list[bytes]) -> Iterator[str]:
 
 
 def _photoshop_resources(segments: list[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Yield number and content of Photoshop's image resources; stop at damaged ones."""
+    """Yield the number and content of each Photoshop image resource, up to a damaged one."""
     data = b"".join(s.removeprefix(_PHOTOSHOP) for s in segments if s.startswith(_PHOTOSHOP))
     at = 0
     while data[at : at + 4] == b"8BIM" and at + 12 <= len(data):
@@ -149,7 +149,7 @@ def _resolution(image: Image.Image) -> Resolution | None:
 def cmyk_to_rgb(
     samples: np.ndarray, icc_profile: bytes | None
 ) -> tuple[np.ndarray, bytes | None, str]:
-    """Turn CMYK (0: no ink) into RGB by its profile; return it, its profile, and a note."""
+    """Convert CMYK (0 is no ink) to RGB by its profile; return RGB, its profile, and a note."""
     height, width, _ = samples.shape
     image = Image.frombytes("CMYK", (width, height), samples.tobytes())
     if not icc_profile:
@@ -167,13 +167,13 @@ def cmyk_to_rgb(
 def encode_jpeg(
     samples: np.ndarray, metadata: Metadata, compression: Compression, quality: int | None
 ) -> bytes:
-    """Encode 8-bit samples, H x W or H x W x 3, with all that `metadata` holds for a JPEG.
+    """Encode samples and metadata as a JPEG file.
 
     Args:
-        samples: What to encode.
-        metadata: `metadata.fitting` has taken out what does not fit.
-        compression: How the input was compressed; taken over where it was a JPEG.
-        quality: From 1 to 100; None: the input's, or 95.
+        samples: H x W or H x W x 3, uint8.
+        metadata: Metadata that JPEG supports, from `fitting.fitting`.
+        compression: The compression of the input, used again if the input was a JPEG.
+        quality: 1 to 100. None keeps the quality of a JPEG input; other inputs get 95.
     """
     options = {"quality": 95 if quality is None else quality}
     if compression.quantization and quality is None:
@@ -188,7 +188,7 @@ def encode_jpeg(
     buffer = io.BytesIO()
     Image.fromarray(samples).save(buffer, "JPEG", **options)
     jpeg = bytearray(buffer.getvalue())
-    (length,) = struct.unpack_from(">H", jpeg, 4)  # of the JFIF header, which is the first segment
+    (length,) = struct.unpack_from(">H", jpeg, 4)  # of the first segment, the JFIF header
     if metadata.iptc:
         jpeg[4 + length : 4 + length] = _iptc_segment(metadata.iptc)
     if metadata.resolution:
@@ -197,7 +197,7 @@ def encode_jpeg(
 
 
 def _density(resolution: Resolution) -> tuple[int, int, int]:
-    """Return JFIF's unit and densities, in centimeters where only these are whole numbers."""
+    """Return JFIF's unit and densities, per centimeter if only those are whole numbers."""
     sides, unit = resolution[:2], 0 if resolution.is_ratio else 1
     per_centimeter = [side / _UNITS[2] for side in sides]
     if unit and any(side % 1 for side in sides) and not any(side % 1 for side in per_centimeter):

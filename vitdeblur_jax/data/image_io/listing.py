@@ -1,4 +1,4 @@
-"""Images in a folder."""
+"""List the images in a folder."""
 
 import os
 from collections.abc import Iterator
@@ -17,14 +17,16 @@ _MOST_SUFFIXES_NAMED = 5
 
 
 def list_images(folder: str | os.PathLike[str], *, recursive: bool = False) -> list[Path]:
-    """List the images in a folder, by `READABLE_SUFFIXES`, in natural order, none hidden.
+    """List the images in a folder in natural order, without hidden files.
+
+    Files with one of `READABLE_SUFFIXES` are images.
 
     Args:
         folder: The folder.
-        recursive: Whether to list those of the folders in it too, after its own.
+        recursive: Also list the images in subfolders, after those of the folder itself.
 
     Raises:
-        UserError: A folder is missing or unreadable, or there is no image.
+        UserError: A folder is missing or unreadable, or there are no images.
     """
     paths = images_in(folder, recursive=recursive)
     if not paths:
@@ -34,7 +36,7 @@ def list_images(folder: str | os.PathLike[str], *, recursive: bool = False) -> l
 
 
 def images_in(folder: str | os.PathLike[str], *, recursive: bool = False) -> list[Path]:
-    """List the images in a folder as `list_images` does; there may be none.
+    """List the images in a folder like `list_images`; the result may be empty.
 
     Raises:
         UserError: A folder is missing or unreadable.
@@ -44,10 +46,10 @@ def images_in(folder: str | os.PathLike[str], *, recursive: bool = False) -> lis
 
 
 def left_out(folder: str | os.PathLike[str], *, recursive: bool = False) -> str:
-    """Return a line on what `list_images` does not list, "" where that is nothing.
+    """Return a line about the files and folders that `list_images` skips; "" if there are none.
 
-    For example "left out: 5 files of formats that are not read (.heic, .dng), 1 folder". Hidden
-    files and folders are not counted.
+    For example "left out: 5 files in unsupported formats (.heic, .dng), 1 folder". Hidden files and
+    folders are not counted.
     """
     others, count = [], 0
     for files, folders in _walk(Path(folder), recursive):
@@ -55,22 +57,22 @@ def left_out(folder: str | os.PathLike[str], *, recursive: bool = False) -> str:
         count += 0 if recursive else len(folders)
     parts = []
     if others:
-        suffixes = list(dict.fromkeys(path.suffix.lower() or "no ending" for path in others))
+        suffixes = list(dict.fromkeys(path.suffix.lower() or "no extension" for path in others))
         more = ", ..." if len(suffixes) > _MOST_SUFFIXES_NAMED else ""
         named = ", ".join(suffixes[:_MOST_SUFFIXES_NAMED]) + more
-        parts.append(f"{_counted(len(others), 'file')} of formats that are not read ({named})")
+        parts.append(f"{_counted(len(others), 'file')} in unsupported formats ({named})")
     if count:
         parts.append(_counted(count, "folder"))
     return f"left out: {', '.join(parts)}" if parts else ""
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """Return the folders in a folder, in natural order, none hidden and none of `ADDED_FOLDERS`."""
+    """Return the subfolders in natural order, without hidden ones and `ADDED_FOLDERS`."""
     return next(_walk(folder, recursive=False))[1]
 
 
 def _walk(folder: Path, recursive: bool) -> Iterator[tuple[list[Path], list[Path]]]:
-    """Yield the files and the folders of a folder, and then those of each folder in it."""
+    """Yield the files and the subfolders of a folder, then those of each subfolder."""
     try:
         entries = sorted(folder.iterdir(), key=lambda path: natural_key(path.name))
         entries = [path for path in entries if path.name[0] != "."]
@@ -80,12 +82,12 @@ def _walk(folder: Path, recursive: bool) -> Iterator[tuple[list[Path], list[Path
         raise UserError(f"{folder}: cannot be listed as a folder ({one_line(error)})") from error
     yield files, folders
     for inner in folders if recursive else ():
-        if not inner.is_symlink():  # it may lead back
+        if not inner.is_symlink():  # avoids cycles
             yield from _walk(inner, recursive)
 
 
 def _is_broken_link(path: Path) -> bool:
-    """Tell what is listed like a file, so that reading it tells that it is missing."""
+    """Return whether a link has no target. It is listed, so that reading it is an error."""
     return path.is_symlink() and not path.exists()
 
 

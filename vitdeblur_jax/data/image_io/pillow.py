@@ -18,11 +18,11 @@ _UNFIT = "{}; save it as gray or RGB with 8 or 16 bits a channel"
 
 
 def decode_with_pillow(data: bytes) -> DecoderOutput:
-    """Decode one of `formats.PILLOW_FORMATS`; as `decoder_output.DecoderOutput`.
+    """Decode a file in one of `formats.PILLOW_FORMATS`.
 
     Raises:
-        UserError: Too large for the memory, or samples of a kind that is not read.
-        OSError: It is none of these formats, or damaged.
+        UserError: The image exceeds the memory limit, or its sample type is not supported.
+        OSError: The file has another format or is damaged.
     """
     with open_with_pillow(data) as image:
         check_memory(*image.size, _BYTES_PER_PIXEL)
@@ -48,14 +48,14 @@ def encode_with_pillow(
     compression: Compression,
     quality: int | None,
 ) -> bytes:
-    """Encode 8-bit samples as WebP or BMP with what `metadata` holds for it.
+    """Encode samples and metadata as WebP or BMP.
 
     Args:
-        samples: What to encode.
+        samples: uint8 samples.
         kind: WEBP or BMP.
-        metadata: `metadata.fitting` has taken out what does not fit.
-        compression: How the input was compressed: a lossless WebP stays lossless.
-        quality: Of WebP, from 1 to 100; None: lossless as the input, or 95.
+        metadata: Metadata that the format supports, from `fitting.fitting`.
+        compression: The compression of the input. A lossless WebP stays lossless.
+        quality: WebP quality, 1 to 100. None keeps a lossless WebP lossless; other inputs get 95.
     """
     options = {}
     if kind == "WEBP":
@@ -96,7 +96,7 @@ def _resolution(image: Image.Image) -> Resolution | None:
 
 def _is_lossless_webp(data: bytes) -> bool:
     for kind, content in _riff_chunks(data, 12):
-        if kind == b"ANMF":  # a frame, behind whose header there are chunks again
+        if kind == b"ANMF":  # a frame, whose content is chunks after a header
             kind = next((inner for inner, _ in _riff_chunks(content, 16)), b"")
         if kind in (b"VP8L", b"VP8 "):
             return kind == b"VP8L"

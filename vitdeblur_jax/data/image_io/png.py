@@ -1,7 +1,6 @@
-"""PNG: pixels of 8 and 16 bits by imagecodecs, and all chunks that mean something without pixels.
+"""PNG: imagecodecs decodes 8- and 16-bit pixels; this module reads and writes the other chunks.
 
-Chunks are copied as they are, so that their contents, compressed or not, are never expanded without
-a bound.
+Compressed chunks are copied unexpanded or expanded up to a limit.
 """
 
 import binascii
@@ -19,7 +18,7 @@ from vitdeblur_jax.data.image_io.formats import check_memory, decoding_bytes
 from vitdeblur_jax.utils.errors import UserError
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_HEADER_END = 33  # of the signature and IHDR
+_HEADER_END = 33  # the signature and IHDR
 _COLOR_CHUNKS = (b"cICP", b"sRGB", b"gAMA", b"cHRM", b"mDCV", b"cLLI")
 _TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt", b"tIME")
 _XMP = b"XML:com.adobe.xmp"
@@ -31,10 +30,10 @@ _INCHES_PER_METER = Fraction(10_000, 254)
 
 
 def decode_png(data: bytes) -> DecoderOutput:
-    """Decode a PNG; as `decoder_output.DecoderOutput`.
+    """Decode a PNG file.
 
     Raises:
-        UserError: Too large for the memory, damaged or cut short.
+        UserError: The image exceeds the memory limit, is damaged or cut short.
     """
     width, height, depth, color = png_header(data)
     chunks = list(_chunks(data))
@@ -52,27 +51,27 @@ def decode_png(data: bytes) -> DecoderOutput:
 
 
 def png_header(data: bytes) -> tuple[int, int, int, int]:
-    """Return width, height, bits per sample and color type.
+    """Return the width, height, bits per sample and color type.
 
     Raises:
         UserError: The header is damaged.
     """
     if len(data) < _HEADER_END or data[12:16] != b"IHDR":
-        raise UserError("not an image that can be read, or one cut short")
+        raise UserError("not an image, or cut short")
     width, height, depth, color = struct.unpack_from(">IIBB", data, 16)
     if color not in _CHANNELS or depth not in (1, 2, 4, 8, 16):
-        raise UserError("damaged (the header of the PNG)")
+        raise UserError("the PNG header is damaged")
     return width, height, depth, color
 
 
 def encode_png(samples: Samples, metadata: Metadata) -> bytes:
-    """Encode samples, H x W (gray) or H x W x 2 to 4, with all that `metadata` holds for a PNG."""
+    """Encode samples, H x W (gray) or H x W x 2 to 4, and metadata as a PNG file."""
     png = imagecodecs.png_encode(np.ascontiguousarray(samples))
     return png[:_HEADER_END] + b"".join(_written_chunks(metadata)) + png[_HEADER_END:]
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield type and content of every chunk but the pixels; stop where the file is cut short."""
+    """Yield the type and content of each chunk without pixels; stop at the end of the file."""
     view, at = memoryview(data), len(SIGNATURE)
     while at + 12 <= len(data):
         length, kind = int.from_bytes(view[at : at + 4], "big"), bytes(view[at + 4 : at + 8])
@@ -95,7 +94,7 @@ def _metadata(chunks: Iterable[tuple[bytes, bytes]]) -> tuple[Metadata, tuple[st
         elif kind == b"iTXt" and keyword == _XMP and "xmp" not in found:
             found["xmp"] = _international_text(rest)
         elif kind in (b"tEXt", b"zTXt") and keyword in _OLD_EXIF:
-            if exif is None:  # each may expand to many times its size
+            if exif is None:  # expand only one: each may grow to many times its size
                 exif = _hexadecimal(_expanded(rest[1:]) if kind == b"zTXt" else rest) or b""
         elif kind == b"tEXt" and keyword == b"Comment" and "comment" not in found:
             found["comment"] = rest
@@ -117,14 +116,14 @@ def _expanded(compressed: bytes) -> bytes | None:
 
 
 def _international_text(content: bytes) -> bytes | None:
-    """Return the text of an iTXt chunk behind its keyword."""
+    """Return the text of an iTXt chunk, given the content after the keyword."""
     is_compressed = content[:1] == b"\1"
-    text = content[2:].split(b"\0", 2)[-1]  # behind the language and the translated keyword
+    text = content[2:].split(b"\0", 2)[-1]  # after the language and the translated keyword
     return _expanded(text) if is_compressed else text
 
 
 def _hexadecimal(text: bytes | None) -> bytes | None:
-    """Return what ImageMagick wrote as a name, a length and hexadecimal digits."""
+    """Return the bytes that ImageMagick stores as a name, a length and hexadecimal digits."""
     try:
         return binascii.unhexlify(b"".join((text or b"").split()[2:])) or None
     except ValueError:

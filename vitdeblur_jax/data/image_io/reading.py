@@ -1,4 +1,4 @@
-"""Images from files: the one reader of the whole project."""
+"""Read image files."""
 
 import os
 from pathlib import Path
@@ -18,17 +18,17 @@ from vitdeblur_jax.utils.files import check_regular
 def read_image(
     source: str | os.PathLike[str] | bytes, name: str | None = None, *, accept_damage: bool = False
 ) -> DecodedImage:
-    """Read an image, upright, with the 8 or 16 bits a channel that its file has.
+    """Read an image and apply its orientation. 8 or 16 bits per channel are kept.
 
     Args:
         source: A path, or the bytes of a file.
-        name: What errors call it; the path, or "standard input", when not given.
-        accept_damage: Return an image with damaged pixels, if the decoder can go on, with a note.
+        name: The name in error messages. Default: the path, or "standard input".
+        accept_damage: Return an image with damaged pixels and a note, if it can be decoded.
 
     Raises:
-        UserError: The file is missing, unreadable, empty, cut short, damaged or no image; decoding
-            takes more than `formats.MEMORY_LIMIT`; or its samples are none of 8- or 16-bit gray or
-            color.
+        UserError: The file is missing, unreadable, empty, cut short, damaged or not an image;
+            decoding takes more than `formats.MEMORY_LIMIT`; or its samples are not 8- or 16-bit
+            gray or color.
     """
     name = name or ("standard input" if isinstance(source, bytes) else str(source))
     if not isinstance(source, bytes):
@@ -44,7 +44,7 @@ def read_image(
         if decoded.damage and not accept_damage:
             raise UserError(f"damaged or cut short ({decoded.damage[0]})")
         return _upright(decoded)
-    except Exception as error:  # decoders raise nearly anything on damaged files
+    except Exception as error:  # decoders raise almost any error on damaged files
         raise UserError(f"{name}: {_why_unreadable(error)}") from error
 
 
@@ -52,13 +52,13 @@ def read_rgb(path: str | os.PathLike[str]) -> Samples:
     """Read the upright pixels of an image: H x W x 3, uint8 or uint16.
 
     Raises:
-        UserError: As `read_image`.
+        UserError: See `read_image`.
     """
     return read_image(path).pixels
 
 
 def size_of(path: str | os.PathLike[str]) -> tuple[int, int] | None:
-    """Return width and height from a file's head; None where only reading it all would tell."""
+    """Return the width and height from the file header, or None if the header is not enough."""
     try:
         check_regular(path)
         with open(path, "rb") as file:
@@ -69,7 +69,7 @@ def size_of(path: str | os.PathLike[str]) -> tuple[int, int] | None:
             return tiff.tiff_size(path)
         with open_with_pillow(path) as image:
             return image.size
-    except Exception:  # decoders raise nearly anything on damaged files
+    except Exception:  # decoders raise almost any error on damaged files
         return None
 
 
@@ -89,16 +89,16 @@ def _why_unreadable(error: Exception) -> str:
             return str(error)
         case UnidentifiedImageError():
             formats = ", ".join(dict.fromkeys(FORMATS.values()))
-            return f"not an image that can be read, or one cut short; good are {formats}"
+            return f"not an image, or cut short; supported formats are {formats}"
         case MemoryError():
             return "the image does not fit into memory"
-        case OSError() | RuntimeError():  # what Pillow and imagecodecs say
+        case OSError() | RuntimeError():  # from Pillow and imagecodecs
             return f"damaged or cut short ({one_line(error)})"
     return "damaged or cut short"
 
 
 def _upright(decoded: DecoderOutput) -> DecodedImage:
-    """Turn samples upright and part colors from alpha."""
+    """Apply the orientation and split the color channels from alpha."""
     samples, orientation, metadata, compression, notes, damage = decoded
     is_turned = orientation in (5, 6, 7, 8)
     samples = samples.swapaxes(0, 1) if is_turned else samples
@@ -108,6 +108,6 @@ def _upright(decoded: DecoderOutput) -> DecodedImage:
     colors = samples[..., :-1] if has_alpha else samples
     pixels = np.repeat(colors, 3, axis=-1) if is_gray else np.ascontiguousarray(colors)
     alpha = np.ascontiguousarray(samples[..., -1]) if has_alpha else None
-    damaged = tuple(f"the file is damaged, and the image may be, too ({d})" for d in damage)
+    damaged = tuple(f"the file is damaged; the image may be damaged too ({d})" for d in damage)
     metadata = metadata.upright(orientation)
     return DecodedImage(pixels, alpha, is_gray, metadata, compression, (*damaged, *notes))

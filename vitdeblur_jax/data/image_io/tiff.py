@@ -39,18 +39,19 @@ _CCITT = {
     COMPRESSION.CCITT_T4: imagecodecs.ccittfax3_decode,
     COMPRESSION.CCITT_T6: imagecodecs.ccittfax4_decode,
 }
-_STRIP = 2**20  # samples that are un-premultiplied at once
+_STRIP = 2**20  # samples per step of un-premultiplying
 
-for _library in ("imagecodecs", "tifffile"):  # what they log, our one line says better
+for _library in ("imagecodecs", "tifffile"):  # our one-line error replaces their log
     logging.getLogger(_library).addHandler(logging.NullHandler())
 
 
 def decode_tiff(data: bytes) -> DecoderOutput:
-    """Decode the first page of a TIFF or BigTIFF; as `decoder_output.DecoderOutput`.
+    """Decode the first page of a TIFF or BigTIFF file.
 
     Raises:
-        UserError: Too large for the memory, cut short, or samples of a kind that is not read.
-        ValueError: It is damaged.
+        UserError: The image exceeds the memory limit, is cut short, or has an unsupported sample
+            type.
+        ValueError: The file is damaged.
     """
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page, notes = file.pages.first, frame_notes("TIFF", len(file.pages))
@@ -62,7 +63,7 @@ def decode_tiff(data: bytes) -> DecoderOutput:
             notes += ("a channel of unknown meaning is left out",)
         damage = _damage(page, data)
         metadata, orientation, more_notes = _metadata(page, data)
-        planes = page.asarray(squeeze=False)[:, 0]  # one, unless the colors lie apart
+        planes = page.asarray(squeeze=False)[:, 0]  # one, or one per channel
         samples = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=-1)
     samples = _full_range(samples[..., : colors + has_alpha], page, colors)
     if has_alpha and extra[0] == _ASSOCIATED:
@@ -77,13 +78,13 @@ def decode_tiff(data: bytes) -> DecoderOutput:
 
 
 def tiff_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Return width and height of the first page."""
+    """Return the width and height of the first page."""
     with tifffile.TiffFile(path) as file:
         return file.pages.first.imagewidth, file.pages.first.imagelength
 
 
 def unpremultiply(samples: Samples) -> None:
-    """Divide the colors by alpha, the last channel, in place and some rows at a time."""
+    """Divide the colors by alpha, the last channel, in place and a few rows at a time."""
     highest = np.iinfo(samples.dtype).max
     rows = max(1, _STRIP // max(1, samples[0].size))
     for start in range(0, len(samples), rows):
@@ -93,7 +94,7 @@ def unpremultiply(samples: Samples) -> None:
 
 
 def _full_range(samples: np.ndarray, page: tifffile.TiffPage, colors: int) -> Samples:
-    """Expand 1, 2 and 4 bits, palettes and YCbCr to 8 bits, and turn white-is-zero around."""
+    """Expand 1, 2 and 4 bits, palettes and YCbCr to 8 bits, and invert white-is-zero images."""
     highest = 2 ** min(page.bitspersample, 16) - 1
     if page.photometric == PHOTOMETRIC.PALETTE:
         palette = (np.asarray(page.colormap) >> 8).astype(np.uint8).T  # a row for each color
@@ -112,7 +113,7 @@ def _full_range(samples: np.ndarray, page: tifffile.TiffPage, colors: int) -> Sa
 
 
 def _check_directory(file: tifffile.TiffFile, data: bytes) -> None:
-    """Refuse a directory that is cut short, of which tifffile takes what is there."""
+    """Raise `UserError` if the directory is cut short. tifffile would read a part of it."""
     form, start = file.tiff, file.pages.first.offset
     (count,) = struct.unpack_from(form.tagnoformat, data, start)
     if start + form.tagnosize + count * form.tagsize + form.offsetsize > len(data):
@@ -120,20 +121,20 @@ def _check_directory(file: tifffile.TiffFile, data: bytes) -> None:
 
 
 def _check(page: tifffile.TiffPage, size: int) -> None:
-    """Refuse what would be read wrongly: tifffile takes more than images."""
+    """Raise `UserError` for files that tifffile reads but that are not supported images."""
     colors, depth = _COLORS.get(page.photometric, 0), 1 + (page.bitspersample > 8)
     channels = min(page.samplesperpixel, 4)
     extra = {PHOTOMETRIC.PALETTE: 3, PHOTOMETRIC.SEPARATED: 12, PHOTOMETRIC.YCBCR: 6}
-    # The decoded segments, the page, and planes put together.
+    # Memory for the decoded segments, the page, and joined planes.
     copies = (page.compression != 1) + (page.planarconfig == 2)
     per_pixel = decoding_bytes(channels, depth, copies=copies) + extra.get(page.photometric, 0)
     if page.imagedepth != 1 or page.tiledepth > 1:
-        raise UserError("holds a volume; save one of its slices")
+        raise UserError("the file contains a volume; save one of its slices")
     check_memory(page.imagewidth, page.imagelength, per_pixel)
     if page.is_tiled:
         check_memory(page.tilewidth, page.tilelength, per_pixel)
     if page.is_reduced:
-        raise UserError("begins with a thumbnail, as raw files of cameras do; save it as TIFF")
+        raise UserError("the file starts with a thumbnail, like camera raw files; convert it first")
     if page.sampleformat != 1 or page.bitspersample not in (1, 2, 4, 8, 16):
         kind = {1: "unsigned", 2: "signed", 3: "floating-point"}.get(page.sampleformat, "unknown")
         raise UserError(UNFIT.format(f"{page.bitspersample}-bit {kind} samples"))
@@ -141,7 +142,7 @@ def _check(page: tifffile.TiffPage, size: int) -> None:
     subsampled = subsampled and page.subsampling not in (None, (1, 1))
     if not colors or (page.bitspersample == 16 and page.photometric > 2) or subsampled:
         name = getattr(page.photometric, "name", page.photometric)
-        raise UserError(UNFIT.format(f"{page.bitspersample}-bit {name} colours"))
+        raise UserError(UNFIT.format(f"{page.bitspersample}-bit {name} colors"))
     if not 0 <= page.samplesperpixel - colors <= 1:
         raise UserError(UNFIT.format(f"{page.samplesperpixel} bands"))
     segments = list(zip(page.dataoffsets, page.databytecounts, strict=False))
@@ -179,10 +180,11 @@ def _rows(page: tifffile.TiffPage, index: int) -> int:
 
 
 def _is_sound_ccitt(page: tifffile.TiffPage, segment: bytes, rows: int) -> bool:
-    """Tell whether all rows can be decoded: without a number of rows, decoding stops at an error.
+    """Return whether all rows can be decoded. Without a row count, decoding stops at an error.
 
-    Zeros, which are no code word, end the data. The data are taken up to a growing length, for a
-    row may take a single bit of them and the decoder makes room for all rows that it finds.
+    Zeros, which are not a code word, mark the end of the data. The function decodes growing parts
+    of the data: a row may take a single bit, and the decoder allocates memory for all rows it
+    finds.
     """
     decode, width = _CCITT[page.compression], page.tilewidth if page.is_tiled else page.imagewidth
     options = {}
@@ -194,7 +196,7 @@ def _is_sound_ccitt(page: tifffile.TiffPage, segment: bytes, rows: int) -> bool:
             if len(decode(segment[:end] + bytes(64), 0, width, **options)) >= rows:
                 return True
         except imagecodecs.CcittError:
-            continue  # the data may end in the middle of the first row
+            continue  # the first row may be incomplete
     return False
 
 
@@ -205,7 +207,7 @@ def _metadata(page: tifffile.TiffPage, data: bytes) -> tuple[Metadata, int, tupl
     orientation = value(Base.Orientation, 1)
     description = str(value(Base.ImageDescription, "")).encode("utf-8", "replace")
     if is_big and is_machine_made(description):
-        notes += ("the description of the old file's layout is left out",)
+        notes += ("the description of the input file's pixel layout is left out",)
     metadata = Metadata(
         icc_profile=_bytes(value(_ICC)),
         exif=exif,
@@ -219,12 +221,12 @@ def _metadata(page: tifffile.TiffPage, data: bytes) -> tuple[Metadata, int, tupl
 
 
 def _exif(page: tifffile.TiffPage, data: bytes) -> tuple[bytes | None, tuple[str, ...]]:
-    """Collect text and EXIF from the directory of the page into a stream of its own."""
+    """Copy the text and EXIF of the page's directory to a separate EXIF stream."""
     kept = {*_TEXT_TAGS, IFD.Exif, IFD.GPSInfo}
     if not any(tag.code in kept for tag in page.tags):
         return None, ()
     if data.startswith(BIG_TIFF):
-        return None, ("EXIF left out: its header is that of a BigTIFF",)
+        return None, ("EXIF left out: it has a BigTIFF header",)
     try:
         exif = Image.Exif()
         exif.load_from_fp(io.BytesIO(data))
@@ -232,14 +234,14 @@ def _exif(page: tifffile.TiffPage, data: bytes) -> tuple[bytes | None, tuple[str
             del exif[tag]
         has_maker_note = _MAKER_NOTE in exif.get_ifd(IFD.Exif)
         stream = exif.tobytes()
-    except Exception:  # as with damaged pixels, but an image is whole without its EXIF
+    except Exception:  # decoders raise almost any error; the image does not need EXIF
         return None, ("EXIF left out: it is damaged",)
-    moved = "EXIF laid out anew: programs may no longer read the camera's maker note"
+    moved = "EXIF rewritten: programs may no longer read the camera's maker note"
     return stream, (moved,) if has_maker_note else ()
 
 
 def _bytes(value: object) -> bytes | None:
-    """Return the bytes of a tag that tifffile may give as bytes, text or 32-bit numbers."""
+    """Return the bytes of a tag, which tifffile returns as bytes, text or 32-bit numbers."""
     if isinstance(value, tuple):
         return struct.pack(f"<{len(value)}I", *value)
     return value.encode() if isinstance(value, str) else value or None

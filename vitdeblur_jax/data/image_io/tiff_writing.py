@@ -1,6 +1,7 @@
-"""A TIFF, put together here, for it is little more than its pixels.
+"""Write uncompressed TIFF files.
 
-EXIF is a TIFF itself: pixels and a new directory are appended to it, so that no value in it moves.
+EXIF is itself a TIFF stream. The writer appends the pixels and a new directory to it, so all
+offsets in it stay valid.
 """
 
 import struct
@@ -17,17 +18,17 @@ from vitdeblur_jax.utils.errors import UserError
 _BYTE, _SHORT, _LONG, _RATIONAL, _UNDEFINED = 1, 3, 4, 5, 7
 _CODES = {_SHORT: "H", _LONG: "I", _RATIONAL: "I"}
 _UNASSOCIATED = 2  # alpha that the colors are not multiplied by
-# Tags of a directory directory that describe how the file stores the pixels.
+# Tags that describe how the file stores the pixels.
 PIXEL_TAGS = {*range(254, 270), *range(273, 282), 284, *range(288, 294), 301, *range(317, 348)}
 PIXEL_TAGS |= {512, 513, 514, *range(515, 533)}
 _HIGHEST = 2**32 - 1
 
 
 def encode_tiff(samples: Samples, metadata: Metadata, is_gray: bool) -> bytes:
-    """Encode samples, H x W or H x W x 2 to 4, uncompressed, with what `metadata` holds.
+    """Encode samples, H x W or H x W x 2 to 4, and metadata as an uncompressed TIFF file.
 
     Raises:
-        UserError: A TIFF cannot be as large.
+        UserError: The file would exceed 4 GiB.
     """
     stream = metadata.exif or b"II*\0\0\0\0\0"
     order = byte_order(stream)
@@ -41,7 +42,7 @@ def encode_tiff(samples: Samples, metadata: Metadata, is_gray: bool) -> bytes:
         entries[tag] = _entry(body, order, tag, kind, values)
     body += bytes(-len(body) % 4)
     if len(body) + 12 * len(entries) > _HIGHEST:
-        raise UserError("the image is larger than the 4 GiB that a TIFF holds; use PNG")
+        raise UserError("the image is larger than the 4 GiB limit of TIFF; use PNG")
     struct.pack_into(order + "I", body, 4, len(body))
     body += struct.pack(order + "H", len(entries))
     body += b"".join(entries[tag] for tag in sorted(entries)) + bytes(4)
@@ -71,7 +72,7 @@ def _pixel_fields(samples: Samples, is_gray: bool, start: int) -> dict[int, _Fie
 
 def _metadata_fields(metadata: Metadata, entries: Mapping[int, bytes]) -> dict[int, _Field]:
     fields = {}
-    if metadata.resolution and Base.XResolution not in entries:  # EXIF's own stays
+    if metadata.resolution and Base.XResolution not in entries:  # EXIF takes precedence
         unit = 1 if metadata.resolution.is_ratio else 2
         for tag, side in zip((282, 283), metadata.resolution[:2], strict=True):
             fields[tag] = (_RATIONAL, _rational(side))
@@ -93,7 +94,7 @@ def _rational(value: Fraction) -> list[int]:
 def _entry(
     body: bytearray, order: str, tag: int, kind: int, values: Sequence[int] | bytes
 ) -> bytes:
-    """Return an entry of the directory; values of more than 4 bytes go to the end of `body`."""
+    """Return a directory entry. Values of more than 4 bytes are appended to `body`."""
     is_bytes = isinstance(values, bytes)
     packed = values if is_bytes else struct.pack(f"{order}{len(values)}{_CODES[kind]}", *values)
     count = len(values) // (2 if kind == _RATIONAL else 1)
@@ -101,6 +102,6 @@ def _entry(
     if len(packed) <= 4:
         return head + packed.ljust(4, b"\0")
     body += bytes(len(body) % 2)
-    position = min(len(body), _HIGHEST)  # a larger file is refused
+    position = min(len(body), _HIGHEST)  # `encode_tiff` rejects larger files
     body += packed
     return head + struct.pack(order + "I", position)

@@ -1,4 +1,4 @@
-"""Images into files: the one writer of the whole project."""
+"""Write image files."""
 
 import io
 import os
@@ -26,22 +26,26 @@ _LOSSY = ("JPEG", "WEBP")
 
 
 def what_is_lost(image: DecodedImage, suffix: str) -> tuple[str, ...]:
-    """Say what of an image a file with this ending cannot hold, a sentence each.
+    """Return one sentence for each part of an image that a format cannot store.
+
+    Args:
+        image: The image to write.
+        suffix: The file extension.
 
     Raises:
-        UserError: No image is written with this ending, or none as large.
+        UserError: The extension is not supported, or the image is too large for the format.
     """
     kind, is_deep = _kind(suffix), image.pixels.dtype == np.uint16
     height, width = image.pixels.shape[:2]
     if max(height, width) > _LONGEST_SIDE.get(kind, width + height):
         raise UserError(
-            f"{kind} holds sides of {_LONGEST_SIDE[kind]} pixels at the most; this image is "
+            f"{kind} supports at most {_LONGEST_SIDE[kind]} pixels per side; this image is "
             f"{width} x {height}"
         )
     losses = {
-        "16 bits a channel become 8": is_deep and kind not in _DEEP,
+        "16 bits per channel are reduced to 8": is_deep and kind not in _DEEP,
         "transparency is left out": image.alpha is not None and kind in _OPAQUE,
-        "gray becomes RGB, its color profile sRGB": _changes_gray_profile(image, kind),
+        "gray becomes RGB with the color profile sRGB": _changes_gray_profile(image, kind),
     }
     names = fitting(image.metadata, kind, image.is_gray)[1]
     told = [loss for loss, is_so in losses.items() if is_so]
@@ -56,23 +60,23 @@ def write_image(
     overwrite: bool = True,
     quality: int | None = None,
 ) -> None:
-    """Write an image whole or not at all: a file of the same name is replaced at the end.
+    """Write an image file atomically: an existing file is replaced only at the end.
 
-    A JPEG that was read as one keeps its quantization tables and subsampling; others have quality
-    95 and colors in full resolution. A WebP that was read as a lossless one stays lossless; others
-    have quality 95. A gray image is written as its luminance (Rec. 601). `what_is_lost` tells
-    what the file cannot hold.
+    A JPEG input keeps its quantization tables and subsampling; other inputs get quality 95 without
+    chroma subsampling. A lossless WebP input stays lossless; other inputs get quality 95. A gray
+    image is written as luminance (Rec. 601). `what_is_lost` lists what the format cannot store.
 
     Args:
-        image: What to write.
+        image: The image to write.
         destination: A path, or a binary stream.
-        format: The ending, with or without its dot; needed for a stream, else that of the path.
-        overwrite: Whether a file of that name may be replaced.
-        quality: Of JPEG and WebP, from 1 to 100, in place of the input's.
+        format: The file extension, with or without a dot. Default: that of the path. A stream needs
+            it.
+        overwrite: Whether an existing file may be replaced.
+        quality: JPEG or WebP quality, 1 to 100. Default: as above.
 
     Raises:
-        UserError: An unknown ending, a size that the format cannot hold, an unwritable folder, a
-            full disk.
+        UserError: The extension is not supported, the image is too large for the format, the folder
+            is not writable, or the disk is full.
     """
     is_path = isinstance(destination, str | os.PathLike)
     name = str(destination) if is_path else "standard output"
@@ -92,13 +96,13 @@ def write_image(
 
 
 def check_quality(quality: int) -> None:
-    """Raise `UserError` unless a quality is from 1 to 100."""
+    """Raise `UserError` if the quality is not between 1 and 100."""
     if not 1 <= quality <= 100:
-        raise UserError(f"the quality is {quality}; it is from 1 to 100")
+        raise UserError(f"the quality is {quality}; it must be from 1 to 100")
 
 
 def is_lossy(suffix: str) -> bool:
-    """Tell whether files with this ending have a quality: JPEG and WebP."""
+    """Return whether the extension is that of a format with a quality setting: JPEG or WebP."""
     return FORMATS.get(suffix.lower()) in _LOSSY
 
 
@@ -106,7 +110,7 @@ def _kind(suffix: str) -> str:
     kind = FORMATS.get("." + suffix.lower().removeprefix("."))
     if kind is None:
         endings = ", ".join(IMAGE_SUFFIXES)
-        raise UserError(f"no image is written with the ending {suffix!r}: use one of {endings}")
+        raise UserError(f"cannot write images with the extension {suffix!r}; use one of {endings}")
     return kind
 
 
@@ -141,7 +145,7 @@ def _rounded_to_8_bits(samples: NDArray[np.uint16]) -> NDArray[np.uint8]:
 
 
 def _changes_gray_profile(image: DecodedImage, kind: str) -> bool:
-    """Tell whether a profile of gray would come to stand in a file of RGB."""
+    """Return whether the image has a gray color profile and the format stores only RGB."""
     is_gray = image.is_gray and is_gray_profile(image.metadata.icc_profile)
     return is_gray and kind in _WITHOUT_GRAY
 
@@ -149,7 +153,7 @@ def _changes_gray_profile(image: DecodedImage, kind: str) -> bool:
 def _gray_to_srgb(
     samples: NDArray[np.uint8], metadata: Metadata
 ) -> tuple[NDArray[np.uint8], Metadata]:
-    """Convert three equal channels, and alpha, from a profile of gray to sRGB."""
+    """Convert three equal channels, and alpha, from a gray color profile to sRGB."""
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
     gray = Image.fromarray(np.ascontiguousarray(samples[..., 1]))
     try:
