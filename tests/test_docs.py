@@ -36,6 +36,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 COMMANDS, PYTHON = "", "python"
 INSTALL = re.compile(r"python -m pip install [^&\n]*(&& |\n|$)")  # the tests run where it is done
 SLOW, NOT_RUN = re.compile(r"slow(?:; with (.+))?"), re.compile(r"not run: (.+)")
+SAVED = re.compile(r"saved as (\S+)")  # a file for the blocks that follow
 # What the blocks of Python may take for granted.
 GIVEN = """\
 import numpy as np
@@ -51,7 +52,8 @@ OTHERS = {
         "--strict",
         "--images",
         "--durations",
-    ),  # pip, MkDocs, a benchmark, pytest
+        "--logdir",
+    ),  # pip, MkDocs, a benchmark, pytest, TensorBoard
     *("--config", "--workdir"),  # read by cli/with_config.py
     *("--nodes", "--requeue", "--build-arg"),  # Slurm's, Docker's
     *("--topology", "--fsdp", "--search"),  # of benchmarks/pod_plan.py
@@ -88,7 +90,7 @@ def blocks_of(page: Path) -> Iterator[Block]:
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 RUN = [block for block in BLOCKS if block.to_run and not NOT_RUN.fullmatch(block.mark)]
 LEFT_OUT = [block for block in BLOCKS if NOT_RUN.fullmatch(block.mark)]
-FAST = [block for block in RUN if not block.mark]
+FAST = [block for block in RUN if not block.mark or SAVED.fullmatch(block.mark)]
 
 
 def pages_of(blocks: list[Block]) -> list[str]:
@@ -97,7 +99,8 @@ def pages_of(blocks: list[Block]) -> list[str]:
 
 def test_every_block_is_run_or_says_why_not():
     assert {block.language for block in BLOCKS} == {COMMANDS, PYTHON}
-    unclear = [block for block in RUN if block.mark and not SLOW.fullmatch(block.mark)]
+    marked = [block for block in RUN if block.mark]
+    unclear = [b for b in marked if not (SLOW.fullmatch(b.mark) or SAVED.fullmatch(b.mark))]
     assert not [f"{block.place}: {block.mark}" for block in unclear]
 
 
@@ -122,6 +125,9 @@ def test_all_blocks_of_a_page_run(page, workplace):
 
 
 def run(block: Block, folder: Path) -> None:
+    if saved := SAVED.fullmatch(block.mark):
+        (folder / saved[1]).write_text(block.text)
+        return
     if block.language == PYTHON:
         commands = [["-c", GIVEN + block.to_run]]
     else:
