@@ -1,10 +1,10 @@
-"""Restores and measures a data set; see configs/evaluate.py."""
+"""Evaluates a model on a data set; see configs/evaluate.py."""
 
 from vitdeblur_jax.cli.with_config import run_with_config
 
 
 def evaluate(config, workdir):
-    from vitdeblur_jax.evaluation import evaluate  # imports JAX, once signals are handled
+    from vitdeblur_jax.evaluation import evaluate  # imports JAX, so after the handlers are set
 
     return evaluate(config, workdir)
 

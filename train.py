@@ -4,7 +4,7 @@ from vitdeblur_jax.cli.with_config import run_with_config
 
 
 def train(config, workdir):
-    from vitdeblur_jax.training import train  # imports JAX, once signals are handled
+    from vitdeblur_jax.training import train  # imports JAX, so after the signal handlers are set
 
     return train(config, workdir)
 

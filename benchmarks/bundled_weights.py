@@ -42,8 +42,8 @@ class Figures(NamedTuple):
     """Of an image: PSNR, SSIM and colour of the input and of the output.
 
     Attributes:
-      name: of the image, or of what it is the mean of.
-      colour: how far the mean of a channel lies from the sharp image's, in 255ths; the mean
+      name: Of the image, or of what it is the mean of.
+      colour: How far the mean of a channel lies from the sharp image's, in 255ths; the mean
         over the channels.
     """
 

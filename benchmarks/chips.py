@@ -19,10 +19,10 @@ class Chip(NamedTuple):
 
     Attributes:
       peak: FLOP/s of each kind of product that `benchmarks.flops` tells apart.
-      memory: bytes of HBM.
-      memory_rate: bytes a second between the chip and its HBM.
-      link_rate: bytes a second that all its links can send to the chips beside it.
-      network_rate: bytes a second that it can send to another machine; None where machines are
+      memory: Bytes of HBM.
+      memory_rate: Bytes a second between the chip and its HBM.
+      link_rate: Bytes a second that all its links can send to the chips beside it.
+      network_rate: Bytes a second that it can send to another machine; None where machines are
         joined by the links.
     """
 

@@ -29,8 +29,8 @@ class Traffic(NamedTuple):
     """What one kind of collective, in groups of one size, does in a run of the program.
 
     Attributes:
-      times: how often a device takes part in one.
-      sent: bytes that a device sends in all of them.
+      times: How often a device takes part in one.
+      sent: Bytes that a device sends in all of them.
     """
 
     times: int

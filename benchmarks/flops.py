@@ -26,7 +26,7 @@ def count_flops(traced: ClosedJaxpr, platform: str) -> Counter[str]:
       platform: "cpu", "cuda" or "tpu".
 
     Raises:
-      ValueError: products in a while loop, whose turns cannot be known.
+      ValueError: Products in a while loop, whose turns cannot be known.
     """
     needed, _ = dce_jaxpr(traced.jaxpr, [True] * len(traced.jaxpr.outvars))
     return _count(needed, platform)

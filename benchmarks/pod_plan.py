@@ -49,12 +49,12 @@ class Plan(NamedTuple):
     """What a step comes to.
 
     Attributes:
-      flops: of all chips, by kind of product.
-      state: bytes of a chip that parameters, optimizer and averages take.
-      memory: other bytes of a chip, by name; empty where no compiler has told.
-      moved: fewest bytes between a chip and its memory; None where no compiler has told.
-      traffic: by kind of collective and size of its groups.
-      network: bytes of these that a chip must send to other machines.
+      flops: Of all chips, by kind of product.
+      state: Bytes of a chip that parameters, optimizer and averages take.
+      memory: Other bytes of a chip, by name; empty where no compiler has told.
+      moved: Fewest bytes between a chip and its memory; None where no compiler has told.
+      traffic: By kind of collective and size of its groups.
+      network: Bytes of these that a chip must send to other machines.
     """
 
     flops: Counter[str]
@@ -101,7 +101,7 @@ def report(config: ml_collections.ConfigDict, options: argparse.Namespace) -> in
     """Prints the plan and returns the exit status.
 
     Raises:
-      UserError: a topology, config or mesh that cannot be.
+      UserError: A topology, config or mesh that cannot be.
     """
     if options.batch_per_chip < 1:
         raise UserError(f"--batch-per-chip is {options.batch_per_chip}; it must be 1 or more")
@@ -143,7 +143,7 @@ def topology(name: str) -> tuple[str, list[jax.Device]]:
     """Returns the name of the chip, and the devices; for GPUs as many stand-ins.
 
     Raises:
-      UserError: there is no such topology, or nothing to compile for it with.
+      UserError: There is no such topology, or nothing to compile for it with.
     """
     kind, _, shape = name.partition(":")
     if kind == "gpu":
@@ -196,7 +196,7 @@ def compiled(config: ml_collections.ConfigDict, run: Run) -> Plan:
     """Returns the plan of the step as it is compiled for the devices of its mesh.
 
     Raises:
-      DoesNotFitError: it does not fit into their memory.
+      DoesNotFitError: It does not fit into their memory.
     """
     traced = traced_step(config, run)
     try:
@@ -251,10 +251,10 @@ def traffic_by_rule(
     scattered there, and then summed up along "data"; all other gradients over all devices.
 
     Args:
-      params: leaves have a shape and a size.
-      trained: those of them that have gradients.
-      data: size of that mesh axis.
-      fsdp: size of the other.
+      params: Leaves have a shape and a size.
+      trained: Those of them that have gradients.
+      data: Size of that mesh axis.
+      fsdp: Size of the other.
     """
     spread = lambda leaf: any(spec_of(leaf.shape, fsdp))  # noqa: E731
     leaves = jax.tree.leaves(trained)

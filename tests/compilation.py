@@ -23,7 +23,7 @@ def compile_fast_and_cache(is_first: bool) -> None:
     """Sets the environment of this process and its children, and this process's JAX.
 
     Args:
-      is_first: no other process of this run of the tests uses the cache yet.
+      is_first: No other process of this run of the tests uses the cache yet.
     """
     if is_first:
         _drop_large_cache(cache_folder().parent)

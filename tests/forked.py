@@ -40,9 +40,9 @@ class Ended(NamedTuple):
     """What has become of a process.
 
     Attributes:
-      returncode: its exit status; minus the number of the signal that ended it.
-      stdout: what it wrote.
-      stderr: what it wrote.
+      returncode: Its exit status; minus the number of the signal that ended it.
+      stdout: What it wrote.
+      stderr: What it wrote.
     """
 
     returncode: int
@@ -56,10 +56,10 @@ def run_program(
     """Runs a program to its end, as `subprocess.run` would run `python ARGUMENTS`.
 
     Args:
-      arguments: a file, `-m` and a module, or `-c` and source code; then the program's arguments.
-      folder: it runs in.
-      timeout: in seconds; a program that takes longer is killed, and its return code is -9.
-      environment: variables that are changed.
+      arguments: A file, `-m` and a module, or `-c` and source code; then the program's arguments.
+      folder: It runs in.
+      timeout: In seconds; a program that takes longer is killed, and its return code is -9.
+      environment: Variables that are changed.
     """
     with tempfile.TemporaryDirectory() as scratch:
         out, err = (os.path.join(scratch, name) for name in ("out", "err"))
@@ -82,11 +82,11 @@ def start_program(
     """Starts a program as the leader of a process group; see `run_program`.
 
     Args:
-      arguments: a file, `-m` and a module, or `-c` and source code; then the program's arguments.
-      folder: it runs in.
-      stdout: path of a file for what it prints.
-      stderr: path of a file; it may be the same.
-      environment: variables that are changed.
+      arguments: A file, `-m` and a module, or `-c` and source code; then the program's arguments.
+      folder: It runs in.
+      stdout: Path of a file for what it prints.
+      stderr: Path of a file; it may be the same.
+      environment: Variables that are changed.
     """
     words = [os.fspath(word) for word in arguments]
     process = _CONTEXT.Process(
@@ -102,9 +102,9 @@ def running(function, *arguments, stderr=os.devnull) -> Iterator[BaseProcess]:
     """Gives the started process of a function; kills it when the block ends.
 
     Args:
-      function: of a module's top level.
-      arguments: for it.
-      stderr: path of a file for what it writes on standard error.
+      function: Of a module's top level.
+      arguments: For it.
+      stderr: Path of a file for what it writes on standard error.
     """
     process = _CONTEXT.Process(target=_run_function, args=(stderr, function, *arguments))
     process.start()

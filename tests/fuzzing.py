@@ -29,9 +29,9 @@ def mutated(data: bytes, rng: np.random.Generator, others: Sequence[bytes]) -> b
     """Returns `data` after one to three random mutations.
 
     Args:
-      data: of a file.
-      rng: decides on everything.
-      others: files whose ends may replace the end of `data`.
+      data: Of a file.
+      rng: Decides on everything.
+      others: Files whose ends may replace the end of `data`.
     """
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
         mutation = _MUTATIONS[rng.integers(len(_MUTATIONS))]
@@ -103,8 +103,8 @@ def watched(seconds: float = 20, megabytes: float = 400) -> Iterator[None]:
     """Fails if the block hangs, takes much memory, runs a program, or changes a file.
 
     Args:
-      seconds: after which the block counts as hung.
-      megabytes: bound on the growth of resident memory, where the system tells it (Linux).
+      seconds: After which the block counts as hung.
+      megabytes: Bound on the growth of resident memory, where the system tells it (Linux).
     """
     before = _resident_megabytes(reset_peak=True)
     previous = signal.signal(signal.SIGALRM, _hung)

@@ -48,10 +48,10 @@ def assert_stage(golden: Mapping, name: str, found, atol: float) -> None:
     """Asserts that a stage is near the golden one: all that the file holds of it.
 
     Args:
-      golden: the golden file.
-      name: of the stage.
-      found: our array, (height, width, channels).
-      atol: bound of the absolute difference of values, and of their mean and standard deviation.
+      golden: The golden file.
+      name: Of the stage.
+      found: Our array, (height, width, channels).
+      atol: Bound of the absolute difference of values, and of their mean and standard deviation.
     """
     found = np.asarray(found)
     compared = [part for part in _PARTS if f"stage_{name}_{part}" in golden]
@@ -120,9 +120,9 @@ def assert_converts_exactly(network, entries: Entries, published: Mapping[str, t
     """Asserts that the entries are a checkpoint's, and that conversion loses nothing.
 
     Args:
-      network: the entries' module; only its shapes are computed.
-      entries: of all its variables.
-      published: the shapes of the checkpoint's entries, by name.
+      network: The entries' module; only its shapes are computed.
+      entries: Of all its variables.
+      published: The shapes of the checkpoint's entries, by name.
     """
     image = np.zeros((1, 64, 64, 3 * network.views), np.float32)
     shapes = jax.eval_shape(network.init, jax.random.key(0), image)
@@ -172,10 +172,10 @@ def furthest_column(network, variables: dict, corner: int, columns: Sequence[int
     Gradients tell: however small they are, they don't drown in rounding as differences do.
 
     Args:
-      network: of images of 3 channels.
-      variables: from `one_sided_variables`.
-      corner: the tap that they look at.
-      columns: of the output, all phases of the network's strides; the middle of the image.
+      network: Of images of 3 channels.
+      variables: From `one_sided_variables`.
+      corner: The tap that they look at.
+      columns: Of the output, all phases of the network's strides; the middle of the image.
     """
     width = columns[0] + columns[-1] + 1
     # What max pooling picks lies on the same side.
@@ -205,9 +205,9 @@ def one_sided_variables(network, image_shape: tuple[int, ...], corner: int) -> d
     receptive field reaches; noise would let it die down.
 
     Args:
-      network: a module.
-      image_shape: of an image that it takes.
-      corner: tap, along height and width, that the weight lies on: 0 or -1.
+      network: A module.
+      image_shape: Of an image that it takes.
+      corner: Tap, along height and width, that the weight lies on: 0 or -1.
     """
     shapes = jax.eval_shape(network.init, jax.random.key(0), np.zeros(image_shape, np.float32))
     rng = np.random.default_rng(0)
@@ -239,13 +239,13 @@ def assert_gradient_norms(
     """Asserts the mean of the squared output, and the norms of its gradients.
 
     Args:
-      golden: a golden file with the loss and the norms, in one of two forms.
-      network: whose output it is.
-      variables: with the stand-in weights.
-      entries: of all variables.
-      rtol: bound of the relative difference.
-      image: the file's `image_rgb` unless given.
-      in_golden_range: turns an output from [0, 1] into the range of the file.
+      golden: A golden file with the loss and the norms, in one of two forms.
+      network: Whose output it is.
+      variables: With the stand-in weights.
+      entries: Of all variables.
+      rtol: Bound of the relative difference.
+      image: The file's `image_rgb` unless given.
+      in_golden_range: Turns an output from [0, 1] into the range of the file.
     """
     if image is None:
         image = golden_image(golden, "image_rgb")

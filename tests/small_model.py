@@ -18,7 +18,7 @@ def small_configuration(**changes) -> ml_collections.ConfigDict:
     """Returns a config of window 42: 9 x 9 tokens, a map of 36 pixels a side.
 
     Args:
-      **changes: values by key of "model", "tiling" or "numerics"; in `decoder__width`, two
+      **changes: Values by key of "model", "tiling" or "numerics"; in `decoder__width`, two
         underscores stand for a dot.
     """
     values = {

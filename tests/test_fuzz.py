@@ -87,10 +87,10 @@ def _fuzz(
     """Reads mutations of each file in turn; prints how many were read and how many refused.
 
     Args:
-      files: sound ones.
-      read: called with the path of the file that is mutated.
-      cases: how many mutations.
-      change: see `mutated`.
+      files: Sound ones.
+      read: Called with the path of the file that is mutated.
+      cases: How many mutations.
+      change: See `mutated`.
     """
     for path in files:
         read(path)  # what is imported late is imported now

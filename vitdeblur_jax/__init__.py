@@ -1,4 +1,4 @@
-"""ViTDeblur in JAX: restores images that are out of focus.
+"""ViTDeblur in JAX: restores defocused images.
 
     import vitdeblur_jax as vd
     pretrained = vd.load_pretrained("vitdeblur.pth")
@@ -6,8 +6,8 @@
 
 Images are RGB, channels last; floats lie in [0, 1].
 
-JAX is imported with the first of these names that is used, not with the package: the commands set
-their signal handlers before.
+JAX is imported on the first use of one of these names, not with the package, because the commands
+set their signal handlers before they import JAX.
 """
 
 TYPE_CHECKING = False  # as in `typing`, whose import takes longer than this package's own

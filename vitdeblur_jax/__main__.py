@@ -1,4 +1,4 @@
-"""The process of the command `vitdeblur`: signals are handled before anything else is imported."""
+"""Entry point of the command `vitdeblur`; sets the signal handlers before all other imports."""
 
 import sys
 

@@ -57,7 +57,7 @@ def test_a_pipe_does_not_hang(small, tmp_path, name):
     (tmp_path / name).unlink(missing_ok=True)
     os.mkfifo(tmp_path / name)
     source = tmp_path / "folder" if name.startswith("folder") else tmp_path / name
-    with pytest.raises(UserError, match="no regular file"):
+    with pytest.raises(UserError, match="not a regular file"):
         load_pretrained(source)
     with pytest.raises(UserError):
         read_entries(str(tmp_path / name), {"a": (1,)})

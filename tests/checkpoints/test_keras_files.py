@@ -141,7 +141,7 @@ def test_missing_files_and_pipes(path):
     with pytest.raises(UserError, match="No such file"):
         read_keras_file(path)
     os.mkfifo(path)
-    with pytest.raises(UserError, match="no regular file"):
+    with pytest.raises(UserError, match="not a regular file"):
         read_keras_file(path)
 
 

@@ -126,7 +126,7 @@ def test_two_processes_with_skip_existing_take_each_others_results(vitdeblur, ph
         Path("new", name).unlink()
     status, said = vitdeblur(*arguments[:-1])
     assert status == 2
-    assert "new/photo.png has come into being meanwhile" in said
+    assert "another process has written new/photo.png in the meantime" in said
 
 
 def test_names_and_messages_reach_the_terminal_as_printable_text(vitdeblur, photo):

@@ -98,7 +98,7 @@ def test_too_small_images_are_refused(network):
     backbone, params = network
     for side in (1, 6, 12):
         image = np.zeros((side, 40, 3), np.float32)
-        with pytest.raises(UserError, match="too small for its network; 35 x 35 pixels will do"):
+        with pytest.raises(UserError, match="too small for its network; use 35 x 35 or more"):
             lpips(image, image, params, backbone)
     enough = np.zeros((35, 35, 3), np.float32)
     same = float(compiled(enough, enough, params, backbone=backbone))

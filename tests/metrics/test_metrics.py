@@ -211,7 +211,7 @@ def as_users_run(monkeypatch):
 NOT_COMPARED = {
     "8 bits": (np.uint8, 255, "uint8; metrics take floats in [0, 1]: divide it by 255"),
     "16 bits": (np.uint16, 65535, "uint16; metrics take floats in [0, 1]: divide it by 65535"),
-    "floats to 255": (np.float32, 255, "metrics take floats in [0, 1]; this reference goes from"),
+    "floats to 255": (np.float32, 255, "metrics take floats in [0, 1]; this reference ranges from"),
 }
 
 
@@ -233,7 +233,7 @@ def test_images_on_another_scale_than_metrics_take_are_refused(case, names):
     ("change", "message"),
     [
         (lambda x: x[..., 0], "is 40 x 48; metrics take height x width x"),
-        (lambda x: x[None], "jax.vmap takes them over a batch"),
+        (lambda x: x[None], "use jax.vmap for a batch"),
         (lambda x: x.transpose(2, 0, 1), "is 3 x 40 x 48; metrics take height x width x"),
         (lambda x: x[:0], "is 0 x 48 x 3"),
         (lambda x: x.tolist(), "is a list; metrics take NumPy or JAX arrays"),

@@ -139,9 +139,9 @@ def test_a_file_that_appears_meanwhile_is_kept(tmp_path, monkeypatch, has_links)
 def test_pipes_and_devices_are_no_files(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", Path("/dev/zero")):
-        with pytest.raises(UserError, match="no regular file"):
+        with pytest.raises(UserError, match="not a regular file"):
             check_regular(path)
-        with pytest.raises(UserError, match="no regular file"):
+        with pytest.raises(UserError, match="not a regular file"):
             read_json(path)
 
 
@@ -151,10 +151,10 @@ def test_pipes_and_devices_are_no_files(tmp_path):
         ("[" * 100_000, "nested too deeply"),
         ('{"a":' + "[" * 200 + "]" * 200 + "}", "nested too deeply"),
         ('{"a":' * 100_000, "nested too deeply"),
-        ("[]", "a list, where an object belongs"),
-        ('"x"', "a string, where an object belongs"),
-        ("null", "null, where an object belongs"),
-        ("3", "a number, where an object belongs"),
+        ("[]", "a list; it must hold an object"),
+        ('"x"', "a string; it must hold an object"),
+        ("null", "null; it must hold an object"),
+        ("3", "a number; it must hold an object"),
         ('{"a"', "damaged JSON"),
         ("", "damaged JSON"),
         ("9" * 5000, "damaged JSON"),

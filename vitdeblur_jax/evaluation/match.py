@@ -27,10 +27,10 @@ class Match(NamedTuple):
     """The images of a folder that belong to the pairs of a set.
 
     Attributes:
-      files: the image of each pair that has one, by the pair's name.
-      missing: the names of the files of the other pairs, without their ending, by the pair's name.
-      profiles: those that name them so.
-      rule: a sentence on what matched.
+      files: The image of each pair that has one, by the pair's name.
+      missing: The names of the files of the other pairs, without their ending, by the pair's name.
+      profiles: Those that name them so.
+      rule: A sentence on what matched.
     """
 
     files: dict[str, Path]
@@ -54,12 +54,12 @@ def match(folder: Path, pairs: Sequence[Pair], profile: Profile | None = None) -
     or gives as many pairs each another image, nothing is guessed.
 
     Args:
-      folder: holds the images, or the profile's own folder, which does.
-      pairs: of the set, in its order.
-      profile: of the system that saved them; None: what fits.
+      folder: Holds the images, or the profile's own folder, which does.
+      pairs: Of the set, in its order.
+      profile: Of the system that saved them; None: what fits.
 
     Raises:
-      UserError: no image is named by any profile, or several lead to different images, or two
+      UserError: No image is named by any profile, or several lead to different images, or two
         images bear one name.
     """
     files = _list_images(folder)

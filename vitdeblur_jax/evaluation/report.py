@@ -40,14 +40,14 @@ def add_picture(
     It may be called from several threads and processes.
 
     Args:
-      folder: of the report.
-      image_number: from 0, in the order of `scores["images"]`.
-      method_number: from 1, in the order of `scores["methods"]`; 0 is the sharp image.
+      folder: Of the report.
+      image_number: From 0, in the order of `scores["images"]`.
+      method_number: From 1, in the order of `scores["methods"]`; 0 is the sharp image.
       pixels: RGB.
-      target: the same part of the sharp image; None: there is no error map.
+      target: The same part of the sharp image; None: there is no error map.
 
     Raises:
-      UserError: a file cannot be written.
+      UserError: A file cannot be written.
     """
     try:
         (folder / "pictures").mkdir(parents=True, exist_ok=True)
@@ -79,14 +79,14 @@ def write_report(out: Path, scores: dict[str, Any]) -> Path:
     """Writes report.html; pictures that `add_picture` has not written are left out.
 
     Args:
-      out: the folder that has the pictures.
-      scores: what `vitdeblur_jax.evaluation.metrics_json` describes.
+      out: The folder that has the pictures.
+      scores: What `vitdeblur_jax.evaluation.metrics_json` describes.
 
     Returns:
       The page's path.
 
     Raises:
-      UserError: it cannot be written.
+      UserError: It cannot be written.
     """
     data = {"scores": scores, "sizes": _sizes(out, scores), "whiteError": WHITE_ERROR}
     template = (files(__package__) / "report.html").read_text(encoding="utf-8")

@@ -1,8 +1,8 @@
 """Image metrics: pure functions of arrays, and one table of them, `METRICS`.
 
-All take RGB in [0, 1], channels last. Those without weights compute in the dtype they are given:
-float64 (under `jax.enable_x64`) where figures are to be compared with other people's, float32 in a
-training loop. Those with weights take them as an argument and compute in float32.
+All metrics take RGB in [0, 1], channels last. Metrics without weights compute in the dtype of their
+input: use float64 (under `jax.enable_x64`) for figures to compare with other work, float32 in a
+training loop. Metrics with weights take them as an argument and compute in float32.
 """
 
 import functools
@@ -32,14 +32,14 @@ _Image = Float[np.ndarray, "height width 3"]
 
 
 class Metric(NamedTuple):
-    """A metric as it stands in tables.
+    """A metric and its presentation in tables.
 
     Attributes:
-      title: in a table's head.
-      function: of image and reference; with weights, of these, too, as
+      title: Title of the table column.
+      function: Takes image and reference. A metric with weights also takes them, as
         `vitdeblur_jax.checkpoints.metric_weights` reads them.
-      definition: what a figure means, in one line.
-      digits: after the point.
+      definition: The exact definition, in one line.
+      digits: Digits after the point.
       better: "higher" or "lower".
     """
 
@@ -85,7 +85,7 @@ METRICS = {
     "ssim_luminance": Metric(
         "SSIM Y",
         structural_similarity_luminance,
-        "SSIM, 11 x 11 Gaussian window of sigma 1.5, luminance of YIQ in whole steps of 8 bits",
+        "SSIM, 11 x 11 Gaussian window of sigma 1.5, YIQ luminance rounded to 8 bits",
         4,
     ),
     "lpips_alex": _lpips("alex", "AlexNet"),
@@ -112,7 +112,7 @@ METRICS = {
     "ckdn": Metric(
         "CKDN",
         ckdn,
-        "CKDN, the sharp image for its reference",
+        "CKDN, with the sharp image as reference",
         4,
     ),
 }
@@ -120,18 +120,18 @@ DEFAULT = ("psnr", "ssim", "mae")
 
 
 def measure(image: _Image, reference: _Image, names: tuple[str, ...] = DEFAULT) -> dict[str, float]:
-    """Returns figures of images in [0, 1], computed in float64.
+    """Returns the metrics of an image in [0, 1], computed in float64.
 
-    The CPU computes them. Where `JAX_PLATFORMS` leaves JAX without one, as `cuda` alone does, the
-    first device does.
+    The CPU computes them. If `JAX_PLATFORMS` excludes the CPU, as `cuda` alone does, the first
+    device computes them.
 
     Args:
-      image: float32 or float64.
-      reference: likewise.
-      names: of `METRICS`, those without weights.
+      image: The image to measure, float32 or float64.
+      reference: The sharp image, float32 or float64.
+      names: Keys of `METRICS`; only metrics without weights.
 
     Raises:
-      UserError: they are not two such images of one shape.
+      UserError: The arrays are not two images of the same shape in [0, 1].
     """
     check_pair(image, reference)
     with jax.enable_x64(True), jax.default_device(_measuring_device()):

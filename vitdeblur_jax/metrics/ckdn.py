@@ -1,7 +1,8 @@
 """CKDN: Zheng, Yang, Fu, Zha, Luo, ICCV 2021, as pyiqa computes it.
 
-"Conditional knowledge distillation": one network looks at the image, another of the same form at
-the reference, and a third at the difference of what they see. All are made of ResNet's bottlenecks.
+"Conditional knowledge distillation": one network encodes the image, another of the same
+architecture encodes the reference, and a third processes the difference of their features. All
+three consist of ResNet's bottleneck blocks.
 """
 
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from vitdeblur_jax.utils.shapes import check_shapes
 
 _SHORTER_SIDE, _CROP = 329, 288
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# How many bottlenecks, their width, and the channels that go in; four times the width comes out.
+# Number of bottlenecks, their width, input channels. The output has four times the width.
 _STAGES = {"qse_2": (3, 64, 64), "dte_2": (3, 64, 64), "csp": (4, 128, 256)}
 _HEAD = ((2048, 512), (2048, 2048), (1, 2048))
 
@@ -29,14 +30,15 @@ Params = dict[str, Any]
 
 
 def ckdn(image: RGBImage, reference: RGBImage, params: Params) -> Float[Array, ""]:
-    """Returns the score, 0 to 1, higher is better; not symmetric.
+    """Returns the score, from 0 to 1, higher is better; it is not symmetric.
 
-    Any size goes. NaN if one of the images is not.
+    Images can have any size. The score is NaN if an image is not finite.
 
     Args:
-      image: the restored one, RGB in [0, 1].
-      reference: likewise; the paper takes the degraded image, pyiqa what it is given.
-      params: as `ckdn_params` returns them.
+      image: The restored image, RGB in [0, 1].
+      reference: The reference, RGB in [0, 1]. The paper uses the degraded image; pyiqa leaves the
+        choice to its caller.
+      params: The weights, from `ckdn_params`.
     """
     check_pair(image, reference, rgb=True)
     seen = encode(preprocess(image), params["qse_1"], params["qse_2"])
@@ -46,9 +48,9 @@ def ckdn(image: RGBImage, reference: RGBImage, params: Params) -> Float[Array, "
 
 
 def preprocess(image: RGBImage, is_reference: bool = False) -> Float[Array, "288 288 3"]:
-    """Returns the middle of the image at 329 pixels on the shorter side, normalised.
+    """Returns a normalized center crop of the image, resized to 329 pixels on the shorter side.
 
-    A reference is resized by the nearest pixel, as in the authors' code.
+    A reference is resized with nearest-neighbor interpolation, as in the authors' code.
     """
     height, width = image.shape[:2]
     size = tuple(_SHORTER_SIDE * side // min(height, width) for side in (height, width))
@@ -61,7 +63,7 @@ def preprocess(image: RGBImage, is_reference: bool = False) -> Float[Array, "288
 def encode(
     image: Float[Array, "288 288 3"], kernel: Float[ArrayLike, "7 7 3 64"], blocks: list[Params]
 ) -> Float[Array, "72 72 256"]:
-    """Returns what a ResNet-50 sees after its first stage; its stem has no norm here."""
+    """Returns the features of a ResNet-50 after its first stage; the stem has no norm here."""
     x = stem(image, kernel)[None]
     x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
     for block in blocks:
@@ -77,7 +79,7 @@ def stem(
 
 
 def compare(difference: Float[Array, "72 72 256"], blocks: list[Params]) -> Float[Array, "36 36 _"]:
-    """Returns what the third network makes of the difference of image and reference."""
+    """Returns the third network's features of the difference of image and reference."""
     x = _bottleneck(difference[None], blocks[0], stride=2)
     for block in blocks[1:]:
         x = _bottleneck(x, block)
@@ -85,7 +87,7 @@ def compare(difference: Float[Array, "72 72 256"], blocks: list[Params]) -> Floa
 
 
 def pool(difference: Float[Array, "72 72 256"], blocks: list[Params]) -> Float[Array, "512"]:
-    """Returns the mean of `compare` over the pixels."""
+    """Returns the output of `compare`, averaged over the pixels."""
     return compare(difference, blocks).mean(axis=(0, 1))
 
 
@@ -111,16 +113,16 @@ def _convolved(x, kernel, bias=0, stride=1):
 
 
 def ckdn_params(state_dict: Mapping[str, Any], where: str) -> Params:
-    """Returns the weights as `ckdn` takes them, batch norms folded into the convolutions.
+    """Returns the weights for `ckdn`, with batch norms folded into the convolutions.
 
     Args:
-      state_dict: names and shapes of pyiqa's file, any float dtype, or the authors', where all lies
-        under "state_dict" and names begin with "module."; what is only there for training is left
-        out.
-      where: what the error calls it by.
+      state_dict: The entries of pyiqa's file, any float dtype, or of the authors' file, which nests
+        them under "state_dict" and prefixes their names with "module.". Entries that only training
+        needs are ignored.
+      where: Name of the file in error messages.
 
     Raises:
-      UserError: an entry is missing or of another shape.
+      UserError: An entry is missing or has a wrong shape.
     """
     state_dict = state_dict.get("state_dict", state_dict)
     used = {_plain(name): array for name, array in state_dict.items() if _is_used(_plain(name))}
@@ -158,7 +160,7 @@ def _folded_block(weights, block):
 
 
 def _folded(weights, convolution, norm):
-    """Returns the convolution that does what it and the batch norm behind it do."""
+    """Returns a convolution that equals the given one followed by its batch norm."""
     scale = weights[f"{norm}.weight"] / np.sqrt(weights[f"{norm}.running_var"] + 1e-5)
     kernel = weights[f"{convolution}.weight"].transpose(2, 3, 1, 0) * scale
     return {

@@ -1,8 +1,8 @@
 """Feature similarity: Zhang, Zhang, Mou, Zhang, IEEE TIP 20, 2011; phase congruency after Kovesi.
 
-As pyiqa computes it (its `fsim` is the chromatic one). The authors' MATLAB code differs in details
-that move the figure by 1e-6 to 1e-3: rounding and averaging of the down-sampling, the coefficients
-of I and Q, and where an epsilon stands.
+This is pyiqa's definition (its `fsim` is the chromatic one). The authors' MATLAB code differs in
+the rounding and averaging of the down-sampling, the coefficients of I and Q, and the place of an
+epsilon. These details change the result by 1e-6 to 1e-3.
 """
 
 import math
@@ -28,15 +28,16 @@ def feature_similarity(
     reference: RGBImage,
     chromatic: bool = True,
 ) -> Float[Array, ""]:
-    """Returns FSIMc, or FSIM if not `chromatic`: at most 1, which identical images have.
+    """Returns FSIMc, or FSIM if not `chromatic`: at most 1, the value of identical images.
 
-    Where phase is congruent in either, it is compared, and so is the gradient. Computed at a size
-    of about 256 pixels on the shorter side. The gradient by either image is finite everywhere.
+    It compares phase congruency and gradient, weighted by the larger phase congruency of the two
+    images. Images are down-sampled to about 256 pixels on the shorter side. The gradient with
+    respect to either image is finite everywhere.
 
     Args:
       image: RGB in [0, 1].
-      reference: likewise.
-      chromatic: compare I and Q of YIQ, too.
+      reference: RGB in [0, 1].
+      chromatic: Whether to also compare I and Q of YIQ.
     """
     check_pair(image, reference, rgb=True)
     one, other = features(image), features(reference)
@@ -50,7 +51,7 @@ def feature_similarity(
 
 
 class Features(NamedTuple):
-    """What is compared of an image, after the down-sampling."""
+    """The compared features of an image, after down-sampling."""
 
     luminance: Float[Array, "height width"]
     chroma: Float[Array, "2 height width"]
@@ -59,14 +60,14 @@ class Features(NamedTuple):
 
 
 def features(image: RGBImage) -> Features:
-    """Returns the features of an image in [0, 1]; luminance, chroma, gradient on a scale of 255."""
+    """Returns the features of an image in [0, 1]; all but phase congruency are scaled to 255."""
     small = 255 * _downsampled(jnp.asarray(image))
     brightness = luminance(small)
     return Features(brightness, chroma(small), phase_congruency(brightness), gradient(brightness))
 
 
 def _downsampled(image):
-    """Returns means of squares of f x f pixels, the rest at the right and the bottom left out."""
+    """Returns means over f x f pixels; drops the remainder at the right and the bottom."""
     height, width, channels = image.shape
     factor = max(1, round(min(height, width) / 256))
     height, width = height // factor, width // factor
@@ -89,19 +90,19 @@ def phase_congruency(brightness: Float[Array, "height width"]) -> Float[Array, "
 
 
 def _noise(even, odd, filters):
-    """Returns each orientation's threshold, from the smallest scale, which is noise most of all."""
+    """Returns the noise threshold of each orientation, estimated at the smallest scale."""
     squares = jnp.sort((even[:, 0] ** 2 + odd[:, 0] ** 2).reshape(len(even), -1))
-    medians = squares[:, (squares.shape[1] - 1) // 2]  # the lower one of two middle ones
+    medians = squares[:, (squares.shape[1] - 1) // 2]  # the lower median
     kernels = np.fft.ifft2(filters).real * np.sqrt(np.prod(filters.shape[2:]))
     powers = (kernels.sum(axis=1) ** 2).sum(axis=(1, 2))
     powers /= (filters[:, 0] ** 2).sum(axis=(1, 2)) + np.finfo(float).tiny  # 0 for a single pixel
     deviation = _root(medians * jnp.asarray(powers / np.log(2), medians.dtype))
-    # The mean of Rayleigh's distribution, two of its standard deviations above it.
+    # The mean of the Rayleigh distribution plus two standard deviations.
     return deviation * (math.sqrt(math.pi / 2) + 2 * math.sqrt(2 - math.pi / 2)) / 1.7
 
 
 def log_gabor_filters(height: int, width: int) -> Float[np.ndarray, "4 4 height width"]:
-    """Returns the transfer functions, by orientation and scale, zero frequency first."""
+    """Returns the transfer functions by orientation and scale; the zero frequency comes first."""
     u, v = np.meshgrid(_frequencies(width), _frequencies(height))
     radius, angle = np.hypot(u, v), np.arctan2(-v, u)
     low_pass = np.fft.ifftshift(1 / (1 + (radius / 0.45) ** 30))
@@ -118,13 +119,13 @@ def log_gabor_filters(height: int, width: int) -> Float[np.ndarray, "4 4 height 
 
 
 def _frequencies(count):
-    """Returns cycles a pixel along an axis, rising; of an odd count they reach 0.5 at both ends."""
+    """Returns ascending cycles per pixel of an axis; an odd count spans -0.5 to 0.5 inclusive."""
     odd = count % 2
     return (np.arange(count) - (count - odd) / 2) / max(count - odd, 1)
 
 
 def gradient(brightness: Float[Array, "height width"]) -> Float[Array, "height width"]:
-    """Returns the length of Scharr's gradient; outside of the image is black."""
+    """Returns the magnitude of Scharr's gradient, with zero padding."""
     kernels = jnp.array([_SCHARR, _SCHARR.T], brightness.dtype)[:, None]
     both = jax.lax.conv(brightness[None, None], kernels, (1, 1), "SAME", "highest")
     return jnp.sqrt((both[0] ** 2).sum(axis=0) + _EPSILON)

@@ -1,7 +1,7 @@
 """LPIPS, version 0.1: Zhang, Isola, Efros, Shechtman, Wang, CVPR 2018.
 
-The distance between what a network that was trained to classify sees in two images. A backbone is
-a row of layers; its taps are where the two are compared.
+The distance between the features of two images in a classification network. A backbone is a
+sequence of layers; its taps mark the layers whose outputs are compared.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ Params = dict[str, Any]
 
 
 class Convolution(NamedTuple):
-    """With bias, and a ReLU behind it."""
+    """A convolution with bias, followed by a ReLU."""
 
     side: int
     channels: int
@@ -33,21 +33,26 @@ class Convolution(NamedTuple):
 
 
 class Fire(NamedTuple):
-    """SqueezeNet's: 1 x 1 to few channels, then 1 x 1 beside 3 x 3 to many; ReLUs."""
+    """SqueezeNet's fire module: a 1 x 1 squeeze, then 1 x 1 and 3 x 3 expansions; all with ReLUs.
+
+    Attributes:
+      squeezed: Output channels of the squeeze.
+      expanded: Output channels of each expansion.
+    """
 
     squeezed: int
-    expanded: int  # of either branch
+    expanded: int
 
 
 class MaxPool(NamedTuple):
-    """Stride 2; windows that reach over the edge are left out, or with `ceil` cut off."""
+    """Max pooling with stride 2; `ceil` keeps windows that extend past the edge."""
 
     side: int
     ceil: bool = False
 
 
 class Tap(NamedTuple):
-    """What the layer before gives is compared."""
+    """Marks the previous layer's output for comparison."""
 
 
 def _convolutions(*channels: int) -> list[Convolution]:
@@ -88,16 +93,17 @@ def lpips(
 ) -> Float[Array, ""]:
     """Returns the distance: 0 for identical images, about 1 for very different ones.
 
-    The gradient by either image is finite everywhere. NaN if one of them is not finite.
+    The gradient with respect to either image is finite everywhere. The distance is NaN if an image
+    is not finite.
 
     Args:
       image: RGB in [0, 1].
-      reference: likewise.
-      params: as `lpips_params` returns them.
-      backbone: one of `BACKBONES`.
+      reference: RGB in [0, 1].
+      params: The weights, from `lpips_params`.
+      backbone: A key of `BACKBONES`.
 
     Raises:
-      UserError: the images are too small for the backbone.
+      UserError: The images are too small for the backbone.
     """
     layers = lpips_layers(image, reference, params, backbone)
     return nan_unless_finite(layers.sum(), image, reference)
@@ -109,7 +115,7 @@ def lpips_layers(
     params: Params,
     backbone: str,
 ) -> Float[Array, " taps"]:
-    """Returns the terms that `lpips` adds up, one for each tap."""
+    """Returns the terms of the sum that `lpips` returns, one per tap."""
     check_pair(image, reference, rgb=True)
     pairs = jnp.stack([image, reference])
     scaled = (2 * pairs - 1 - jnp.array(_SHIFT)) / jnp.array(_SCALE)
@@ -125,13 +131,13 @@ def _distance(one, other, head):
 
 
 def _unit(activations):
-    """Returns the channels of each pixel at length 1, or 0 where all are 0."""
+    """Returns each pixel's channels scaled to length 1; zero vectors remain zero."""
     squares = (activations**2).sum(axis=-1, keepdims=True)
     return activations / (positive_power(squares, 0.5) + 1e-10)
 
 
 def _taps(images, convolutions, layers):
-    """Returns what each tap sees of both images, 2 x height x width x channels."""
+    """Returns the features of both images at each tap, `(2, height, width, channels)`."""
     weights, taps = iter(convolutions), []
     for layer in layers:
         match layer:
@@ -152,7 +158,7 @@ def _taps(images, convolutions, layers):
 
 def _check_size(images, least):
     if min(images.shape[1:3]) < least:
-        raise UserError("LPIPS: the images are too small for its network; 35 x 35 pixels will do")
+        raise UserError("LPIPS: the images are too small for its network; use 35 x 35 or more")
 
 
 def _convolved(images, weights, stride=1, padding=0):
@@ -173,18 +179,18 @@ def lpips_params(
     heads: Sequence[np.ndarray],
     where: str,
 ) -> Params:
-    """Returns the weights as `lpips` takes them.
+    """Returns the weights for `lpips`.
 
     Args:
-      backbone: one of `BACKBONES`.
-      kernels: of all convolutions in their order, rows x columns x inputs x outputs; of a fire:
-        squeeze, expand 1 x 1, expand 3 x 3.
-      biases: one number for each output.
-      heads: one non-negative number for each channel of each tap.
-      where: what the error calls them by.
+      backbone: A key of `BACKBONES`.
+      kernels: The kernels of all convolutions in order, rows x columns x inputs x outputs. The
+        order in a fire module is squeeze, expand 1 x 1, expand 3 x 3.
+      biases: The biases of all convolutions, one number per output.
+      heads: The weights of all taps, one non-negative number per channel.
+      where: Name of the weights in error messages.
 
     Raises:
-      UserError: there are more or less, or of other shapes.
+      UserError: An array is missing, unexpected or of a wrong shape.
     """
     given = {
         f"{name} {i}": array.shape

@@ -1,4 +1,4 @@
-"""The luminance of YIQ, which NTSC television had."""
+"""Luminance and chroma in YIQ, the color space of NTSC television."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -15,5 +15,5 @@ def luminance(image: RGBImage) -> Float[Array, "height width"]:
 
 
 def chroma(image: RGBImage) -> Float[Array, "2 height width"]:
-    """Returns I and Q, zero where the image is gray."""
+    """Returns I and Q, in the range of `image`; both are zero for gray."""
     return jnp.einsum("ic,hwc->ihw", jnp.array(_CHROMA, image.dtype), image)

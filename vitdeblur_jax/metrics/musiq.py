@@ -1,6 +1,6 @@
 """MUSIQ for KonIQ-10k: Ke, Wang, Wang, Milanfar, Yang, ICCV 2021, as pyiqa computes it.
 
-A transformer over the patches of an image at three sizes; it needs no reference.
+A transformer over the patches of an image at three scales. It needs no reference.
 """
 
 import functools
@@ -19,9 +19,9 @@ from vitdeblur_jax.models.layers.attention import dot_product_attention
 from vitdeblur_jax.models.layers.convolution import direct_convolution
 from vitdeblur_jax.utils.shapes import check_shapes
 
-_LONGER_SIDES = (224, 384)  # of the smaller scales; the third is the image as it is
+_LONGER_SIDES = (224, 384)  # of the smaller scales; the third scale is the original size
 _PATCH = 32
-_POSITIONS = 10  # a side of the table of positions
+_POSITIONS = 10  # side of the position table
 _WIDTH, _HEADS, _BLOCKS, _HIDDEN = 384, 6, 14, 1152
 _CHANNELS, _WIDE_CHANNELS = 64, 256  # within a patch
 _GROUPS = 32
@@ -32,13 +32,14 @@ _convolution = functools.partial(direct_convolution, precision="highest")
 
 
 def musiq(image: RGBImage, params: Params) -> Float[Array, ""]:
-    """Returns the score, with the published weights from about 0 to 100, higher is better.
+    """Returns the score, higher is better; about 0 to 100 with the published weights.
 
-    Any size goes; time and memory rise with it. NaN if the image is not.
+    Images can have any size; time and memory grow with it. The score is NaN if the image is not
+    finite.
 
     Args:
       image: RGB in [0, 1].
-      params: as `musiq_params` returns them.
+      params: The weights, from `musiq_params`.
     """
     check_single(image)
     tokens = with_places(embed(patches_of_scales(image), params), *image.shape[:2], params)
@@ -46,7 +47,7 @@ def musiq(image: RGBImage, params: Params) -> Float[Array, ""]:
     def next_block(tokens, block):
         return transformer_block(tokens, block), None
 
-    # A loop is compiled once; sizes of images are many, and each is a program of its own.
+    # A scan compiles one block instead of 14, and each image size needs its own compilation.
     tokens, _ = jax.lax.scan(next_block, tokens, params["blocks"])
     return nan_unless_finite(score(tokens, params), image)
 
@@ -59,12 +60,12 @@ def scale_sizes(height: int, width: int) -> list[tuple[int, int]]:
 
 
 def grid(height: int, width: int) -> tuple[int, int]:
-    """Returns how many patches an image of that size has, down and across."""
+    """Returns the rows and columns of patches in an image of that size."""
     return -(-height // _PATCH), -(-width // _PATCH)
 
 
 def patches_of_scales(image: RGBImage) -> Float[Array, "patches 32 32 3"]:
-    """Returns the patches of all scales, row by row, in [-1, 1]; what pads them is 0."""
+    """Returns the patches of all scales, row by row, in [-1, 1], with zero padding."""
     image = 2 * jnp.asarray(image, jnp.float32) - 1
     *smaller, _ = scale_sizes(*image.shape[:2])
     images = [*(resize_bicubic(image, *size) for size in smaller), image]
@@ -85,7 +86,7 @@ def _patches(image):
 def embed(
     patches: Float[Array, "patches 32 32 3"], params: Params
 ) -> Float[Array, "patches width"]:
-    """Returns a vector for each patch: a small residual network, then a linear layer."""
+    """Returns a vector per patch, from a small residual network and a linear layer."""
     return jax.lax.map(
         lambda patch: _embed_one(patch[None], params)[0], patches, batch_size=_PATCHES_AT_ONCE
     )
@@ -110,7 +111,7 @@ def _embed_one(patch, params):
 def with_places(
     embedded: Float[Array, "patches width"], height: int, width: int, params: Params
 ) -> Float[Array, "tokens width"]:
-    """Returns the tokens: a class token, then the patches with their position and scale added."""
+    """Returns the class token, then the patches plus their position and scale embeddings."""
     sizes = scale_sizes(height, width)
     positions = np.concatenate([positions_of(*grid(*size)) for size in sizes])
     scales = np.repeat(np.arange(len(sizes)), [np.prod(grid(*size)) for size in sizes])
@@ -119,10 +120,10 @@ def with_places(
 
 
 def positions_of(rows: int, columns: int) -> Integer[np.ndarray, " patches"]:
-    """Returns each patch's row in the table of positions, which 10 x 10 cells share.
+    """Returns each patch's row in the position table, which has 10 x 10 cells.
 
-    The reckoning in float32 gives other cells than whole numbers would, at 205 patches and some
-    more.
+    float32 arithmetic gives other cells than exact arithmetic for a side of 205 patches and a few
+    other sides.
     """
 
     def cells(count):
@@ -135,7 +136,7 @@ def positions_of(rows: int, columns: int) -> Integer[np.ndarray, " patches"]:
 def transformer_block(
     tokens: Float[Array, "tokens width"], params: Params
 ) -> Float[Array, "tokens width"]:
-    """Returns the tokens after attention and a perceptron, each added to what went in."""
+    """Returns the tokens after self-attention and an MLP, both with residual connections."""
     normed = _layer_norm(tokens, params["norm1"])
     attention = params["attention"]
     queries, keys, values = (
@@ -149,7 +150,7 @@ def transformer_block(
 
 
 def score(tokens: Float[Array, "tokens width"], params: Params) -> Float[Array, ""]:
-    """Returns the score that the class token holds after the last block."""
+    """Returns the score, a linear function of the class token after the last block."""
     return _linear(_layer_norm(tokens[:1], params["encoder_norm"]), params["head"])[0, 0]
 
 
@@ -168,15 +169,15 @@ def _linear(x, params):
 
 
 def musiq_params(state_dict: Mapping[str, Any], where: str) -> Params:
-    """Returns the weights as `musiq` takes them, the patches' convolutions standardised.
+    """Returns the weights for `musiq`, with the convolutions of the patch network standardized.
 
     Args:
-      state_dict: names and shapes of pyiqa's `musiq_koniq` file, kernels as they were trained, any
-        float dtype; may lie under "params".
-      where: what the error calls it by.
+      state_dict: The entries of pyiqa's `musiq_koniq` file with its unstandardized kernels, any
+        float dtype; they may be nested under "params".
+      where: Name of the file in error messages.
 
     Raises:
-      UserError: an entry is missing, of another shape, or too much.
+      UserError: An entry is missing, unexpected or of a wrong shape.
     """
     state_dict = state_dict.get("params", state_dict)
     check_shapes({name: np.shape(array) for name, array in state_dict.items()}, _shapes(), where)
@@ -212,7 +213,7 @@ def _convolutions(block):
 
 
 def _standardised(kernel):
-    """Returns a kernel, outputs first, at mean 0 and deviation 1 for each output; outputs last."""
+    """Standardizes a kernel per output channel; takes PyTorch's layout, returns Flax's."""
     centred = kernel - kernel.mean(axis=(1, 2, 3), keepdims=True)
     deviation = kernel.std(axis=(1, 2, 3), ddof=1, keepdims=True)
     return (centred / (deviation + 1e-5)).transpose(2, 3, 1, 0)

@@ -1,4 +1,4 @@
-"""Metrics of the differences of single pixels."""
+"""Metrics of pixelwise differences."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -10,15 +10,15 @@ def peak_signal_noise_ratio(
     image: Image,
     reference: Image,
 ) -> Float[Array, ""]:
-    """Returns 10 log10(1 / MSE) in dB, the MSE over all pixels and channels together.
+    """Returns 10 log10(1 / MSE) in dB, with the MSE over all pixels and channels.
 
-    Infinite for identical images, where its gradient is taken to be 0. Equal to scikit-image's
+    It is infinite for identical images, with a gradient of 0. It equals scikit-image's
     `peak_signal_noise_ratio` with `data_range=1`.
     """
     check_pair(image, reference)
     error = jnp.mean((image - reference) ** 2)
     is_identical = error == 0
-    # The logarithm of a zero that is not chosen would still make the gradient NaN.
+    # `where` evaluates both branches, and the logarithm of zero would make the gradient NaN.
     ratio = -10 * jnp.log10(jnp.where(is_identical, 1, error))
     return jnp.where(is_identical, jnp.inf, ratio)
 

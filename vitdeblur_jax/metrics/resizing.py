@@ -1,7 +1,7 @@
-"""Resizing as the networks of metrics expect it, each axis a matrix that depends on sizes alone.
+"""Resizing for the networks of metrics: one matrix per axis, which depends only on the sizes.
 
-Half-pixel centres: pixel i of the output lies at (i + 0.5) * n_in / n_out - 0.5 of the input. Where
-it lies is reckoned in float32, as PyTorch does it: float64 differs by up to 1e-4 of the range.
+Half-pixel centers: pixel i of the output lies at (i + 0.5) * n_in / n_out - 0.5 of the input. These
+positions are computed in float32, as in PyTorch; float64 differs by up to 1e-4 of the range.
 """
 
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ _ALL = slice(None)
 
 
 def resize_bicubic(image: RGBImage, height: int, width: int) -> Float[Array, "h w 3"]:
-    """Returns the image by PyTorch's bicubic `interpolate`: a = -0.75, no antialiasing."""
+    """Resizes an image like PyTorch's bicubic `interpolate`: a = -0.75, no antialiasing."""
     rows, columns = image.shape[:2]
     return _resized(image, bicubic_matrix(rows, height), bicubic_matrix(columns, width))
 
@@ -22,9 +22,9 @@ def resize_bicubic(image: RGBImage, height: int, width: int) -> Float[Array, "h 
 def resize_antialiased(
     image: RGBImage, height: int, width: int, rows: slice = _ALL, columns: slice = _ALL
 ) -> Float[Array, "h w 3"]:
-    """Returns the image by Pillow's bicubic filter: a = -0.5, as wide as the scale; no clamping.
+    """Resizes an image with Pillow's antialiasing bicubic filter: a = -0.5, no clamping.
 
-    Only the given rows and columns of the result are computed.
+    It computes only the given rows and columns of the result.
     """
     down = antialiased_matrix(image.shape[0], height, rows)
     return _resized(image, down, antialiased_matrix(image.shape[1], width, columns))
@@ -33,7 +33,7 @@ def resize_antialiased(
 def resize_nearest(
     image: RGBImage, height: int, width: int, rows: slice = _ALL, columns: slice = _ALL
 ) -> Float[Array, "h w 3"]:
-    """Returns the given rows and columns of the image by PyTorch's nearest `interpolate`."""
+    """Returns rows and columns of an image that PyTorch's nearest `interpolate` resizes."""
     taken = jnp.asarray(image)[nearest_indices(image.shape[0], height)[rows]]
     return taken[:, nearest_indices(image.shape[1], width)[columns]]
 
@@ -44,7 +44,7 @@ def _resized(image, rows, columns):
 
 
 def bicubic_matrix(size: int, new_size: int) -> Float[np.ndarray, "new_size size"]:
-    """Returns the weights of `resize_bicubic`; what lies beyond the edge repeats the edge."""
+    """Returns the weights of `resize_bicubic`, which extends an image by its border pixels."""
     centres = _centres(size, new_size) - np.float32(0.5)
     taps = np.floor(centres).astype(int)[:, None] + np.arange(-1, 3)
     matrix = np.zeros((new_size, size))
@@ -56,7 +56,7 @@ def bicubic_matrix(size: int, new_size: int) -> Float[np.ndarray, "new_size size
 def antialiased_matrix(
     size: int, new_size: int, kept: slice = _ALL
 ) -> Float[np.ndarray, "kept size"]:
-    """Returns the weights of `resize_antialiased`; what lies beyond the edge is left out."""
+    """Returns the weights of `resize_antialiased`, which ignores taps outside of the image."""
     stretch = max(size / new_size, 1.0)
     centres = _centres(size, new_size)[kept, None].astype(float)
     first = np.maximum((centres - 2 * stretch + 0.5).astype(int), 0)
@@ -67,7 +67,7 @@ def antialiased_matrix(
 
 
 def nearest_indices(size: int, new_size: int) -> Integer[np.ndarray, " new_size"]:
-    """Returns which pixels `resize_nearest` takes; PyTorch reckons in float32, and that shows."""
+    """Returns the indices of `resize_nearest`, computed in float32 as in PyTorch."""
     scale = np.float32(size / new_size)
     return np.minimum((np.arange(new_size, dtype=np.float32) * scale).astype(int), size - 1)
 
@@ -78,7 +78,7 @@ def _centres(size, new_size):
 
 
 def _cubic(distance, a):
-    """Returns Keys's kernel, "Cubic convolution interpolation", IEEE TASSP 29, 1981."""
+    """Returns Keys' kernel, "Cubic convolution interpolation", IEEE TASSP 29, 1981."""
     x = np.abs(distance)
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = ((x - 5) * x + 8) * x * a - 4 * a

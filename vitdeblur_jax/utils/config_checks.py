@@ -1,4 +1,4 @@
-"""Checks of config values: one table per config, from each key to the values it may have.
+"""Checks of config values: one table per config maps each key to its rule.
 
     check_values(config, {
         "num_steps": integer(1),
@@ -7,7 +7,7 @@
         "data.mixture": sequence(text()),
     })
 
-A value that breaks its rule is a `UserError`, such as "optimizer.b1 is nan; it must be a finite
+A value that breaks its rule raises a `UserError`, such as "optimizer.b1 is nan; it must be a finite
 number >= 0 and < 1".
 """
 
@@ -27,12 +27,12 @@ _SHORT.maxstring = _SHORT.maxother = 80
 
 
 class Rule(NamedTuple):
-    """What a value may be.
+    """The allowed values of a key.
 
     Attributes:
       accepts: Returns whether a value of any type is allowed; never raises.
-      wanted: What is allowed, to complete "it must be ...".
-      choices: The allowed texts, if there are only a few.
+      wanted: The allowed values in words; completes "it must be ...".
+      choices: The allowed strings, if there are only a few.
     """
 
     accepts: Callable[[Any], bool]
@@ -41,7 +41,7 @@ class Rule(NamedTuple):
 
 
 def integer(low: int, high: int = _LARGEST) -> Rule:
-    """Returns the rule for integers from `low` to `high`, both included; bools are refused."""
+    """Returns the rule for integers from `low` to `high`, inclusive; it refuses bools."""
     wanted = f"an integer from {low} to {high}" if high < _LARGEST else f"an integer >= {low}"
     if high == _LARGEST:
         wanted += " and below 2^31"
@@ -55,7 +55,7 @@ def number(
     above_low: bool = False,
     below_high: bool = False,
 ) -> Rule:
-    """Returns the rule for finite numbers in a range; bools, nan and infinity are refused.
+    """Returns the rule for finite numbers in a range; it refuses bools, nan and infinity.
 
     Args:
       low: The smallest number allowed.
@@ -101,11 +101,11 @@ def choice(*choices: str | int) -> Rule:
 
 
 def sequence(item: Rule, *, length: int | None = None) -> Rule:
-    """Returns the rule for tuples and lists whose items all obey `item`.
+    """Returns the rule for tuples and lists whose items all satisfy `item`.
 
     Args:
       item: The rule of each item.
-      length: How many items there must be; None for any number.
+      length: The required number of items; None allows any number.
     """
 
     def accepts(value):
@@ -122,11 +122,11 @@ def check_values(config: Any, rules: Mapping[str, Rule], prefix: str = "") -> No
 
     Args:
       config: Holds the keys as attributes: a ConfigDict, a Linen module, a dataclass.
-      rules: By key; a dotted key is looked up in nested configs.
-      prefix: Of the keys in the message, such as "model.".
+      rules: The rules by key; a dotted key names a value in a nested config.
+      prefix: Prefix of the keys in the message, such as "model.".
 
     Raises:
-      UserError: A value breaks its rule; names key, value and rule.
+      UserError: A value breaks its rule. The message names key, value and rule.
     """
     for key, rule in rules.items():
         value = config
@@ -138,16 +138,16 @@ def check_values(config: Any, rules: Mapping[str, Rule], prefix: str = "") -> No
 
 
 def check_paths(config: Any, known: Iterable[str], prefix: str = "") -> None:
-    """Checks that a config has the keys it must have, and no others.
+    """Checks that a config has exactly the expected keys.
 
     Args:
-      config: A ConfigDict; groups of keys are ConfigDicts in it.
-      known: The dotted path of each key, without those of the groups.
-      prefix: Of the keys in the message, such as "model.".
+      config: A ConfigDict; nested ConfigDicts are groups of keys.
+      known: The dotted path of each key. The groups themselves are not listed.
+      prefix: Prefix of the keys in the message, such as "model.".
 
     Raises:
-      UserError: A key is unknown (names the nearest one), missing, or a value where a group of keys
-        must be.
+      UserError: A key is unknown (the message names the nearest one), a key is missing, or a plain
+        value replaces a group of keys.
     """
     if not isinstance(config, ConfigDict):
         raise UserError(f"the config is {shown(config)}; it must be an ml_collections.ConfigDict")
@@ -173,7 +173,10 @@ def _paths(config, groups, inside="", prefix=""):
 
 
 def check_keys(keys: Iterable[Any], known: Iterable[str], what: str) -> None:
-    """Raises `UserError` for the first of `keys` that is not `known`; `what` has no such key."""
+    """Raises `UserError` for the first of `keys` that is not in `known`.
+
+    `what` names the owner of the keys in the message.
+    """
     known = list(known)
     for key in keys:
         if key not in known:
@@ -182,7 +185,7 @@ def check_keys(keys: Iterable[Any], known: Iterable[str], what: str) -> None:
 
 
 def shown(value: Any) -> str:
-    """Returns any value as one short line, for a message."""
+    """Returns a short, one-line text of any value, for a message."""
     try:
         said = _SHORT.repr(value)
     except Exception:  # an integer of over 4300 digits, or a repr that fails

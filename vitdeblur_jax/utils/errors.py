@@ -1,4 +1,4 @@
-"""The one exception that stands for a user's mistake, and what the commands end with."""
+"""`UserError`, the exception for a user's mistake, and the exit statuses of the commands."""
 
 import difflib
 import struct
@@ -6,12 +6,12 @@ from collections.abc import Iterable
 
 CHECKED_AND_WRONG = 1
 CANNOT = 2
-LOST_OTHERS = 75  # as in sysexits.h: not a mistake, and may go well when tried again
+LOST_OTHERS = 75  # EX_TEMPFAIL of sysexits.h: a retry may succeed
 INTERRUPTED = 130
 
 
 class UserError(ValueError):
-    """Bad input, told in one line: what is wrong, where, and how to mend it.
+    """Bad input, described in one line: what is wrong, where, and how to fix it.
 
     The entry points print the message without a traceback and exit with status 2.
     """
@@ -22,9 +22,9 @@ class ExistsError(UserError):
 
 
 def one_line(error: BaseException) -> str:
-    """Returns what an exception says, as one short line, to be part of a `UserError`.
+    """Returns an exception's message as one short line, for use in a `UserError`.
 
-    What Python says of codecs and buffers tells a user nothing, so it is replaced.
+    Python's own messages about codecs and buffers do not help a user, so this replaces them.
     """
     if isinstance(error, UnicodeError):
         return f"bytes that are not {getattr(error, 'encoding', 'valid')} text"
@@ -35,16 +35,21 @@ def one_line(error: BaseException) -> str:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """Returns " (did you mean ...?)" for a misspelt name, or nothing when none comes near."""
+    """Returns " (did you mean ...?)" for a misspelt name, or "" if no name is similar."""
     close = difflib.get_close_matches(name, list(names), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def known(what: str, name: str, names: Iterable[str]) -> str:
-    """Returns the name if it is one of `names`; `what` says in the error of which kind they are.
+    """Returns `name` if it is one of `names`.
+
+    Args:
+      what: The kind of thing that the names refer to, for the message.
+      name: The name to check.
+      names: All valid names.
 
     Raises:
-      UserError: it is none of them; the nearest is named, and all.
+      UserError: The name is unknown. The message gives the nearest name and all valid ones.
     """
     names = list(names)
     if name not in names:

@@ -1,7 +1,7 @@
-"""Files and folders that appear whole or not at all.
+"""Atomic writes: a file or folder appears complete or not at all.
 
 A file or folder is written under a temporary name beside its target, `.TARGET.HOST-PID-RANDOM.tmp`,
-and takes the target's place when it is whole. If the process is killed, the temporary stays; the
+and renamed to the target once it is complete. If the process is killed, the temporary remains. The
 next process that writes into the same folder removes it.
 """
 
@@ -32,25 +32,26 @@ _NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
 
 
 def home_expanded(path: str) -> str:
-    """Returns a path with the home folder in place of a leading `~/`.
+    """Returns a path with a leading `~/` expanded to the home folder.
 
-    Shells leave `~/` as it is in `--option=~/folder`; a folder called `~` would come into being.
+    Shells do not expand `~/` in `--option=~/folder`, so the command would create a folder named
+    `~`.
     """
     return os.path.expanduser(path) if path == "~" or path.startswith("~/") else path
 
 
 @contextlib.contextmanager
 def replaced_when_whole(path: str | os.PathLike[str], overwrite: bool = True) -> Iterator[Path]:
-    """Gives a temporary path beside `path`, which takes its place if the block succeeds.
+    """Yields a temporary path beside `path` and renames it to `path` if the block succeeds.
 
-    The new file gets the permissions of the one that it replaces. Without `overwrite`, a file that
-    another process has put there in the meantime is kept.
+    The new file gets the permissions of the file that it replaces. Without `overwrite`, a file that
+    another process has created at `path` in the meantime is kept.
 
-    After any failure, Ctrl-C included, the temporary is gone and what stood at `path` is untouched.
-    A symbolic link stays one: the file that it points to is replaced.
+    After any failure, including Ctrl-C, the temporary is removed and `path` is unchanged. If `path`
+    is a symbolic link, the link remains and the file that it points to is replaced.
 
     Raises:
-      UserError: the block or the replacing failed with an `OSError` (a full disk, no permission).
+      UserError: The block or the renaming failed with an `OSError` (a full disk, no permission).
     """
     target = Path(os.path.realpath(_absolute(path)))
     temporary = _temporary(target)
@@ -67,7 +68,7 @@ def replaced_when_whole(path: str | os.PathLike[str], overwrite: bool = True) ->
         else:
             _rename_to_vacant(temporary, target)
     except FileExistsError as error:
-        message = f"{path} has come into being meanwhile; --force overwrites it"
+        message = f"another process has written {path} in the meantime; --force overwrites it"
         raise ExistsError(message) from error
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({one_line(error)})") from error
@@ -78,13 +79,13 @@ def replaced_when_whole(path: str | os.PathLike[str], overwrite: bool = True) ->
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Writes a UTF-8 text file by `replaced_when_whole`."""
+    """Writes a UTF-8 text file atomically; see `replaced_when_whole`."""
     with replaced_when_whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def check_absent(path: str | os.PathLike[str]) -> None:
-    """Raises `UserError` if there is something at `path`, a dead link included."""
+    """Raises `UserError` if `path` exists, even as a broken link."""
     if os.path.lexists(path):
         raise UserError(f"{path} exists; give another name, or delete it first")
 
@@ -94,22 +95,22 @@ def folder_when_whole(
     path: str | os.PathLike[str],
     check: Callable[[str | os.PathLike[str]], None] = check_absent,
 ) -> Iterator[Path]:
-    """Gives an empty temporary folder beside `path`, which takes its place if the block succeeds.
+    """Yields an empty temporary folder beside `path` and renames it to `path` on success.
 
-    A folder at `path` that passes `check` is exchanged for the new one and deleted. Where the
-    system can, the exchange is one atomic step. Elsewhere the old folder is moved away first, and
-    `repair_folder` puts it back if the process is killed at that moment.
+    A folder at `path` that passes `check` is exchanged for the new one and deleted. The exchange is
+    one atomic step where the system supports it. Elsewhere the old folder is moved away first, and
+    `repair_folder` restores it if the process is killed at that moment.
 
-    After any failure, Ctrl-C included, the temporary is gone and what stood at `path` is untouched.
+    After any failure, including Ctrl-C, the temporary is removed and `path` is unchanged.
 
     Args:
-      path: of the folder to write.
-      check: raises `UserError` unless what is at `path` may be deleted; called before the block and
-        again after it.
+      path: The folder to write.
+      check: Raises `UserError` unless the content of `path` may be deleted. It is called before and
+        after the block.
 
     Raises:
-      UserError: `check` did, or the block or the renaming failed with an `OSError` (a full disk, no
-        permission).
+      UserError: `check` raised it, or the block or the renaming failed with an `OSError` (a full
+        disk, no permission).
     """
     target = _absolute(path)
     check(path)
@@ -132,7 +133,7 @@ def folder_when_whole(
 
 
 def repair_folder(path: str | os.PathLike[str]) -> None:
-    """Puts back the folder that a killed process had moved away from `path` to replace it."""
+    """Restores the folder at `path` if a process was killed while it replaced that folder."""
     target = _absolute(path)
     if not os.path.lexists(target):
         with contextlib.suppress(OSError):
@@ -141,10 +142,10 @@ def repair_folder(path: str | os.PathLike[str]) -> None:
 
 @functools.cache
 def remove_abandoned(folder: Path) -> None:
-    """Removes the temporaries in `folder` whose writers are dead; once per process.
+    """Removes the temporaries in `folder` whose writers are dead; runs once per process.
 
-    A writer on this machine is dead if no process has its id. One on another machine, which may
-    share the disk, counts as dead when its temporary is a day old.
+    A writer on this machine is dead if no process has its id. A writer on another machine that
+    shares the disk counts as dead when its temporary is a day old.
     """
     with contextlib.suppress(OSError):
         _remove_abandoned(folder)
@@ -187,7 +188,7 @@ def _temporary(target):
 
 
 def _remove_those_in_use():
-    """Removes the temporaries of this process, which a signal ends."""
+    """Removes the temporaries of this process before a signal ends it."""
     for path, target in list(_in_use.items()):
         with contextlib.suppress(OSError):
             _remove_temporary(path, target)
@@ -228,7 +229,7 @@ def _rename_to_vacant(temporary, target):
 
 
 def _put_in_place(new, target, old):
-    """Renames `new` to `target`; a folder that stood there lies under the other name then."""
+    """Renames `new` to `target`; an existing folder moves to `new` or `old`."""
     if not os.path.lexists(target):
         os.rename(new, target)
     elif not _exchange(new, target):
@@ -237,7 +238,7 @@ def _put_in_place(new, target, old):
 
 
 def _exchange(one, other):
-    """Exchanges two folders in one step; returns False where the system has no such call."""
+    """Exchanges two folders atomically; returns False if the system has no such call."""
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if rename is None:
         return False
@@ -251,10 +252,10 @@ def _exchange(one, other):
 
 
 def check_regular(path: str | os.PathLike[str]) -> None:
-    """Raises `UserError` if `path` is a pipe, device or socket: reading one may never end."""
+    """Raises `UserError` if `path` is a pipe, device or socket, whose reading may never end."""
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({one_line(error)})") from error
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise UserError(f"{path} is no regular file; copy what it gives into one")
+        raise UserError(f"{path} is not a regular file; copy its data into one")

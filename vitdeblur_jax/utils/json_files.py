@@ -1,4 +1,4 @@
-"""JSON files, read within bounds."""
+"""Reading of JSON files, with limits on size and depth."""
 
 import json
 import os
@@ -12,10 +12,10 @@ _DEEPEST_JSON = 64
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Reads a JSON file whose outermost value is an object.
+    """Reads a JSON file that holds an object.
 
     Raises:
-      UserError: it is missing, too large, nested too deeply, damaged or no object.
+      UserError: The file is missing, too large, nested too deeply, damaged or not an object.
     """
     check_regular(path)
     try:
@@ -32,7 +32,7 @@ def parse_json(text: str, where: str) -> dict[str, Any]:
     """Parses a JSON object; `where` names its file in errors.
 
     Raises:
-      UserError: it is nested too deeply, damaged or no object.
+      UserError: The text is nested too deeply, damaged or not an object.
     """
     try:
         value = json.loads(text)
@@ -41,7 +41,7 @@ def parse_json(text: str, where: str) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{where}: damaged JSON ({one_line(error)})") from error
     if not isinstance(value, dict):
-        raise UserError(f"{where}: its JSON holds {_kind(value)}, where an object belongs")
+        raise UserError(f"{where}: its JSON holds {_kind(value)}; it must hold an object")
     if _is_deeper(value, _DEEPEST_JSON):
         raise UserError(f"{where}: its JSON is nested too deeply")
     return value

@@ -1,4 +1,4 @@
-"""The order in which people list names: `2` before `10`."""
+"""Natural sort order of names: `2` comes before `10`."""
 
 import re
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ _NUMBER = re.compile(r"(\d+)")
 
 
 def natural_key(name: str) -> tuple:
-    """Return a sort key that compares runs of digits as integers and ignores case.
+    """Returns a sort key that compares runs of digits as integers and ignores case.
 
     Names that differ only in case or zero padding keep their lexical order.
     """
@@ -16,6 +16,6 @@ def natural_key(name: str) -> tuple:
 
 
 def some(names: Iterable[str]) -> str:
-    """Return the first five names in natural order and how many more there are."""
+    """Returns the first five names in natural order and the number of the others."""
     names = sorted(names, key=natural_key)
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,8 +1,8 @@
-"""The one place that prints to people: every line is made printable, and no stream ends the work.
+"""All printing of the package. Every line is made printable, and a broken stream does no harm.
 
 Notes, progress and errors go to standard error (`tell`), results to standard output (`show`,
-`write_result`). A standard error that is closed, full or broken loses lines and nothing else. A
-standard output that cannot take a result is a `UserError`, unless its reader has left.
+`write_result`). If standard error is closed, full or broken, only its lines are lost. If standard
+output cannot be written, a `UserError` is raised, unless its reader has closed the pipe.
 """
 
 import contextlib
@@ -18,10 +18,10 @@ _STANDARD_STREAMS = (0, 1, 2)
 
 
 def printable(text: str) -> str:
-    r"""Returns the text as one line that cannot steer a terminal.
+    r"""Returns the text as one line without control sequences for a terminal.
 
-    Control characters, line breaks, direction marks and the surrogates that stand for file names
-    which are not UTF-8 become escapes such as ``\x1b``.
+    Control characters, line breaks, direction marks and the surrogates of file names that are not
+    UTF-8 become escapes such as ``\x1b``.
     """
     if text.isprintable():
         return text
@@ -29,13 +29,13 @@ def printable(text: str) -> str:
 
 
 def tell(line: str) -> None:
-    """Prints one line on standard error; does nothing where that cannot be written."""
+    """Prints one line on standard error; does nothing if that cannot be written."""
     standard_error.write(f"{printable(line)}\n")
     standard_error.flush()
 
 
 def tell_traceback(error: BaseException) -> None:
-    """Prints an error that nobody has foreseen as Python does, on standard error."""
+    """Prints the traceback of an unexpected error on standard error, as Python does."""
     for line in "".join(traceback.format_exception(error)).splitlines():
         tell(line)
 
@@ -44,12 +44,12 @@ def show(*lines: str, styled: bool = False) -> None:
     """Prints lines of a result on standard output.
 
     Args:
-      lines: without line breaks.
-      styled: they are printable already, but for style codes of this package.
+      lines: The lines, without line breaks.
+      styled: Whether the lines hold style codes of this package and are otherwise printable.
 
     Raises:
-      UserError: standard output cannot be written. One that is closed, or whose reader has left (as
-        `head` does), loses the lines without an error.
+      UserError: Standard output cannot be written. There is no error if it is closed, or if its
+        reader has closed the pipe (as `head` does).
     """
     text = "".join(f"{line if styled else printable(line)}\n" for line in lines)
     stream = sys.stdout
@@ -67,7 +67,7 @@ def write_result(data: bytes) -> None:
     """Writes a file's bytes to standard output.
 
     Raises:
-      UserError: not all of them can be written.
+      UserError: Standard output cannot be written.
     """
     stream = _binary(sys.stdout, "standard output")
     try:
@@ -78,7 +78,7 @@ def write_result(data: bytes) -> None:
 
 
 def check_result_can_be_written() -> None:
-    """Raises `UserError` if standard output is closed, before any work is done for it."""
+    """Raises `UserError` if standard output is closed; call it before the work."""
     _binary(sys.stdout, "standard output")
 
 
@@ -86,7 +86,7 @@ def read_input() -> bytes:
     """Returns all of standard input.
 
     Raises:
-      UserError: it is closed or cannot be read.
+      UserError: Standard input is closed or cannot be read.
     """
     stream = _binary(sys.stdin, "standard input")
     try:
@@ -96,28 +96,28 @@ def read_input() -> bytes:
 
 
 def results_go_to_terminal() -> bool:
-    """Returns whether standard output is an open terminal, which can show styles."""
+    """Returns whether standard output is a terminal, which can show styles."""
     return _is_terminal(sys.stdout)
 
 
 def occupy_closed_streams() -> None:
-    """Opens the null device for every standard stream that this process was started without.
+    """Opens the null device for every standard stream that is closed.
 
-    Otherwise the next file that is opened takes the stream's number, and whatever a C library
-    prints goes into that file.
+    Otherwise the next opened file gets the stream's descriptor, and output of C libraries goes into
+    that file.
     """
     for descriptor in _STANDARD_STREAMS:
         try:
             os.fstat(descriptor)
         except OSError:
-            # The lowest free number is this one: all below are taken.
+            # `open` takes the lowest free descriptor, which is this one.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 
 def drop_what_cannot_be_written() -> None:
-    """Discards what the standard streams still hold and cannot write.
+    """Discards buffered output that the standard streams cannot write.
 
-    Python tries once more when it ends, prints a traceback, and exits with status 120.
+    Otherwise Python retries at exit, prints a traceback, and exits with status 120.
     """
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -131,7 +131,7 @@ def drop_what_cannot_be_written() -> None:
 
 
 class _StandardError(io.TextIOBase):
-    """Whatever `sys.stderr` is at the moment; what it cannot take is lost."""
+    """The current `sys.stderr`; output that it cannot write is lost."""
 
     @property
     def encoding(self) -> str | None:
@@ -167,7 +167,7 @@ def _is_terminal(stream) -> bool:
 
 
 def _encodable(text: str, stream) -> str:
-    """Returns the text with escapes for what the stream's encoding lacks."""
+    """Returns the text with escapes for characters that the stream's encoding lacks."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
 

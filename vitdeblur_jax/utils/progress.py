@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a plain line now and then elsewhere."""
+"""Progress of long work: a bar on a terminal, a plain line every 30 seconds elsewhere."""
 
 import time
 
@@ -10,16 +10,16 @@ _SECONDS_BETWEEN_LINES = 30
 
 
 class Progress:
-    """Counts work done and shows rate and time left on standard error.
+    """Counts finished work and shows rate and time left on standard error.
 
-    To be used in a `with` statement; call `advance` as work is done, `say` to print a line in
-    between without breaking the bar.
+    Use it in a `with` statement. Call `advance` as work is finished, and `say` to print a line
+    without breaking the bar.
     """
 
     def __init__(self, total: int, unit: str, done: int = 0, periodic_lines: bool = True):
-        """Begins at `done` of `total`.
+        """Starts at `done` of `total`.
 
-        Without `periodic_lines` nothing but what the caller says is printed off a terminal.
+        Without `periodic_lines`, output that is not a terminal gets only the caller's own lines.
         """
         self._on_terminal = standard_error.isatty()
         self._bar = tqdm(
@@ -41,7 +41,7 @@ class Progress:
         self._bar.close()
 
     def advance(self, count: int = 1) -> None:
-        """Adds `count` units of work done."""
+        """Adds `count` units of finished work."""
         self._bar.update(count)
         self._done += count
         now = time.monotonic()
@@ -55,7 +55,7 @@ class Progress:
             )
 
     def report(self, note: str, line: str) -> None:
-        """Shows `note` behind the bar until the next report; off a terminal, prints `line`."""
+        """Shows `note` after the bar until the next report; prints `line` if there is no bar."""
         if self._on_terminal:
             self._bar.set_postfix_str(printable(note))
         else:

@@ -1,4 +1,4 @@
-"""Whether what a checkpoint holds is what a model wants."""
+"""Comparison of a checkpoint's names and shapes with those of a model."""
 
 from collections.abc import Iterable, Mapping
 
@@ -10,7 +10,7 @@ _FEW, _LONGEST = 5, 120
 
 
 def shape_differences(stored: Shapes, wanted: Shapes) -> list[str]:
-    """Returns what is missing in, too much in or of another shape in `stored` than in `wanted`."""
+    """Returns a line for each entry that is missing, unexpected or of a wrong shape in `stored`."""
     wrong = [
         f"{name} is {stored[name]}, should be {shape}"
         for name, shape in wanted.items()
@@ -21,7 +21,7 @@ def shape_differences(stored: Shapes, wanted: Shapes) -> list[str]:
 
 
 def check_shapes(stored: Shapes, wanted: Shapes, where: str) -> None:
-    """Raises `UserError` with the first differences; `where` is the checkpoint's name."""
+    """Raises `UserError` with the first differences, if any; `where` names the checkpoint."""
     check_most_names(stored, wanted, where)
     wrong = shape_differences(stored, wanted)
     if wrong:
@@ -31,9 +31,9 @@ def check_shapes(stored: Shapes, wanted: Shapes, where: str) -> None:
 
 
 def check_most_names(stored: Iterable[str], wanted: Iterable[str], where: str) -> None:
-    """Raises `UserError` unless half of the names that a model wants are stored, or more.
+    """Raises `UserError` if the checkpoint lacks more than half of the model's names.
 
-    It needs no shapes: nothing is traced for a checkpoint of something else.
+    It needs no shapes, so a model is not traced for an unrelated checkpoint.
     """
     stored, wanted = list(stored), list(wanted)
     there = set(stored)
@@ -46,7 +46,7 @@ def check_most_names(stored: Iterable[str], wanted: Iterable[str], where: str) -
 
 
 def few_of(texts: Iterable[str], separator: str = ", ") -> str:
-    """Returns the first five texts, shortened and joined, and how many more there are."""
+    """Returns the first five texts, shortened and joined, and the number of the others."""
     texts = list(texts)
     more = f"{separator}and {len(texts) - _FEW} more" if len(texts) > _FEW else ""
     return separator.join(text[:_LONGEST] for text in texts[:_FEW]) + more

@@ -1,12 +1,12 @@
 """Ctrl-C and SIGTERM in the commands: one line, and 128 + the signal's number as exit status.
 
-The process ends where it stands, and its temporary files are removed. Nothing is raised: an
-exception in the middle of an import breaks C extensions, which print tracebacks of their own; one
-that is raised while C code calls back, as in JAX's garbage collection, is lost.
+The process ends at once, and its temporary files are removed. The handler raises no exception: an
+exception during an import breaks C extensions, which print their own tracebacks, and an exception
+in a callback from C code, such as JAX's garbage collection, is lost.
 
-A thread waits for the signals beside Python's handler, which runs only once the main thread has
-returned from C code: compilation takes minutes. Training replaces the handler by its own while it
-can save; see `vitdeblur_jax.training.preemption`.
+Python's handler runs only after the main thread returns from C code, and compilation takes minutes.
+So a thread also waits for the signals. Training replaces the handler with its own while it can
+save; see `vitdeblur_jax.training.preemption`.
 """
 
 import contextlib
@@ -27,9 +27,10 @@ _ending_thread: int | None = None
 
 
 def listen() -> None:
-    """Sets the handlers of a command's process; to be called before JAX is imported.
+    """Sets the signal handlers of a command; call it before JAX is imported.
 
-    A signal that the process was started to ignore, as in the background of a shell, stays ignored.
+    A signal that the process ignores from its start, as in the background of a shell, stays
+    ignored.
     """
     if is_listening():
         return
@@ -44,33 +45,33 @@ def listen() -> None:
 
 
 def listen_again() -> None:
-    """Takes SIGTERM back from JAX, which takes it when several processes are joined."""
+    """Sets our SIGTERM handler again, which JAX replaces when it connects several processes."""
     if signal.getsignal(signal.SIGTERM) is end_by:
         signal.signal(signal.SIGTERM, end_by)
 
 
 def is_listening() -> bool:
-    """Returns whether a signal ends this process as this module describes."""
+    """Returns whether this module handles the signals of this process."""
     return any(signal.getsignal(number) is end_by for number in _LINES)
 
 
 def before_end(cleanup: Callable[[], None]) -> None:
-    """Registers what has to be done before a signal ends the process; it must not wait."""
+    """Registers a function to call before a signal ends the process; it must not block."""
     _cleanups.append(cleanup)
 
 
 def end_by(number: int, _: FrameType | None = None) -> None:
-    """Ends the process at once as a signal of that number does."""
+    """Ends the process at once, with the exit status of that signal."""
     global _ending_thread
     if not _ending.acquire(blocking=False):
         if _ending_thread == threading.get_ident():
-            os._exit(_SIGNALLED + number)  # a second signal while this thread cleans up
-        _ending.acquire()  # for ever: another thread ends the process
+            os._exit(_SIGNALLED + number)  # a second signal during this thread's cleanup
+        _ending.acquire()  # blocks until the other thread ends the process
     _ending_thread = threading.get_ident()
     line = f"{_LINES[number]}\n"
     with contextlib.suppress(OSError):
-        # Not `tell`: the signal may have come in the middle of a print, which forbids a second.
-        on_terminal = os.isatty(_STANDARD_ERROR)  # where ^C or a bar stands in the line
+        # Not `tell`: the signal may interrupt a print, and streams are not reentrant.
+        on_terminal = os.isatty(_STANDARD_ERROR)  # its current line may hold ^C or a bar
         os.write(_STANDARD_ERROR, f"\n{line}".encode() if on_terminal else line.encode())
     for cleanup in _cleanups:
         with contextlib.suppress(Exception):

@@ -1,10 +1,10 @@
-"""The one printer of tables: plain text, columns aligned."""
+"""Tables as plain text with aligned columns."""
 
 from collections.abc import Sequence
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Returns lines of equal columns: the first to the left, the others to the right."""
+    """Returns the table's lines: the first column is left-aligned, the others right-aligned."""
     cells = [list(header), *map(list, rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     lines = [
@@ -19,5 +19,5 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def format_number(value: float | None, digits: int) -> str:
-    """Returns the number, or a dash where there is none."""
+    """Returns the number with so many digits after the point, or a dash for None."""
     return "-" if value is None else f"{value:.{digits}f}"

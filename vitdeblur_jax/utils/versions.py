@@ -1,4 +1,4 @@
-"""What a result was computed with."""
+"""The software and devices that a result was computed with."""
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -12,7 +12,7 @@ _PACKAGES = (
 
 
 def versions() -> dict[str, str | int]:
-    """Returns the versions of Python and the packages that are installed, and the devices."""
+    """Returns the versions of Python and of the installed packages, and the devices."""
     installed = {}
     for package in _PACKAGES:
         try:

@@ -237,6 +237,6 @@ def test_only_the_first_color_profile_of_a_png_is_expanded(monkeypatch):
 
 def test_a_pipe_named_as_an_image_does_not_hang(tmp_path):
     os.mkfifo(tmp_path / "a.png")
-    with pytest.raises(UserError, match="no regular file"):
+    with pytest.raises(UserError, match="not a regular file"):
         read_image(tmp_path / "a.png")
     assert size_of(tmp_path / "a.png") is None

@@ -12,8 +12,8 @@ def adaptive_filter(
     """Filters each pixel with a kernel of its own, from an image extended by its border pixels.
 
     Args:
-      image: any number of channels.
-      filters: kernels of odd sides, not flipped: tap (a, b) of a kernel of (2r + 1) x (2s + 1)
+      image: Any number of channels.
+      filters: Kernels of odd sides, not flipped: tap (a, b) of a kernel of (2r + 1) x (2s + 1)
         multiplies the pixel at (y + a - r, x + b - s). One for all channels if the last axis is 1.
     """
     height, width = image.shape[1:3]

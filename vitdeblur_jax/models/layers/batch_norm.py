@@ -15,12 +15,12 @@ class BatchNorm(nn.Module):
     statistics each time.
 
     Attributes:
-      momentum: of the running statistics: new = momentum * old + (1 - momentum) * batch. PyTorch
+      momentum: Of the running statistics: new = momentum * old + (1 - momentum) * batch. PyTorch
         calls 1 - momentum the momentum.
-      image_statistics: outside of training, use the statistics of each image itself rather than
+      image_statistics: Outside of training, use the statistics of each image itself rather than
         the running ones.
-      epsilon: added to the variance.
-      dtype: of the output; statistics are float32.
+      epsilon: Added to the variance.
+      dtype: Of the output; statistics are float32.
     """
 
     momentum: float = 0.9

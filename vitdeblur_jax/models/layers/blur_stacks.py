@@ -16,7 +16,7 @@ def recursive_blurs(
     """Returns the image and copies of it, each blurred from the one before, as NRKNet does.
 
     Args:
-      image: extended by reflection at each step.
+      image: Extended by reflection at each step.
       taps: (p, q) for each step and channel. The kernel softmax(p, q, p) filters rows and columns.
     """
     taps = jnp.asarray(taps)
@@ -43,8 +43,8 @@ def gaussian_blurs(
     image is extended by zeros, so its borders darken.
 
     Args:
-      image: any range.
-      num_blurs: kernels, and copies of each channel.
+      image: Any range.
+      num_blurs: Kernels, and copies of each channel.
     """
     kernels = np.arange(3 * num_blurs) // 3
     pairs = sorted({(n // num_blurs, kernel) for n, kernel in enumerate(kernels.tolist())})
@@ -84,9 +84,9 @@ class Reblur(nn.Module):
     """The blur S(v): a 1 x 1 convolution of weighted, recursively blurred copies of v.
 
     Attributes:
-      num_blurs: kernels that blur one after the other.
-      dtype: of the computation.
-      precision: of the products, see `jax.lax.Precision`.
+      num_blurs: Kernels that blur one after the other.
+      dtype: Of the computation.
+      precision: Of the products, see `jax.lax.Precision`.
     """
 
     num_blurs: int

@@ -16,12 +16,12 @@ def with_gradient(
     """Returns `function` with a gradient of its own; all other derivatives are those of `plain`.
 
     Args:
-      function: takes and returns pytrees of arrays.
-      forward: takes the same; returns the outputs and what `backward` needs, as for
+      function: Takes and returns pytrees of arrays.
+      forward: Takes the same; returns the outputs and what `backward` needs, as for
         `jax.custom_vjp`.
-      backward: takes what `forward` kept and the gradient of the outputs; returns a tuple with the
+      backward: Takes what `forward` kept and the gradient of the outputs; returns a tuple with the
         gradient of each argument.
-      plain: computes the same as `function`, with operations that JAX can differentiate in forward
+      plain: Computes the same as `function`, with operations that JAX can differentiate in forward
         mode. By default `function` itself.
     """
     plain = plain or function

@@ -14,8 +14,8 @@ class DepthwiseConv(nn.Module):
     """A 3 x 3 convolution of each channel by itself, zero padding, no bias.
 
     Attributes:
-      dtype: of the computation; the parameters are float32.
-      precision: of products, as `jax.lax.Precision` names it.
+      dtype: Of the computation; the parameters are float32.
+      precision: Of products, as `jax.lax.Precision` names it.
     """
 
     dtype: str = "float32"

@@ -15,12 +15,12 @@ class LeakyConv(nn.Module):
     """A convolution with bias and zero padding on all sides, then the leaky ReLU.
 
     Attributes:
-      features: channels of the output.
-      kernel_size: side of the kernel, odd.
-      stride: the output has 1 / stride of the size.
-      dtype: of the computation.
-      precision: of the products, see `jax.lax.Precision`.
-      kernel_init: initial values of the kernel.
+      features: Channels of the output.
+      kernel_size: Side of the kernel, odd.
+      stride: The output has 1 / stride of the size.
+      dtype: Of the computation.
+      precision: Of the products, see `jax.lax.Precision`.
+      kernel_init: Initial values of the kernel.
     """
 
     features: int
@@ -51,10 +51,10 @@ class LeakyChain(nn.Module):
     """Convolutions one after the other, a leaky ReLU after each.
 
     Attributes:
-      features: channels of each.
-      stride: of the first.
-      last_kernel_size: of the last; the others have 3.
-      dtype, precision, kernel_init: see `LeakyConv`.
+      features: Channels of each.
+      stride: Of the first.
+      last_kernel_size: Of the last; the others have 3.
+      dtype, precision, kernel_init: See `LeakyConv`.
     """
 
     features: tuple[int, ...]
@@ -83,7 +83,7 @@ class LeakyUpsample(nn.Module):
     Output pixel o takes in input pixel i by tap o - 2 i + 1, as PyTorch's with padding 1 does.
 
     Attributes:
-      features, dtype, precision, kernel_init: see `LeakyConv`.
+      features, dtype, precision, kernel_init: See `LeakyConv`.
     """
 
     features: int

@@ -23,9 +23,9 @@ class ConvLSTM(nn.Module):
     Linen's own adds 1 to the forget gate and has another order of gates.
 
     Attributes:
-      features: channels of the state.
-      dtype: of the computation.
-      precision: of the products, see `jax.lax.Precision`.
+      features: Channels of the state.
+      dtype: Of the computation.
+      precision: Of the products, see `jax.lax.Precision`.
     """
 
     features: int
@@ -54,11 +54,11 @@ class RecurrentMaps(nn.Module):
     """Maps u + u a: a from the features, u the state of an LSTM at half the resolution.
 
     Attributes:
-      features: number of maps, and channels of the state.
-      reflect: pad the convolution of the features by reflection and give it no bias; else by zeros,
+      features: Number of maps, and channels of the state.
+      reflect: Pad the convolution of the features by reflection and give it no bias; else by zeros,
         with a bias.
-      image_statistics: see `BatchNorm`.
-      dtype, precision: see `ConvLSTM`.
+      image_statistics: See `BatchNorm`.
+      dtype, precision: See `ConvLSTM`.
     """
 
     features: int

@@ -61,12 +61,12 @@ class TransformerBlock(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)).
 
     Attributes:
-      width: channels of a token.
-      num_heads: attention heads; divides `width`.
-      mlp_ratio: hidden channels of the Mlp over `width`.
-      epsilon: of both LayerNorms; 1e-6 in the reference's primary encoder, 1e-5 elsewhere.
-      dtype: of the computation; parameters, norms' statistics and softmax are float32.
-      precision: of matrix products, as `jax.lax.Precision` names it.
+      width: Channels of a token.
+      num_heads: Attention heads; divides `width`.
+      mlp_ratio: Hidden channels of the Mlp over `width`.
+      epsilon: Of both LayerNorms; 1e-6 in the reference's primary encoder, 1e-5 elsewhere.
+      dtype: Of the computation; parameters, norms' statistics and softmax are float32.
+      precision: Of matrix products, as `jax.lax.Precision` names it.
     """
 
     width: int

@@ -11,10 +11,10 @@ class ReluConv(nn.Module):
     the right.
 
     Attributes:
-      features: channels of the output.
-      kernel_size: side of the kernel.
-      dtype: of the computation.
-      precision: of the products, see `jax.lax.Precision`.
+      features: Channels of the output.
+      kernel_size: Side of the kernel.
+      dtype: Of the computation.
+      precision: Of the products, see `jax.lax.Precision`.
     """
 
     features: int

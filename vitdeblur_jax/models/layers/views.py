@@ -11,7 +11,7 @@ def views_and_combined(
     """Returns the views, and the image that the sensor would take without dual pixels.
 
     Args:
-      image: one view; two views (left, right), whose mean stands in for the combined image; or
+      image: One view; two views (left, right), whose mean stands in for the combined image; or
         three images: left, right and combined.
     """
     match image.shape[-1] // 3:

@@ -23,14 +23,14 @@ def make_vitdeblur(
     """Returns the model of a configuration.
 
     Args:
-      config: the architecture, as in `vitdeblur_jax.models.vitdeblur.configuration`.
-      tiling: window, stride and margin.
-      dtype: of the computation, "float32" or "bfloat16"; parameters are float32.
-      precision: of float32 products on GPU and TPU: "highest", "high" or "default" (fastest).
-      remat: recompute each block in the backward pass: less memory, the same numbers.
+      config: The architecture, as in `vitdeblur_jax.models.vitdeblur.configuration`.
+      tiling: Window, stride and margin.
+      dtype: Of the computation, "float32" or "bfloat16"; parameters are float32.
+      precision: Of float32 products on GPU and TPU: "highest", "high" or "default" (fastest).
+      remat: Recompute each block in the backward pass: less memory, the same numbers.
 
     Raises:
-      UserError: values that do not fit together, with the two numbers that disagree.
+      UserError: Values that do not fit together, with the two numbers that disagree.
     """
     check_configuration(config)
     numerics = {"dtype": dtype, "precision": precision}

@@ -123,7 +123,7 @@ def make_tiling(config: ml_collections.ConfigDict, values: ml_collections.Config
     """Returns the tiling of a model of that architecture; `values` has window, stride, margin.
 
     Raises:
-      UserError: an unknown key, or a window or stride that does not suit the architecture.
+      UserError: An unknown key, or a window or stride that does not suit the architecture.
     """
     check_paths(values, TILING_RULES, "tiling.")
     check_values(values, TILING_RULES, "tiling.")

@@ -17,10 +17,10 @@ class ContextualEncoder(nn.Module):
     which starts at zero, it is h_s, what the decoder gets of the blurred image.
 
     Attributes:
-      width, depth, num_heads, mlp_ratio: of the transformer.
-      projector_widths: hidden and output channels of the VICReg projector.
-      remat: recompute the blocks in the backward pass.
-      dtype, precision: see `TransformerBlock`.
+      width, depth, num_heads, mlp_ratio: Of the transformer.
+      projector_widths: Hidden and output channels of the VICReg projector.
+      remat: Recompute the blocks in the backward pass.
+      dtype, precision: See `TransformerBlock`.
     """
 
     width: int
@@ -80,8 +80,8 @@ class ContextualEncoder(nn.Module):
         """Returns the float32 projection that VICReg's terms are computed on.
 
         Args:
-          tokens: h_s of a blurred image, or the normalised tokens of a sharp one.
-          train: use the batch's own statistics and update the running ones (the collection
+          tokens: H_s of a blurred image, or the normalised tokens of a sharp one.
+          train: Use the batch's own statistics and update the running ones (the collection
             "batch_stats" must then be mutable).
         """
         return self.projector(_mean_without_class_token(tokens), train)

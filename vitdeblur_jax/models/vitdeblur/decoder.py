@@ -15,11 +15,11 @@ class Decoder(nn.Module):
     """Transformer blocks that take in one primary output each, the last one first.
 
     Attributes:
-      width, depth, num_heads, mlp_ratio: of the transformer.
-      patch_stride: side of the square of pixels that a token becomes.
-      features: channels of the feature map.
-      remat: recompute the blocks in the backward pass.
-      dtype, precision: see `TransformerBlock`.
+      width, depth, num_heads, mlp_ratio: Of the transformer.
+      patch_stride: Side of the square of pixels that a token becomes.
+      features: Channels of the feature map.
+      remat: Recompute the blocks in the backward pass.
+      dtype, precision: See `TransformerBlock`.
     """
 
     width: int
@@ -56,8 +56,8 @@ class Decoder(nn.Module):
         """Returns the feature map, `patch_stride` pixels a token, of a square image.
 
         Args:
-          primary: all outputs of the primary encoder, class tokens included.
-          contextual: h_s, class token included.
+          primary: All outputs of the primary encoder, class tokens included.
+          contextual: H_s, class token included.
         """
         primary = [tokens[:, 1:] for tokens in primary]
         primary[-1] = self.primary_norm(primary[-1])

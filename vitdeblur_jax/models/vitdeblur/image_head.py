@@ -14,11 +14,11 @@ class ImageHead(nn.Module):
     Its three steps can be called alone, so that a large image can be done in tiles.
 
     Attributes:
-      features: channels of the feature map.
-      input_kernel: side of the first kernel, odd; it trims (input_kernel - 1) / 2 pixels a side.
-      output_kernel: side of the second kernel, odd.
+      features: Channels of the feature map.
+      input_kernel: Side of the first kernel, odd; it trims (input_kernel - 1) / 2 pixels a side.
+      output_kernel: Side of the second kernel, odd.
       views: 1 (the image is taken twice, as in the reference) or 2 (left and right).
-      dtype, precision: see `TransformerBlock`.
+      dtype, precision: See `TransformerBlock`.
     """
 
     features: int

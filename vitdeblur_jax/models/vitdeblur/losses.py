@@ -22,8 +22,8 @@ def contextual_cosine_loss(
     times too large, would spoil the first steps' clipping and Adam's second moments for long.
 
     Args:
-      contextual: h_s of the blurred images.
-      sharp: the normalised contextual tokens of the sharp images.
+      contextual: H_s of the blurred images.
+      sharp: The normalised contextual tokens of the sharp images.
     """
     one, other = contextual.astype(jnp.float32), sharp.astype(jnp.float32)
     squares = (one * one).sum(axis=-1) * (other * other).sum(axis=-1)

@@ -36,12 +36,12 @@ class ViTDeblur(nn.Module):
     statistics) and "position_embedding" (a fixed table).
 
     Attributes:
-      tokenizer, primary_encoder, contextual_encoder, decoder, image_head: the parts.
-      tiling: the windows that a large image is cut into; `tiling.size` is the side of the images
+      tokenizer, primary_encoder, contextual_encoder, decoder, image_head: The parts.
+      tiling: The windows that a large image is cut into; `tiling.size` is the side of the images
         that the parameters are initialized with.
 
     Raises:
-      UserError: images that are not square, not of floats, or of a side that the patches do not
+      UserError: Images that are not square, not of floats, or of a side that the patches do not
         suit.
     """
 
@@ -100,11 +100,11 @@ class ViTDeblur(nn.Module):
         """Returns a tile of the restored image.
 
         Args:
-          image: a square of the input.
-          features: the averaged map over that square, trimmed.
-          rows: for each padded row of the tile, the row of `features` that it reads. These indices
+          image: A square of the input.
+          features: The averaged map over that square, trimmed.
+          rows: For each padded row of the tile, the row of `features` that it reads. These indices
             hold the reflection at the image's borders, and nothing else does.
-          columns: likewise.
+          columns: Likewise.
         """
         joined = self.image_head.add_input(image[None], features[None])
         return self.image_head.to_image(joined[:, rows][:, :, columns])[0]

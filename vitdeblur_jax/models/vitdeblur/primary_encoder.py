@@ -10,9 +10,9 @@ class PrimaryEncoder(nn.Module):
     """The first blocks of a masked autoencoder's ViT, without a final norm.
 
     Attributes:
-      width, depth, num_heads, mlp_ratio: of the transformer (ViT-B/16 has 768, 12 and 4; 4 blocks).
-      remat: recompute the blocks in the backward pass.
-      dtype, precision: see `TransformerBlock`.
+      width, depth, num_heads, mlp_ratio: Of the transformer (ViT-B/16 has 768, 12 and 4; 4 blocks).
+      remat: Recompute the blocks in the backward pass.
+      dtype, precision: See `TransformerBlock`.
     """
 
     width: int

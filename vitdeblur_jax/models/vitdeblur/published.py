@@ -34,8 +34,8 @@ def from_published(model: nn.Module, state_dict: StateDict) -> dict:
     """Returns variables, float32.
 
     Args:
-      model: the network.
-      state_dict: has the entries of `published_shapes`, in any float dtype. Without a position
+      model: The network.
+      state_dict: Has the entries of `published_shapes`, in any float dtype. Without a position
         table, the reference's own is computed.
     """
     names = published_names(model)
@@ -86,16 +86,16 @@ def encoder_from_pretraining(
     sin-cos table where it has none.
 
     Args:
-      model: to initialize.
-      state_dict: has the entries of `encoder_shapes` (`mae_pretrain_vit_base.pth`'s "model",
+      model: To initialize.
+      state_dict: Has the entries of `encoder_shapes` (`mae_pretrain_vit_base.pth`'s "model",
         TinyMIM's).
-      where: the file's name, for errors.
+      where: The file's name, for errors.
 
     Returns:
       The variables by path.
 
     Raises:
-      UserError: the position table is not that of a square grid.
+      UserError: The position table is not that of a square grid.
     """
     flat = {}
     for path, name in published_names(model).items():

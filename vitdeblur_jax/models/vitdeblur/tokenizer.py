@@ -25,13 +25,13 @@ class Tokenizer(nn.Module):
     grid of the training crops, and is resized to the grid of the image at hand.
 
     Attributes:
-      width: channels of a token.
-      patch_size: side of a patch, pixels.
-      patch_stride: step between patches, pixels.
-      position_grid: side of the position table that a checkpoint holds (tokens).
-      pretraining_grid: side of the sin-cos grid that this table is resized from (14 in MAE).
-      dtype: of the computation.
-      precision: of the convolution.
+      width: Channels of a token.
+      patch_size: Side of a patch, pixels.
+      patch_stride: Step between patches, pixels.
+      position_grid: Side of the position table that a checkpoint holds (tokens).
+      pretraining_grid: Side of the sin-cos grid that this table is resized from (14 in MAE).
+      dtype: Of the computation.
+      precision: Of the convolution.
     """
 
     width: int
