@@ -96,7 +96,7 @@ BAD = [
     ({"profile": (5, 3)}, "profile is (5, 3); it must be (first, last)"),
     ({"profile": (5,)}, "profile is (5,); it must be (first, last)"),
     ({"profile": ("a", "b")}, "profile is ('a', 'b'); it must be (first, last)"),
-    ({"loss__charbonnier": 0.0}, "nothing would train the decoder; raise loss.charbonnier above 0"),
+    ({"loss__charbonnier": 0.0}, "decoder would not be trained; raise loss.charbonnier above 0"),
     ({"loss__sharpness": math.nan}, "loss.sharpness is nan; it must be a finite number >= 0"),
     (
         {"optimizer__lr_mults": (("tokenizer/.*", 0),)},
@@ -104,7 +104,7 @@ BAD = [
     ),
     (
         {"grad_accum_steps": 4},
-        "batch norm needs two images, and one goes through the model at once",
+        "batch norm needs at least two images per step",
     ),
     (
         {"initial__checkpoint": "a", "initial__identity_init": True},
@@ -112,7 +112,7 @@ BAD = [
     ),
     (
         {"initial__encoder": "a", "initial__dct_init": True},
-        "initial.dct_init would replace what initial.encoder gives",
+        "initial.dct_init would overwrite the weights of initial.encoder",
     ),
     (
         {"optimizer__schedule": "multistep", "optimizer__milestones": ("a",)},

@@ -95,7 +95,7 @@ def test_each_key_is_checked_for_type_and_range(key):
         ({"model.primary_encoder.width": 2**70}, "from 1 to 32768"),
         (
             {"model.primary_encoder.width": 24576, "model.decoder.width": 32768},
-            "parameters would number",
+            "the model.s parameters: ",
         ),
         ({"tiling.window": 2580}, "tokens of a window"),
         ({"model.contextual_encoder.projector_widths": [-5, 3]}, "a tuple of 2"),

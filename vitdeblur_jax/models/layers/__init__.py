@@ -1,1 +1,1 @@
-"""What several networks share."""
+"""Layers that several networks share."""

@@ -1,4 +1,4 @@
-"""Filters that a network predicts for each pixel."""
+"""Filtering with a predicted kernel per pixel."""
 
 import jax
 import jax.numpy as jnp
@@ -9,20 +9,21 @@ def adaptive_filter(
     image: Float[Array, "batch height width channels"],
     filters: Float[Array, "batch height width kernel_height kernel_width #channels"],
 ) -> Float[Array, "batch height width channels"]:
-    """Filters each pixel with a kernel of its own, from an image extended by its border pixels.
+    """Filters each pixel with its own kernel; border pixels extend the image.
 
     Args:
-      image: Any number of channels.
+      image: The image, with any number of channels.
       filters: Kernels of odd sides, not flipped: tap (a, b) of a kernel of (2r + 1) x (2s + 1)
-        multiplies the pixel at (y + a - r, x + b - s). One for all channels if the last axis is 1.
+        multiplies the pixel at (y + a - r, x + b - s). If the last axis is 1, all channels share a
+        kernel.
     """
     height, width = image.shape[1:3]
     rows, columns = filters.shape[3:5]
     sides = ((side // 2, side // 2) for side in (rows, columns))
     padded = jnp.pad(image, ((0, 0), *sides, (0, 0)), mode="edge")
 
-    # A loop over the rows of the kernels: patches of the image would take rows * columns times its
-    # memory, and a sum over all taps written out takes XLA long to compile with its gradient.
+    # A loop over the rows of the kernels: extracted patches need rows * columns times the memory of
+    # the image, and an unrolled sum over all taps compiles slowly with its gradient.
     def add_row(total, row):
         shifted = jax.lax.dynamic_slice_in_dim(padded, row, height, axis=1)
         taps = jax.lax.dynamic_index_in_dim(filters, row, axis=3, keepdims=False)

@@ -1,4 +1,4 @@
-"""Multi-head attention: one function, computed in the fastest way of each platform."""
+"""Multi-head attention, with the fastest implementation for each platform."""
 
 import contextlib
 import functools
@@ -18,7 +18,7 @@ def dot_product_attention(
 ) -> Float[Array, "batch tokens num_heads head_dim"]:
     """Returns softmax(query @ key^T / sqrt(head_dim)) @ value for each head; softmax in float32.
 
-    This is `jax.nn.dot_product_attention`, on a GPU in half precision with cuDNN's fused kernel. A
+    It equals `jax.nn.dot_product_attention`. In half precision a GPU uses cuDNN's fused kernel. A
     CPU computes one head at a time.
     """
     plain = functools.partial(_plain, precision=precision)
@@ -33,7 +33,7 @@ def dot_product_attention(
 
 
 def _cudnn_has_a_kernel(query) -> bool:
-    """Tells before tracing: without cuDNN its branch cannot even be traced."""
+    """Returns whether cuDNN supports this query; without cuDNN its branch cannot be traced."""
     device, head_dim = jax.devices()[0], query.shape[-1]
     if query.dtype.itemsize != 2 or head_dim % 8 or head_dim > 128 or device.platform != "gpu":
         return False
@@ -42,7 +42,7 @@ def _cudnn_has_a_kernel(query) -> bool:
 
 
 def _plain(query, key, value, precision):
-    # `jax.nn.dot_product_attention` takes no precision.
+    # `jax.nn.dot_product_attention` has no argument for the precision.
     context = jax.default_matmul_precision(precision) if precision else contextlib.nullcontext()
     with context:
         return jax.nn.dot_product_attention(query, key, value)

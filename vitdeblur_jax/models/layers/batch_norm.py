@@ -1,4 +1,4 @@
-"""Batch norm with the running statistics of PyTorch."""
+"""Batch norm with PyTorch's running statistics."""
 
 import flax.linen as nn
 import jax
@@ -10,17 +10,17 @@ from jaxtyping import Array, Float
 class BatchNorm(nn.Module):
     """Normalizes each channel, then scales and shifts it.
 
-    Unlike Linen's own, the running variance takes in the unbiased variance, and each image can be
-    normalized with its own statistics. A module that is called several times updates the running
-    statistics each time.
+    Unlike Linen's batch norm, it updates the running variance with the unbiased variance, and it
+    can normalize each image with its own statistics. Each call in training updates the running
+    statistics.
 
     Attributes:
-      momentum: Of the running statistics: new = momentum * old + (1 - momentum) * batch. PyTorch
-        calls 1 - momentum the momentum.
-      image_statistics: Outside of training, use the statistics of each image itself rather than
-        the running ones.
+      momentum: Decay of the running statistics: new = momentum * old + (1 - momentum) * batch.
+        PyTorch calls 1 - momentum the momentum.
+      image_statistics: Whether to normalize with each image's own statistics outside of training,
+        instead of the running ones.
       epsilon: Added to the variance.
-      dtype: Of the output; statistics are float32.
+      dtype: Dtype of the output; statistics are float32.
     """
 
     momentum: float = 0.9

@@ -1,4 +1,4 @@
-"""Stacks of blurred copies of an image, which a network mixes pixel by pixel."""
+"""Stacks of blurred copies of an image, for networks that mix them with weights per pixel."""
 
 import flax.linen as nn
 import jax
@@ -13,10 +13,10 @@ from vitdeblur_jax.models.layers.convolution import PYTORCH_KERNEL_INIT
 def recursive_blurs(
     image: Float[Array, "batch height width channels"], taps: Float[ArrayLike, "blurs channels 2"]
 ) -> Float[Array, "batch height width blurs_and_image channels"]:
-    """Returns the image and copies of it, each blurred from the one before, as NRKNet does.
+    """Returns the image and recursively blurred copies, as in NRKNet.
 
     Args:
-      image: Extended by reflection at each step.
+      image: The image. Each step extends it by reflection.
       taps: (p, q) for each step and channel. The kernel softmax(p, q, p) filters rows and columns.
     """
     taps = jnp.asarray(taps)
@@ -36,15 +36,15 @@ def recursive_blurs(
 def gaussian_blurs(
     image: Float[Array, "batch height width 3"], num_blurs: int
 ) -> Float[Array, "batch height width 3 blurs"]:
-    """Returns blurred copies of the image in the scrambled order of GKMNet.
+    """Returns blurred copies of the image in the permuted order of GKMNet.
 
     Kernel 0 is an impulse, kernel m a Gaussian of sigma m / 4. Copy j of channel c is blurred by
-    kernel (num_blurs * c + j) // 3 and not j: red has the narrow kernels, blue the wide ones. The
-    image is extended by zeros, so its borders darken.
+    kernel (num_blurs * c + j) // 3, not j: red has the narrow kernels, blue the wide ones. Zero
+    padding darkens the borders.
 
     Args:
-      image: Any range.
-      num_blurs: Kernels, and copies of each channel.
+      image: The image, in any range.
+      num_blurs: Number of kernels, and of copies of each channel.
     """
     kernels = np.arange(3 * num_blurs) // 3
     pairs = sorted({(n // num_blurs, kernel) for n, kernel in enumerate(kernels.tolist())})
@@ -57,7 +57,7 @@ def gaussian_blurs(
 
 
 def gaussian_line(kernel: int, num_blurs: int) -> Float[np.ndarray, " taps"]:
-    """Returns the taps of a kernel along one axis, among zeros up to the widest kernel's size."""
+    """Returns the taps of a kernel along one axis, zero-padded to the size of the widest kernel."""
     line = np.zeros(2 * _radius(num_blurs - 1) + 1, np.float32)
     offsets = np.arange(-_radius(kernel), _radius(kernel) + 1)
     taps = np.exp(-(offsets**2) / (2 * (kernel / 4) ** 2)) if kernel else np.ones(1)
@@ -70,7 +70,7 @@ def _radius(kernel):
 
 
 def _filtered(image, lines, axis):
-    """Returns a sum of shifted images: XLA's grouped convolution is slow on a CPU."""
+    """Filters an axis by a sum of shifted images; XLA's grouped convolution is slow on a CPU."""
     radius, size = len(lines) // 2, image.shape[axis]
     padding = [(0, 0)] * 4
     padding[axis] = (radius, radius)
@@ -84,9 +84,9 @@ class Reblur(nn.Module):
     """The blur S(v): a 1 x 1 convolution of weighted, recursively blurred copies of v.
 
     Attributes:
-      num_blurs: Kernels that blur one after the other.
-      dtype: Of the computation.
-      precision: Of the products, see `jax.lax.Precision`.
+      num_blurs: Number of recursive blurs.
+      dtype: Dtype of the computation.
+      precision: Precision of the products, see `jax.lax.Precision`.
     """
 
     num_blurs: int

@@ -1,4 +1,4 @@
-"""Convolution with a large kernel: one function, computed in the fastest way of each platform."""
+"""Convolution with a large kernel, with the fastest implementation for each platform."""
 
 import functools
 
@@ -35,7 +35,7 @@ def direct_convolution(
     padding: tuple[int, int] = (0, 0),
     precision: str | None = None,
 ) -> Float[Array, "batch out_height out_width features"]:
-    """Convolves by XLA's own convolution, with zeros before and after both axes."""
+    """Convolves with XLA's own convolution and the same zero padding of both axes."""
     return jax.lax.conv_general_dilated(
         image,
         kernel,

@@ -1,6 +1,6 @@
 """Convolution with a large kernel by the Fourier transform, for XLA:CPU.
 
-XLA:CPU convolves directly, which takes long for the kernels of 11 and 13 pixels of the image head.
+XLA:CPU convolves directly, which is slow for the kernels of 11 and 13 pixels of the image head.
 
 `python -m benchmarks.cpu_forms`, on two cores with AVX-512: the direct convolution takes 3.7 to 38
 times as long.
@@ -18,10 +18,10 @@ def convolution_by_fourier_transform(
     kernel: Float[ArrayLike, "kernel_height kernel_width channels features"],
 ) -> Float[Array, "batch out_height out_width features"]:
     """Convolves without padding, in float32; the kernel is not flipped. Returns image's dtype."""
-    from scipy.fft import next_fast_len  # late: importing the package need not wait for it
+    from scipy.fft import next_fast_len  # a late import keeps the import of the package fast
 
     size, (kernel_height, kernel_width) = image.shape[1:3], kernel.shape[:2]
-    # What wraps around falls outside the valid part, so only the speed depends on the lengths.
+    # Values that wrap around lie outside the valid part, so the lengths affect only the speed.
     lengths = [next_fast_len(side, real=True) for side in size]
     channels_first = image.astype(jnp.float32).transpose(0, 3, 1, 2)
     flipped = kernel.astype(jnp.float32).transpose(2, 3, 0, 1)[:, :, ::-1, ::-1]

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 def depthwise_by_shifts(
     x: Float[Array, "batch height width channels"], kernel: Float[Array, "3 3 1 channels"]
 ) -> Float[Array, "batch height width channels"]:
-    """Convolves each channel, zero padding, as a sum of nine shifted images."""
+    """Convolves each channel, with zero padding, as a sum of nine shifted images."""
     height, width = x.shape[1:3]
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     return sum(

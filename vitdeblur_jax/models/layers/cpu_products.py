@@ -25,7 +25,8 @@ def dense_on_cpu(
 ) -> Float[Array, "*batch features"]:
     """Returns x @ kernel + bias in the half precision of `x`, as `flax.linen.Dense` does.
 
-    The bias is added in float32. So is its gradient, which XLA:CPU would add up in bfloat16.
+    The bias is added in float32, and its gradient is summed in float32; XLA:CPU would sum it in
+    bfloat16.
     """
     rows = product_on_cpu(x.reshape(-1, x.shape[-1]), params["kernel"].astype(x.dtype))
     if "bias" in params:
@@ -41,8 +42,8 @@ def product_on_cpu(
 ) -> Float32[Array, "*batch rows columns"]:
     """Returns a @ b, or a @ b^T with `transposed`, as float32.
 
-    In half precision its gradient consists of products that XLA:CPU computes in half precision.
-    `precision` does not matter there: float32 holds the products of two bfloat16 values exactly.
+    In half precision, XLA:CPU also computes the products of the gradient in half precision.
+    `precision` has no effect there: float32 represents products of two bfloat16 values exactly.
     """
     if a.dtype.itemsize != 2:
         return _dot(a, b, transposed, precision)
@@ -58,7 +59,7 @@ def _dot(a, b, transposed, precision="default"):
 
 
 def _backward(transposed, factors, gradient):
-    """Returns the gradients of both factors by products whose first factor is not transposed."""
+    """Returns the gradients of both factors, from products with an untransposed first factor."""
     a, b = factors
     gradient = gradient.astype(a.dtype)
     of_a = _dot(gradient, b, not transposed)
@@ -70,7 +71,7 @@ def _dot_of_columns(a, b):
     """Returns a^T @ b; transposes the narrower factor in memory."""
     if a.shape[-1] > b.shape[-1]:
         return jnp.swapaxes(_dot_of_columns(b, a), -1, -2)
-    # A row of padding keeps XLA from folding the transposition into the product, which it would
+    # A row of padding prevents XLA from folding the transposition into the product, which it would
     # then compute in float32.
     no_padding = [(0, 0)] * (a.ndim - 2)
     padded = jnp.pad(jnp.swapaxes(a, -1, -2), [*no_padding, (0, 1), (0, 0)])

@@ -1,9 +1,9 @@
-"""Recomputation in the backward pass that saves memory on XLA:CPU, and gradients computed once.
+"""Rematerialization that saves memory on XLA:CPU, and gradients that are computed once.
 
-Two faults of XLA:CPU. It drops the optimization barriers of `jax.checkpoint`, and then recomputes
-all blocks before it needs the first: no memory is saved. And its fusion recomputes what it deems
-cheap in each place that uses it, so that each residual block adds up the gradients of all blocks
-behind it anew.
+This file works around two defects of XLA:CPU. First, it drops the optimization barriers of
+`jax.checkpoint` and recomputes all blocks before it needs the first, which saves no memory. Second,
+its fusion recomputes cheap operations in each of their users, so that each residual block repeats
+the sum of the gradients of all later blocks.
 
 `python -m benchmarks.cpu_forms`, on two cores with AVX-512: `flax.linen.remat` takes 2.0 to 2.6
 times the temporary memory. Blocks without `gradient_computed_once` take 1.3 to 1.6 times as long
@@ -25,10 +25,10 @@ from vitdeblur_jax.models.layers.custom_gradient import with_gradient
 def remat_on_cpu(
     function: Callable[[Any, Float[Array, "..."]], Float[Array, "..."]],
 ) -> Callable[[Any, Float[Array, "..."]], Float[Array, "..."]]:
-    """Returns `function` of parameters and an array; its backward pass recomputes it.
+    """Returns `function` of parameters and an array, rematerialized in its backward pass.
 
-    The backward pass keeps only the arguments, as with `jax.checkpoint`. The recomputation adds a
-    zero to the array that depends on the incoming gradient, so it cannot start before.
+    As with `jax.checkpoint`, only the arguments are stored. The recomputation adds a zero that
+    depends on the incoming gradient to the array, so it cannot start before that gradient exists.
     """
 
     def forward(params, x):
@@ -45,10 +45,10 @@ def remat_on_cpu(
 
 @jax.custom_jvp
 def gradient_computed_once(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Returns `x`; a CPU computes its gradient once, however often it is used.
+    """Returns `x`; a CPU computes its gradient only once, even if it has several users.
 
     XLA:CPU repeats sums and products in each of their users, but not divisions. So this divides the
-    gradient by a 1 whose value only the data tells. If `x` is infinite or NaN, the gradient on a
+    gradient by 1 + 0 * x, which XLA cannot simplify. If `x` is infinite or NaN, the gradient on a
     CPU is NaN.
     """
     return x

@@ -1,6 +1,6 @@
-"""Functions with a gradient of their own that keep their forward-mode derivative.
+"""Functions with a custom gradient that keep their forward-mode derivative.
 
-`jax.custom_vjp` takes away `jax.jvp`, `jax.jacfwd` and `jax.linearize`; `with_gradient` does not.
+`jax.custom_vjp` disables `jax.jvp`, `jax.jacfwd` and `jax.linearize`; `with_gradient` does not.
 """
 
 from collections.abc import Callable
@@ -13,16 +13,16 @@ from jax.interpreters import ad, batching, mlir
 def with_gradient(
     function: Callable, forward: Callable, backward: Callable, plain: Callable | None = None
 ) -> Callable:
-    """Returns `function` with a gradient of its own; all other derivatives are those of `plain`.
+    """Returns `function` with a custom gradient; all other derivatives are those of `plain`.
 
     Args:
       function: Takes and returns pytrees of arrays.
-      forward: Takes the same; returns the outputs and what `backward` needs, as for
-        `jax.custom_vjp`.
-      backward: Takes what `forward` kept and the gradient of the outputs; returns a tuple with the
+      forward: Takes the same arguments; returns the outputs and the residuals for `backward`, as
+        for `jax.custom_vjp`.
+      backward: Takes the residuals and the gradient of the outputs; returns a tuple with the
         gradient of each argument.
       plain: Computes the same as `function`, with operations that JAX can differentiate in forward
-        mode. By default `function` itself.
+        mode. The default is `function` itself.
     """
     plain = plain or function
 

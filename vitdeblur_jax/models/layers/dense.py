@@ -12,10 +12,10 @@ from vitdeblur_jax.models.layers.cpu_products import dense_on_cpu
 
 
 class Dense(nn.Dense):
-    """`flax.linen.Dense` with the reference's initial values: Xavier uniform, bias zero.
+    """`flax.linen.Dense` with the reference's initialization: Xavier-uniform kernel, zero bias.
 
-    In half precision a CPU computes it by `cpu_products`; all other platforms run Flax's own layer.
-    Attributes: see `flax.linen.Dense`.
+    In half precision a CPU uses `cpu_products`; all other platforms use Flax's own layer. The
+    attributes are those of `flax.linen.Dense`.
     """
 
     kernel_init: Initializer = nn.initializers.xavier_uniform()

@@ -1,4 +1,4 @@
-"""Depthwise 3 x 3 convolution: one layer, computed in the fastest way of each platform."""
+"""Depthwise 3 x 3 convolution, with the fastest implementation for each platform."""
 
 import functools
 
@@ -11,11 +11,11 @@ from vitdeblur_jax.models.layers.cpu_depthwise import depthwise_by_shifts
 
 
 class DepthwiseConv(nn.Module):
-    """A 3 x 3 convolution of each channel by itself, zero padding, no bias.
+    """A depthwise 3 x 3 convolution with zero padding and without bias.
 
     Attributes:
-      dtype: Of the computation; the parameters are float32.
-      precision: Of products, as `jax.lax.Precision` names it.
+      dtype: Dtype of the computation; the parameters are float32.
+      precision: Precision of the products, see `jax.lax.Precision`.
     """
 
     dtype: str = "float32"
@@ -38,7 +38,7 @@ def depthwise_by_xla(
     kernel: Float[Array, "3 3 1 channels"],
     precision: str | None = None,
 ) -> Float[Array, "batch height width channels"]:
-    """Convolves each channel by XLA's own grouped convolution."""
+    """Convolves each channel with XLA's own grouped convolution."""
     return jax.lax.conv_general_dilated(
         x,
         kernel,

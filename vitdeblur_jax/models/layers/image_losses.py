@@ -23,12 +23,12 @@ def mse(output: Images, target: Images) -> Float[Array, " batch"]:
 
 
 def fourier_l1(output: Images, target: Images) -> Float[Array, " batch"]:
-    """Returns the L1 loss of the two-dimensional Fourier transform, without normalization.
+    """Returns the L1 loss of the unnormalized two-dimensional Fourier transform.
 
-    The mean absolute difference of the real parts plus that of the imaginary parts, as in NRKNet
-    (Quan, Wu, Ji, CVPR 2023). MIMO-UNet (Cho et al., "Rethinking Coarse-to-Fine Approach in Single
-    Image Deblurring", ICCV 2021) takes the mean over both, half of this sum. Values grow with the
-    side of the images, so a weight holds for one crop size.
+    It is the mean absolute difference of the real parts plus that of the imaginary parts, as in
+    NRKNet (Quan, Wu, Ji, CVPR 2023). MIMO-UNet (Cho et al., "Rethinking Coarse-to-Fine Approach in
+    Single Image Deblurring", ICCV 2021) takes the mean over both, which is half of this sum. Values
+    grow with the side of the images, so a weight is valid for one crop size.
     """
     difference = jnp.fft.fft2(_float32(output) - _float32(target), axes=(1, 2))
     return (jnp.abs(difference.real) + jnp.abs(difference.imag)).mean((1, 2, 3))
@@ -44,16 +44,16 @@ def dissimilarity(output: Images, target: Images) -> Float[Array, " batch"]:
 
 
 def check_pyramid(network: str, crop: int) -> None:
-    """Raises `UserError` if SSIM does not fit into crops at a quarter of their size.
+    """Raises `UserError` if crops at a quarter of their size are too small for SSIM.
 
     Args:
-      network: Its name.
+      network: Name of the network, for the message.
       crop: Side of the training crops, pixels; a multiple of 16.
     """
     if crop < _LEAST_PYRAMID:
         raise UserError(
             f"crop is {crop}; the loss terms of {network} need at least {_LEAST_PYRAMID}, because "
-            "SSIM takes 11 pixels at a quarter of the size"
+            "SSIM needs 11 pixels at a quarter of the size"
         )
 
 

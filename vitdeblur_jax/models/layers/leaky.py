@@ -1,4 +1,4 @@
-"""Convolutions with a leaky ReLU of slope 0.1, as DRBNet and IFANet have them."""
+"""Convolutions with a leaky ReLU of slope 0.1, for DRBNet and IFANet."""
 
 import flax.linen as nn
 from jaxtyping import Array, Float
@@ -7,7 +7,7 @@ from vitdeblur_jax.models.layers.convolution import PYTORCH_KERNEL_INIT
 
 
 def leaky_relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Returns x where it is positive, else 0.1 x."""
+    """Returns x if it is positive, else 0.1 x."""
     return nn.leaky_relu(x, 0.1)
 
 
@@ -17,10 +17,10 @@ class LeakyConv(nn.Module):
     Attributes:
       features: Channels of the output.
       kernel_size: Side of the kernel, odd.
-      stride: The output has 1 / stride of the size.
-      dtype: Of the computation.
-      precision: Of the products, see `jax.lax.Precision`.
-      kernel_init: Initial values of the kernel.
+      stride: Stride of the convolution.
+      dtype: Dtype of the computation.
+      precision: Precision of the products, see `jax.lax.Precision`.
+      kernel_init: Initializer of the kernel.
     """
 
     features: int
@@ -48,12 +48,12 @@ class LeakyConv(nn.Module):
 
 
 class LeakyChain(nn.Module):
-    """Convolutions one after the other, a leaky ReLU after each.
+    """A sequence of convolutions, each with a leaky ReLU.
 
     Attributes:
-      features: Channels of each.
-      stride: Of the first.
-      last_kernel_size: Of the last; the others have 3.
+      features: Output channels of each convolution.
+      stride: Stride of the first convolution.
+      last_kernel_size: Kernel side of the last convolution; the others have 3.
       dtype, precision, kernel_init: See `LeakyConv`.
     """
 
@@ -80,7 +80,7 @@ class LeakyChain(nn.Module):
 class LeakyUpsample(nn.Module):
     """A transposed convolution that doubles the size (4 x 4, stride 2), then the leaky ReLU.
 
-    Output pixel o takes in input pixel i by tap o - 2 i + 1, as PyTorch's with padding 1 does.
+    Tap o - 2 i + 1 connects input pixel i to output pixel o, as in PyTorch with padding 1.
 
     Attributes:
       features, dtype, precision, kernel_init: See `LeakyConv`.

@@ -1,6 +1,6 @@
-"""Maps of weights from features by a convolutional LSTM that runs over scales.
+"""Weight maps from a convolutional LSTM that runs over scales.
 
-NRKNet and GKMNet make the weights of their blur kernels with it.
+NRKNet and GKMNet use them as weights of their blur kernels.
 """
 
 import flax.linen as nn
@@ -20,12 +20,12 @@ Carry = tuple[
 class ConvLSTM(nn.Module):
     """A convolutional LSTM cell (Shi et al., NeurIPS 2015) without peepholes.
 
-    Linen's own adds 1 to the forget gate and has another order of gates.
+    Linen's cell adds 1 to the forget gate and has another order of gates.
 
     Attributes:
       features: Channels of the state.
-      dtype: Of the computation.
-      precision: Of the products, see `jax.lax.Precision`.
+      dtype: Dtype of the computation.
+      precision: Precision of the products, see `jax.lax.Precision`.
     """
 
     features: int
@@ -51,12 +51,12 @@ class ConvLSTM(nn.Module):
 
 
 class RecurrentMaps(nn.Module):
-    """Maps u + u a: a from the features, u the state of an LSTM at half the resolution.
+    """Maps u + u a, where a comes from the features and u from an LSTM at half the resolution.
 
     Attributes:
       features: Number of maps, and channels of the state.
-      reflect: Pad the convolution of the features by reflection and give it no bias; else by zeros,
-        with a bias.
+      reflect: Whether the convolution of the features has reflect padding and no bias. Otherwise it
+        has zero padding and a bias.
       image_statistics: See `BatchNorm`.
       dtype, precision: See `ConvLSTM`.
     """
@@ -93,13 +93,13 @@ class RecurrentMaps(nn.Module):
         return doubled * attention + doubled, carry
 
     def initial_carry(self, image: Float[Array, "batch rows columns channels"]) -> Carry:
-        """Returns a state of zeros for an image of the first scale."""
+        """Returns a zero state for an image of the first scale."""
         batch, height, width, _ = image.shape
         zeros = jnp.zeros((batch, height // 2, width // 2, self.features))
         return zeros, zeros
 
 
 def enlarged_carry(carry: Carry) -> tuple[Array, Array]:
-    """Returns the state for a scale of twice the resolution."""
+    """Returns the state enlarged for the next scale, at twice the resolution."""
     h, c = carry
     return enlarge(h, 2), enlarge(c, 2)

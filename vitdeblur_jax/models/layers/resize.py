@@ -1,4 +1,4 @@
-"""Bilinear resizing by whole factors, pixels being squares (half-pixel centers) unless said."""
+"""Bilinear resizing by integer factors, with half-pixel centers unless stated otherwise."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ def enlarge(
 ) -> Float[Array, "batch out_height out_width channels"]:
     """Returns `x` enlarged by bilinear interpolation; border pixels extend it.
 
-    Equals PyTorch's `interpolate` with mode "bilinear" and `align_corners=False`.
+    It equals PyTorch's `interpolate` with mode "bilinear" and `align_corners=False`.
     """
     batch, height, width, channels = x.shape
     shape = (batch, factor * height, factor * width, channels)
@@ -21,10 +21,10 @@ def enlarge(
 def reduce(
     x: Float[Array, "batch height width channels"], factor: int
 ) -> Float[Array, "batch out_height out_width channels"]:
-    """Returns `x` sampled at every `factor`-th pixel by bilinear interpolation, without a low-pass.
+    """Returns `x` reduced by bilinear interpolation, without antialiasing.
 
-    Equals PyTorch's `interpolate` with mode "bilinear" and `align_corners=False`: for an even
-    factor, each pixel is the mean of the four around the sampled point.
+    It equals PyTorch's `interpolate` with mode "bilinear" and `align_corners=False`: for an even
+    factor, each output pixel is the mean of the four pixels around the sampled point.
     """
     batch, height, width, channels = x.shape
     shape = (batch, height // factor, width // factor, channels)
@@ -34,11 +34,10 @@ def reduce(
 def pillow_pyramid(
     image: Float[ArrayLike, "batch height width channels"],
 ) -> list[Float[Array, "batch _ _ channels"]]:
-    """Returns images at quarter, half and full resolution, reduced as Pillow reduces 8-bit ones.
+    """Returns float32 images at quarter, half and full resolution, like Pillow's for 8 bits.
 
-    They are float32. Each is the one above, halved with `resize` and `BILINEAR`: taps of 1, 3, 3,
-    1, columns first, rounded to 8 bits after columns and after rows. The gradient is that without
-    rounding.
+    Pillow's `resize` with `BILINEAR` halves the size: it has taps of 1, 3, 3, 1, filters columns
+    first, and rounds to 8 bits after columns and after rows. The gradient ignores the rounding.
     """
     image = jnp.asarray(image, jnp.float32)
     half = _halved(255 * image)
@@ -60,9 +59,9 @@ def _halved(levels):
 def double_from_corner(
     x: Float[Array, "batch height width channels"],
 ) -> Float[Array, "batch double_height double_width channels"]:
-    """Returns `x` enlarged by 2 as TensorFlow 1 does: pixel i samples the input at i / 2.
+    """Returns `x` enlarged by 2 as in TensorFlow 1: pixel i samples the input at i / 2.
 
-    Even pixels are copies, odd ones the mean of their neighbors, the last one a copy.
+    Even pixels are copies, odd pixels are the mean of their neighbors. The last pixel is a copy.
     """
     for axis in (1, 2):
         size = x.shape[axis]

@@ -10,15 +10,15 @@ from vitdeblur_jax.models.layers.dense import Dense
 
 
 def layer_norm(epsilon: float, dtype: str = "float32") -> nn.LayerNorm:
-    """Returns a LayerNorm with float32 statistics, the variance taken about the mean.
+    """Returns a LayerNorm with float32 statistics and the variance E[(x - E[x])^2].
 
-    Linen's default E[x^2] - E[x]^2 loses digits where the mean is large.
+    Linen's default, E[x^2] - E[x]^2, loses digits if the mean is large.
     """
     return nn.LayerNorm(epsilon, dtype=dtype, use_fast_variance=False)
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention with biases; one Dense layer gives queries, keys and values."""
+    """Multi-head self-attention with biases; one Dense layer computes queries, keys and values."""
 
     width: int
     num_heads: int
@@ -40,7 +40,7 @@ class SelfAttention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Linear, exact (erf) GELU, linear."""
+    """A linear layer, exact (erf) GELU, and a linear layer."""
 
     width: int
     ratio: int = 4
@@ -62,11 +62,11 @@ class TransformerBlock(nn.Module):
 
     Attributes:
       width: Channels of a token.
-      num_heads: Attention heads; divides `width`.
-      mlp_ratio: Hidden channels of the Mlp over `width`.
-      epsilon: Of both LayerNorms; 1e-6 in the reference's primary encoder, 1e-5 elsewhere.
-      dtype: Of the computation; parameters, norms' statistics and softmax are float32.
-      precision: Of matrix products, as `jax.lax.Precision` names it.
+      num_heads: Attention heads; must divide `width`.
+      mlp_ratio: Hidden channels of the `Mlp` divided by `width`.
+      epsilon: Epsilon of both LayerNorms; 1e-6 in the reference's primary encoder, 1e-5 elsewhere.
+      dtype: Dtype of the computation; parameters, norm statistics and softmax are float32.
+      precision: Precision of matrix products, see `jax.lax.Precision`.
     """
 
     width: int
@@ -91,19 +91,19 @@ class TransformerBlock(nn.Module):
     def transform(
         self, x: Float[Array, "batch tokens embedding"]
     ) -> Float[Array, "batch tokens embedding"]:
-        """Computes the block; a subclass decides when."""
+        """Computes the block; `RematOnCpuBlock` calls it again in the backward pass."""
         x = gradient_computed_once(x)
         x = x + self.attention(self.attention_norm(x))
         return x + self.mlp(self.mlp_norm(x))
 
 
 class RematOnCpuBlock(TransformerBlock):
-    """The same block with the same parameters, recomputed in the backward pass on a CPU."""
+    """A `TransformerBlock` with the same parameters that a CPU rematerializes."""
 
     def __call__(
         self, x: Float[Array, "batch tokens embedding"]
     ) -> Float[Array, "batch tokens embedding"]:
-        # A recomputed block cannot store intermediates.
+        # A rematerialized block cannot store intermediates.
         if self.is_initializing() or self.is_mutable_collection("intermediates"):
             return self.transform(x)
         block = self.clone(parent=None)
@@ -115,7 +115,7 @@ class RematOnCpuBlock(TransformerBlock):
 
 
 def transformer_blocks(depth: int, remat: bool, **block) -> list[TransformerBlock]:
-    """Returns `depth` equal blocks; `remat` recomputes each in the backward pass."""
+    """Returns `depth` blocks; `remat` recomputes each of them in the backward pass."""
     block_class = _remat_block() if remat else TransformerBlock
     return [block_class(**block) for _ in range(depth)]
 

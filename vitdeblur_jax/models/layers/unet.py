@@ -1,4 +1,4 @@
-"""What the U-Nets of DPDNet and MDP are made of."""
+"""Layers of the U-Nets of DPDNet and MDP."""
 
 import flax.linen as nn
 from jaxtyping import Array, Float
@@ -7,14 +7,14 @@ from jaxtyping import Array, Float
 class ReluConv(nn.Module):
     """A convolution with bias, then a ReLU. The output has the input's size.
 
-    Zero padding as Keras has it: an even kernel gets its odd row and column at the bottom and on
-    the right.
+    The zero padding is that of Keras: with an even kernel, the bottom and the right get the extra
+    row and column.
 
     Attributes:
       features: Channels of the output.
       kernel_size: Side of the kernel.
-      dtype: Of the computation.
-      precision: Of the products, see `jax.lax.Precision`.
+      dtype: Dtype of the computation.
+      precision: Precision of the products, see `jax.lax.Precision`.
     """
 
     features: int
@@ -30,7 +30,7 @@ class ReluConv(nn.Module):
 
 
 def same_conv(module: nn.Module, features: int, kernel_size: int, name: str) -> nn.Conv:
-    """Returns a convolution with Keras' padding and He-normal kernels, of a module's dtype."""
+    """Returns a convolution with Keras' padding, He-normal kernels and the module's dtype."""
     return nn.Conv(
         features,
         (kernel_size, kernel_size),
@@ -45,12 +45,12 @@ def same_conv(module: nn.Module, features: int, kernel_size: int, name: str) -> 
 def max_pool(
     x: Float[Array, "batch height width channels"],
 ) -> Float[Array, "batch half_height half_width channels"]:
-    """Returns the largest values of blocks of 2 x 2 pixels."""
+    """Returns the maximum over blocks of 2 x 2 pixels."""
     return nn.max_pool(x, (2, 2), (2, 2))
 
 
 def nearest_upsample(
     x: Float[Array, "batch height width channels"],
 ) -> Float[Array, "batch double_height double_width channels"]:
-    """Repeats every pixel 2 x 2 times."""
+    """Repeats each pixel 2 x 2 times."""
     return x.repeat(2, axis=1).repeat(2, axis=2)

@@ -1,4 +1,4 @@
-"""The views in an image: one, or left and right of a dual-pixel sensor."""
+"""The views of an image: one, or the left and right view of a dual-pixel sensor."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,11 +8,11 @@ from jaxtyping import Array, Float
 def views_and_combined(
     image: Float[Array, "batch height width channels"],
 ) -> tuple[Float[Array, "batch height width views"], Float[Array, "batch height width 3"]]:
-    """Returns the views, and the image that the sensor would take without dual pixels.
+    """Returns the views, and the combined image of the sensor.
 
     Args:
-      image: One view; two views (left, right), whose mean stands in for the combined image; or
-        three images: left, right and combined.
+      image: One view; or two views (left, right), whose mean replaces the combined image; or three
+        images: left, right and combined.
     """
     match image.shape[-1] // 3:
         case 1:
@@ -26,5 +26,5 @@ def views_and_combined(
 def mean_of_views(
     image: Float[Array | np.ndarray, "*batch height width channels"],
 ) -> Float[Array | np.ndarray, "*batch height width 3"]:
-    """Returns the mean of an image's views; an image with one view stays as it is."""
+    """Returns the mean of an image's views; an image with one view is unchanged."""
     return image.reshape(*image.shape[:-1], -1, 3).mean(axis=-2)

@@ -1,4 +1,4 @@
-"""The architecture's configurations: nested plain values, one group for each part.
+"""ViTDeblur's configurations: nested plain values, one group for each part.
 
 | key | meaning |
 |---|---|
@@ -14,14 +14,14 @@
 | mlp_ratio | hidden channels of every block's MLP over its width |
 | views | 1, or 2 for dual-pixel images (left and right) |
 
-The tiling of a large image is no part of the architecture:
+The tiling of a large image is not part of the architecture:
 
 | key | meaning |
 |---|---|
 | window | side of the square windows, pixels |
 | stride | step between windows, pixels: smaller is slower and smoother; not a multiple of \
 patch_stride, see `stride_note` |
-| margin | pixels a side that an image is extended by, by reflection; 0 in the published code |
+| margin | pixels by which an image is reflected on each side; 0 in the published code |
 """
 
 import ml_collections
@@ -31,7 +31,7 @@ from vitdeblur_jax.utils.config_checks import check_paths, check_values, integer
 from vitdeblur_jax.utils.errors import UserError
 
 _MOST_PARAMETERS = 4 * 10**9
-_MOST_TOKENS = 2**16  # of a window: attention compares all with all
+_MOST_TOKENS = 2**16  # of a window; attention is quadratic in it
 _LARGEST_TABLE = 2**24  # values of the sin-cos table
 _SIDE, _DEPTH, _WIDTH = integer(1, 8192), integer(1, 64), integer(1, 32768)
 RULES = {
@@ -60,8 +60,8 @@ TILING_RULES = {"window": _SIDE, "stride": _SIDE, "margin": integer(0, 8192)}
 def base() -> ml_collections.ConfigDict:
     """Returns the published model: MAE ViT-B/16 as primary encoder, 113.6 M parameters.
 
-    The released checkpoints have 121.6 M: they also hold a fifth encoder block, which nothing
-    uses, and the position table.
+    The released checkpoints have 121.6 M: they also hold the position table and a fifth encoder
+    block that the network does not use.
     """
     return ml_collections.ConfigDict(
         {
@@ -84,10 +84,10 @@ def base() -> ml_collections.ConfigDict:
 def light() -> ml_collections.ConfigDict:
     """Returns a light model with TinyMIM's ViT-Ti as primary encoder, 7.8 M parameters.
 
-    The released code shows the primary encoder (192 channels, 6 heads, the first 4 blocks) and its
-    31 x 31 position table, so a training crop of 320. The rest of the authors' light model was
-    never released. Our choice keeps the base model's depths and its ratio of decoder to encoder
-    width (4 / 3), with heads of 32 channels as in the primary encoder.
+    The released code gives the primary encoder (192 channels, 6 heads, the first 4 blocks) and its
+    31 x 31 position table, which implies a training crop of 320. The rest of the authors' light
+    model is not public. This configuration keeps the base model's depths, its ratio of decoder to
+    encoder width (4 / 3), and the primary encoder's 32 channels per head.
     """
     config = base()
     config.tokenizer.position_grid = 31
@@ -98,7 +98,7 @@ def light() -> ml_collections.ConfigDict:
 
 
 def tiny() -> ml_collections.ConfigDict:
-    """Returns a model of 2.1 M parameters for two CPU cores: 12 x 12 tokens in a window of 106."""
+    """Returns a model of 2.1 M parameters for a small CPU: 12 x 12 tokens in a window of 106."""
     config = base()
     config.tokenizer.update(patch_stride=8, position_grid=12, pretraining_grid=12)
     config.primary_encoder.update(width=128, num_heads=4)
@@ -110,8 +110,8 @@ def tiny() -> ml_collections.ConfigDict:
 
 CONFIGURATIONS = {"base": base, "light": light, "tiny": tiny}
 
-# tiny's margin keeps what the image head makes of the outer 11 pixels, half of its kernels' reach,
-# out of the image. Its stride puts tokens at all 8 offsets of patch_stride.
+# The margin of tiny keeps the border effects of the image head (11 pixels, half of its kernels'
+# reach) out of the image. Its stride places tokens at all 8 offsets of patch_stride.
 TILINGS = {
     "base": {"window": 320, "stride": 94, "margin": 0},
     "light": {"window": 320, "stride": 94, "margin": 0},
@@ -120,10 +120,14 @@ TILINGS = {
 
 
 def make_tiling(config: ml_collections.ConfigDict, values: ml_collections.ConfigDict) -> Windows:
-    """Returns the tiling of a model of that architecture; `values` has window, stride, margin.
+    """Returns the tiling of a model.
+
+    Args:
+      config: The architecture.
+      values: The keys window, stride and margin.
 
     Raises:
-      UserError: An unknown key, or a window or stride that does not suit the architecture.
+      UserError: A key is unknown, or window or stride do not fit the architecture.
     """
     check_paths(values, TILING_RULES, "tiling.")
     check_values(values, TILING_RULES, "tiling.")
@@ -142,12 +146,12 @@ def make_tiling(config: ml_collections.ConfigDict, values: ml_collections.Config
 
 
 def token_grid(side: int, patch_size: int, patch_stride: int) -> int:
-    """Returns how many patches fit along `side` pixels."""
+    """Returns the number of patches that fit along `side` pixels."""
     return 1 + (side - patch_size) // patch_stride
 
 
 def check_configuration(config: ml_collections.ConfigDict) -> None:
-    """Raises `UserError` with the numbers that disagree."""
+    """Raises `UserError` if values are invalid or contradict each other."""
     check_paths(config, RULES, "model.")
     check_values(config, RULES, "model.")
     width = config.primary_encoder.width
@@ -181,7 +185,7 @@ def check_configuration(config: ml_collections.ConfigDict) -> None:
 
 
 def _check_size(config):
-    """Refuses what would take hours to trace or would not fit into memory."""
+    """Rejects models that take hours to trace or do not fit into memory."""
     tokenizer = config.tokenizer
     for what, value, most in (
         ("the model's parameters", parameter_count(config), _MOST_PARAMETERS),
@@ -197,13 +201,13 @@ def _check_size(config):
 
 def _check_most(what, value, most):
     if value > most:
-        raise UserError(f"{what} would number {value:,}; at most {most:,} are supported")
+        raise UserError(f"{what}: {value:,}; at most {most:,} are supported")
 
 
 def parameter_count(config: ml_collections.ConfigDict) -> int:
-    """Returns the number of values in the model's variables, by arithmetic on the configuration.
+    """Computes the number of values in the model's variables from the configuration.
 
-    All collections count: "params", "batch_stats" and "position_embedding".
+    It includes all collections: "params", "batch_stats" and "position_embedding".
     """
     tokenizer, head = config.tokenizer, config.image_head
     width, decoder_width = config.primary_encoder.width, config.decoder.width
@@ -214,7 +218,7 @@ def parameter_count(config: ml_collections.ConfigDict) -> int:
     hidden, output = config.contextual_encoder.projector_widths
     heads = 6 * width + 1 + (width + 5 + output) * hidden
     fused = 2 * width + decoder_width
-    # The contextual tokens, as wide as the primary ones, come first into the decoder.
+    # The first fusion's input is the contextual tokens, which are as wide as the primary ones.
     fusions = (3 * width * (decoder_width + 2) + decoder_width) + (config.decoder.depth - 1) * (
         fused * (decoder_width + 2) + decoder_width
     )
@@ -230,7 +234,10 @@ def _block_size(config, width):
 
 
 def check_side(key: str, side: int, config: ml_collections.ConfigDict) -> None:
-    """Raises `UserError` unless a square of `side` pixels, called `key`, suits the model."""
+    """Raises `UserError` unless the model can process squares of `side` pixels.
+
+    `key` names the side in the message.
+    """
     size, stride = config.tokenizer.patch_size, config.tokenizer.patch_stride
     head = config.image_head
     if side < size:

@@ -1,4 +1,4 @@
-"""The contextual encoder: abstract, sharp representations, and the heads that train it."""
+"""The contextual encoder, which learns abstract, sharp features, and its training heads."""
 
 import flax.linen as nn
 import jax
@@ -11,15 +11,15 @@ from vitdeblur_jax.utils.errors import UserError
 
 
 class ContextualEncoder(nn.Module):
-    """Blocks and a norm on the last primary output; `blur_parameter` then scales each channel.
+    """Transformer blocks and a norm on the last primary output, then a scale per channel.
 
-    The norm's output is what the losses compare on the sharp image; scaled by `blur_parameter`,
-    which starts at zero, it is h_s, what the decoder gets of the blurred image.
+    For a sharp image, the losses use the output of the norm. For a blurred image, losses and
+    decoder use h_s: this output times `blur_parameter`, which is initialized to zero.
 
     Attributes:
-      width, depth, num_heads, mlp_ratio: Of the transformer.
+      width, depth, num_heads, mlp_ratio: Sizes of the transformer.
       projector_widths: Hidden and output channels of the VICReg projector.
-      remat: Recompute the blocks in the backward pass.
+      remat: Whether to recompute the blocks in the backward pass.
       dtype, precision: See `TransformerBlock`.
     """
 
@@ -57,7 +57,7 @@ class ContextualEncoder(nn.Module):
     def normalized_tokens(
         self, tokens: Float[Array, "batch tokens embedding"]
     ) -> Float[Array, "batch tokens embedding"]:
-        """Returns the tokens after the blocks and the norm, before `blur_parameter`."""
+        """Returns the tokens after the blocks and the norm, without `blur_parameter`."""
         for block in self.blocks:
             tokens = block(tokens)
         return self.norm(tokens)
@@ -65,24 +65,24 @@ class ContextualEncoder(nn.Module):
     def scale(
         self, normalized: Float[Array, "batch tokens embedding"]
     ) -> Float[Array, "batch tokens embedding"]:
-        """Returns h_s of tokens that `normalized_tokens` gave."""
+        """Returns h_s from the output of `normalized_tokens`."""
         return normalized * self.blur_parameter.astype(self.dtype)
 
     def sharpness_logit(
         self, normalized: Float[Array, "batch tokens embedding"]
     ) -> Float[Array, " batch"]:
-        """Returns the float32 logit of "this image is sharp" from normalised tokens."""
+        """Returns the float32 logit of "this image is sharp" from normalized tokens."""
         return self.sharpness(self.sharpness_norm(_mean_without_class_token(normalized)))[:, 0]
 
     def project(
         self, tokens: Float[Array, "batch tokens embedding"], train: bool
     ) -> Float[Array, "batch projection"]:
-        """Returns the float32 projection that VICReg's terms are computed on.
+        """Returns the float32 projection for the VICReg terms.
 
         Args:
-          tokens: H_s of a blurred image, or the normalised tokens of a sharp one.
-          train: Use the batch's own statistics and update the running ones (the collection
-            "batch_stats" must then be mutable).
+          tokens: The tokens h_s of a blurred image, or the normalized tokens of a sharp one.
+          train: Whether to normalize with the batch's own statistics and update the running ones.
+            The collection "batch_stats" must then be mutable.
         """
         return self.projector(_mean_without_class_token(tokens), train)
 
@@ -92,7 +92,7 @@ def _mean_without_class_token(tokens):
 
 
 class Projector(nn.Module):
-    """Linear, batch norm, ReLU, linear without bias."""
+    """A linear layer, batch norm, ReLU, and a linear layer without bias."""
 
     widths: tuple[int, int]
     precision: str | None = None
@@ -110,9 +110,10 @@ class Projector(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation with PyTorch's running statistics.
+    """Batch normalization with PyTorch's running statistics.
 
-    Linen's own keeps the running variance biased; PyTorch's, and so a checkpoint's, is unbiased.
+    The running variance is unbiased, as in PyTorch and the published checkpoints. Linen's is
+    biased.
     """
 
     momentum: float = 0.9

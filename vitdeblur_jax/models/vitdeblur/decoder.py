@@ -1,4 +1,4 @@
-"""The decoder: joins primary and contextual representations into a map of image features."""
+"""The decoder, which combines primary and contextual tokens into a map of image features."""
 
 import math
 
@@ -12,13 +12,13 @@ from vitdeblur_jax.models.layers.transformer_block import layer_norm, transforme
 
 
 class Decoder(nn.Module):
-    """Transformer blocks that take in one primary output each, the last one first.
+    """Transformer blocks that each fuse one primary output, in reverse order.
 
     Attributes:
-      width, depth, num_heads, mlp_ratio: Of the transformer.
-      patch_stride: Side of the square of pixels that a token becomes.
+      width, depth, num_heads, mlp_ratio: Sizes of the transformer.
+      patch_stride: Side of the pixel square that each token predicts.
       features: Channels of the feature map.
-      remat: Recompute the blocks in the backward pass.
+      remat: Whether to recompute the blocks in the backward pass.
       dtype, precision: See `TransformerBlock`.
     """
 
@@ -53,11 +53,11 @@ class Decoder(nn.Module):
         primary: list[Float[Array, "batch tokens primary_width"]],
         contextual: Float[Array, "batch tokens contextual_width"],
     ) -> Float[Array, "batch side side channels"]:
-        """Returns the feature map, `patch_stride` pixels a token, of a square image.
+        """Returns the feature map of a square image; each token gives `patch_stride`^2 pixels.
 
         Args:
-          primary: All outputs of the primary encoder, class tokens included.
-          contextual: H_s, class token included.
+          primary: All outputs of the primary encoder, with class tokens.
+          contextual: The tokens h_s, with class token.
         """
         primary = [tokens[:, 1:] for tokens in primary]
         primary[-1] = self.primary_norm(primary[-1])
@@ -72,7 +72,7 @@ class Decoder(nn.Module):
 def tokens_to_map(
     tokens: Float[Array, "batch tokens embedding"], side: int
 ) -> Float[Array, "batch height width_ channels"]:
-    """Lays tokens, each `side` x `side` pixels x channels, out as one square map."""
+    """Arranges tokens, each of `side` x `side` pixels x channels, as one square map."""
     grid = math.isqrt(tokens.shape[1])
     pixels = tokens.reshape(tokens.shape[0], grid, grid, side, side, -1)
     return pixels.transpose(0, 1, 3, 2, 4, 5).reshape(tokens.shape[0], grid * side, grid * side, -1)

@@ -1,4 +1,4 @@
-"""The image head: adds the feature map to the encoded input and turns it into an image."""
+"""The image head, which turns the input plus the feature map into an image."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -9,15 +9,15 @@ from vitdeblur_jax.models.layers.convolution import fan_in_uniform, valid_convol
 
 
 class ImageHead(nn.Module):
-    """A convolution of the input plus the feature map, reflect padding, a convolution to RGB.
+    """Convolves the input, adds the feature map, pads by reflection and convolves to RGB.
 
-    Its three steps can be called alone, so that a large image can be done in tiles.
+    Each step can be called alone, which allows tiling of a large image.
 
     Attributes:
       features: Channels of the feature map.
-      input_kernel: Side of the first kernel, odd; it trims (input_kernel - 1) / 2 pixels a side.
+      input_kernel: Side of the first kernel, odd. It trims (input_kernel - 1) / 2 pixels per side.
       output_kernel: Side of the second kernel, odd.
-      views: 1 (the image is taken twice, as in the reference) or 2 (left and right).
+      views: 1 (the image is used twice, as in the reference) or 2 (left and right).
       dtype, precision: See `TransformerBlock`.
     """
 
@@ -38,7 +38,7 @@ class ImageHead(nn.Module):
 
     @property
     def padding(self) -> int:
-        """Pixels of reflection a side that bring the output back to the input's size."""
+        """Reflected pixels per side that restore the input's size."""
         return (self.input_kernel + self.output_kernel) // 2 - 1
 
     def __call__(
@@ -62,12 +62,12 @@ class ImageHead(nn.Module):
     def to_image(
         self, padded: Float[Array, "batch height width features"]
     ) -> Float[Array, "batch out_height out_width 3"]:
-        """Returns the float32 image of a joined map that has been padded already."""
+        """Returns the float32 image of a padded map from `add_input`."""
         return self.output_convolution(padded).astype(jnp.float32)
 
 
 class ValidConvolution(nn.Module):
-    """A convolution with bias and without padding, PyTorch's default initial values."""
+    """A convolution with bias and without padding, with PyTorch's default initialization."""
 
     in_channels: int
     features: int
@@ -79,9 +79,9 @@ class ValidConvolution(nn.Module):
     def __call__(
         self, image: Float[ArrayLike, "batch height width channels"], copies: int = 1
     ) -> Float[Array, "batch out_height out_width features"]:
-        """Convolves `copies` of the image, laid one behind the other along the channels.
+        """Convolves `copies` of the image, concatenated along the channels.
 
-        The copies' parts of the kernel are added up first: the same result for less work.
+        It sums the kernel over the copies first, which gives the same result for less work.
         """
         shape = (self.kernel_size, self.kernel_size, self.in_channels, self.features)
         initialize = fan_in_uniform(self.in_channels * self.kernel_size**2)

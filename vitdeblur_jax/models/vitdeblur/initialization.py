@@ -1,4 +1,4 @@
-"""Ways to start an untrained model: as the identity, and with tokens that show their patches."""
+"""Initializations of an untrained model: as the identity, and with a DCT patch embedding."""
 
 import functools
 
@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-# Images have amplitudes that fall about like 1 / frequency, and blur takes more of the high
-# ones; chroma has less than luma.
+# Amplitudes in images fall about like 1 / frequency, and blur attenuates high frequencies further.
+# Chroma has smaller amplitudes than luma.
 _AMPLITUDE_EXPONENT = 1.8
 _CHROMA_FREQUENCY = 2.5
 _BRANCH_GAIN = 0.2
@@ -16,19 +16,19 @@ _ENDS_OF_BRANCHES = (["output", "kernel"], ["fc2", "kernel"])  # of attention an
 
 
 def identity_init(variables: dict) -> dict:
-    """Returns variables of an untrained model that gives back its input, inside of its borders.
+    """Returns variables of an untrained model that returns its input, except at the borders.
 
-    The image head's first convolution carries the image over in its first three channels (of two
-    views their mean) and leaves the others empty; the second passes these three on. What it makes
-    of the other channels stays random, so that all of what the decoder will write, nothing so far,
-    has a gradient. Exact but for a border of half the first kernel, which the head trims and fills
-    by reflection.
+    The image head's first convolution copies the image (the mean of two views) to its first three
+    channels and sets the others to zero. The second convolution copies these three channels. Its
+    weights for the other channels remain random, so that all of the decoder's output, which is
+    zero at first, has a gradient. The identity is exact except in a border of half the first
+    kernel, which the head trims and fills by reflection.
     """
     params = variables["params"]
     head = params["image_head"]
     first, second = (head[f"{name}_convolution"] for name in ("input", "output"))
     row, column = (side // 2 for side in first["kernel"].shape[:2])
-    # Both copies of a single view, or both views, give half.
+    # Each copy of a single view, or each of two views, contributes half.
     carry = jnp.concatenate([jnp.eye(3)] * 2) / 2
     kernel = jnp.zeros_like(first["kernel"]).at[row, column, :, :3].set(carry)
     first = {"kernel": kernel, "bias": jnp.zeros_like(first["bias"])}
@@ -45,14 +45,14 @@ def identity_init(variables: dict) -> dict:
 
 
 def dct_init(variables: dict) -> dict:
-    """Returns variables of an untrained model whose tokens keep what their patches show.
+    """Returns variables of an untrained model whose tokens preserve their patches.
 
-    A random start hides what is wanted, faint high frequencies, under brightness and position, and
-    each layer mixes it further. Here the patch embedding is a cosine transform of luma and chroma,
-    the lowest frequencies first, each brought to about the same size; the branches of the
-    transformers' blocks are small; and the fusions add up their inputs, channel by channel (the
-    first ones, where widths differ). What the decoder predicts is then at first nearly linear in
-    the frequencies around each pixel.
+    With a random initialization, brightness and position dominate the faint high frequencies that
+    deblurring needs, and each layer mixes them further. Here the patch embedding is a cosine
+    transform of luma and chroma, sorted by frequency and scaled to similar amplitudes. The residual
+    branches of the transformer blocks are small. The fusions add their inputs channel by channel
+    (the first channels, if widths differ). The decoder's prediction is then nearly linear in the
+    frequencies around each pixel.
     """
     params = variables["params"]
     embedding = params["tokenizer"]["patch_embedding"]
@@ -70,12 +70,13 @@ def dct_init(variables: dict) -> dict:
 
 
 def frequency_kernel(size: int, width: int) -> Float[np.ndarray, "size size 3 width"]:
-    """Returns the `width` lowest frequencies of a patch of `size` pixels a side, as a kernel.
+    """Returns a kernel of the `width` lowest frequencies of a patch of `size` x `size` pixels.
 
-    Orthonormal two-dimensional cosines of luma, red against blue, and green against both, each
-    times its frequency to the power of 1.8, so that an image's tokens have a root mean square
-    of about 10, ten times that of the position embedding. Frequencies count half waves a patch;
-    chroma's count 2.5 times. What is left of `width`, where all 3 * size^2 are taken, is zero.
+    The basis is orthonormal two-dimensional cosines of luma, red minus blue, and red and blue minus
+    green. Each is scaled by its frequency to the power of 1.8, so that an image's tokens have a
+    root mean square of about 10, ten times that of the position embedding. Frequencies are in half
+    waves per patch; those of chroma are multiplied by 2.5. If `width` exceeds 3 * size^2, the
+    remaining channels are zero.
     """
     from scipy import fft  # imported late: only training needs it
 
@@ -93,7 +94,7 @@ def frequency_kernel(size: int, width: int) -> Float[np.ndarray, "size size 3 wi
 
 
 def _adding_fusion(fusion, primary_width):
-    """Both copies of the primary tokens count half."""
+    """Returns a fusion that adds its inputs; each copy of the primary tokens contributes half."""
     rows, width = fusion["kernel"].shape
     primary, other = jnp.eye(primary_width, width), jnp.eye(rows - 2 * primary_width, width)
     return {**fusion, "kernel": jnp.concatenate([primary / 2, primary / 2, other])}

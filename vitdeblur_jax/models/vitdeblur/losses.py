@@ -1,7 +1,7 @@
-"""The terms of the published objective beside restoration: contextual tokens, sharpness, VICReg.
+"""The auxiliary terms of the published objective: contextual tokens, sharpness and VICReg.
 
-Each returns one float32 number for each image of the batch, unless it says otherwise. Inputs of any
-float dtype are converted to float32 first.
+Each function returns one float32 number per image, unless its docstring says otherwise. Inputs of
+any float dtype are converted to float32.
 """
 
 import jax
@@ -15,20 +15,21 @@ def contextual_cosine_loss(
     contextual: Float[Array, "batch tokens embedding"],
     sharp: Float[Array, "batch tokens embedding"],
 ) -> Float[Array, " batch"]:
-    """Returns the mean over tokens, class token too, of 1 - cos between the two.
+    """Returns 1 - cosine similarity, averaged over all tokens including the class token.
 
-    The gradient goes into both, as in the reference. The cosine with a zero vector is 0 and has no
-    gradient: an untrained network's h_s is zero everywhere, and the reference's gradient there, 1e8
-    times too large, would spoil the first steps' clipping and Adam's second moments for long.
+    Both arguments receive gradients, as in the reference. The cosine with a zero vector is 0 and
+    has no gradient. In an untrained network h_s is zero, and the reference's gradient there is 1e8
+    times too large. It would disturb gradient clipping in the first steps and Adam's second moments
+    for longer.
 
     Args:
-      contextual: H_s of the blurred images.
-      sharp: The normalised contextual tokens of the sharp images.
+      contextual: The tokens h_s of the blurred images.
+      sharp: The normalized contextual tokens of the sharp images.
     """
     one, other = contextual.astype(jnp.float32), sharp.astype(jnp.float32)
     squares = (one * one).sum(axis=-1) * (other * other).sum(axis=-1)
     is_direction = squares > 0
-    # The root of a zero that is not chosen would still make the gradient NaN.
+    # `where` evaluates both branches, and the root of zero would make the gradient NaN.
     norms = jnp.sqrt(jnp.where(is_direction, squares, 1))
     cosine = jnp.where(is_direction, (one * other).sum(axis=-1) / norms, 0)
     return (1 - cosine).mean(axis=-1)
@@ -38,16 +39,16 @@ def contextual_l1_loss(
     contextual: Float[Array, "batch tokens embedding"],
     sharp: Float[Array, "batch tokens embedding"],
 ) -> Float[Array, " batch"]:
-    """Returns the mean absolute difference; an earlier release had it in the cosine's place."""
+    """Returns the mean absolute difference, which an earlier release used instead of the cosine."""
     return jnp.abs(contextual.astype(jnp.float32) - sharp.astype(jnp.float32)).mean(axis=(1, 2))
 
 
 def sharpness_loss(
     blurred_logit: Float[Array, " batch"], sharp_logit: Float[Array, " batch"]
 ) -> Float[Array, " batch"]:
-    """Returns the binary cross entropies of "this is sharp", in nats, for both images of a pair.
+    """Returns the binary cross entropy of "this is sharp", in nats, summed over both images.
 
-    The blurred one's label is 0, the sharp one's 1; both are added.
+    The label of the blurred image is 0, that of the sharp image 1.
     """
     blurred, sharp = blurred_logit.astype(jnp.float32), sharp_logit.astype(jnp.float32)
     return jax.nn.softplus(blurred) + jax.nn.softplus(-sharp)
@@ -56,10 +57,10 @@ def sharpness_loss(
 def vicreg_invariance(
     blurred: Float[Array, "batch projection"], sharp: Float[Array, "batch projection"]
 ) -> Float[Array, ""]:
-    """Returns the mean squared difference of the projections, over the batch.
+    """Returns the mean squared difference of the projections, a scalar.
 
-    The three terms of VICReg (Bardes, Ponce, LeCun, ICLR 2022) are computed over the global batch
-    of at least 2. The published code logs them and does not train with them.
+    The three terms of VICReg (Bardes, Ponce, LeCun, ICLR 2022) are computed over the global batch,
+    which needs at least 2 images. The published code logs them and does not train with them.
     """
     return ((blurred.astype(jnp.float32) - sharp.astype(jnp.float32)) ** 2).mean()
 
@@ -67,9 +68,10 @@ def vicreg_invariance(
 def vicreg_variance(
     blurred: Float[Array, "batch projection"], sharp: Float[Array, "batch projection"]
 ) -> Float[Array, ""]:
-    """Returns how far the standard deviations over the batch fall short of 1, on average.
+    """Returns the mean shortfall of the standard deviations over the batch from 1, a scalar.
 
-    The standard deviation is sqrt(unbiased variance + 1e-4); both sets count half.
+    The standard deviation is sqrt(unbiased variance + 1e-4). The result is the mean over both
+    arguments.
     """
     return (_shortfall(blurred) + _shortfall(sharp)) / 2
 
@@ -77,9 +79,10 @@ def vicreg_variance(
 def vicreg_covariance(
     blurred: Float[Array, "batch projection"], sharp: Float[Array, "batch projection"]
 ) -> Float[Array, ""]:
-    """Returns the squared covariances off the diagonal over the reference's 256, both sets added.
+    """Returns the sum of squared off-diagonal covariances divided by 256, a scalar.
 
-    256 is the projector's hidden width; its projections have 128 channels.
+    The terms of both arguments are added. The reference divides by 256, the projector's hidden
+    width, although the projections have 128 channels.
     """
     return _off_diagonal(blurred) + _off_diagonal(sharp)
 

@@ -1,4 +1,4 @@
-"""ViTDeblur: tokenizer, primary encoder, contextual encoder, decoder, image head, wired together.
+"""ViTDeblur: tokenizer, primary encoder, contextual encoder, decoder and image head.
 
 Liang, Jiang, Liu, Ma: "Decoupling Image Deblurring Into Twofold: A Hierarchical Model for Defocus
 Deblurring", IEEE Transactions on Computational Imaging 10, 2024.
@@ -25,11 +25,11 @@ _OF_THE_PROJECTOR = {"vicreg_invariance", "vicreg_variance", "vicreg_covariance"
 
 
 class ViTDeblur(nn.Module):
-    """A hierarchical Vision Transformer that restores images that are out of focus.
+    """A hierarchical Vision Transformer that restores defocused images.
 
-    Images are float32 RGB in [0, 1], `(batch, height, width, 3 * views)`: with two views
-    (dual-pixel), left, then right; the encoders then see their mean. `make_vitdeblur` wires the
-    parts of a configuration. Any part can be another module that is called in the same way:
+    Images are float32 RGB in [0, 1], `(batch, height, width, 3 * views)`. Two views (dual-pixel)
+    are left, then right, and the encoders process their mean. `make_vitdeblur` builds a model from
+    a configuration. Any part can be replaced by a module with the same call signature:
     `model.clone(decoder=MyDecoder())`.
 
     The variables are three collections: "params", "batch_stats" (the projector's running
@@ -37,12 +37,11 @@ class ViTDeblur(nn.Module):
 
     Attributes:
       tokenizer, primary_encoder, contextual_encoder, decoder, image_head: The parts.
-      tiling: The windows that a large image is cut into; `tiling.size` is the side of the images
-        that the parameters are initialized with.
+      tiling: The windows of a large image. `tiling.size` is also the side of the images that
+        initialize the parameters.
 
     Raises:
-      UserError: Images that are not square, not of floats, or of a side that the patches do not
-        suit.
+      UserError: The images are not square, not floats, or their side does not fit the patches.
     """
 
     tokenizer: nn.Module
@@ -56,20 +55,20 @@ class ViTDeblur(nn.Module):
         "contextual_cosine": 0.2,
         "contextual_l1": 0.0,
         "sharpness": 0.06,  # the published 0.2 * 0.3
-        "vicreg_invariance": 0.0,  # the published code logs 0.01, 0.01 and 0.001 of these
+        "vicreg_invariance": 0.0,  # the published code logs these with 0.01, 0.01 and 0.001
         "vicreg_variance": 0.0,
         "vicreg_covariance": 0.0,
     }
 
     @property
     def views(self) -> int:
-        """1, or 2 for dual-pixel images."""
+        """The number of views: 1, or 2 for dual-pixel images."""
         return self.image_head.views
 
     def __call__(
         self, image: Float[ArrayLike, "batch height width channels"]
     ) -> Float[Array, "batch height width 3"]:
-        """Restores square images of a window's or a training crop's size; not clipped."""
+        """Restores square images, such as windows or training crops; the output is not clipped."""
         _check_images(image, self, 3 * self.views)
         if self.is_initializing():
             self.pair_outputs(image, mean_of_views(image), train=True)
@@ -78,15 +77,15 @@ class ViTDeblur(nn.Module):
     def encode(
         self, image: Float[ArrayLike, "batch height width channels"]
     ) -> list[Float[Array, "batch tokens embedding"]]:
-        """Returns the primary encoder's outputs, one after each of its blocks."""
-        # Of two views as of one: a sharp image has one view, whatever the model's.
+        """Returns the primary encoder's outputs, one per block."""
+        # A sharp image has one view, even if the model has two.
         _check_images(image, self, 3 if image.shape[-1:] == (3,) else 3 * self.views)
         return self.primary_encoder(self.tokenizer(mean_of_views(image)))
 
     def features(
         self, image: Float[ArrayLike, "batch height width channels"]
     ) -> Float[Array, "batch trimmed_height trimmed_width features"]:
-        """Returns the decoder's feature map, trimmed by (input_kernel - 1) / 2 pixels a side."""
+        """Returns the decoder's feature map, trimmed by (input_kernel - 1) / 2 pixels per side."""
         primary = self.encode(image)
         return self.decoder(primary, self.contextual_encoder(primary[-1]))
 
@@ -101,10 +100,10 @@ class ViTDeblur(nn.Module):
 
         Args:
           image: A square of the input.
-          features: The averaged map over that square, trimmed.
-          rows: For each padded row of the tile, the row of `features` that it reads. These indices
-            hold the reflection at the image's borders, and nothing else does.
-          columns: Likewise.
+          features: The blended feature map of that square, trimmed.
+          rows: The row of `features` for each padded row of the tile. Only these indices express
+            the reflection at the image's borders.
+          columns: The column of `features` for each padded column of the tile.
         """
         joined = self.image_head.add_input(image[None], features[None])
         return self.image_head.to_image(joined[:, rows][:, :, columns])[0]
@@ -115,19 +114,20 @@ class ViTDeblur(nn.Module):
         sharp: Float[ArrayLike, "batch height width 3"],
         train: bool,
     ) -> PairOutputs:
-        """Restores the blurred images and returns all that the losses compare.
+        """Restores the blurred images and returns all inputs of the losses.
 
-        Both go through the encoders as one batch, in pairs, so that of a batch that lies on many
-        devices no image moves; a sharp image has one view, whatever the model's.
-        The projector sees the blurred ones first, then the sharp ones. With `train` its batch norm
-        uses and updates the batch's statistics: the collection "batch_stats" must be mutable then.
+        The encoders process blurred and sharp images as one batch of interleaved pairs, so that no
+        image of a sharded batch moves between devices. A sharp image has one view, even if the
+        model has two. The projector processes the blurred images first, then the sharp ones. With
+        `train`, its batch norm uses the batch's statistics and updates the running ones, and the
+        collection "batch_stats" must be mutable.
         """
         _check_images(blurred, self, 3 * self.views)
         _check_images(sharp, self, 3)
         if blurred.shape[:3] != sharp.shape[:3]:
             raise UserError(
                 f"blurred images of {_shape(blurred)}, sharp images of {_shape(sharp)}: batch, "
-                "height and width must be the same"
+                "height and width must be equal"
             )
         primary = self.encode(interleaved(mean_of_views(blurred), jnp.asarray(sharp)))
         context = self.contextual_encoder
@@ -153,9 +153,9 @@ class ViTDeblur(nn.Module):
         train: bool,
         terms: frozenset[str],
     ) -> tuple[Float[Array, "batch height width 3"], dict[str, Array]]:
-        """Returns the restored images and the terms of the published objective that are asked for.
+        """Returns the restored images and the requested terms of the published objective.
 
-        Without any term the sharp images are not encoded, which spares half of the encoders' work.
+        Without terms the sharp images are not encoded, which halves the encoders' work.
         """
         if not terms:
             return self(blurred), {}
@@ -179,10 +179,10 @@ class ViTDeblur(nn.Module):
 
     @nn.nowrap
     def params_without_gradient(self, terms: frozenset[str]) -> tuple[tuple[str, ...], ...]:
-        """Returns the paths of the heads that none of the `terms` reaches: they are not trained.
+        """Returns the paths of the heads that no term in `terms` uses; they are not trained.
 
-        PyTorch's optimizers skip parameters without a gradient. A gradient of zero would still let
-        weight decay shrink them.
+        PyTorch's optimizers skip parameters without a gradient. With a gradient of zero, weight
+        decay would still shrink them.
         """
         heads = []
         if not terms & _OF_THE_PROJECTOR:
@@ -193,16 +193,16 @@ class ViTDeblur(nn.Module):
 
     @nn.nowrap
     def check_training(self, crop: int, batch_size: int, weights: Mapping[str, float]) -> None:
-        """Raises `UserError` unless the model can be trained so; see `models.network`."""
+        """Raises `UserError` if these settings cannot train the model; see `models.network`."""
         own = [name for name in self.LOSS_TERMS if weights.get(name)]
         if not any(weight for name, weight in weights.items() if name not in self.LOSS_TERMS):
             raise UserError(
-                "no restoration loss has a weight, so nothing would train the decoder; raise "
+                "no restoration loss has a weight, so the decoder would not be trained; raise "
                 "loss.charbonnier above 0"
             )
         if own and batch_size < 2:
             raise UserError(
-                "batch norm needs two images, and one goes through the model at once; raise "
+                "batch norm needs at least two images per step, but there is only one; raise "
                 "batch_size, lower grad_accum_steps or set the contextual weights in loss to 0"
             )
         check_side("crop", crop, architecture(self))
@@ -215,10 +215,10 @@ class ViTDeblur(nn.Module):
 
     @nn.nowrap
     def check_initial(self, options: Mapping) -> None:
-        """Raises `UserError` for options that exclude each other."""
+        """Raises `UserError` for options that contradict each other."""
         if options["encoder"] and options["dct_init"]:
             raise UserError(
-                "initial.dct_init would replace what initial.encoder gives; leave one of them out"
+                "initial.dct_init would overwrite the weights of initial.encoder; set only one"
             )
 
     @nn.nowrap
@@ -232,14 +232,14 @@ class ViTDeblur(nn.Module):
 
     @nn.nowrap
     def initialized(self, variables: dict, options: Mapping) -> dict:
-        """Returns the variables to start from; see `models.vitdeblur.initialization`."""
+        """Returns the initial variables; see `models.vitdeblur.initialization`."""
         if options["dct_init"]:
             variables = dct_init(variables)
         return identity_init(variables) if options["identity_init"] else variables
 
 
 def architecture(model: nn.Module) -> ml_collections.ConfigDict:
-    """Returns the configuration of the parts, as far as they are the usual ones."""
+    """Returns the configuration of the standard parts; replaced parts may lack some values."""
 
     def of(part, *names):
         module = getattr(model, part)
@@ -265,7 +265,7 @@ def architecture(model: nn.Module) -> ml_collections.ConfigDict:
 def _check_images(images, model, channels):
     if images.ndim == 3:
         raise UserError(
-            f"an image of {_shape(images)}: the batch axis is missing. Give image[None] for a "
+            f"an image of {_shape(images)}: the batch axis is missing. Pass image[None] as a "
             "batch of one, or call `deblur`, which takes one image of any size"
         )
     if images.ndim != 4 or images.shape[-1] != channels:
@@ -276,13 +276,13 @@ def _check_images(images, model, channels):
     _, height, width, _ = images.shape
     if height != width:
         raise UserError(
-            f"images of {height} x {width} pixels: the model takes squares, `deblur` any image"
+            f"images of {height} x {width} pixels: the model takes squares; `deblur` takes any size"
         )
     check_side("image side", height, architecture(model))
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise UserError(
-            f"images of {images.dtype}: the model takes floats in [0, 1]; `unit_range` of "
-            "vitdeblur_jax.data.transforms makes them"
+            f"images of {images.dtype}: the model takes floats in [0, 1]; convert them with "
+            "`vitdeblur_jax.data.transforms.unit_range`"
         )
 
 

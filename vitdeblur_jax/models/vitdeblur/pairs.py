@@ -1,4 +1,4 @@
-"""A blurred and a sharp image as a pair that goes through the encoders together."""
+"""Pairs of a blurred and a sharp image that the encoders process together."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 
 class PairOutputs(NamedTuple):
-    """What the losses compare; the sharp image feeds only them."""
+    """The inputs of the losses. Only the losses use the sharp image."""
 
     restored: Float[Array, "batch height width 3"]
     contextual_tokens: Float[Array, "batch tokens embedding"]
@@ -22,15 +22,15 @@ def interleaved(
     first: Float[Array, "batch height width channels"],
     second: Float[Array, "batch height width channels"],
 ) -> Float[Array, "pairs height width channels"]:
-    """Joins two batches pair by pair, so that sharded batches need no communication.
+    """Interleaves two batches, so that sharded batches need no communication.
 
-    Concatenating sharded batches would gather both on every device.
+    A concatenation of sharded batches would gather both on every device.
     """
     pairs = jnp.stack([first, second], axis=1)
     return pairs.reshape(-1, *first.shape[1:])
 
 
 def parted(joined: Float[Array, "pairs *shape"]) -> tuple[Array, Array]:
-    """Undoes `interleaved`, for arrays of any shape behind the batch axis."""
+    """Inverts `interleaved`; the axes after the batch axis can have any shape."""
     pairs = joined.reshape(-1, 2, *joined.shape[1:])
     return pairs[:, 0], pairs[:, 1]

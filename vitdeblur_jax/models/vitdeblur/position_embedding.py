@@ -1,4 +1,4 @@
-"""Sin-cos position embedding and the resizing that ViTDeblur's numbers depend on.
+"""Sin-cos position embedding and its resizing, exactly as in the released code.
 
 Tables are `float32 (1 + rows * columns, width)`: the class token's row, then the grid row by row.
 """
@@ -34,10 +34,11 @@ def sincos_position_embedding(grid: int, width: int) -> Float[np.ndarray, "token
 def resize_position_embedding(
     table: Float[Array, "tokens width"], rows: int, columns: int
 ) -> Float[Array, "resized_tokens width"]:
-    """Resizes a square table to `rows` x `columns`, as the reference does; a no-op at its size.
+    """Resizes a square table to `rows` x `columns` like the reference; a no-op at its own size.
 
-    Bicubic, a = -0.75, half-pixel centres, clamped borders, no antialiasing, and the reference's
-    step: source = (target + 0.5) * old / (new + 0.1) - 0.5. The class token's row is kept.
+    The interpolation is bicubic with a = -0.75, half-pixel centers, clamped borders, no
+    antialiasing, and the reference's step: source = (target + 0.5) * old / (new + 0.1) - 0.5. The
+    class token's row is unchanged.
     """
     old = math.isqrt(table.shape[0] - 1)
     if (rows, columns) == (old, old):
@@ -64,7 +65,7 @@ def _bicubic_matrix(old: int, new: int) -> Float[np.ndarray, "new old"]:
 
 
 def _cubic_kernel(distance: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """Keys' cubic convolution kernel (IEEE Transactions on ASSP, 1981) with a = -0.75."""
+    """Returns Keys' cubic convolution kernel (IEEE Transactions on ASSP, 1981) with a = -0.75."""
     d, a = np.abs(distance), _CUBIC_A
     near = (a + 2) * d**3 - (a + 3) * d**2 + 1
     far = a * (d**3 - 5 * d**2 + 8 * d - 4)

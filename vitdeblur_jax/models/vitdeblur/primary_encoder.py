@@ -1,4 +1,4 @@
-"""The primary feature encoder: keeps as much of the image's detail as it can."""
+"""The primary encoder, which preserves the detail of the image."""
 
 import flax.linen as nn
 from jaxtyping import Array, Float
@@ -10,8 +10,8 @@ class PrimaryEncoder(nn.Module):
     """The first blocks of a masked autoencoder's ViT, without a final norm.
 
     Attributes:
-      width, depth, num_heads, mlp_ratio: Of the transformer (ViT-B/16 has 768, 12 and 4; 4 blocks).
-      remat: Recompute the blocks in the backward pass.
+      width, depth, num_heads, mlp_ratio: Sizes of the transformer; 768, 4, 12 and 4 in `base`.
+      remat: Whether to recompute the blocks in the backward pass.
       dtype, precision: See `TransformerBlock`.
     """
 
@@ -38,7 +38,7 @@ class PrimaryEncoder(nn.Module):
     def __call__(
         self, tokens: Float[Array, "batch tokens embedding"]
     ) -> list[Float[Array, "batch tokens embedding"]]:
-        """Returns the tokens after each of the blocks, the first block's first."""
+        """Returns the tokens after each block, in order."""
         outputs = []
         for block in self.blocks:
             tokens = block(tokens)

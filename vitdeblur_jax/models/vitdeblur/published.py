@@ -1,10 +1,11 @@
-"""Our variables and the state dict of the released PyTorch code, in both directions.
+"""Conversion between our variables and the state dict of the released PyTorch code.
 
-The released network sees BGR images, normalised with ImageNet's R, G, B figures in that order. Ours
-sees RGB, rightly normalised. Both compute the same when the difference is folded into three kernels
-and one bias, which is done here and nowhere else. The folding is exact but for rounding: each entry
-of the patch kernel is off by at most 1.2e-7 of itself after a round trip, the patch bias by at most
-1e-6 of the sum of the absolute kernel entries and itself, everything else by nothing.
+The released network takes BGR images, but normalizes them with ImageNet's constants in the order R,
+G, B. Ours takes RGB with the correct normalization. This module folds the difference into three
+kernels and two biases, so that both compute the same. The folding is exact up to rounding: after a
+round trip, an entry of the patch kernel has a relative error of at most 1.2e-7, the patch bias an
+error of at most 1e-6 of its absolute value plus the sum of the absolute kernel entries. All other
+entries are exact.
 """
 
 import math
@@ -31,12 +32,12 @@ _INPUT, _OUTPUT = "inputecoding_step", "outputprojr_step"
 
 
 def from_published(model: nn.Module, state_dict: StateDict) -> dict:
-    """Returns variables, float32.
+    """Returns float32 variables.
 
     Args:
       model: The network.
-      state_dict: Has the entries of `published_shapes`, in any float dtype. Without a position
-        table, the reference's own is computed.
+      state_dict: The entries of `published_shapes`, in any float dtype. If there is no position
+        table, the reference's table is computed.
     """
     names = published_names(model)
     if POSITION not in state_dict:
@@ -49,9 +50,9 @@ def from_published(model: nn.Module, state_dict: StateDict) -> dict:
 
 
 def to_published(model: nn.Module, variables: dict) -> dict[str, np.ndarray]:
-    """Returns a state dict that the reference's own strict loading takes.
+    """Returns a state dict that the reference can load with `strict=True`.
 
-    Entries that the reference holds and never uses are zeros.
+    Entries that the reference stores but does not use are zeros.
     """
     flat = traverse_util.flatten_dict(variables)
     names = published_names(model)
@@ -60,7 +61,7 @@ def to_published(model: nn.Module, variables: dict) -> dict[str, np.ndarray]:
 
 
 def published_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Returns the names and PyTorch shapes of all entries that the network uses."""
+    """Returns names and PyTorch shapes of all entries that the network uses."""
     ours = traverse_util.flatten_dict(abstract_variables(model))
     return {
         name: _to_reference(np.broadcast_to(np.float32(0), ours[path].shape), path).shape
@@ -69,7 +70,7 @@ def published_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def encoder_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Returns the names and shapes of the tokenizer and primary encoder in MAE's weights."""
+    """Returns names and shapes of the tokenizer and primary encoder in MAE's weights."""
     return {
         name.removeprefix(f"{_ENCODER}."): shape
         for name, shape in published_shapes(model).items()
@@ -80,22 +81,22 @@ def encoder_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 def encoder_from_pretraining(
     model: nn.Module, state_dict: StateDict, where: str
 ) -> dict[tuple[str, ...], jnp.ndarray]:
-    """Returns the variables of tokenizer and primary encoder that come from MAE or TinyMIM.
+    """Returns variables of tokenizer and primary encoder from weights of MAE or TinyMIM.
 
-    These see RGB, so nothing is folded. The position table is resized from the file's, or from the
-    sin-cos table where it has none.
+    These networks take RGB, so no folding is needed. The position table is resized from the table
+    in the file, or from the sin-cos table if the file has none.
 
     Args:
-      model: To initialize.
-      state_dict: Has the entries of `encoder_shapes` (`mae_pretrain_vit_base.pth`'s "model",
-        TinyMIM's).
+      model: The network to initialize.
+      state_dict: The entries of `encoder_shapes`: "model" of `mae_pretrain_vit_base.pth`, or
+        TinyMIM's.
       where: The file's name, for errors.
 
     Returns:
       The variables by path.
 
     Raises:
-      UserError: The position table is not that of a square grid.
+      UserError: The grid of the position table is not square.
     """
     flat = {}
     for path, name in published_names(model).items():
@@ -168,7 +169,7 @@ def published_names(model: nn.Module) -> dict[tuple[str, ...], str]:
 
 
 def _unused_zeros(model) -> dict[str, np.ndarray]:
-    """Returns zeros for what the reference's strict loading asks for and its network never uses."""
+    """Returns zeros for the entries that strict loading requires but the network does not use."""
     encoder = model.primary_encoder
     width, hidden = encoder.width, encoder.mlp_ratio * encoder.width
     shapes = {
@@ -194,7 +195,7 @@ def _unused_zeros(model) -> dict[str, np.ndarray]:
 
 
 def _to_ours(value, path):
-    """Turns a PyTorch layout into ours."""
+    """Converts an array from PyTorch's layout to ours."""
     if path[-1] in ("class_token", "table"):
         return value.reshape(value.shape[1:] if path[-1] == "table" else value.shape[2:])
     if path[-1] == "kernel":
@@ -203,7 +204,7 @@ def _to_ours(value, path):
 
 
 def _to_reference(value, path):
-    """Turns our layout into PyTorch's."""
+    """Converts an array from our layout to PyTorch's."""
     if path[-1] in ("class_token", "table"):
         return value.reshape((1,) * (3 - value.ndim) + value.shape)
     if path[-1] == "kernel":
@@ -212,11 +213,12 @@ def _to_reference(value, path):
 
 
 def _swap_rgb_and_bgr(state_dict: StateDict) -> dict[str, np.ndarray]:
-    """Turns the reference's network into one that sees RGB, or that one back: it undoes itself.
+    """Converts weights for BGR images to weights for RGB images; it is its own inverse.
 
-    The reference computes W[c] * (x[c] - m[c]) / s[c] with x[c] the BGR channel c and m, s in RGB
-    order. With k = 2 - c the same light is our channel k, normalised n[k] = (x - m[k]) / s[k], so
-    the kernel becomes W[c] * s[k] / s[c], and the bias takes up W[c] * (m[k] - m[c]) / s[c].
+    The reference computes W[c] * (x[c] - m[c]) / s[c], where x[c] is the BGR channel c, and m and s
+    are in RGB order. The same color is our channel k = 2 - c, normalized as n[k] = (x - m[k]) /
+    s[k]. So the kernel becomes W[c] * s[k] / s[c], and W[c] * (m[k] - m[c]) / s[c] is added to the
+    bias.
     """
     mean, std = IMAGENET_MEAN.astype(np.float64), IMAGENET_STD.astype(np.float64)
     kernel = state_dict[f"{_PATCH}.weight"].astype(np.float64)

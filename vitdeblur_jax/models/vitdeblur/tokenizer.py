@@ -1,4 +1,4 @@
-"""From an image to tokens: normalisation, overlapping patches, position embedding, class token."""
+"""The tokenizer: normalization, overlapping patches, position embedding and class token."""
 
 import math
 
@@ -19,19 +19,19 @@ IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 
 class Tokenizer(nn.Module):
-    """Overlapping patches of a `[0, 1]` RGB image as tokens, a class token in front.
+    """Turns RGB images in [0, 1] into a class token and a token per overlapping patch.
 
-    The position embedding is not trained: it lies in the collection "position_embedding", at the
-    grid of the training crops, and is resized to the grid of the image at hand.
+    The position embedding is not trained. The collection "position_embedding" holds it for the grid
+    of the training crops; it is resized to the grid of the image.
 
     Attributes:
       width: Channels of a token.
       patch_size: Side of a patch, pixels.
       patch_stride: Step between patches, pixels.
-      position_grid: Side of the position table that a checkpoint holds (tokens).
-      pretraining_grid: Side of the sin-cos grid that this table is resized from (14 in MAE).
-      dtype: Of the computation.
-      precision: Of the convolution.
+      position_grid: Side of the position table in a checkpoint, tokens.
+      pretraining_grid: Side of the sin-cos grid that the table is resized from, tokens; 14 in MAE.
+      dtype: Dtype of the computation.
+      precision: Precision of the convolution, see `jax.lax.Precision`.
     """
 
     width: int
@@ -75,6 +75,6 @@ class Tokenizer(nn.Module):
 
 
 def _flattened_xavier_uniform(key, shape, dtype=jnp.float32):
-    """Xavier uniform over the patch taken as one vector, as MAE initialises it."""
+    """Xavier-uniform initialization of the flattened patch, as in MAE."""
     matrix = (math.prod(shape[:-1]), shape[-1])
     return nn.initializers.xavier_uniform()(key, matrix, dtype).reshape(shape)
