@@ -34,7 +34,7 @@ def test_every_flipped_bit_changes_it():
     assert checksum({"a": values[::-1], "b": values}) != sound
 
 
-def test_parts_of_an_array_add_up_to_the_whole():
+def test_checksums_of_shards_add_up():
     values = RNG.standard_normal((4, 6, 10)).astype(np.float32)
     for axis in range(3):
         parts = np.split(values, 2, axis)

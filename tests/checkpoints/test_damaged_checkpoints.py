@@ -38,7 +38,7 @@ def test_a_flipped_bit_in_a_folder_is_noticed(small, tmp_path):
     load_pretrained(tmp_path / "folder")
 
 
-def test_other_weights_than_the_checksum_was_made_of_are_refused(small, tmp_path):
+def test_weights_that_do_not_match_the_checksum_are_refused(small, tmp_path):
     save_pretrained(small, tmp_path / "folder")
     path = tmp_path / "folder" / "config" / "metadata"
     config = json.loads(path.read_text())
@@ -67,7 +67,7 @@ DEEP = "[" * 100_000
 
 
 @pytest.mark.parametrize("text", [DEEP, "[]", '"x"', "null", '{"views": {}}', '{"other": 1}'])
-def test_a_configuration_that_is_none_is_told(small, tmp_path, text):
+def test_an_invalid_config_is_an_error(small, tmp_path, text):
     state_dict = to_published(small.model, small.variables)
     save_file(state_dict, tmp_path / "a.safetensors", {"config": text})
     write_pytorch_file(tmp_path / "a.pth", {"state_dict": state_dict, "config": text})
@@ -92,7 +92,7 @@ def test_damaged_metadata_of_orbax_raises_no_other_error(small, tmp_path, file, 
 @pytest.mark.parametrize(
     "text", ["[]", '"x"', "null", DEEP, '{"psnr": "x"}', '{"psnr": []}', '{"psnr": NaN}']
 )
-def test_metrics_of_a_step_that_are_none_are_told(tmp_path, text):
+def test_invalid_metrics_of_a_step_are_an_error(tmp_path, text):
     path = tmp_path / "checkpoints" / "5" / "metrics" / "metrics"
     path.parent.mkdir(parents=True)
     path.write_text(text)

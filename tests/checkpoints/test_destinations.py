@@ -1,4 +1,4 @@
-"""What may be replaced by a checkpoint: nothing but a checkpoint."""
+"""A checkpoint replaces only a checkpoint."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def a_step_of_a_run(folder):
         ("../here", "is the working directory"),
     ],
 )
-def test_nothing_but_a_checkpoint_is_ever_deleted(small, tmp_path, monkeypatch, name, told):
+def test_only_a_checkpoint_is_deleted(small, tmp_path, monkeypatch, name, told):
     here = tmp_path / "here"
     (here / "holiday").mkdir(parents=True)
     (here / "holiday" / "beach.jpg").touch()
@@ -82,7 +82,7 @@ def test_an_empty_folder_and_a_checkpoint_are_replaced(small, tmp_path):
     assert load_pretrained(tmp_path / "folder").config == small.config
 
 
-def test_what_is_put_into_a_folder_while_it_is_replaced_is_kept(small, tmp_path, monkeypatch):
+def test_files_added_during_a_replacement_are_kept(small, tmp_path, monkeypatch):
     save_pretrained(small, tmp_path / "folder")
     photo = tmp_path / "folder" / "beach.jpg"
     monkeypatch.setattr(orbax_folders, "check_space", lambda *_: photo.touch())

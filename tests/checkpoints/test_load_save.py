@@ -82,7 +82,7 @@ def test_a_failed_save_leaves_the_earlier_one(small, tmp_path, name, monkeypatch
     assert os.listdir(tmp_path) == [name]
 
 
-def test_convert_goes_round_and_tells_what_is_unused(small, tmp_path):
+def test_convert_round_trip_and_unused_entries(small, tmp_path):
     state_dict = to_published(small.model, small.variables)
     state_dict["decoder.decoder_dnorm2.weight"][:] = 7
     config = config_to_json(small.model)
@@ -133,13 +133,13 @@ def test_another_network_is_refused(small, tmp_path, name, changes):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_another_way_of_computing_is_taken(small, tmp_path, name):
+def test_other_numerics_are_accepted(small, tmp_path, name):
     save_pretrained(small, tmp_path / name)
     config = small_configuration(dtype="bfloat16", window=46, remat=True, views=2)
     assert load_pretrained(tmp_path / name, config).config == config
 
 
-def test_a_folder_whose_arrays_are_not_those_of_its_configuration(small, tmp_path):
+def test_a_folder_whose_arrays_do_not_fit_its_config(small, tmp_path):
     config = small_configuration(decoder__width=96).to_dict()
     write_folder(tmp_path / "folder", small.variables, config, overwrite=False)
     with pytest.raises(UserError, match=r"does not fit the model \(\d+ entries\): .*should be"):
@@ -147,14 +147,14 @@ def test_a_folder_whose_arrays_are_not_those_of_its_configuration(small, tmp_pat
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_could_not_be_loaded_is_not_written(small, tmp_path, name):
+def test_variables_that_do_not_fit_are_not_written(small, tmp_path, name):
     wrong = dataclasses.replace(small, model=small_pretrained(decoder__width=96).model)
     with pytest.raises(UserError, match="the variables to write does not fit the model"):
         save_pretrained(wrong, tmp_path / name)
     assert os.listdir(tmp_path) == []
 
 
-def test_a_hostile_file_runs_nothing(tmp_path):
+def test_code_in_a_hostile_file_is_not_executed(tmp_path):
     class Hostile:
         def __reduce__(self):
             return os.system, (f"touch {tmp_path}/ran",)
@@ -166,7 +166,7 @@ def test_a_hostile_file_runs_nothing(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path):
+def test_other_files_are_refused_in_one_line(tmp_path):
     (tmp_path / "empty.pth").touch()
     (tmp_path / "text.safetensors").write_text("hello")
     (tmp_path / "folder").mkdir()
@@ -217,7 +217,7 @@ def test_half_precision_is_half_as_large_and_rounds(small, tmp_path):
     assert not (tmp_path / "b.safetensors").exists()
 
 
-def test_an_unknown_name_lists_what_there_is(tmp_path, small, monkeypatch):
+def test_an_unknown_name_lists_the_bundled_weights(tmp_path, small, monkeypatch):
     monkeypatch.setattr(checkpoints, "BUNDLED_WEIGHTS", tmp_path)
     save_pretrained(small, tmp_path / "demo.safetensors")
     with pytest.raises(UserError, match="come with the package: demo"):
@@ -230,7 +230,7 @@ def test_an_unknown_ending_is_refused(small, tmp_path):
         save_pretrained(small, tmp_path / "a.onnx")
 
 
-def test_the_digest_is_that_of_the_values(small, tmp_path):
+def test_the_digest_depends_on_the_values(small, tmp_path):
     save_pretrained(small, tmp_path / "folder")
     expected = digest(small.variables)
     assert digest(load_pretrained(tmp_path / "folder").variables) == expected
@@ -266,14 +266,14 @@ def test_a_name_that_cannot_be_written_is_refused_before_anything_is_loaded(smal
         ("a.onnx", "safetensors"),
         ("nothing/a.pth", "no folder"),
         ("nothing/a", "no folder"),
-        ("file", "is a file, which its ending does not fit"),
+        ("file", "exists and is a file"),
         ("n" * 300 + ".pth", "no checkpoint"),
     ]:
         with pytest.raises(UserError, match=told):
             checkpoints.convert("no such checkpoint", tmp_path / name, overwrite=True)
 
 
-def test_a_folder_is_restored_on_other_devices_than_it_was_saved_from(small, tmp_path):
+def test_a_folder_is_restored_on_other_devices(small, tmp_path):
     program = """
 import sys
 import jax
@@ -291,7 +291,7 @@ checkpoints.save_pretrained(spread, sys.argv[1])
     jax.tree.map(np.testing.assert_array_equal, loaded.variables, small.variables)
 
 
-def test_a_damaged_folder_is_told(small, tmp_path):
+def test_a_damaged_folder_is_an_error(small, tmp_path):
     save_pretrained(small, tmp_path / "folder")
     for file in (tmp_path / "folder" / "variables").rglob("*"):
         if file.is_file() and file.parent.name == "d":
@@ -304,9 +304,7 @@ def test_a_damaged_folder_is_told(small, tmp_path):
     assert os.listdir(tmp_path) == ["folder"]
 
 
-def test_a_disk_too_small_for_a_folder_is_told_before_anything_is_written(
-    small, tmp_path, monkeypatch
-):
+def test_too_little_disk_space_is_an_error_before_writing(small, tmp_path, monkeypatch):
     usage = SimpleNamespace(free=100_000)
     monkeypatch.setattr("shutil.disk_usage", lambda folder: usage)
     with pytest.raises(UserError, match=r"needs 0\.\d MB, 0\.1 MB are free"):
@@ -329,7 +327,7 @@ def save_run(folder, psnrs):
     ("psnrs", "chosen"),
     [({9: None, 10: None}, 10), ({1: 20.0, 2: 30.0, 3: 25.0, 10: None}, 2), ({1: 3.0, 2: 3.0}, 2)],
 )
-def test_of_a_run_the_best_checkpoint_is_loaded_or_the_newest(tmp_path, psnrs, chosen, capfd):
+def test_the_best_or_newest_checkpoint_of_a_run_is_loaded(tmp_path, psnrs, chosen, capfd):
     save_run(tmp_path, psnrs)
     (tmp_path / "checkpoints" / "11.orbax-checkpoint-tmp").mkdir()
     step_folder = tmp_path / "checkpoints" / str(chosen)
@@ -342,7 +340,7 @@ def test_of_a_run_the_best_checkpoint_is_loaded_or_the_newest(tmp_path, psnrs, c
     assert capfd.readouterr().err == ""
 
 
-def test_a_run_without_a_whole_checkpoint_is_told(tmp_path):
+def test_a_run_without_a_complete_checkpoint_is_an_error(tmp_path):
     (tmp_path / "checkpoints" / "1.orbax-checkpoint-tmp").mkdir(parents=True)
     with pytest.raises(UserError, match=rf"{tmp_path}: this run has saved no checkpoint yet"):
         load_pretrained(tmp_path)
@@ -350,7 +348,7 @@ def test_a_run_without_a_whole_checkpoint_is_told(tmp_path):
         load_pretrained(tmp_path / "checkpoints")
 
 
-def test_a_run_with_a_damaged_checkpoint_is_told(tmp_path):
+def test_a_run_with_a_damaged_checkpoint_is_an_error(tmp_path):
     save_run(tmp_path, {1: 20.0, 2: 19.0})
     damaged = tmp_path / "checkpoints" / "2" / "metrics" / "metrics"
     for text in ("", '{"psn'):
@@ -422,5 +420,5 @@ def test_a_plain_dict_is_a_config_and_is_checked(small, tmp_path):
         load_pretrained(tmp_path / "a.safetensors", wrong)
 
 
-def test_a_pretrained_model_is_shown_in_one_line(small):
+def test_repr_is_one_line(small):
     assert repr(small) == "<Pretrained ViTDeblur, 0.1 M values, from 'random'>"

@@ -136,7 +136,7 @@ def test_a_small_file_cannot_fill_the_memory(tmp_path):
         read_numpy_file(tmp_path / "a.npz")
 
 
-def test_files_that_are_missing_or_no_archive(tmp_path):
+def test_missing_files_and_other_formats(tmp_path):
     with pytest.raises(UserError, match=r"none\.npz"):
         read_numpy_file(tmp_path / "none.npz")
     (tmp_path / "text.npz").write_text("text")
@@ -145,7 +145,7 @@ def test_files_that_are_missing_or_no_archive(tmp_path):
 
 
 @pytest.mark.parametrize("flip", [0x01, 0x80])
-def test_a_changed_byte_raises_nothing_else(tmp_path, flip):
+def test_a_changed_byte_raises_only_user_errors(tmp_path, flip):
     stream = io.BytesIO()
     np.savez_compressed(stream, named=ARRAYS[1])
     head = header("{'descr': '|O', 'fortran_order': False, 'shape': (1L,), }")

@@ -16,7 +16,7 @@ def state():
     return [list(logger.filters) for logger in loggers], sys.unraisablehook
 
 
-def test_an_error_leaves_no_filter_and_no_hook(small, tmp_path):
+def test_loggers_and_hooks_are_restored_after_an_error(small, tmp_path):
     before = state()
     save_pretrained(small, tmp_path / "checkpoint")
     for path in (tmp_path / "checkpoint/variables").rglob("*"):

@@ -279,7 +279,7 @@ def test_hostile_pickles_do_not_run(tmp_path, name, write):
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in ("in a tensor", "new object")])
 def test_the_stock_unpickler_would_have_run_them(tmp_path, name):
-    """Without this, the test above could pass for want of a working attack."""
+    """Checks that the attacks of the test above work."""
     marker = tmp_path / "ran"
     try:
         made = pickle.loads(programs(marker)[name])
@@ -290,7 +290,7 @@ def test_the_stock_unpickler_would_have_run_them(tmp_path, name):
     assert marker.exists()
 
 
-def test_the_memory_of_a_storage_cannot_be_taken_hold_of(tmp_path):
+def test_the_memory_of_a_storage_is_not_accessible(tmp_path):
     # _rebuild_parameter called with the storage itself for its arguments, then given a state that
     # would free the memory of the tensors made before.
     storage = b"(" + op("storage") + b"ctorch\nFloatStorage\n" + op("0") + op("cpu") + op(6) + b"tQ"
@@ -301,7 +301,7 @@ def test_the_memory_of_a_storage_cannot_be_taken_hold_of(tmp_path):
 
 
 @pytest.mark.parametrize("name", [b"ctorch\nSize\n", b"ccollections\nOrderedDict\n"])
-def test_a_tensor_is_not_taken_for_a_tuple(tmp_path, name):
+def test_a_tensor_is_not_accepted_as_a_tuple(tmp_path, name):
     # A stride of 0 repeats one element as often as the file likes.
     tensor = tensor_program(size=(2**20,), stride=(0,))[2:-1]
     for arguments in (tensor, tensor + b"\x85"):
@@ -321,7 +321,7 @@ def test_entries_that_share_their_bytes_are_refused(tmp_path):
     assert "larger than the file" in refusal(path)
 
 
-def test_a_bare_pickle_is_refused_unrun(tmp_path):
+def test_a_bare_pickle_is_refused_and_not_executed(tmp_path):
     path = tmp_path / "evil.pth"
     path.write_bytes(programs(tmp_path / "ran")["system"])
     assert "system" in refusal(path)
@@ -336,7 +336,7 @@ def test_a_bare_pickle_is_refused_unrun(tmp_path):
         *("copyreg._reconstructor", "torch._utils._rebuild_tensor_v2.__globals__"),
     ],
 )
-def test_the_refused_name_is_told(tmp_path, name):
+def test_the_refused_name_is_in_the_error(tmp_path, name):
     module, _, attribute = name.rpartition(".")
     program = b"\x80\x02c" + f"{module}\n{attribute}\n".encode() + b")R."
     message = refusal(write_zip(tmp_path / "a.pth", program))
@@ -459,7 +459,7 @@ def test_legacy_list_of_storages_must_match(tmp_path, keys):
         np.complex64(1),
     ],
 )
-def test_numpy_values_that_are_no_numbers_are_refused(tmp_path, value):
+def test_numpy_values_other_than_numbers_are_refused(tmp_path, value):
     assert "NumPy array of dtype" in refusal(write_zip(tmp_path / "a.pth", pickle.dumps(value, 2)))
 
 
@@ -486,7 +486,7 @@ def test_a_huge_index_of_the_memo_takes_no_memory(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["zip.pth", "legacy.pth"])
-def test_every_truncation_is_told(tmp_path, name):
+def test_every_truncation_is_an_error(tmp_path, name):
     whole = (DATA / name).read_bytes()
     path = tmp_path / "cut.pth"
     for length in {*range(0, len(whole), 29), *range(len(whole) - 30, len(whole))}:
@@ -495,7 +495,7 @@ def test_every_truncation_is_told(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["zip.pth", "legacy.pth"])
-def test_a_changed_byte_raises_nothing_else(tmp_path, name):
+def test_a_changed_byte_raises_only_user_errors(tmp_path, name):
     whole = (DATA / name).read_bytes()
     path = tmp_path / "changed.pth"
     refused = 0
@@ -538,7 +538,7 @@ def tar_file(path):
         (lambda path: write_zip(path, op(1), method=zipfile.ZIP_DEFLATED), "compressed"),
     ],
 )
-def test_other_files_are_told_in_one_line(tmp_path, make, words):
+def test_other_files_are_one_error_line(tmp_path, make, words):
     path = tmp_path / "some file.pth"
     make(path)
     assert words in refusal(path)
@@ -684,7 +684,7 @@ def test_other_contents_are_refused_before_anything_is_written(tmp_path, content
 
 
 def failed_write(path):
-    """Writes 400 kB over an old file, which must fail and leave no trace."""
+    """Writes 400 kB over an old file, which must fail and leave the old file."""
     path.write_bytes(b"old")
     with pytest.raises(UserError) as caught:
         write_pytorch_file(path, {"a": np.ones(50_000), "b": np.ones(2)})
@@ -725,7 +725,7 @@ def test_an_interruption_leaves_no_temporary_file(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("place", ["missing/a.pth", "file/a.pth", "folder", "n" * 300])
-def test_an_impossible_place_is_told(tmp_path, place):
+def test_an_invalid_path_is_an_error(tmp_path, place):
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "folder").mkdir()
     with pytest.raises(UserError, match="cannot be written"):

@@ -89,7 +89,7 @@ SHARED = {  # all entries, by names and shapes
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", networks.configuration_names())
-def test_entries_of_every_configuration_get_it_or_the_first_that_shares_them(name):
+def test_every_configuration_is_recognized_by_its_entries(name):
     shapes = published_of(create(name)).shapes(create(name))
     state_dict = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
     found = config_of(recognized_network(state_dict, "a.pth"))
@@ -140,12 +140,12 @@ def without(state_dict, *names):
         ),
     ],
 )
-def test_a_file_of_no_network_names_the_nearest_and_what_does_not_fit(state_dict, expected):
+def test_an_unrecognized_file_names_the_nearest_network_and_the_differences(state_dict, expected):
     with pytest.raises(UserError, match=expected):
         recognized_network(state_dict, "a")
 
 
-def test_entries_too_many_are_refused_where_they_have_no_names():
+def test_surplus_entries_without_names_are_refused():
     state_dict = published("kpac") | {"param_058": np.zeros(3, np.float32)}
     with pytest.raises(UserError, match=r"does not fit the model: param_058 has no place in it"):
         variables_from_published(state_dict, create_network(named_config("kpac")), "a.npz")

@@ -69,7 +69,7 @@ def test_the_image_head_sees_and_gives_rgb(state_dict, small):
     np.testing.assert_array_equal(head["output_convolution"]["bias"], bias[::-1])
 
 
-def test_there_and_back_changes_only_what_is_folded(state_dict, small):
+def test_a_round_trip_changes_only_folded_entries(state_dict, small):
     unused = {
         name: np.random.default_rng(1).random(value.shape).astype(value.dtype)
         for name, value in state_dict.items()
@@ -96,7 +96,7 @@ def test_module_prefixes_and_half_precision_are_taken(state_dict, small):
         np.testing.assert_allclose(one, other, rtol=2e-3, atol=2e-3)
 
 
-def test_a_lacking_position_table_is_computed(golden):
+def test_a_missing_position_table_is_computed(golden):
     model = create_network(named_config("base"))
     shapes = {
         name: np.broadcast_to(np.float32(0), s) for name, s in published_shapes(model).items()
@@ -108,7 +108,7 @@ def test_a_lacking_position_table_is_computed(golden):
     np.testing.assert_allclose(table[rows], golden["pos_embed_35_rows"], atol=1e-5)
 
 
-def test_all_that_is_missing_or_misshapen_is_listed(state_dict, small):
+def test_missing_and_misshapen_entries_are_listed(state_dict, small):
     broken = dict(state_dict)
     del broken["decoder.decoder_norm.bias"], broken["contextual_encoder.head.weight"]
     broken["decoder.decoder_pred.weight"] = np.zeros((3, 48), np.float32)

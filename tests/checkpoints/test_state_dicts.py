@@ -27,7 +27,7 @@ def test_any_wrapper_and_any_prefix_is_read(small, tmp_path, wrapper, prefix):
     assert loaded.unused.keys() == state_dict.keys() - published_shapes(small.model).keys()
 
 
-def test_of_averages_and_parameters_the_averages_are_read_and_it_is_said(small, tmp_path, capsys):
+def test_averaged_parameters_are_preferred_and_reported(small, tmp_path, capsys):
     state_dict = to_published(small.model, small.variables)
     zeros = {name: np.zeros_like(value) for name, value in state_dict.items()}
     write_pytorch_file(tmp_path / "a.pth", {"params": zeros, "params_ema": state_dict})
@@ -61,7 +61,7 @@ def test_of_averages_and_parameters_the_averages_are_read_and_it_is_said(small, 
         ),
     ],
 )
-def test_what_is_no_state_dict_of_the_model_is_told_briefly(small, tmp_path, contents, told):
+def test_an_invalid_state_dict_is_a_short_error(small, tmp_path, contents, told):
     write_pytorch_file(tmp_path / "a.pth", contents)
     with pytest.raises(UserError, match=told) as refusal:
         load_pretrained(tmp_path / "a.pth", small.config)
@@ -70,7 +70,7 @@ def test_what_is_no_state_dict_of_the_model_is_told_briefly(small, tmp_path, con
 
 @pytest.mark.parametrize("dtype", [np.int64, np.uint8, np.bool_])
 @pytest.mark.parametrize("name", ["a.safetensors", "a.pth"])
-def test_weights_that_are_no_floats_are_refused_by_name(small, tmp_path, dtype, name):
+def test_weights_that_are_not_floats_are_refused_by_name(small, tmp_path, dtype, name):
     state_dict = to_published(small.model, small.variables)
     wrong = "decoder.decoder_pred.weight"
     state_dict[wrong] = state_dict[wrong].astype(dtype)
@@ -83,7 +83,7 @@ def test_weights_that_are_no_floats_are_refused_by_name(small, tmp_path, dtype, 
 
 
 @pytest.mark.parametrize(("dtype", "size"), [("F8_E4M3", 1), ("F8_E5M2", 1), ("C64", 8)])
-def test_a_safetensors_dtype_that_numpy_cannot_hold_is_told(tmp_path, dtype, size):
+def test_a_safetensors_dtype_without_numpy_equivalent_is_an_error(tmp_path, dtype, size):
     header = json.dumps({"a": {"dtype": dtype, "shape": [1], "data_offsets": [0, size]}}).encode()
     whole = len(header).to_bytes(8, "little") + header + bytes(size)
     (tmp_path / "a.safetensors").write_bytes(whole)
@@ -91,7 +91,7 @@ def test_a_safetensors_dtype_that_numpy_cannot_hold_is_told(tmp_path, dtype, siz
         load_pretrained(tmp_path / "a.safetensors")
 
 
-def test_brain_floats_in_safetensors_are_read(small, tmp_path):
+def test_bfloat16_in_safetensors_is_read(small, tmp_path):
     state_dict = to_published(small.model, small.variables)
     half = {name: value.astype(ml_dtypes.bfloat16) for name, value in state_dict.items()}
     save_file(half, tmp_path / "a.safetensors")

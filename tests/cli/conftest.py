@@ -25,13 +25,13 @@ def pretrained(checkpoint) -> Pretrained:
 
 @pytest.fixture(scope="module")
 def sharp(pretrained) -> np.ndarray:
-    """What `PHOTO` becomes."""
+    """The restored `PHOTO`."""
     return deblur(PHOTO, pretrained, stride=STRIDE)
 
 
 @pytest.fixture
 def vitdeblur(checkpoint, capsys, tmp_path, monkeypatch):
-    """Runs the command in an own folder and returns its status and what it said."""
+    """Runs the command in a new folder; returns its exit status and standard error."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> tuple[int, str]:

@@ -1,4 +1,4 @@
-"""What the tests of `vitdeblur restore` share: an image, and helpers that read what it wrote."""
+"""Shared by the tests of `vitdeblur restore`: an image, and helpers that read the output."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def names(folder: str | Path = ".") -> list[str]:
 
 
 def refused(result: tuple[int, str]) -> str:
-    """Returns the only line that it says."""
+    """Returns the single error line of a failed command."""
     status, said = result
     assert status == 2
     assert said.count("\n") == 1

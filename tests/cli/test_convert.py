@@ -12,8 +12,6 @@ from vitdeblur_jax import (
 )
 from vitdeblur_jax.cli.main import main
 
-# vitdeblur convert
-
 
 @pytest.fixture
 def convert(tmp_path, monkeypatch, capsys):
@@ -43,7 +41,7 @@ def _assert_equal_but_for_rounding(actual, desired):
     np.testing.assert_allclose(actual, desired, rtol=0, atol=1e-6)
 
 
-def test_converting_to_a_folder_tells_what_is_left_out(convert, checkpoint):
+def test_converting_to_a_folder_lists_the_unused_entries(convert, checkpoint):
     said = convert(checkpoint, "folder")[1]
     assert "\nleft out of the folder: " in said
 
@@ -66,7 +64,7 @@ def test_conversions_overwrite_only_by_force(convert, checkpoint):
         ("text.safetensors", "a.pth", "text.safetensors: cannot be read"),
     ],
 )
-def test_conversions_that_cannot_be(convert, checkpoint, source, destination, expected):
+def test_failing_conversions_write_nothing(convert, checkpoint, source, destination, expected):
     for ending in ("pth", "safetensors"):
         Path(f"text.{ending}").write_text("text")
     assert expected in refused(convert(source or checkpoint, destination))

@@ -23,7 +23,7 @@ def pairs(tmp_path):
     return tmp_path / "set"
 
 
-def test_check_says_whether_all_is_well(pairs, capsys):
+def test_check_reports_problems(pairs, capsys):
     assert main(["data", "check", str(pairs)]) == 0
     assert "no errors" in capsys.readouterr().out
     (pairs / "input" / "b.png").write_bytes(b"text")
@@ -35,7 +35,7 @@ def test_check_says_whether_all_is_well(pairs, capsys):
     assert json.loads(capsys.readouterr().out)["whole"] is False
 
 
-def test_check_of_nothing_cannot_be(tmp_path, capsys):
+def test_check_of_a_missing_folder_is_an_error(tmp_path, capsys):
     assert main(["data", "check", str(tmp_path / "nothing")]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ")

@@ -1,4 +1,4 @@
-"""Flags and mistakes in them: `evaluate.py` as a process, the rest of it in this one."""
+"""Flags and config files of `evaluate.py`, and errors in them."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def run(folder: Path, *arguments: str) -> Ended:
         ([CONFIG, "--workdir=w"], "--config.data_dir is missing"),
     ],
 )
-def test_mistakes_are_told_in_one_line(tmp_path, arguments, pattern):
+def test_a_mistake_in_flags_is_one_error_line(tmp_path, arguments, pattern):
     (tmp_path / "empty.py").touch()
     done = run(tmp_path, *arguments)
     assert done.returncode == 2
@@ -107,7 +107,7 @@ BODY = "from ml_collections import ConfigDict\ndef get_config():\n    "
         ("def get_config(:", "(mine.py, line 1)"),
     ],
 )
-def test_what_a_config_file_raises_is_told_with_its_place(parse, capsys, text, message):
+def test_an_exception_in_a_config_file_is_reported_with_its_line(parse, capsys, text, message):
     assert parse(text) == 2
     told = capsys.readouterr().err
     assert re.fullmatch("error: [^\n]*\n", told), told
@@ -128,9 +128,7 @@ NESTED = f"{BODY}return ConfigDict({{'a': {{'learning_rate': 1.0, 'parts': {{'x'
         ("--config.a.learning_rate=x", "could not convert string to float: 'x'"),
     ],
 )
-def test_a_key_that_the_config_lacks_is_told_with_its_group_and_those_there(
-    parse, capsys, flag, message
-):
+def test_an_unknown_key_is_reported_with_the_keys_of_its_group(parse, capsys, flag, message):
     assert parse(NESTED, flag) == 2
     told = capsys.readouterr().err
     assert re.fullmatch("error: [^\n]*\n", told), told
@@ -138,7 +136,7 @@ def test_a_key_that_the_config_lacks_is_told_with_its_group_and_those_there(
 
 
 @pytest.mark.filterwarnings("ignore:the load_module")  # ml_collections calls it
-def test_a_tilde_is_the_home_folder_and_no_folder_of_that_name(parse, monkeypatch):
+def test_a_tilde_is_the_home_folder(parse, monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     text = f"{BODY}return ConfigDict({{'root': '~/photos', 'data': {{'root': '', 'x': '~y/z'}}}})"
     assert parse(text, "--workdir=~/run", "--config.data.root=~/dpdd") == 0
@@ -159,7 +157,7 @@ def test_learning_rate_multipliers_are_set_on_the_command_line(parse):
 
 
 @pytest.mark.filterwarnings("ignore:the load_module")  # ml_collections calls it
-def test_a_good_config_file_and_other_exits_are_left_alone(parse):
+def test_a_valid_config_file_and_sys_exit_pass_through(parse):
     assert parse(f"{BODY}return ConfigDict({{'num_steps': 1}})", "--config.num_steps=2") == 0
     with pytest.raises(SystemExit):
         exit_status(lambda: sys.exit(3))
@@ -196,10 +194,10 @@ def test_a_complete_run(tmp_path, small):
         ("", RuntimeError("the TPU is in use"), r"JAX cannot use a device (the TPU is in use)"),
     ],
 )
-def test_a_device_that_is_not_there_is_told_with_its_variable(
+def test_a_missing_device_is_reported_with_its_environment_variable(
     monkeypatch, platforms, error, expected
 ):
-    """JAX is asked for its devices once; CPUs are all that there is here."""
+    """Replaces `jax.devices`, because the tests run on a CPU."""
 
     def devices():
         if error:
@@ -220,7 +218,7 @@ def test_a_device_that_is_not_there_is_told_with_its_variable(
 @pytest.mark.parametrize(
     "variable", ["JAX_PLATFORMS=cuda", "JAX_PLATFORMS=banana", "JAX_PLATFORM_NAME=gpu"]
 )
-def test_a_process_without_its_device_ends_with_one_line(tmp_path, variable):
+def test_a_process_without_its_device_exits_with_one_line(tmp_path, variable):
     name, value = variable.split("=")
     command = [sys.executable, "-m", "vitdeblur_jax", "photo.png"]
     environment = {**os.environ, name: value}
@@ -229,7 +227,7 @@ def test_a_process_without_its_device_ends_with_one_line(tmp_path, variable):
     assert re.fullmatch(f"error: JAX finds no device for {variable} [^\n]*\n", done.stderr)
 
 
-def test_too_little_memory_is_told_with_what_to_lower(capsys):
+def test_out_of_memory_names_the_option_to_lower(capsys):
     def fail(error):
         raise error
 

@@ -10,8 +10,6 @@ from tests.cli.restored import pixels, refused
 from vitdeblur_jax.cli.main import main, parse
 from vitdeblur_jax.evaluation.score import parse_method
 
-# Usage
-
 
 @pytest.mark.parametrize(
     "arguments",
@@ -22,18 +20,18 @@ from vitdeblur_jax.evaluation.score import parse_method
         ["convert"],
     ],
 )
-def test_wrong_usage_is_told_in_one_line(arguments, capsys):
+def test_wrong_usage_is_one_error_line(arguments, capsys):
     said = refused((main(arguments), capsys.readouterr().err))
     assert re.search("; see vitdeblur.* --help$", said.strip())
 
 
-def test_restore_is_a_command_and_its_name_may_be_left_out(vitdeblur, photo, sharp):
+def test_the_command_name_restore_is_optional(vitdeblur, photo, sharp):
     assert vitdeblur("restore", "photo.png")[0] == 0
     np.testing.assert_array_equal(pixels("photo_restored.png"), sharp)
 
 
 @pytest.mark.parametrize("command", ["restore", "convert", "export", "data", "score"])
-def test_a_folder_that_is_called_as_a_command_gets_a_hint(tmp_path, monkeypatch, capsys, command):
+def test_a_folder_with_the_name_of_a_command_gets_a_hint(tmp_path, monkeypatch, capsys, command):
     monkeypatch.chdir(tmp_path)
     arguments = [command, *(["-o", "out"] if command != "restore" else [])]
     assert "to restore" not in refused((main(arguments), capsys.readouterr().err))

@@ -22,10 +22,10 @@ SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 ORIENTATION, MAKE = 274, 271
 
 
-# What it writes, and where
+# Output files
 
 
-def test_one_image_goes_beside_itself(vitdeblur, photo, sharp):
+def test_the_result_is_written_beside_the_image(vitdeblur, photo, sharp):
     status, said = vitdeblur("photo.png")
     assert (status, said) == (0, "photo.png (1 of 1)\nwritten: photo_restored.png\n")
     np.testing.assert_array_equal(pixels("photo_restored.png"), sharp)
@@ -78,8 +78,8 @@ def test_standard_input_and_output(vitdeblur, photo, sharp, monkeypatch):
     assert names("in a folder") == ["restored.png"]
 
 
-def test_a_process_says_nothing_else(photo, small, sharp, tmp_path):
-    """Neither JAX nor Orbax may add to what the command says."""
+def test_a_process_prints_nothing_else(photo, small, sharp, tmp_path):
+    """JAX and Orbax add nothing to the output of the command."""
     save_pretrained(small, tmp_path / "checkpoint")
     command = [sys.executable, "-m", "vitdeblur_jax.cli.main", "-", "--checkpoint", "checkpoint"]
     done = subprocess.run(
@@ -95,7 +95,7 @@ def test_a_process_says_nothing_else(photo, small, sharp, tmp_path):
     assert np.abs(result - sharp).max() <= 1  # compiled anew: a float may fall on the other side
 
 
-# What stays beside the pixels
+# Metadata
 
 
 def test_gray_and_alpha_stay(vitdeblur, pretrained, sharp):
@@ -110,7 +110,7 @@ def test_gray_and_alpha_stay(vitdeblur, pretrained, sharp):
     np.testing.assert_allclose(pixels("gray_restored.png"), luminance, rtol=0, atol=0.51)
 
 
-def test_what_a_format_cannot_hold_is_said(vitdeblur, sharp):
+def test_what_a_format_cannot_hold_is_noted(vitdeblur, sharp):
     Image.fromarray(np.dstack((PHOTO, PHOTO[..., 0]))).save("alpha.png")
     status, said = vitdeblur("alpha.png", "-o", "opaque.jpg")
     assert status == 0
@@ -153,7 +153,7 @@ def test_strength_blends_with_the_image(vitdeblur, photo, sharp):
     assert np.abs(pixels("some.png") - mixture)[inside].max() < 0.7
 
 
-def test_the_change_is_drawn(vitdeblur, photo, sharp):
+def test_map_of_the_change(vitdeblur, photo, sharp):
     assert vitdeblur("photo.png", "--change", "change.png")[0] == 0
     change = np.abs(sharp.astype(float) - PHOTO).mean(axis=-1)
     expected = np.clip(change / 32 * 255, 0, 255)

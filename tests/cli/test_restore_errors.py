@@ -16,8 +16,6 @@ from vitdeblur_jax import (
 from vitdeblur_jax.cli.main import main
 from vitdeblur_jax.inference import deblurring, restore_files
 
-# What it refuses
-
 
 def test_results_that_exist_are_overwritten_only_by_force(vitdeblur, photo, sharp):
     Path("photo_restored.png").write_text("precious")
@@ -34,13 +32,13 @@ def test_an_image_can_replace_itself(vitdeblur, photo, sharp):
     np.testing.assert_array_equal(pixels("photo.png"), sharp)
 
 
-def test_what_is_restored_in_its_place_cannot_be_skipped_as_done(vitdeblur, photo):
+def test_skip_existing_is_refused_for_results_in_place(vitdeblur, photo):
     said = refused(vitdeblur("photo.png", "-o", "photo.png", "--skip-existing"))
     assert "photo.png would replace its own input" in said
     np.testing.assert_array_equal(pixels("photo.png"), PHOTO)
 
 
-def test_an_image_cannot_replace_one_that_is_to_be_restored(vitdeblur, photo):
+def test_a_result_cannot_overwrite_another_input(vitdeblur, photo):
     Image.fromarray(PHOTO).save("photo_restored.png")
     said = refused(vitdeblur("photo.png", "./photo_restored.png", "--force"))
     assert "photo_restored.png is also an input" in said
@@ -87,7 +85,7 @@ def test_an_image_cannot_replace_one_that_is_to_be_restored(vitdeblur, photo):
         ),
     ],
 )
-def test_what_cannot_be_begun_is_told_in_one_line(vitdeblur, photo, arguments, expected):
+def test_an_invalid_command_is_one_error_line(vitdeblur, photo, arguments, expected):
     Image.fromarray(PHOTO).save("photo.ppm")
     Path("empty folder").mkdir()
     Path("text").write_text("text")
@@ -96,20 +94,20 @@ def test_what_cannot_be_begun_is_told_in_one_line(vitdeblur, photo, arguments, e
     assert not Path("new").exists()
 
 
-def test_a_refused_output_folder_is_not_made(vitdeblur, photo):
+def test_an_invalid_command_creates_no_output_folder(vitdeblur, photo):
     for wrong in (["--checkpoint", "nothing"], ["--strength", "2"], ["--batch-size", "0"]):
         refused(vitdeblur("photo.png", "-o", "new/", *wrong))
     assert names() == ["photo.png"]
 
 
-def test_what_follows_a_dot_is_not_always_an_ending(vitdeblur, photo):
+def test_a_dot_in_a_name_is_not_always_an_ending(vitdeblur, photo):
     photo.rename("IMG.2024-05-01")
     assert vitdeblur("IMG.2024-05-01")[0] == 0
     assert names() == ["IMG.2024-05-01", "IMG.2024-05-01_restored.png"]
 
 
-def test_two_processes_with_skip_existing_take_each_others_results(vitdeblur, photo, monkeypatch):
-    """The other one writes both while this one restores the first."""
+def test_skip_existing_keeps_results_of_another_process(vitdeblur, photo, monkeypatch):
+    """The other process writes both results while this one restores the first image."""
     Image.fromarray(PHOTO).save("b.png")
 
     def by_another(*arguments, **options):
@@ -129,7 +127,7 @@ def test_two_processes_with_skip_existing_take_each_others_results(vitdeblur, ph
     assert "another process has written new/photo.png in the meantime" in said
 
 
-def test_names_and_messages_reach_the_terminal_as_printable_text(vitdeblur, photo):
+def test_control_characters_in_names_are_escaped(vitdeblur, photo):
     hostile = "a\x1b[31m\nerror: b\udcff.png"
     photo.rename(hostile)
     status, said = vitdeblur(hostile, "missing\x1b]0;title\x07")
@@ -140,7 +138,7 @@ def test_names_and_messages_reach_the_terminal_as_printable_text(vitdeblur, phot
     assert said == f"{shown}.png (1 of 1)\nwritten: {shown}_restored.png\n"
 
 
-def test_a_nul_character_in_a_path_is_told_in_one_line(vitdeblur, photo):
+def test_a_nul_character_in_a_path_is_one_error_line(vitdeblur, photo):
     for arguments in (["a\0b"], ["photo.png", "-o", "a\0b.png"], ["photo.png", "-o", "a\0b/"]):
         refused(vitdeblur(*arguments))
 
@@ -160,7 +158,7 @@ def test_an_image_too_large_for_memory_does_not_stop_the_others(vitdeblur, photo
     assert names(f"{folder}/new") == ["b.png"]
 
 
-def test_a_stride_that_leaves_gaps(vitdeblur, photo, checkpoint, capsys):
+def test_a_stride_that_leaves_gaps_is_an_error(vitdeblur, photo, checkpoint, capsys):
     assert main(["photo.png", "--checkpoint", checkpoint, "--stride", "37"]) == 2
     assert capsys.readouterr().err.startswith("error: stride is 37; the feature map of a window")
 
@@ -172,7 +170,7 @@ def test_a_stride_that_repeats_the_token_grid_is_noted(photo, checkpoint, capsys
     assert capsys.readouterr().err.startswith(note)
 
 
-def test_a_model_of_two_views_takes_no_image(vitdeblur, photo):
+def test_a_network_with_two_views_is_refused(vitdeblur, photo):
     save_pretrained(small_pretrained(views=2), "dual.safetensors")
     said = refused(vitdeblur("photo.png", "--checkpoint", "dual.safetensors"))
     assert "dual.safetensors needs a left and a right view" in said
@@ -196,8 +194,8 @@ def test_broken_images_do_not_stop_the_good_ones(vitdeblur, photo, sharp):
         assert line.startswith(f"error: {expected}")
 
 
-def test_a_full_disk_leaves_what_was_there(vitdeblur, photo):
-    """The limit on the size of files fails as a full disk does: in the midst of writing."""
+def test_a_full_disk_leaves_the_old_file(vitdeblur, photo):
+    """A limit on the file size fails like a full disk: during a write."""
     Path("photo_restored.png").write_text("precious")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))

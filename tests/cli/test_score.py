@@ -54,7 +54,7 @@ def test_files_are_written(root, tmp_path, capsys):
         (["A=x", "--set", "realdoff"], "did you mean 'realdof'"),
     ],
 )
-def test_what_cannot_be(root, arguments, expected, capsys):
+def test_invalid_arguments_are_one_error_line(root, arguments, expected, capsys):
     assert main(["score", "--data", str(root), "--set", "pairs", *arguments]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ")

@@ -21,7 +21,7 @@ def restored(small, image):
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float16, ml_dtypes.bfloat16])
-def test_floats_come_back_in_their_type_and_unclipped(small, image, restored, dtype):
+def test_floats_keep_their_dtype_and_are_not_clipped(small, image, restored, dtype):
     again = deblur(image.astype(dtype), small, stride=30)
     assert again.dtype == dtype
     np.testing.assert_allclose(again.astype(np.float32), restored, atol=0.2)
@@ -30,7 +30,7 @@ def test_floats_come_back_in_their_type_and_unclipped(small, image, restored, dt
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_integers_come_back_clipped_and_rounded(small, image, dtype):
+def test_integers_are_clipped_and_rounded(small, image, dtype):
     largest = np.iinfo(dtype).max
     integers = np.round(image * largest).astype(dtype)
     expected = deblur(integers.astype(np.float32) / np.float32(largest), small, stride=30)
@@ -45,7 +45,7 @@ def test_a_jax_array_gives_a_jax_array(small, image, restored):
     np.testing.assert_array_equal(again, restored)
 
 
-def test_a_batch_is_its_images(small, image, restored):
+def test_a_batch_equals_its_images(small, image, restored):
     batch = deblur(np.stack([image, image[::-1]]), small, stride=30)
     assert batch.shape == (2, 50, 60, 3)
     np.testing.assert_array_equal(batch[0], restored)
@@ -66,7 +66,7 @@ def test_other_shapes_are_refused(small, shape):
         deblur(np.zeros(shape, np.float32), small)
 
 
-def test_tracing_is_refused_with_what_to_call_instead(small, image):
+def test_tracing_is_an_error_that_says_what_to_call(small, image):
     def of_variables(variables):
         return deblur(image, dataclasses.replace(small, variables=variables))
 

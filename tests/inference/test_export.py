@@ -1,4 +1,4 @@
-"""Exported models: what restores from them is another process, which cannot import this package."""
+"""Exported models, run in a process that cannot import this package."""
 
 import dataclasses
 import importlib
@@ -88,8 +88,8 @@ def export(tmp_path, monkeypatch, capsys):
     return run
 
 
-def test_two_exports_in_one_process_are_two_models(exported, tmp_path, monkeypatch):
-    """The second has other variables: those of the first, halved."""
+def test_two_exported_models_in_one_process(exported, tmp_path, monkeypatch):
+    """The second model has the variables of the first, halved."""
     for name in ("one", "two"):
         shutil.copytree(exported, tmp_path / name)
     with np.load(exported / "variables.npz") as file:
@@ -126,7 +126,7 @@ def test_images_are_restored_without_this_package(checkpoint, exported, tmp_path
         np.testing.assert_allclose(restored[name].astype(float), expected.astype(float), atol=atol)
 
 
-def test_the_metadata_tells_what_it_is(checkpoint, exported):
+def test_metadata(checkpoint, exported):
     metadata = json.loads((exported / "metadata.json").read_text())
     pretrained = load_pretrained(checkpoint)
     assert metadata["config"] == json.loads(config_to_json(pretrained.model))
@@ -139,7 +139,7 @@ def test_the_metadata_tells_what_it_is(checkpoint, exported):
     assert "Apache License" in (exported / "LICENSE").read_text()
 
 
-def test_one_file_is_for_all_platforms_and_any_batch(exported):
+def test_one_file_supports_all_platforms_and_any_batch_size(exported):
     for name in ("window_features", "head_tile"):
         function = jax.export.deserialize(bytearray((exported / f"{name}.exported").read_bytes()))
         assert function.platforms == ("cpu", "cuda", "tpu")
@@ -151,12 +151,12 @@ def test_one_file_is_for_all_platforms_and_any_batch(exported):
 @pytest.mark.parametrize(
     ("platforms", "is_by_fourier"), [(("cpu",), True), (("cuda", "tpu"), False)]
 )
-def test_each_platform_gets_its_own_way_of_computing(small, platforms, is_by_fourier):
+def test_each_platform_is_lowered_separately(small, platforms, is_by_fourier):
     functions = exported_functions(small, platforms, None)
     assert ("stablehlo.fft" in functions["head_tile"].mlir_module()) == is_by_fourier
 
 
-def test_a_batch_size_is_for_good(checkpoint, export, tmp_path):
+def test_a_fixed_batch_size(checkpoint, export, tmp_path):
     status, said = export(checkpoint, "out", "--platforms", "cpu", "--batch-size", "3")
     assert (status, said) == (0, "written: out\n")
     image = skimage.data.astronaut()[:60, :50]
@@ -186,7 +186,7 @@ def test_a_batch_size_is_for_good(checkpoint, export, tmp_path):
         (["nothing.pth", "out"], "there is no checkpoint 'nothing.pth'"),
     ],
 )
-def test_what_cannot_be_exported_is_told_in_one_line(export, checkpoint, arguments, expected):
+def test_a_failing_export_is_one_error_line(export, checkpoint, arguments, expected):
     Path("there").mkdir()
     status, said = export(*(argument.format(checkpoint) for argument in arguments))
     assert status == 2
@@ -224,8 +224,8 @@ def link_distributions(environment: Path, *names: str) -> None:
 
 
 @pytest.mark.slow
-def test_jax_and_numpy_are_all_that_is_needed(export, tmp_path):
-    """In an environment that has nothing else, the bundled weights restore what they do here."""
+def test_an_exported_model_needs_only_jax_and_numpy(export, tmp_path):
+    """In an environment with nothing else, the bundled weights give the same result."""
     venv.create("fresh")
     link_distributions(tmp_path / "fresh", "jax", "numpy")
     python = tmp_path / "fresh" / "bin" / "python"
@@ -240,9 +240,7 @@ def test_jax_and_numpy_are_all_that_is_needed(export, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_exported_base_model_gives_what_the_reference_gives(
-    base_model, golden, export, tmp_path
-):
+def test_the_exported_base_model_equals_the_reference(base_model, golden, export, tmp_path):
     save_pretrained(base_model, tmp_path / "base.safetensors")
     assert export("base.safetensors", "out")[0] == 0
     image = golden["image_rgb"].astype(np.float32) / 255

@@ -69,7 +69,7 @@ def test_streaming_equals_the_definition(small, height, width):
     np.testing.assert_allclose(restored, _by_definition(small, image, 17), atol=2e-5)
 
 
-def test_strides_and_batch_sizes_of_any_kind(small):
+def test_strides_and_batch_sizes(small):
     image = _image(80, 71)
     for stride in (36, 13):
         expected = _by_definition(small, image, stride)
@@ -105,7 +105,7 @@ def test_progress_counts_every_window(small):
     assert sum(done) == count_tiles(small.model, 90, 100, 20) == 4 * 4
 
 
-def test_rows_leave_before_all_windows_are_done(small):
+def test_rows_are_yielded_before_all_windows_are_computed(small):
     done = []
     rows = restore(small.model, small.variables, _image(400, 50), stride=30, on_tiles=done.append)
     first = next(rows)
@@ -131,7 +131,7 @@ def test_memory_does_not_grow_with_height(small, monkeypatch):
     assert peak(4000) - peak(1000) < 0.1 * whole
 
 
-def test_several_devices_give_what_one_gives(small, tmp_path):
+def test_several_devices_give_the_same_result(small, tmp_path):
     image = _image(60, 100)
     np.save(tmp_path / "one.npy", _restore(small, image, stride=25))
     program = """
@@ -157,7 +157,7 @@ assert [shard.data.shape[0] for shard in maps.addressable_shards] == [1, 1, 1, 1
     assert ended.returncode == 0, ended.stderr
 
 
-def test_bfloat16_restores_nearly_the_same(small):
+def test_bfloat16_is_close_to_float32(small):
     image = _image(50, 60)
     model = with_numerics(small.model, dtype="bfloat16")
     exact = _restore(small, image)
@@ -166,7 +166,7 @@ def test_bfloat16_restores_nearly_the_same(small):
     assert 0 < np.abs(half - exact).mean() < 0.05 * exact.std()
 
 
-def test_an_output_that_is_not_finite_is_refused(small):
+def test_a_nonfinite_output_is_an_error(small):
     broken = jax.tree.map(lambda leaf: leaf, small.variables)
     bias = broken["params"]["image_head"]["output_convolution"]["bias"]
     broken["params"]["image_head"]["output_convolution"]["bias"] = bias.at[0].set(np.nan)
@@ -174,7 +174,7 @@ def test_an_output_that_is_not_finite_is_refused(small):
         _restore(dataclasses.replace(small, variables=broken), _image(50, 60))
 
 
-def test_the_stride_is_by_default_the_models(small):
+def test_the_default_stride_is_that_of_the_network(small):
     image = _image(80, 71)
     model = small.model.clone(tiling=small.model.tiling._replace(stride=13))
     own = _restore(dataclasses.replace(small, model=model), image)
@@ -190,7 +190,7 @@ def test_reflection_is_repeated_as_often_as_needed():
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_integers_go_to_floats_and_back(dtype):
+def test_integers_survive_a_round_trip_through_floats(dtype):
     values = np.arange(np.iinfo(dtype).max + 1, dtype=dtype)
     floats = as_float(values)
     assert (floats.min(), floats.max(), floats.dtype) == (0, 1, np.float32)
@@ -231,7 +231,7 @@ def test_a_batch_size_below_one_is_refused(small):
         _restore(small, _image(50, 50), stride=30, batch_size=0)
 
 
-def test_a_margin_is_reflection_that_is_cropped_back(small):
+def test_a_margin_is_added_by_reflection_and_cropped(small):
     model = small.model.clone(tiling=small.model.tiling._replace(margin=9))
     for height, width in ((80, 71), (30, 100)):
         image = _image(height, width)

@@ -1,4 +1,4 @@
-"""Which images of folders are restored, and where their results go."""
+"""The plan: which images are restored, and where the results go."""
 
 import pytest
 from PIL import Image
@@ -11,7 +11,7 @@ from vitdeblur_jax.utils.errors import UserError
 
 @pytest.fixture
 def album(tmp_path, monkeypatch):
-    """A folder with images, among them in two folders of equal names of files."""
+    """A folder with images, and two subfolders with equal file names."""
     monkeypatch.chdir(tmp_path)
     for name in ("b10.png", "b9.jpe", "june/a.png", "may/a.png", "__MACOSX/._a.png"):
         path = tmp_path / "album" / name
@@ -26,14 +26,14 @@ def planned(sources, output, **options):
     return [(str(task.source), str(task.destination)) for task in tasks]
 
 
-def test_a_folder_is_restored_in_natural_order_without_the_folders_in_it(album):
+def test_a_folder_is_restored_in_natural_order_without_subfolders(album):
     assert planned(["album"], "out") == [
         ("album/b9.jpe", "out/b9.jpe"),
         ("album/b10.png", "out/b10.png"),
     ]
 
 
-def test_recursive_results_lie_in_folders_of_the_same_names(album):
+def test_recursive_results_go_to_subfolders_of_the_same_names(album):
     assert planned(["album"], "out", recursive=True)[2:] == [
         ("album/june/a.png", "out/june/a.png"),
         ("album/may/a.png", "out/may/a.png"),
@@ -50,7 +50,7 @@ def test_results_of_an_earlier_run_are_not_restored_again(album):
         planned(["album"], "album/may", recursive=True)
 
 
-def test_what_is_left_out_of_a_folder_is_told(album, capsys):
+def test_skipped_files_of_a_folder_are_listed(album, capsys):
     tell_left_out(["album", "album/may", "album/b10.png", "-"], recursive=False)
     assert capsys.readouterr().err == (
         "album: left out: 1 file in unsupported formats (.heic), 2 folders; "
@@ -63,12 +63,12 @@ def test_what_is_left_out_of_a_folder_is_told(album, capsys):
 @pytest.mark.parametrize("flag", [[], ["--recursive"]])
 def test_the_command_has_the_option(album, monkeypatch, flag):
     seen = []
-    monkeypatch.setattr(restore_files, "restore_files", lambda *given: seen.append(given[-1]) or 0)
+    monkeypatch.setattr(restore_files, "restore_files", lambda *given: seen.append(given[3]) or 0)
     assert main(["album", "-o", "out", *flag]) == 0
     assert seen[0].recursive is bool(flag)
 
 
-def test_images_of_one_name_in_two_formats_have_two_results(tmp_path, monkeypatch):
+def test_images_with_the_same_name_in_two_formats_have_two_results(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = ("a.avif", "a.gif", "a.JFIF", "a.jpe", "a.jpg", "a.png", "a.ppm")
     for name in names:

@@ -1,4 +1,4 @@
-"""Self-ensemble: against NumPy's mean and deviation over the eight turned restorations."""
+"""Self-ensemble, compared with NumPy's mean and standard deviation of eight restorations."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ def image() -> np.ndarray:
     return np.random.default_rng(0).random((5, 7, 3), np.float32)
 
 
-def test_the_eight_are_different_and_can_be_undone(image):
+def test_the_symmetries_differ_and_are_invertible(image):
     turned = [symmetry.apply(image) for symmetry in symmetries(1)]
     assert len({(one.shape, one.tobytes()) for one in turned}) == 8
     rotations = {np.rot90(image, k).tobytes() for k in range(4)}
@@ -20,13 +20,13 @@ def test_the_eight_are_different_and_can_be_undone(image):
         np.testing.assert_array_equal(symmetry.undo(one), image)
 
 
-def test_a_filter_that_turns_with_the_image_has_no_spread(image):
+def test_an_equivariant_filter_has_no_spread(image):
     mean, spread = self_ensemble(lambda x: x**2, image, 1)
     np.testing.assert_allclose(mean, image**2, rtol=1e-6)
     assert spread.max() < 1e-6
 
 
-def test_mean_and_spread_are_those_of_the_eight(image):
+def test_mean_and_spread_of_the_eight_restorations(image):
     def gradient(x):  # looks the other way in each of the eight
         return np.roll(x, 1, axis=0) - 0.5 * np.roll(x, 1, axis=1)
 

@@ -36,7 +36,7 @@ def check_destination(destination: str | os.PathLike[str]) -> Path:
         raise UserError(f"{path}: there is no folder {path.parent}")
     if os.path.exists(path) and os.path.isdir(path) != (path.suffix == ""):
         kind = "folder" if os.path.isdir(path) else "file"
-        raise UserError(f"{path} is a {kind}, which its ending does not fit; choose another name")
+        raise UserError(f"{path} exists and is a {kind}; choose another name")
     return path
 
 

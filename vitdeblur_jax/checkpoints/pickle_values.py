@@ -64,14 +64,14 @@ class Storage:
 def scalar(value: Any) -> Any:
     # Hashing or printing nested tuples could overflow the C stack or never end.
     if not isinstance(value, str | int | float | bytes | None):
-        raise TypeError(f"a {kind_of(value)} stands where a name or key should")
+        raise TypeError(f"expected a name or key, got a {kind_of(value)}")
     return value
 
 
 def checked_keys(keys: list[Any]) -> list[Any]:
     for key in keys:
         if not isinstance(key, str | int | float | bytes | None):
-            raise TypeError(f"a {kind_of(key)} stands where a key should")
+            raise TypeError(f"expected a key, got a {kind_of(key)}")
         if isinstance(key, int) and abs(key) >= _LARGEST_KEY:
             raise ValueError("a key is too large a number")
     return keys
@@ -80,7 +80,7 @@ def checked_keys(keys: list[Any]) -> list[Any]:
 def sequence(value: Any) -> list[Any] | tuple[Any, ...]:
     # A tensor is iterable too, and a tiny file can hold one with any number of equal elements.
     if type(value) not in (list, tuple):
-        raise TypeError(f"a {kind_of(value)} stands where a tuple should")
+        raise TypeError(f"expected a tuple, got a {kind_of(value)}")
     return value
 
 
@@ -123,7 +123,7 @@ def _bytes(budget: Budget, data: Any = b"", encoding: Any = "latin1") -> bytes:
         budget.spend(len(data))
         return data.encode("latin1")
     if not isinstance(data, bytes):
-        raise TypeError(f"a {kind_of(data)} stands for bytes")
+        raise TypeError(f"expected bytes, got a {kind_of(data)}")
     return data
 
 

@@ -71,7 +71,7 @@ def find_state_dict(contents: Any, where: str) -> StateDict:
     if len(found) > 1:
         said = f"{where} holds several state dicts, at {few_of(map(shown, found))}"
         if not preferred:
-            raise UserError(f"{said}; save one of them alone")
+            raise UserError(f"{said}; save only one of them")
         tell(f"{said}; {preferred[0]!r} is loaded")
     return found[[*preferred, *found][0]]
 

@@ -38,7 +38,7 @@ def as_float(image: np.ndarray) -> np.ndarray:
 
 
 def as_dtype(image: np.ndarray, dtype: DTypeLike) -> np.ndarray:
-    """Returns floats as `dtype`; an integer dtype's full range stands for [0, 1]."""
+    """Returns floats as `dtype`; for integers, clips to [0, 1], scales and rounds."""
     if np.dtype(dtype).kind != "u":
         return image.astype(dtype)
     whole = np.iinfo(dtype).max
