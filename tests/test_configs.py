@@ -43,6 +43,13 @@ def test_the_second_run_of_the_bundled_model_goes_on_from_the_first():
     assert not config.initial.identity_init
 
 
+def test_drbnet_is_fine_tuned_from_its_first_run():
+    config = importlib.import_module("configs.drbnet").get_config("FIRST")
+    check_config(config)
+    assert config.initial.checkpoint == "FIRST"
+    assert config.data.layout == "dpdd"
+
+
 @pytest.mark.parametrize("name", ["dpdd", "dpdd_dual_pixel", "lfdof"])
 def test_a_frozen_encoder_must_be_given(name):
     config = importlib.import_module(f"configs.{name}").get_config()

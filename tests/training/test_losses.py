@@ -1,3 +1,4 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 
 from tests.metrics.golden_pairs import NAMES, as_floats, golden_pair
 from tests.training.small_run import small_config
+from tests.training.test_loop import lines
 from vitdeblur_jax import metrics
 from vitdeblur_jax.training import losses, train
 from vitdeblur_jax.training.defaults import default_config
@@ -62,6 +64,7 @@ def test_lpips_of_a_batch_matches_the_golden_figures(lpips):
         assert found.tolist() == pytest.approx([pair.figures["lpips_alex"]], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_lpips_is_one_number_for_each_image_with_a_gradient(lpips):
     restored, sharp = (jnp.asarray(0.5 + 0.2 * x) for x in _arrays(2, 36, 40, 3))
     value_and_grad = jax.jit(
@@ -85,3 +88,31 @@ def test_missing_weights_of_lpips_are_one_line(tmp_path):
         train(config, tmp_path / "run")
     assert "\n" not in str(told.value)
     assert not list(tmp_path.iterdir())
+
+
+class Tint(nn.Module):
+    @nn.compact
+    def __call__(self, image):
+        return image + self.param("tint", nn.initializers.constant(0.1), (3,))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("l1", "mse", "ssim", "fourier"), pytest.param(losses.NAMES, marks=pytest.mark.slow)],
+    ids=["plain", "all"],
+)
+def test_each_loss_with_a_weight_is_logged_and_minimized(names, pairs, tmp_path):
+    config = default_config()
+    config.update(num_steps=2, batch_size=2, crop=40, log_every=1)
+    config.data.root = str(pairs)
+    config.loss.update(dict.fromkeys(losses.NAMES, 0.0), lpips_backbone="alex")
+    config.loss.update({name: 0.5 + number for number, name in enumerate(names)})
+    config.optimizer.schedule = "constant"
+    config.validation.every = 0
+    assert train(config, tmp_path / "run", network=Tint()) == 0
+    first, second = lines(tmp_path / "run", "train")
+    assert set(losses.NAMES) & set(first) == {*names, "charbonnier"}
+    for record in (first, second):
+        expected = sum(config.loss[name] * record[name] for name in names)
+        assert record["loss"] == pytest.approx(expected, rel=1e-5)
+    assert first["l1"] != second["l1"]
