@@ -70,7 +70,7 @@ def jax_rendering(surfaces):
     places = [np.interp(s.radius, radii, np.arange(len(radii))) for s in surfaces]
     places = jnp.asarray(np.stack(places), jnp.float32)
     opaque = [
-        np.dstack((s.colour, np.ones_like(s.present))) * s.present[..., None] for s in surfaces
+        np.dstack((s.color, np.ones_like(s.present))) * s.present[..., None] for s in surfaces
     ]
     opaque = jnp.asarray(np.stack(opaque).transpose(0, 3, 1, 2), jnp.float32)
 

@@ -1,4 +1,4 @@
-"""Scores and pictures of no real method, for tests of the report."""
+"""Scores and images of no real method, for tests of the report."""
 
 import numpy as np
 
@@ -28,7 +28,7 @@ def made_up_scores(images: list[str], methods: dict[str, dict[str, float | None]
 
 
 def noise(seed: int, *shape: int) -> np.ndarray:
-    """A picture of random colours."""
+    """An image of random colours."""
     return np.random.default_rng(seed).integers(0, 256, (*shape, 3), np.uint8)
 
 

@@ -45,7 +45,7 @@ SAVED = {
     ),
     "evaluate.py": (
         lambda i: f"restored/{SOURCES[i]}.png",
-        ["metrics.json", "pictures/1.png"],
+        ["metrics.json", "images/1.png"],
     ),
 }
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.evaluation.made_up_report import HOSTILE, made_up_scores, noise
-from vitdeblur_jax.evaluation.report import add_picture, write_report
+from vitdeblur_jax.evaluation.report import add_image, write_report
 
 pytestmark = pytest.mark.slow
 
@@ -58,11 +58,11 @@ def report(tmp_path_factory) -> Path:
     scores = made_up_scores(IMAGES, dict(zip(names, figures, strict=True)))
     for image in range(len(IMAGES)):
         target = noise(image, HEIGHT, WIDTH)
-        add_picture(folder, image, 0, target, None)
-        add_picture(folder, image, 1, flat(RED), target)
+        add_image(folder, image, 0, target, None)
+        add_image(folder, image, 1, flat(RED), target)
         if image < len(IMAGES) - 1:
-            add_picture(folder, image, 2, flat(BLUE), target)
-        add_picture(folder, image, 3, noise(9, HEIGHT - 16, WIDTH - 24), target[:-16, :-24])
+            add_image(folder, image, 2, flat(BLUE), target)
+        add_image(folder, image, 3, noise(9, HEIGHT - 16, WIDTH - 24), target[:-16, :-24])
     scores["published"] = {names[0]: {"psnr": 19.5}, "<i>Unscored</i>": {"psnr": 40.0}}
     return write_report(folder, scores)
 
@@ -295,17 +295,17 @@ def test_the_policy_stops_requests_and_foreign_scripts(browser, report: Path):
     page.close()
 
 
-def test_figures_and_pictures_follow_the_image(open_page):
+def test_figures_and_images_follow_the_image(open_page):
     page = open_page()
     page.locator("#next").click()
     assert page.locator("#image").input_value() == "1"
     figures = page.locator("#figures tbody td:nth-child(2)").all_text_contents()
     assert figures == ["20.00", "30.00", "∞"]
-    assert page.locator("#stage .left img").get_attribute("src") == "pictures/1-1.png"
+    assert page.locator("#stage .left img").get_attribute("src") == "images/1-1.png"
     page.select_option("#image", str(len(IMAGES) - 1))
     assert page.locator("#figures tbody td:nth-child(2)").all_text_contents()[1] == "–"
     assert page.locator("#tiles figure").nth(2).locator("img").count() == 0
-    assert "no picture" in page.locator("#tiles figure").nth(2).inner_text()
+    assert "no image" in page.locator("#tiles figure").nth(2).inner_text()
 
 
 def test_the_plot_leads_to_an_image(open_page):
@@ -337,13 +337,13 @@ def test_error_maps(open_page):
     assert all(source.endswith("-error.jpg") for source in sources)
 
 
-def test_cropped_pictures_stay_in_place(open_page):
+def test_cropped_images_stay_in_place(open_page):
     page = open_page()
     tile = page.locator("#tiles .pane").nth(3)
-    frame, picture = tile.bounding_box(), tile.locator("img").bounding_box()
-    assert (picture["x"], picture["y"]) == (frame["x"], frame["y"])
-    assert picture["width"] / frame["width"] == pytest.approx((WIDTH - 24) / WIDTH, abs=0.01)
-    assert picture["height"] / frame["height"] == pytest.approx((HEIGHT - 16) / HEIGHT, abs=0.01)
+    frame, shown = tile.bounding_box(), tile.locator("img").bounding_box()
+    assert (shown["x"], shown["y"]) == (frame["x"], frame["y"])
+    assert shown["width"] / frame["width"] == pytest.approx((WIDTH - 24) / WIDTH, abs=0.01)
+    assert shown["height"] / frame["height"] == pytest.approx((HEIGHT - 16) / HEIGHT, abs=0.01)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -381,8 +381,8 @@ def test_76_images_by_11_methods(open_page, tmp_path: Path, capsys):
     images = [f"1P0A{number}" for number in range(76)]
     methods = {f"method {number}": dict.fromkeys(images, 20.0 + number) for number in range(11)}
     pixels = noise(0, HEIGHT, WIDTH)
-    add_picture(tmp_path, 0, 0, pixels, pixels)
-    for written in list((tmp_path / "pictures").iterdir()):
+    add_image(tmp_path, 0, 0, pixels, pixels)
+    for written in list((tmp_path / "images").iterdir()):
         for image in range(76):
             for method in range(12):
                 name = written.name.replace("0-0", f"{image}-{method}")

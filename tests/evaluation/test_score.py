@@ -270,7 +270,7 @@ def test_what_is_refused(root, tmp_path):
     methods = [Method("a", root / "blurred")]
     assert "'a' is there twice" in refusal(root, "pairs", methods * 2)
     assert "did you mean 'pairs'" in refusal(root, "pears", methods)
-    assert "no folder" in refusal(tmp_path / "nowhere", "pairs", methods)
+    assert "not a folder" in refusal(tmp_path / "nowhere", "pairs", methods)
     (tmp_path / "file").touch()
     assert "file" in refusal(root, "pairs", methods, out=tmp_path / "file")
 
@@ -284,13 +284,13 @@ def test_a_metric_without_its_weights_is_left_out(root, tmp_path):
     assert said.startswith("no metric is left: lpips_squeeze")
 
 
-def test_pictures_for_the_report(root, tmp_path, monkeypatch):
+def test_images_for_the_report(root, tmp_path, monkeypatch):
     drawn = {}
 
-    def add_picture(folder, image, method, pixels, target):
+    def add_image(folder, image, method, pixels, target):
         drawn[image, method] = (pixels, target)
 
-    monkeypatch.setattr(score_module, "add_picture", add_picture)
+    monkeypatch.setattr(score_module, "add_image", add_image)
     saved = save_noise(tmp_path / "a")
     (tmp_path / "a/photo001.png").unlink()
     methods = [Method("blurred", root / "blurred"), Method("a", tmp_path / "a")]

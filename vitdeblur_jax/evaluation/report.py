@@ -1,8 +1,8 @@
-"""The report: report.html, a page to look at scores with, and the pictures that it shows.
+"""The report: report.html, a page with the scores, and the images that it shows.
 
-The page opens from disk and asks no network. What it shows of image `i` by method `m` lies in
-pictures/ as `i-m.png`, `i-m-thumbnail.jpg` and `i-m-error.jpg`: numbers, for names may hold
-anything.
+The page opens from disk and needs no network. The files of image `i` by method `m` are `i-m.png`,
+`i-m-thumbnail.jpg` and `i-m-error.jpg` in images/. They are numbered, because names may contain any
+characters.
 """
 
 import base64
@@ -28,31 +28,31 @@ _THUMBNAIL_SIDE = 320
 _TARGET = 0
 
 
-def add_picture(
+def add_image(
     folder: Path,
     image_number: int,
     method_number: int,
     pixels: UInt8[np.ndarray, "height width 3"],
     target: UInt8[np.ndarray, "height width 3"] | None,
 ) -> None:
-    """Writes what the page shows of one image: the picture, a thumbnail and its error map.
+    """Write the files of one image for the page: the image, a thumbnail and an error map.
 
-    It may be called from several threads and processes.
+    Several threads and processes may call this function.
 
     Args:
-      folder: Of the report.
-      image_number: From 0, in the order of `scores["images"]`.
-      method_number: From 1, in the order of `scores["methods"]`; 0 is the sharp image.
-      pixels: RGB.
-      target: The same part of the sharp image; None: there is no error map.
+        folder: The folder of the report.
+        image_number: Position in `scores["images"]`, from 0.
+        method_number: Position in `scores["methods"]`, from 1; 0 is the sharp image.
+        pixels: RGB.
+        target: The same part of the sharp image. None writes no error map.
 
     Raises:
-      UserError: A file cannot be written.
+        UserError: A file cannot be written.
     """
     try:
-        (folder / "pictures").mkdir(parents=True, exist_ok=True)
+        (folder / "images").mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{folder / 'pictures'}: cannot be made ({one_line(error)})") from error
+        raise UserError(f"{folder / 'images'}: cannot be made ({one_line(error)})") from error
     name = f"{image_number}-{method_number}"
     with replaced_when_whole(_path(folder, f"{name}.png")) as temporary:
         temporary.write_bytes(_encode_quickly(pixels))
@@ -66,9 +66,10 @@ def add_picture(
 def error_map(
     pixels: UInt8[np.ndarray, "height width 3"], target: UInt8[np.ndarray, "height width 3"]
 ) -> UInt8[np.ndarray, "height width"]:
-    """Returns absolute differences, averaged over the channels, as gray.
+    """Return the absolute differences, averaged over the channels, as a gray image.
 
-    Black is no error, white one of `WHITE_ERROR` of the data range or more, linear between them.
+    Black is no error. White is an error of at least `WHITE_ERROR` times the data range. The scale
+    is linear.
     """
     difference = np.abs(pixels.astype(np.int16) - target)
     mean = difference.sum(-1, dtype=np.float32) / 3
@@ -76,17 +77,17 @@ def error_map(
 
 
 def write_report(out: Path, scores: dict[str, Any]) -> Path:
-    """Writes report.html; pictures that `add_picture` has not written are left out.
+    """Write report.html. The page leaves out images that `add_image` did not write.
 
     Args:
-      out: The folder that has the pictures.
-      scores: What `vitdeblur_jax.evaluation.metrics_json` describes.
+        out: The folder of the images.
+        scores: The data that `vitdeblur_jax.evaluation.metrics_json` describes.
 
     Returns:
-      The page's path.
+        The path of the page.
 
     Raises:
-      UserError: It cannot be written.
+        UserError: The page cannot be written.
     """
     data = {"scores": scores, "sizes": _sizes(out, scores), "whiteError": WHITE_ERROR}
     template = (files(__package__) / "report.html").read_text(encoding="utf-8")
@@ -97,11 +98,11 @@ def write_report(out: Path, scores: dict[str, Any]) -> Path:
 
 
 def _path(folder: Path, name: str) -> Path:
-    return folder / "pictures" / name
+    return folder / "images" / name
 
 
 def _encode_quickly(pixels: np.ndarray) -> bytes:
-    # Half the time of zlib's own strategy, for files that are 2 % larger.
+    # Takes half the time of zlib's default strategy; files are 2 % larger.
     strategy, filters = imagecodecs.PNG.STRATEGY.RLE, imagecodecs.PNG.FILTER.UP
     return imagecodecs.png_encode(pixels, level=1, strategy=strategy, filter=filters)
 
@@ -112,7 +113,7 @@ def _write_jpeg(image: Image.Image, path: Path) -> None:
 
 
 def _sizes(out: Path, scores: dict[str, Any]) -> list[list[tuple[int, int] | None]]:
-    """Returns width and height by image and method, the sharp image first."""
+    """Return the width and height by image and method, the sharp image first."""
     return [
         [
             size_of(_path(out, f"{image}-{number}.png"))
@@ -125,13 +126,13 @@ def _sizes(out: Path, scores: dict[str, Any]) -> list[list[tuple[int, int] | Non
 
 
 def _as_json(data: dict[str, Any]) -> str:
-    """Returns JSON that no HTML parser takes for anything else, in ASCII."""
+    """Return ASCII JSON that is safe to embed in HTML."""
     text = json.dumps(data, allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _policy(template: str) -> str:
-    """Returns a Content Security Policy: the template's own script and style, pictures, no more."""
+    """Return a Content Security Policy that allows only the page's own script, style and images."""
     allowed = {tag: _digest(template, tag) for tag in ("script", "style")}
     return (
         "default-src 'none'; base-uri 'none'; form-action 'none'; img-src 'self' file: data:; "

@@ -33,7 +33,7 @@ from vitdeblur_jax.distributed.processes import (
     together,
 )
 from vitdeblur_jax.evaluation.measure import Measure
-from vitdeblur_jax.evaluation.report import add_picture
+from vitdeblur_jax.evaluation.report import add_image
 from vitdeblur_jax.evaluation.results_folder import Results
 from vitdeblur_jax.evaluation.score import load_metrics, parse_metrics, target_as_deep
 from vitdeblur_jax.evaluation.subsets import find_subsets
@@ -156,7 +156,7 @@ def _evaluate_pair(run, number, pair, results, folder):
         blurred = mean_of_views(as_float(image))
         compared = {"input": blurred, "output": restored, "saved": as_float(saved)}
         figures = {name: run.measure(x, as_float(target)) for name, x in compared.items()}
-        _add_pictures(folder, number, compared, target)
+        _add_images(folder, number, compared, target)
     results.add(pair, image, seconds, figures)
 
 
@@ -199,8 +199,8 @@ def _restore(pretrained, image, config):
     return restored.clip(0, 1), time.perf_counter() - started
 
 
-def _add_pictures(folder, number, compared, target):
+def _add_images(folder, number, compared, target):
     sharp = as_8_bits(target)
-    add_picture(folder, number, 0, sharp, None)
+    add_image(folder, number, 0, sharp, None)
     for order, image in enumerate(compared.values(), 1):
-        add_picture(folder, number, order, as_dtype(image, np.dtype(np.uint8)), sharp)
+        add_image(folder, number, order, as_dtype(image, np.dtype(np.uint8)), sharp)

@@ -27,7 +27,7 @@ from vitdeblur_jax.evaluation.metrics_json import (
 )
 from vitdeblur_jax.evaluation.profiles import Profile, align, find_profile
 from vitdeblur_jax.evaluation.published import IMAGES, NOTES, published_figures
-from vitdeblur_jax.evaluation.report import add_picture
+from vitdeblur_jax.evaluation.report import add_image
 from vitdeblur_jax.evaluation.subsets import find_subsets
 from vitdeblur_jax.inference.pixels import as_float
 from vitdeblur_jax.metrics import DEFAULT, METRICS
@@ -216,7 +216,7 @@ def _score_pair(pair, number, methods, matches, measure, out):
     sharp = _read(pair.target)
     target = sharp.pixels
     if out is not None:
-        add_picture(out, number, 0, as_8_bits(target), None)
+        add_image(out, number, 0, as_8_bits(target), None)
     records = []
     for order, (method, found) in enumerate(zip(methods, matches, strict=True), 1):
         path = found.files.get(pair.name)
@@ -230,7 +230,7 @@ def _score_pair(pair, number, methods, matches, measure, out):
         except UserError as error:
             raise UserError(printable(f"{method.name}: {path}: {error}")) from error
         if out is not None:
-            add_picture(out, number, order, as_8_bits(image), as_8_bits(reference))
+            add_image(out, number, order, as_8_bits(image), as_8_bits(reference))
         file = path.relative_to(method.folder).as_posix()
         record = image_record(file, size_note, figures)
         records.append(record | {"notes": _file_notes(saved, sharp)})

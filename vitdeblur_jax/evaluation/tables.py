@@ -1,7 +1,7 @@
-"""The tables of scores: for the terminal, as Markdown, LaTeX and CSV.
+"""Tables of scores as plain text, Markdown, LaTeX and CSV.
 
-The best figure of a column is bold and the second italic, as printed; equal ones share a place.
-Figures over a part of the images bear an asterisk and take no place.
+The best value of a column is bold and the second best italic. Values that are equal after rounding
+share a rank. Values over a part of the images have an asterisk and no rank.
 """
 
 import csv
@@ -28,14 +28,14 @@ _LATEX = str.maketrans(
 
 
 class Cell(NamedTuple):
-    """What stands in a table, and its place in the column: `BEST`, `SECOND` or 0."""
+    """The text of a table cell and its rank in the column: `BEST`, `SECOND` or 0."""
 
     text: str
     place: int = 0
 
 
 class Table(NamedTuple):
-    """A table before it takes a form."""
+    """A table before formatting."""
 
     title: str
     header: list[str]
@@ -43,14 +43,14 @@ class Table(NamedTuple):
 
 
 def make_tables(scores: dict[str, Any]) -> list[Table]:
-    """Returns the tables of scores: all images, each subset, and the differences from the best."""
+    """Return the tables of scores: all images, each subset, and the differences from the best."""
     subsets = dict.fromkeys(key for method in scores["methods"] for key in method["subsets"])
     tables = [_main_table(scores), *(_subset_table(scores, subset) for subset in subsets)]
     return [*tables, _comparison_table(scores)] if scores["comparisons"] else tables
 
 
 def footnotes(scores: dict[str, Any]) -> list[str]:
-    """Returns what is to be known of the figures, a line each."""
+    """Return one line for each note about the values."""
     definitions = scores["definitions"].values()
     lines = [f"{d['title']}: {d['definition']}; {d['better']} is better" for d in definitions]
     lines += [_INTERVALS] + [_TESTS] * bool(scores["comparisons"])
@@ -61,13 +61,13 @@ def footnotes(scores: dict[str, Any]) -> list[str]:
 
 
 def terminal(scores: dict[str, Any], styled: bool) -> str:
-    """Returns all tables and footnotes as plain text; `styled` marks the places by ANSI codes."""
+    """Return all tables and footnotes as plain text; `styled` marks ranks with ANSI codes."""
     blocks = [_plain(table, styled) for table in make_tables(scores)]
     return "\n\n".join([*blocks, "\n".join(map(printable, footnotes(scores)))])
 
 
 def markdown(scores: dict[str, Any]) -> str:
-    """Returns all tables and footnotes as Markdown."""
+    """Return all tables and footnotes as Markdown."""
     lines = []
     for table in make_tables(scores):
         cells = [[_in_markdown(cell) for cell in row] for row in table.rows]
@@ -80,7 +80,7 @@ def markdown(scores: dict[str, Any]) -> str:
 
 
 def latex(scores: dict[str, Any]) -> str:
-    r"""Returns all tables as LaTeX, each a `tabular`, the footnotes behind them as comments."""
+    r"""Return each table as a LaTeX `tabular`, followed by the footnotes as comments."""
     blocks = []
     for table in make_tables(scores):
         rows = [[_in_latex(Cell(text)) for text in table.header]]
@@ -95,7 +95,7 @@ def latex(scores: dict[str, Any]) -> str:
 
 
 def table_csv(scores: dict[str, Any]) -> str:
-    """Returns a row for each method, subset and metric: mean, interval, published figure."""
+    """Return CSV with a row for each method, subset and metric: mean, interval, published value."""
     rows = []
     for method in scores["methods"]:
         name, missing = method["name"], len(method["missing"])
@@ -111,7 +111,7 @@ def table_csv(scores: dict[str, Any]) -> str:
 
 
 def images_csv(scores: dict[str, Any]) -> str:
-    """Returns a row for each method and image."""
+    """Return CSV with a row for each method and image."""
     metrics = list(scores["definitions"])
     rows = [
         (
@@ -180,7 +180,7 @@ def _comparison_table(scores):
 
 
 def _best(scores, metric):
-    """Returns the name of the best method, of those over all images if there are such."""
+    """Return the name of the best method. Methods that cover all images take precedence."""
     sign = 1 if scores["definitions"][metric]["better"] == "higher" else -1
     methods = [method for method in scores["methods"] if method["mean"]]
     order = [(not m["partial"], sign * _number(m["mean"][metric])) for m in methods]
@@ -188,7 +188,7 @@ def _best(scores, metric):
 
 
 def _figures(scores, metric, means):
-    """Returns a column of means with their places."""
+    """Return a column of means with their ranks."""
     definition = scores["definitions"][metric]
     digits, sign = definition["digits"], 1 if definition["better"] == "higher" else -1
     values = [round(_number(mean[metric]), digits) if metric in mean else None for mean in means]
@@ -263,5 +263,5 @@ def _csv(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows([header, *rows])
-    # Names of files that are not UTF-8 hold what cannot be written as such.
+    # File names that are not UTF-8 contain characters that cannot be encoded.
     return text.getvalue().encode("utf-8", "backslashreplace").decode()

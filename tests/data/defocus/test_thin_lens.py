@@ -30,11 +30,11 @@ def traced(surfaces: list[Surface], rays: int = 1000) -> np.ndarray:
     total = np.zeros((*shape, 3))
     for u, v in zip(distance * np.cos(angle), distance * np.sin(angle), strict=True):
         passing = np.ones((*shape, 1))
-        for colour, radius, present in surfaces:
+        for color, radius, present in surfaces:
             rows = np.clip(np.rint(y - radius.flat[0] * v), 0, shape[0] - 1).astype(int)
             columns = np.clip(np.rint(x - radius.flat[0] * u), 0, shape[1] - 1).astype(int)
             alpha = present[rows, columns, None]
-            total += passing * alpha * colour[rows, columns]
+            total += passing * alpha * color[rows, columns]
             passing = passing * (1 - alpha)
     return total / rays
 
@@ -75,7 +75,7 @@ def test_polygon_turns():
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.5, 1.2])
-def test_cat_eye_has_the_area_of_a_lens_and_stays_centred(offset):
+def test_cat_eye_has_the_area_of_a_lens_and_stays_centerd(offset):
     radius = 9.3
     kernel = point_image(cat_eye(offset, 0.4), radius)
     half = offset / 2  # area of two unit disks' intersection

@@ -115,7 +115,7 @@ def test_the_command_hands_the_rest_of_the_line_to_beam(data, tmp_path, capsys):
     ("option", "said"),
     [
         ("--direct_num_worker=4", "unknown option.*mean '--direct_num_workers'"),
-        ("--skip-broken", "unknown option '--skip-broken'.*stand before it"),
+        ("--skip-broken", "unknown option '--skip-broken'.*put other options before it"),
         ("--direct_num_workers=many", "--direct_num_workers: invalid int value: 'many'"),
         ("--runner=NobodysRunner", "NobodysRunner. Valid values are .*DirectRunner"),
         ("--runner=nobodys.Runner", "nobodys"),
@@ -140,13 +140,13 @@ def test_a_worker_that_does_not_see_the_folders_says_so(data, tmp_path):
     def work(number: int) -> None:
         shards._write_on_worker(None, [], data, tmp_path / "elsewhere", False, number)
 
-    with pytest.raises(UserError, match=r"a worker does not see .*elsewhere") as raised:
+    with pytest.raises(UserError, match=r"a worker has no access to .*elsewhere") as raised:
         beam.run_for_each(beam.make_pipeline([]), work, 3)
     assert "\n" not in str(raised.value)
 
 
 def test_an_address_is_no_folder(data, tmp_path):
-    with pytest.raises(UserError, match=r"gs://bucket/out is no folder.*mount"):
+    with pytest.raises(UserError, match=r"gs://bucket/out is not a folder.*mount"):
         prepare(data, None, "gs://bucket/out", beam_options=[])
-    with pytest.raises(UserError, match=r"s3://bucket is no folder.*mount"):
+    with pytest.raises(UserError, match=r"s3://bucket is not a folder.*mount"):
         prepare("s3://bucket", None, tmp_path)

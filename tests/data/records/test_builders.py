@@ -160,7 +160,7 @@ def test_patches_of_a_dpdd_image():
     assert [left for top, left in corners if top == 0] == [0, 204, 408, 612, 816, 1020, 1168]
     assert len(set(corners)) == len(corners) == 28
     assert patch_corners(512, 716) == [(0, 0), (0, 204)]
-    with pytest.raises(UserError, match="no patch of 512 x 512 in 700 x 511 pixels"):
+    with pytest.raises(UserError, match="700 x 511 pixels; patches need at least 512 x 512"):
         patch_corners(511, 700)
 
 

@@ -237,7 +237,7 @@ def test_nothing_but_broken_images(tmp_path):
     made_up_data.pairs(tmp_path / "data")
     for number in range(3):
         break_image(tmp_path / "data", number)
-    with pytest.raises(UserError, match="no image of train can be read"):
+    with pytest.raises(UserError, match="no image of the split train can be read"):
         prepare(tmp_path / "data", None, tmp_path / "out", skip_broken=True)
 
 
@@ -248,7 +248,9 @@ def test_patches_are_prepared_and_a_small_image_is_named(tmp_path):
     assert len(names(folder)) == 3
     assert len(names(folder, "test")) == 1
     made_up_data.dpdd(tmp_path / "small")
-    with pytest.raises(UserError, match=r"1P0A0100.png: no patch of 512 x 512 in 24 x 20 pixels"):
+    with pytest.raises(
+        UserError, match=r"1P0A0100.png: 24 x 20 pixels; patches need at least 512 x 512"
+    ):
         prepare(tmp_path / "small", "dpdd", tmp_path / "out2", config=config)
 
 
@@ -257,11 +259,9 @@ def test_unknown_names_and_missing_data(data, tmp_path):
         prepare(data, "dpd", tmp_path)
     with pytest.raises(UserError, match=r"unknown config of dpdd.*did you mean 'single_8bit'"):
         prepare(data, "dpdd", tmp_path, config="single_8")
-    with pytest.raises(
-        UserError, match=r"holds blurred, sharp. DPDD is to be downloaded from http"
-    ):
+    with pytest.raises(UserError, match=r"contains blurred, sharp. Download DPDD from http"):
         prepare(data, "dpdd", tmp_path)
-    with pytest.raises(UserError, match="nowhere is no folder"):
+    with pytest.raises(UserError, match="nowhere is not a folder"):
         prepare(tmp_path / "nowhere", None, tmp_path)
 
 

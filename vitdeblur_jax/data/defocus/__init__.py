@@ -1,1 +1,1 @@
-"""Synthetic defocus: apertures, the thin lens, and training pairs from sharp images."""
+"""Synthetic defocus: apertures, thin-lens rendering, and training pairs from sharp images."""

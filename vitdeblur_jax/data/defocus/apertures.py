@@ -1,9 +1,8 @@
-"""Apertures and the images of a point that they make: what a lens out of focus convolves with.
+"""Apertures and their point images, the kernels of defocus blur.
 
-An aperture is its signed distance: a function of x to the right and y downwards that tells how far
-a place is outside (negative: inside), in units of the aperture's radius. An intersection of shapes
-is the largest of their distances, so that each shape is one line and all are sampled by one
-function, `point_image`.
+An aperture is a signed distance function of x (right) and y (down), in units of the aperture's
+radius. It is positive outside the aperture and negative inside. An intersection of shapes is the
+maximum of their distances. `point_image` samples all shapes.
 """
 
 import math
@@ -17,20 +16,20 @@ _Field = Float[np.ndarray, "..."]
 Aperture = Callable[[_Field, _Field], _Field]
 Half = Literal["left", "right"]
 
-_LEAST_SAMPLES, _SAMPLES = 8, 48  # a side of a pixel, and across half of a kernel
+_LEAST_SAMPLES, _SAMPLES = 8, 48  # per pixel and axis, and per half kernel and axis
 
 
 def disk() -> Aperture:
-    """Return the aperture of a lens that is wide open, a unit disk."""
+    """Return the aperture of a wide open lens, a unit disk."""
     return lambda x, y: np.hypot(x, y) - 1
 
 
 def polygon(blades: int, rotation: float = 0.0) -> Aperture:
-    """Return a regular polygon inscribed into the unit disk, of area n / 2 * sin(2 pi / n).
+    """Return a regular polygon inscribed in the unit disk, with area n / 2 * sin(2 pi / n).
 
     Args:
-        blades: Number of sides, 3 or more.
-        rotation: Of the first corner from the x axis, radians.
+        blades: Number of sides n, 3 or more.
+        rotation: Angle of the first corner from the x axis in radians.
     """
     normals = rotation + (2 * np.arange(blades) + 1) * (math.pi / blades)
     apothem = math.cos(math.pi / blades)
@@ -45,13 +44,13 @@ def polygon(blades: int, rotation: float = 0.0) -> Aperture:
 def cat_eye(offset: float, direction: float = 0.0) -> Aperture:
     """Return the intersection of two unit disks: the aperture away from the optical axis.
 
-    There the rims of the front and of the rear elements, seen obliquely, both cut the beam
-    (optical vignetting). The middle of the two disks' centres is the origin, so that the blur does
-    not move the image.
+    Away from the axis, the rims of the front and rear lens elements both cut the beam (optical
+    vignetting). The origin is midway between the centers of the disks, so the blur does not shift
+    the image.
 
     Args:
-        offset: Distance of the two centres, 0 (the whole disk) to 2 (nothing left).
-        direction: Of the line through both centres, radians.
+        offset: Distance of the two centers, from 0 (a full disk) to 2 (empty).
+        direction: Angle of the line through both centers in radians.
     """
     shift_x, shift_y = 0.5 * offset * math.cos(direction), 0.5 * offset * math.sin(direction)
     return lambda x, y: (
@@ -62,31 +61,31 @@ def cat_eye(offset: float, direction: float = 0.0) -> Aperture:
 def point_image(
     aperture: Aperture, radius: float, half: Half | None = None
 ) -> Float[np.ndarray, "size size"]:
-    """Return the image of a point, which is the aperture scaled to the defocus radius.
+    """Return the image of a point: the aperture scaled to the defocus radius.
 
-    Its values are the shares of the aperture's area that fall on each pixel, so that radii between
-    pixels are anti-aliased; up to a radius of half a pixel all falls on one. Coverage is sampled
-    8 x 8 times a pixel or more often, each sample itself anti-aliased along the distance.
+    The value of a pixel is the fraction of the aperture's area in it, so fractional radii are
+    anti-aliased. With a radius of up to half a pixel, the kernel is a single pixel. Each pixel has
+    at least 8 x 8 coverage samples, and each sample is anti-aliased by its distance.
 
-    Seen in the direction of the view, a point behind the plane of focus (radius above 0) shows the
-    aperture upright, one in front of it shows it turned by 180 degrees.
+    The image of a point behind the plane of focus (positive radius) has the orientation of the
+    aperture, seen along the viewing direction. In front of it, the image is rotated by 180 degrees.
 
     Args:
-        aperture: Its shape.
-        radius: Defocus radius in pixels, below 0 in front of the plane of focus.
-        half: Of the light, what enters through this half of the aperture: the view of one half of
-            a dual-pixel sensor. The aperture is cut vertically where both halves pass the same
-            light; the mean of both is the image of the whole.
+        aperture: The shape of the aperture.
+        radius: Signed defocus radius in pixels, negative in front of the plane of focus.
+        half: Use only the light through this half of the aperture, as one view of a dual-pixel
+            sensor does. A vertical cut splits the aperture into halves of equal light. The mean of
+            both halves is the image of the whole aperture.
 
     Returns:
-        A kernel of odd size in float64, its sum 1.
+        A float64 kernel of odd size with sum 1.
     """
     reach = max(math.ceil(abs(radius) - 0.5), 0)
     if reach == 0:
         return np.ones((1, 1))
     size, samples = 2 * reach + 1, max(_LEAST_SAMPLES, _SAMPLES // reach)
-    centres = (np.arange(size * samples) + 0.5) / samples - size / 2
-    x, y = np.meshgrid(centres / abs(radius), centres / abs(radius))
+    centers = (np.arange(size * samples) + 0.5) / samples - size / 2
+    x, y = np.meshgrid(centers / abs(radius), centers / abs(radius))
     coverage = np.clip(0.5 - aperture(x, y) * (abs(radius) * samples), 0, 1)
     if half:
         left = _left_share(coverage)
@@ -97,7 +96,7 @@ def point_image(
 
 
 def _left_share(coverage: Float[np.ndarray, "n n"]) -> Float[np.ndarray, " n"]:
-    """Return what of each column belongs to the left half of the light."""
+    """Return the fraction of each column that belongs to the left half of the light."""
     columns = coverage.sum(0)
     before = np.cumsum(columns) - columns
     missing = columns.sum() / 2 - before

@@ -1,4 +1,4 @@
-"""What a camera does to light: the sRGB curve, clipped highlights, noise, JPEG."""
+"""Camera effects: the sRGB curve, clipped highlights, noise and JPEG."""
 
 import io
 
@@ -9,28 +9,28 @@ from PIL import Image
 _Image = UInt8[np.ndarray, "height width 3"]
 _Light = Float[np.ndarray, "..."]
 
-_MIDDLE_GRAY = 0.2140  # in linear light; 0.5 in sRGB, where that rises by 1.08 per unit of light
-_SLOPE_AT_MIDDLE_GRAY = 1.08
-_READ_VARIANCE = 0.01  # of the noise's variance at middle gray; the rest is shot noise
-_CLIPPED = 250  # of 255: channels above it have probably lost light
+_MIDDLE_GRAY = 0.2140  # in linear light; 0.5 in sRGB
+_SLOPE_AT_MIDDLE_GRAY = 1.08  # of the sRGB curve
+_READ_VARIANCE = 0.01  # fraction of the noise variance at middle gray; the rest is shot noise
+_CLIPPED = 250  # of 255; channels above this are probably clipped
 
 
 def srgb_to_linear(encoded: _Light) -> _Light:
-    """Undo the sRGB curve (IEC 61966-2-1): [0, 1] to linear light in [0, 1]."""
+    """Convert sRGB values in [0, 1] to linear light in [0, 1] (IEC 61966-2-1)."""
     return np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
 
 
 def linear_to_srgb(light: _Light) -> _Light:
-    """Apply the sRGB curve (IEC 61966-2-1): linear light in [0, 1] to [0, 1]."""
+    """Convert linear light in [0, 1] to sRGB values in [0, 1] (IEC 61966-2-1)."""
     return np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
 
 
 def extend_highlights(sharp: _Image, gain: float) -> Float32[np.ndarray, "height width 3"]:
-    """Return the light of an image, brighter where it has been clipped.
+    """Convert an sRGB image to linear light and brighten clipped pixels.
 
-    A light source spreads into a bright disk only if it is brighter than the white that it was
-    recorded as. Pixels whose darkest channel is 255 become `gain` times as bright, those at 250
-    stay, in proportion between.
+    A light source blurs to a bright disk only if it is brighter than the recorded white. Pixels
+    whose darkest channel is 255 become `gain` times as bright. Pixels whose darkest channel is 250
+    or less are unchanged. The gain is linear in between.
     """
     light = srgb_to_linear(np.arange(256) / 255).astype(np.float32)[sharp]
     if gain == 1:
@@ -42,15 +42,15 @@ def extend_highlights(sharp: _Image, gain: float) -> Float32[np.ndarray, "height
 
 
 def add_noise(light: _Light, deviation: float, rng: np.random.Generator) -> _Light:
-    """Add read noise, the same everywhere, and shot noise, whose variance grows with the light.
+    """Add read noise of constant variance and shot noise of a variance proportional to the light.
 
-    Both as one Gaussian (A. Foi et al., "Practical Poissonian-Gaussian noise modeling and fitting
-    for single-image raw-data", IEEE Transactions on Image Processing 17, 2008).
+    Their sum is modeled as Gaussian (A. Foi et al., "Practical Poissonian-Gaussian noise modeling
+    and fitting for single-image raw-data", IEEE Transactions on Image Processing 17, 2008).
 
     Args:
-        light: Linear light, 1 is white.
+        light: Linear light; 1 is white.
         deviation: Standard deviation at middle gray after the sRGB curve.
-        rng: Where it comes from.
+        rng: The random generator.
     """
     at_gray = deviation / _SLOPE_AT_MIDDLE_GRAY
     shot = (1 - _READ_VARIANCE) / _MIDDLE_GRAY * np.maximum(light, 0)
@@ -59,7 +59,7 @@ def add_noise(light: _Light, deviation: float, rng: np.random.Generator) -> _Lig
 
 
 def through_jpeg(image: _Image, quality: int) -> _Image:
-    """Compress an image as a JPEG file and read it again."""
+    """Compress an image as JPEG and decode it again."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=quality)
     return np.asarray(Image.open(buffer, formats=["JPEG"]))

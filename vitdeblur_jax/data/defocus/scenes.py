@@ -11,7 +11,7 @@ from vitdeblur_jax.data.defocus.settings import SynthesisSettings
 _Image = UInt8[np.ndarray, "height width 3"]
 _Map = Float32[np.ndarray, "height width"]
 
-_COARSE = 4  # pixels a side of each value of a scene's smooth fields
+_COARSE = 4  # pixels per value and axis of a scene's smooth fields
 
 
 def draw_radius_map(
@@ -20,7 +20,7 @@ def draw_radius_map(
     rng: np.random.Generator,
     segmentation: Integer[np.ndarray, "height width"] | None = None,
 ) -> _Map:
-    """Draw a scene: the signed blur radius of each pixel, as in `synthesize`."""
+    """Draw a scene: the signed defocus radius of each pixel; see `synthesize`."""
     if rng.random() < settings.smooth_share:
         first, last = _draw_radius(settings, rng), _draw_radius(settings, rng)
         field = _enlarged(_smooth_field(sharp.shape[:2], rng), sharp.shape[:2])
@@ -31,7 +31,7 @@ def draw_radius_map(
     else:
         labels, indices = np.unique(segmentation, return_inverse=True)
         layers = rng.integers(count, size=len(labels))[indices]
-    # The farthest comes first: the layers drawn after it lie over it.
+    # The farthest layer comes first, so that nearer layers cover it.
     bases = sorted((_draw_radius(settings, rng) for _ in range(count)), reverse=True)
     radius = np.zeros(layers.shape, np.float32)
     for layer, base in enumerate(bases):
@@ -64,7 +64,7 @@ def _draw_radius(settings: SynthesisSettings, rng: np.random.Generator) -> float
 def _draw_tilt(
     settings: SynthesisSettings, rng: np.random.Generator, shape: tuple[int, int]
 ) -> Float[np.ndarray, "height width"] | float:
-    """Draw the slope of a plane's defocus radius; half of the planes have none."""
+    """Draw the tilt of a plane as a map of defocus radii; half of the planes have no tilt."""
     is_tilted, slopes = rng.random() < 0.5, rng.uniform(-0.5, 0.5, 2) * settings.usual_radius[1]
     if not is_tilted:
         return 0.0
@@ -75,13 +75,13 @@ def _draw_tilt(
 def _draw_layers(
     sharp: _Image, count: int, rng: np.random.Generator
 ) -> Integer[np.ndarray, "height width"]:
-    """Draw a layer for each pixel; its outlines partly follow those of the image."""
+    """Draw a layer for each pixel. Its boundaries partly follow those of the image."""
     layers = np.zeros(sharp.shape[:2], np.int64)
     coarse = np.asarray(Image.fromarray(sharp).reduce(_COARSE), np.float32)
     for layer in range(1, count):
-        colours = coarse @ rng.standard_normal(3).astype(np.float32)
-        colours = ndimage.gaussian_filter(colours, 4 / _COARSE)
-        field = 0.1 * (colours - colours.mean()) / (colours.std() + 1e-3)
+        colors = coarse @ rng.standard_normal(3).astype(np.float32)
+        colors = ndimage.gaussian_filter(colors, 4 / _COARSE)
+        field = 0.1 * (colors - colors.mean()) / (colors.std() + 1e-3)
         field += _smooth_field(layers.shape, rng)
         threshold = np.quantile(field, rng.uniform(0.4, 0.85))
         layers[_enlarged(field, layers.shape) > threshold] = layer

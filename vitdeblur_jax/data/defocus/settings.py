@@ -1,4 +1,4 @@
-"""The settings of synthetic defocus, each with the values it may have."""
+"""The settings of synthetic defocus and their valid values."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,20 +9,20 @@ from vitdeblur_jax.utils.errors import UserError
 
 @dataclass(frozen=True)
 class SynthesisSettings:
-    """The distribution of scenes, lenses and cameras. The defaults follow real pairs of images.
+    """The distribution of scenes, lenses and cameras. The defaults follow real image pairs.
 
     Attributes:
         smooth_share: Share of scenes with a smooth field of radii; the others have layers.
-        most_layers: Largest number of layers of a scene, each a plane, tilted or not.
-        usual_radius: Range of most defocus radii in pixels, uniform.
-        largest_radius: The largest defocus radius.
-        focused_share: Share of radii below the usual ones.
-        large_share: Share of radii above the usual ones.
+        most_layers: Largest number of layers in a scene. Each layer is a plane, tilted or not.
+        usual_radius: Range of most defocus radii in pixels, with a uniform distribution.
+        largest_radius: The largest defocus radius in pixels.
+        focused_share: Share of radii below the usual range.
+        large_share: Share of radii above the usual range.
         disk_share: Share of lenses with a wide open aperture, a disk.
         polygon_share: Share of lenses with a polygon of 5 to 9 blades. The rest are cat's eyes.
         dual_pixel: Make a left and a right view (6 channels) instead of one view.
-        highlight_gain: Clipped highlights become up to this many times as bright before the blur;
-            1: unchanged.
+        highlight_gain: Largest factor by which clipped highlights are brightened before the blur; 1
+            leaves them unchanged.
         noise: Largest standard deviation of the noise at middle gray, in 255ths.
         jpeg_share: Share of blurred images with JPEG compression.
         jpeg_quality: Lowest and highest JPEG quality.
@@ -46,7 +46,7 @@ class SynthesisSettings:
         """Check the settings.
 
         Raises:
-            UserError: Names the setting.
+            UserError: A setting is invalid.
         """
         check_settings(self)
 
@@ -69,21 +69,21 @@ RULES = {
 
 
 def check_settings(settings: Any, prefix: str = "") -> None:
-    """Check the settings of a synthesis, each by its rule and then together.
+    """Check each setting by its rule, then the settings that depend on each other.
 
     Args:
-        settings: Has the attributes of `SynthesisSettings`.
-        prefix: Of the names in the message.
+        settings: An object with the attributes of `SynthesisSettings`.
+        prefix: Prefix of setting names in error messages.
 
     Raises:
-        UserError: Names the setting.
+        UserError: A setting is invalid. The message contains its name.
     """
     check_values(settings, RULES, prefix)
     for shares in (("focused_share", "large_share"), ("disk_share", "polygon_share")):
         values = [getattr(settings, share) for share in shares]
         if sum(values) > 1:
             names = " + ".join(f"{prefix}{share}" for share in shares)
-            raise UserError(f"{names} is {sum(values):g}; these shares may add up to at most 1")
+            raise UserError(f"{names} is {sum(values):g}; the sum must be at most 1")
     radii = (*settings.usual_radius, settings.largest_radius)
     for names, values in {
         ("usual_radius", "largest_radius"): radii,

@@ -1,7 +1,7 @@
-"""Training pairs from sharp images: random scene and lens, defocus, camera noise and JPEG.
+"""Training pairs from sharp images: a random scene and lens, defocus, camera noise and JPEG.
 
-A scene is an image with a defocus radius for each pixel. All draws come from one generator: the
-same image, settings and seed give the same bytes.
+A scene is an image with a defocus radius for each pixel. One generator makes all draws, so the same
+image, settings and seed give the same bytes.
 """
 
 import numpy as np
@@ -27,20 +27,21 @@ def synthesize(
     segmentation: Integer[np.ndarray, "height width"] | None = None,
     wanted: tuple[slice, slice] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Make a training pair of a sharp image, or of a part of it.
+    """Make a training pair from a sharp image or from a part of it.
 
     Args:
-        sharp: In sRGB.
-        settings: How to draw.
-        rng: Everything is drawn from it.
-        segmentation: A label for each pixel, so that what is one thing has one layer.
-        wanted: The rows and columns to return. The scene is drawn for all of the image, so
-            that a part has as many depths as a part of a whole one; only what is wanted, and what
-            spreads into it, is put out of focus.
+        sharp: An sRGB image.
+        settings: The distribution of scenes, lenses and cameras.
+        rng: The random generator of all draws.
+        segmentation: A label for each pixel. Pixels with the same label get the same layer.
+        wanted: The rows and columns to return. The scene is always drawn for the whole image, so a
+            part has the same distribution of depths. Only the part and its surroundings within the
+            blur radius are rendered.
 
     Returns:
-        `blurred`, H x W x 3 uint8 (6 with dual pixels: left, right); `sharp`, as given; `radius`,
-        H x W float32, the signed defocus radius in pixels, below 0 in front of the plane of focus.
+        `blurred`, H x W x 3 uint8 (6 channels with dual pixels: left, right); `sharp`, the input;
+        `radius`, H x W float32, the signed defocus radius in pixels, negative in front of the plane
+        of focus.
     """
     radius = draw_radius_map(sharp, settings, rng, segmentation)
     wanted = wanted or (slice(0, sharp.shape[0]), slice(0, sharp.shape[1]))

@@ -1,4 +1,4 @@
-"""Synthetic pairs in files, for a look and for other people's code."""
+"""Write synthetic pairs to image files, for inspection and for use in other code."""
 
 import json
 import os
@@ -29,7 +29,7 @@ _JOURNAL = "synthesis.json"
 
 
 def generator_for(name: str, seed: int) -> np.random.Generator:
-    """Return the generator that an image of this name has, wherever it comes in the order."""
+    """Return the random generator of an image. It depends on its name and not on its position."""
     return np.random.default_rng([seed, *os.fsencode(name)])
 
 
@@ -43,10 +43,10 @@ def synthesize_folder(
 ) -> int:
     """Write a pair for each image of a folder, in the layout `pairs`.
 
-    Files are `input/NAME.png` and `target/NAME.png`, 8 bits; of 16 bits the upper 8 are taken. With
-    dual pixels the views are `input_left` and `input_right` instead of `input`. `synthesis.json`
-    holds seed and settings: called again with the same ones after an interruption, this resumes.
-    What lies in the folder that is not read, and how many pairs exist, is told on standard error.
+    The files are `input/NAME.png` and `target/NAME.png` with 8 bits per channel, the upper 8 of 16
+    bits. With dual pixels, `input_left` and `input_right` replace `input`. `synthesis.json` has
+    the seed and the settings. A call with the same seed and settings resumes after an interruption.
+    Skipped files and the number of existing pairs are reported on standard error.
 
     Args:
         sharp_folder: Holds the images.
@@ -83,16 +83,16 @@ def synthesize_folder(
 
 
 def _begin(images: list[Path], folders: list[Path], recipe: dict[str, Any], overwrite: bool) -> int:
-    """Refuse, before any work, what would lose files; make the folders and the journal.
+    """Check that no files would be lost, then make the folders and the journal.
 
     Returns:
-        When the work began for the first time, in nanoseconds: what is older is to be replaced.
+        The time of the first start in nanoseconds. Older files are replaced.
     """
     stems = [path.stem for path in images]
     twice = [stem for stem, count in Counter(stems).items() if count > 1]
     if twice:
         folder = images[0].parent
-        raise UserError(f"{folder}: two images are called {twice[0]}; rename one")
+        raise UserError(f"{folder}: two images have the name {twice[0]}; rename one of them")
     out, recipe = folders[0].parent, json.loads(json.dumps(recipe))
     journal = out / _JOURNAL
     resumes = not overwrite and journal.is_file() and read_json(journal) == recipe
@@ -100,7 +100,7 @@ def _begin(images: list[Path], folders: list[Path], recipe: dict[str, Any], over
     existing = next((target for target in targets if target.exists()), None)
     if existing and not (resumes or overwrite):
         of = " from another seed or other settings" if journal.is_file() else ""
-        raise UserError(f"{existing} exists{of}: choose another folder, or overwrite by --force")
+        raise UserError(f"{existing} exists{of}; choose another folder, or overwrite with --force")
     try:
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
@@ -116,7 +116,7 @@ def _targets(image: Path, folders: list[Path]) -> list[Path]:
 
 
 def _is_done(image: Path, folders: list[Path], begun: int) -> bool:
-    """Tell whether a pair was written since then, and since its image last changed."""
+    """Return whether a pair was written after `begun` and after the last change of its image."""
     try:
         source = image.stat()
         written = min(target.stat().st_mtime_ns for target in _targets(image, folders))

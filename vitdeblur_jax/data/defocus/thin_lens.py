@@ -1,22 +1,22 @@
-"""Thin-lens defocus: a sharp image rendered with a defocus radius for each pixel.
+"""Thin-lens defocus: render a sharp image with a defocus radius for each pixel.
 
-The defocus radius is the radius of the circle of confusion in pixels, with a sign: below 0 in front
-of the plane of focus, above 0 behind it. It grows with depth, so it also says which surface hides
-which. A lens of focal length f and f-number N, focused at distance s, has at depth z the radius
-f^2 / (2 N p (s - f)) * (1 - s / z) on pixels of pitch p. It is affine in 1 / z, so a plane in space
-has a defocus radius that is affine in image coordinates. Depth that changes continuously is cut
-into slices of nearly constant radius.
+The defocus radius is the radius of the circle of confusion in pixels. It is negative in front of
+the plane of focus and positive behind it. It grows with depth, so it also determines occlusion. A
+lens with focal length f and f-number N, focused at distance s, has the radius
+f^2 / (2 N p (s - f)) * (1 - s / z) at depth z, for a pixel pitch p. The radius is affine in 1 / z,
+so for a plane in space it is affine in image coordinates. Continuous depth is split into slices of
+nearly constant radius.
 
-Everything here is in linear light, NumPy and SciPy in float32. On one core, as a worker has it, and
-for a crop of 360 x 360, jitted JAX takes 1.5 times as long for a smooth field of radii and 0.8
-times for a few flat layers, and compiles anew for each number of slices: see
+All images are in linear light. The code uses NumPy and SciPy in float32. On one core, which a data
+worker has, and for a 360 x 360 crop, jitted JAX takes 1.5 times as long for a smooth field of radii
+and 0.8 times as long for a few flat layers, and it compiles again for each number of slices; see
 `benchmarks/defocus_speed.py`.
 
 Sources: M. Potmesil, I. Chakravarty, "A lens and aperture camera model for synthetic image
 generation", SIGGRAPH 1981 (thin lens, circle of confusion); T. Porter, T. Duff, "Compositing
 digital images", SIGGRAPH 1984 (premultiplied alpha); B. Barsky, T. Kosloff, "Algorithms for
 rendering depth of field effects in computer graphics", ICCC 2008 (layers, and why the background
-has to go on behind what hides it).
+must be extended behind the foreground).
 """
 
 import math
@@ -33,53 +33,53 @@ _Map = Float[np.ndarray, "height width"]
 _Image = Float[np.ndarray, "height width 3"]
 _Packed = Complex64[np.ndarray, "2 rows columns"]
 
-EDGE = 0.5  # neighbours that differ more in defocus radius, pixels, belong to different surfaces
-_SLICE = 0.25  # between slices, of asinh(radius / 2): 0.5 pixels in focus, radius / 4 far off
-_FEW = 16  # different radii that each become a slice of their own
+EDGE = 0.5  # pixels; neighbors with a larger difference in radius belong to different surfaces
+_SLICE = 0.25  # step of asinh(radius / 2): 0.5 pixels in focus, radius / 4 for large radii
+_FEW = 16  # up to this many distinct radii, each is a slice
 
 
 class Surface(NamedTuple):
     """An opaque part of a scene.
 
     Attributes:
-        colour: H x W x 3, linear light, any value where nothing is.
+        color: H x W x 3, linear light. Values outside the surface are arbitrary.
         radius: H x W, the signed defocus radius in pixels.
-        present: H x W, where it is, 0 to 1.
+        present: H x W, the coverage by the surface, 0 to 1.
     """
 
-    colour: _Image
+    color: _Image
     radius: _Map
     present: _Map
 
 
 def defocus(image: _Image, radius: _Map, aperture: Aperture, half: Half | None = None) -> _Image:
-    """Render a sharp image out of focus.
+    """Render a sharp image with defocus blur.
 
-    The image goes on beyond its borders as its mirror image, and behind what hides it by
-    `surfaces_of`.
+    The image is extended by reflection at its borders. `surfaces_of` extends the background behind
+    the foreground.
 
     Args:
-        image: In linear light.
-        radius: Signed defocus radius in pixels. Where it jumps by more than `EDGE` between
-            neighbours, the smaller one hides the larger one.
-        aperture: The shape of the lens's opening.
-        half: The view of one half of a dual-pixel sensor instead of the whole one.
+        image: Linear light.
+        radius: Signed defocus radius in pixels. If two neighbors differ by more than `EDGE`, the
+            one with the smaller radius occludes the other.
+        aperture: The shape of the aperture.
+        half: Render the view of this half of a dual-pixel sensor. None renders the whole aperture.
     """
     return render(surfaces_of(image, radius), aperture, half)
 
 
 def render(surfaces: Sequence[Surface], aperture: Aperture, half: Half | None = None) -> _Image:
-    """Render surfaces, any of which may hide another, out of focus.
+    """Render surfaces that may occlude each other with defocus blur.
 
-    From the nearest slice to the farthest, each is blurred with alpha premultiplied and added in
-    the light that those before it let pass: light / alpha of it at most (the "disjoint over"
-    operator). Slices of one surface thus add up to 1 without a seam, and what is hidden shines
-    through the blurred edge of what hides it. Light that no surface fills is shared among those
-    that are there.
+    The slices are processed from the nearest to the farthest. Each slice is blurred with
+    premultiplied alpha and composited behind the previous ones by the "disjoint over" operator: its
+    alpha is limited to the remaining transparency. The slices of one surface therefore add up to an
+    alpha of 1 without a seam, and the background is visible through the blurred edge of the
+    foreground. The result is divided by the total alpha.
 
-    What this leaves out is that a ray which passes an edge sees only one side of what lies behind:
-    behind the edge of a blurred surface, details of another blurred one are averaged as if every
-    ray could. Exact is one edge with either side in focus.
+    The model is exact for one edge if either side is in focus. It is an approximation for a blurred
+    surface behind a blurred edge: all rays contribute to its blur, including those that the edge
+    would block.
     """
     margin = math.ceil(max(np.abs(surface.radius).max() for surface in surfaces))
     surfaces = [
@@ -92,17 +92,18 @@ def render(surfaces: Sequence[Surface], aperture: Aperture, half: Half | None = 
         share = np.minimum(1, (1 - _alpha(before)) / np.maximum(_alpha(blurred), 1e-6))
         before += share * blurred
     inside = gathered[:, margin:-margin, margin:-margin] if margin else gathered
-    colours = inside[0].real, inside[0].imag, inside[1].real
-    return np.stack([colour / _alpha(inside) for colour in colours], axis=-1)
+    colors = inside[0].real, inside[0].imag, inside[1].real
+    return np.stack([color / _alpha(inside) for color in colors], axis=-1)
 
 
 def surfaces_of(image: _Image, radius: _Map) -> list[Surface]:
-    """Part an image into what it shows and, if there are edges, a guess of what these hide.
+    """Split an image into its visible surface and, if it has edges, an estimated hidden surface.
 
-    The farther side of each edge goes on behind the nearer one as its own mirror image about the
-    edge (in its colour at the edge where that would be another surface), at the radius that it has
-    at the edge, as far as blur may show it. The nearer side ends anti-aliased, as it does in a
-    image: a map's edges are steps of whole pixels.
+    The hidden surface extends the farther side of each edge behind the nearer side, as far as blur
+    can reveal it. It mirrors the farther side at the edge, or repeats the color at the edge where
+    the mirrored pixel belongs to another surface. Its radius is that of the farther side at the
+    edge. The boundary of the nearer side is anti-aliased like an edge in an image, because edges in
+    the radius map are steps between whole pixels.
     """
     far_side = _far_sides(radius)
     if not far_side.any():
@@ -115,7 +116,7 @@ def surfaces_of(image: _Image, radius: _Map) -> list[Surface]:
     mirrored = np.clip(2 * nearest - np.indices(radius.shape), 0, limits)
     is_same = np.abs(radius[tuple(mirrored)] - behind) <= EDGE
     source = np.where(is_same, mirrored, nearest)
-    # A straight edge takes 3 of 9 neighbours, and half of the last pixel.
+    # At a straight edge, 3 of 9 neighbors are on the far side; half of the last pixel is removed.
     cut_away = 1.5 * ndimage.uniform_filter(far_side.astype(radius.dtype), 3)
     present = 1 - is_hidden * np.minimum(cut_away, 1)
     hidden = Surface(image[tuple(source)], behind, is_hidden.astype(radius.dtype))
@@ -123,7 +124,7 @@ def surfaces_of(image: _Image, radius: _Map) -> list[Surface]:
 
 
 def _far_sides(radius: _Map) -> Bool[np.ndarray, "height width"]:
-    """Mark the pixels that have a neighbour which is nearer by more than `EDGE`."""
+    """Mark the pixels with a neighbor whose radius is smaller by more than `EDGE`."""
     marked = np.zeros(radius.shape, bool)
     down, right = np.diff(radius, axis=0), np.diff(radius, axis=1)
     marked[1:] |= down > EDGE
@@ -136,9 +137,9 @@ def _far_sides(radius: _Map) -> Bool[np.ndarray, "height width"]:
 def _slices(
     surfaces: Sequence[Surface],
 ) -> Iterator[tuple[float, tuple[slice, slice], _Packed]]:
-    """Yield each slice, the nearest first: its radius, and the box that it can reach, and in it.
+    """Yield the radius, the bounding box after blur, and the pixels of each slice, nearest first.
 
-    What lies between two slices is part of both, in proportion, so that their alphas add up to 1.
+    Pixels between two slices are split between them in proportion, so the alphas add up to 1.
     """
     radii = _slice_radii(surfaces)
     places = [np.interp(surface.radius, radii, np.arange(len(radii))) for surface in surfaces]
@@ -155,8 +156,11 @@ def _slices(
 
 
 def _pack(surface: Surface) -> _Packed:
-    """Return red + i green and blue + i alpha, premultiplied: a real kernel blurs two at once."""
-    red, green, blue = np.moveaxis(surface.colour * surface.present[..., None], -1, 0)
+    """Return red + i green and blue + i alpha, premultiplied.
+
+    A convolution with a real kernel then blurs two channels at once.
+    """
+    red, green, blue = np.moveaxis(surface.color * surface.present[..., None], -1, 0)
     return np.stack((red + 1j * green, blue + 1j * surface.present)).astype(np.complex64)
 
 
@@ -165,7 +169,7 @@ def _alpha(packed: _Packed) -> _Map:
 
 
 def _box(marked: Bool[np.ndarray, "height width"], margin: int) -> tuple[slice, slice] | None:
-    """Return the rows and columns that hold all that is marked, and a margin around it."""
+    """Return the rows and columns of the bounding box of marked pixels with a margin."""
     rows, columns = (np.flatnonzero(marked.any(axis)) for axis in (1, 0))
     if not len(rows):
         return None

@@ -1,1 +1,1 @@
-"""Data sets as records: builders of TensorFlow Datasets, and their preparation."""
+"""Data sets as records: TensorFlow Datasets builders, and a tool that prepares records."""

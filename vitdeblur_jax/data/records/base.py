@@ -1,4 +1,4 @@
-"""What all builders share: a data set is a source of examples for each split."""
+"""The base class of all builders. A builder has a source of examples for each split."""
 
 import contextlib
 from collections.abc import Iterator
@@ -20,20 +20,21 @@ from vitdeblur_jax.data.sources import (
 )
 from vitdeblur_jax.utils.errors import UserError
 
-ONLY_SPLIT = {"pairs": "train"}  # of the layouts without splits; the others are for testing only
+ONLY_SPLIT = {"pairs": "train"}  # of layouts without splits; all others have only "test"
 _LAYOUTS_WITH_SPLITS = ("dpdd", "dpdd_dual_pixel", "lfdof")
 _UNKNOWN_LICENCE = "The homepage states no licence for the images; ask the authors."
 
 
 @dataclass(eq=False)
 class DefocusConfig(tfds.core.BuilderConfig):
-    """One version of a data set.
+    """A config of a data set.
 
     Attributes:
         layout: One of `layouts.LAYOUTS`.
         bit_depth: 8 or 16.
-        train_patches: What the train split holds: "" whole images, "all" their patches as in
-            `patches.patch_corners`, "sharpest" those of `patches.sharpest`. Others are whole.
+        train_patches: The examples of the train split: "" for whole images, "all" for all patches
+            (`patches.patch_corners`), "sharpest" for the sharpest ones (`patches.sharpest`). Other
+            splits contain whole images.
     """
 
     layout: str = ""
@@ -47,14 +48,14 @@ class DefocusConfig(tfds.core.BuilderConfig):
 
 
 class DefocusBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Writes `sources` as records.
+    """Writes the examples of `sources` as records.
 
-    Arrays are stored as they are, without compression by PNG: an image of 1680 x 1120 is then
-    read about three times as fast, and takes two to four times the space.
+    Arrays are stored without PNG compression. A 1680 x 1120 image then loads about three times as
+    fast and takes two to four times the space.
 
     Attributes:
-        ABOUT: Keywords for `tfds.core.DatasetInfo`: description, homepage, citation, license.
-        HAS_SHARP: Whether examples have `sharp`.
+        ABOUT: Arguments for `tfds.core.DatasetInfo`: description, homepage, citation, license.
+        HAS_SHARP: Whether examples have a `sharp` image.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -65,23 +66,23 @@ class DefocusBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return tfds.core.DatasetInfo(
             builder=self,
             features=tfds.features.FeaturesDict(self.features()),
-            disable_shuffling=True,  # the pipeline shuffles; here, order makes records comparable
+            disable_shuffling=True,  # the input pipeline shuffles; a fixed order is reproducible
             **{"license": _UNKNOWN_LICENCE} | self.ABOUT,
         )
 
     def features(self) -> dict[str, tfds.features.FeatureConnector]:
-        """Return what an example holds."""
+        """Return the features of an example."""
         dtype = np.uint8 if self.builder_config.bit_depth == 8 else np.uint16
         blurred = array_feature((None, None, 3 * self.builder_config.views), dtype)
         sharp = {"sharp": array_feature((None, None, 3), dtype)} if self.HAS_SHARP else {}
         return {"name": tfds.features.Text(), "blurred": blurred, **sharp}
 
     def sources(self, root: Path) -> dict[str, FolderSource | SyntheticSource]:
-        """Return the examples of each split, whole, in the order of their records.
+        """Return the examples of each split as whole images, in the order of their records.
 
         Raises:
-            UserError: The data set is not there, or not whole: says what is missing, what is there
-                instead and where to get it.
+            UserError: The data set is missing or incomplete. The message says what is missing, what
+                the folder contains and where to download the data set.
         """
         layout = self.builder_config.layout
         try:
@@ -93,10 +94,10 @@ class DefocusBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             raise UserError(f"{error}. {self.instructions()}") from error
 
     def examples(self, split: str, source, index: int) -> list[Example]:
-        """Return what becomes of one image: itself, or its patches.
+        """Return the examples made from one image: the whole image, or its patches.
 
         Raises:
-            UserError: It cannot be read, or is too small for a patch.
+            UserError: The image cannot be read or is too small for a patch.
         """
         example = source[index]
         kind = self.builder_config.train_patches if split == "train" else ""
@@ -111,13 +112,13 @@ class DefocusBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     @classmethod
     def instructions(cls) -> str:
-        """Return in one line whom the data is from and how it has to lie."""
+        """Return one line that says where to download the data and how to arrange it."""
         return " ".join(cls.MANUAL_DOWNLOAD_INSTRUCTIONS.split())
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
         try:
             root = Path(dl_manager.manual_dir)
-        except AssertionError as error:  # there is no such folder, or nothing in it
+        except AssertionError as error:  # the folder is missing or empty
             raise UserError(" ".join(str(error).split())) from error
         sources = self.sources(root)
         return {split: self._generate_examples(split, sources[split]) for split in sources}
@@ -131,7 +132,7 @@ class DefocusBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 def array_feature(shape: tuple[int | None, ...], dtype: type) -> tfds.features.Tensor:
-    """Return the feature of an array that is stored as its bytes."""
+    """Return the feature of an array stored as raw bytes."""
     return tfds.features.Tensor(shape=shape, dtype=dtype, encoding=tfds.features.Encoding.BYTES)
 
 
@@ -139,7 +140,7 @@ def _splits(root: Path, layout: str) -> list[str]:
     if layout not in _LAYOUTS_WITH_SPLITS:
         return [ONLY_SPLIT.get(layout, "test")]
     found = []
-    with contextlib.suppress(UserError):  # `find_pairs` will say what is wrong
+    with contextlib.suppress(UserError):  # `find_pairs` reports the error
         found = [part.split for part in recognize(root).parts if layout in part.layouts]
     return ["train" if split == ALL else split for split in found] or ["train"]
 

@@ -1,4 +1,4 @@
-"""Apache Beam as the map of a function over many workers: of this machine, or of many."""
+"""Call a function on many Apache Beam workers, on one machine or several."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -7,19 +7,19 @@ from vitdeblur_jax.utils.errors import UserError, nearest, one_line
 
 _DEFAULTS = (
     "--default_sdk_harness_log_level=ERROR",
-    "--allow_unsafe_triggers",  # there are none; else DirectRunner would fetch Prism from the net
+    "--allow_unsafe_triggers",  # there are none; otherwise DirectRunner would download Prism
 )
 
 
 def make_pipeline(flags: Sequence[str]):
-    """Return an empty `apache_beam.Pipeline`, so that wrong options show before work begins.
+    """Return an empty `apache_beam.Pipeline`. This checks the options before any work.
 
     Args:
-        flags: Beam's pipeline options, such as ["--runner=FlinkRunner"]; without a runner it is
-            the DirectRunner.
+        flags: Beam's pipeline options, such as ["--runner=FlinkRunner"]. The default runner is
+            DirectRunner.
 
     Raises:
-        UserError: Beam is not installed; an unknown, wrong or missing option.
+        UserError: Beam is not installed, or an option is unknown, invalid or missing.
     """
     _import_quietly()
     from apache_beam import Pipeline
@@ -31,23 +31,23 @@ def make_pipeline(flags: Sequence[str]):
         pipeline = Pipeline(options=PipelineOptions([*_DEFAULTS, *flags]))
     except (ValueError, ImportError, AttributeError) as error:
         raise UserError(f"--beam: {one_line(error)}") from error
-    # What Beam does not know may be an option of the job server that such a runner speaks to.
+    # Options that Beam does not define may be for the job server of a portable runner.
     if unknown and not isinstance(pipeline.runner, PortableRunner):
         name = unknown[0].split("=")[0]
         raise UserError(
-            f"--beam: unknown option {name!r}{nearest(name, names)}; all behind --beam is Beam's, "
-            "what is not has to stand before it"
+            f"--beam: unknown option {name!r}{nearest(name, names)}; all options after --beam go "
+            "to Beam, so put other options before it"
         )
     return pipeline
 
 
 def run_for_each(pipeline, work: Callable[[int], None], count: int) -> None:
-    """Call `work(0)` to `work(count - 1)` on the workers of a pipeline, and wait for the last.
+    """Call `work(0)` to `work(count - 1)` on the workers of a pipeline and wait for all calls.
 
     Args:
-        pipeline: Of `make_pipeline`; it runs once.
-        work: Goes to the workers by pickle. Beam may call it more than once for a number.
-        count: How often to call it.
+        pipeline: The result of `make_pipeline`. It can run only once.
+        work: A function that can be pickled. Beam may call it more than once with the same number.
+        count: Number of calls.
 
     Raises:
         UserError: The pipeline failed.
@@ -57,13 +57,13 @@ def run_for_each(pipeline, work: Callable[[int], None], count: int) -> None:
     try:
         with pipeline:
             pipeline | apache_beam.Create(range(count)) | apache_beam.Map(work)
-    except Exception as error:  # of any kind: each runner has its own
+    except Exception as error:  # each runner raises its own errors
         raise UserError(f"Apache Beam failed: {_last_line(error)}") from error
 
 
 def _import_quietly() -> None:
     disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # it warns that it lacks packages of Google's, always
+    logging.disable(logging.WARNING)  # Beam always warns about missing Google packages
     try:
         import apache_beam  # noqa: F401
     except ImportError as error:
@@ -74,7 +74,7 @@ def _import_quietly() -> None:
 
 
 def _unknown(flags: Sequence[str], pipeline_options) -> tuple[list[str], list[str]]:
-    """Return what Beam knows no option for, and the names of those that it knows."""
+    """Return the flags that Beam does not define, and the names of all options that it defines."""
 
     def refuse(message: str) -> None:
         raise UserError(f"--beam: {message}")
@@ -87,6 +87,6 @@ def _unknown(flags: Sequence[str], pipeline_options) -> tuple[list[str], list[st
 
 
 def _last_line(error: Exception) -> str:
-    """Return what was wrong where the message is a worker's traceback."""
+    """Return the last line of a message, which is the error if it is a worker's traceback."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""Builders of TensorFlow Datasets, without TensorFlow: each public defocus set, and your own.
+"""TensorFlow Datasets builders for public defocus data sets and your own, without TensorFlow.
 
     import tensorflow_datasets as tfds
     import vitdeblur_jax.data.records.builders
@@ -7,9 +7,9 @@
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=ROOT))
     train = builder.as_data_source("train")
 
-An example holds `name`, `blurred` and, where there is one, `sharp`; synthetic ones `radius` too.
-`vitdeblur_jax.data.records.preparation.prepare` writes the same records, which are faster to read,
-and resumes after an interruption.
+An example has `name`, `blurred` and, if available, `sharp`. Synthetic examples also have `radius`.
+`vitdeblur_jax.data.records.preparation.prepare` writes the same records. Its files are faster to
+read, and it resumes after an interruption.
 """
 
 from vitdeblur_jax.data.records.base import DefocusBuilder, DefocusConfig

@@ -1,4 +1,4 @@
-"""The data sets: whom they are from, how they have to lie, in which versions they are built."""
+"""The data sets: their sources, their folder layouts and their configs."""
 
 from dataclasses import dataclass, field
 from itertools import product
@@ -29,10 +29,10 @@ _PATCHES = {"": "whole images", "all": "train patches", "sharpest": "sharpest tr
 
 
 class Dpdd(DefocusBuilder):
-    """DPDD: 350, 74 and 76 pairs of a Canon camera with dual pixels, 1680 x 1120."""
+    """DPDD: 350, 74 and 76 pairs from a Canon camera with dual pixels, 1680 x 1120 pixels."""
 
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"""\
-    DPDD is to be downloaded from {_DPDD_HOMEPAGE}: put its {{train,val,test}}_{{c,l,r}} folders, or
+    Download DPDD from {_DPDD_HOMEPAGE} and put its {{train,val,test}}_{{c,l,r}} folders, or
     Restormer's repack with its {{train,val,test}}/DPDD, into this folder.
     """
     BUILDER_CONFIGS: ClassVar = [
@@ -46,24 +46,24 @@ class Dpdd(DefocusBuilder):
         for views, bits, patches in product(_VIEWS, (8, 16), _PATCHES)
     ]
     ABOUT: ClassVar = {
-        "description": "DPDD: images of scenes at a wide aperture, blurred by defocus, with "
-        "their left and right dual-pixel views, and at a narrow one, sharp. The combined view has "
-        "3 channels in `blurred`, the two views have 6.",
+        "description": "DPDD: each scene has an image with defocus blur, taken at a wide aperture, "
+        "its left and right dual-pixel views, and a sharp image taken at a narrow aperture. "
+        "`blurred` has 3 channels for the combined view and 6 channels for both views.",
         "homepage": _DPDD_HOMEPAGE,
         "citation": _DPDD_CITATION,
     }
 
 
 class Realdof(DefocusBuilder):
-    """RealDOF: 50 pairs from two cameras behind one lens, for testing."""
+    """RealDOF: 50 test pairs from two cameras behind one lens."""
 
     MANUAL_DOWNLOAD_INSTRUCTIONS = """\
-    RealDOF is to be downloaded by the link on https://github.com/codeslake/IFAN: put its source and
-    target folders into this folder.
+    Download RealDOF by the link on https://github.com/codeslake/IFAN and put its source and target
+    folders into this folder.
     """
     BUILDER_CONFIGS: ClassVar = [DefocusConfig(name="8bit", layout="realdof")]
     ABOUT: ClassVar = {
-        "description": "RealDOF: defocused images and sharp ones of the same moment, taken by "
+        "description": "RealDOF: pairs of a defocused and a sharp image, taken at the same time by "
         "two cameras behind one lens.",
         "homepage": "https://github.com/codeslake/IFAN",
         "citation": """\
@@ -77,16 +77,16 @@ class Realdof(DefocusBuilder):
 
 
 class Lfdof(DefocusBuilder):
-    """LFDOF: 11,261 and 725 images of 790 and 50 light-field scenes, 1008 x 688."""
+    """LFDOF: 11,261 and 725 images of 790 and 50 light-field scenes, 1008 x 688 pixels."""
 
     MANUAL_DOWNLOAD_INSTRUCTIONS = """\
-    LFDOF is to be downloaded from https://sweb.cityu.edu.hk/miullam/AIFNET/: put its train_data and
+    Download LFDOF from https://sweb.cityu.edu.hk/miullam/AIFNET/ and put its train_data and
     test_data folders, or input and ground_truth, into this folder.
     """
     BUILDER_CONFIGS: ClassVar = [DefocusConfig(name="8bit", layout="lfdof")]
     ABOUT: ClassVar = {
-        "description": "LFDOF: light-field scenes, refocused at several depths and apertures, each "
-        "with one all-in-focus image, which all examples of a scene hold as `sharp`.",
+        "description": "LFDOF: light-field scenes, refocused at several depths and apertures. All "
+        "examples of a scene have the same all-in-focus image as `sharp`.",
         "homepage": "https://sweb.cityu.edu.hk/miullam/AIFNET/",
         "citation": """\
 @article{ruan2021aifnet,
@@ -102,17 +102,17 @@ class Lfdof(DefocusBuilder):
 
 
 class Cuhk(DefocusBuilder):
-    """CUHK: 704 defocused images without sharp ones."""
+    """CUHK: 704 defocused images without sharp images."""
 
     MANUAL_DOWNLOAD_INSTRUCTIONS = """\
-    CUHK is to be downloaded from http://www.cse.cuhk.edu.hk/~leojia/projects/dblurdetect/: put its
-    out-of-focus images right into this folder.
+    Download CUHK from http://www.cse.cuhk.edu.hk/~leojia/projects/dblurdetect/ and put its
+    out-of-focus images directly into this folder.
     """
     BUILDER_CONFIGS: ClassVar = [DefocusConfig(name="8bit", layout="images")]
     HAS_SHARP = False
     ABOUT: ClassVar = {
-        "description": "CUHK: the out-of-focus images of a set made for blur detection; there "
-        "are no sharp ones.",
+        "description": "CUHK: the out-of-focus images of a blur detection data set. There are no "
+        "sharp images.",
         "homepage": "http://www.cse.cuhk.edu.hk/~leojia/projects/dblurdetect/",
         "citation": """\
 @inproceedings{shi2014discriminative,
@@ -125,11 +125,11 @@ class Cuhk(DefocusBuilder):
 
 
 class Pixeldp(DefocusBuilder):
-    """PixelDP: 13 images of a Pixel 4 without sharp ones."""
+    """PixelDP: 13 images from a Pixel 4 without sharp images."""
 
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"""\
-    PixelDP (the Pixel 4 images) is to be downloaded from {_DPDD_HOMEPAGE}: put its test_c, test_l
-    and test_r folders into this folder.
+    Download PixelDP (the Pixel 4 images) from {_DPDD_HOMEPAGE} and put its test_c, test_l and
+    test_r folders into this folder.
     """
     BUILDER_CONFIGS: ClassVar = [
         DefocusConfig(
@@ -142,8 +142,8 @@ class Pixeldp(DefocusBuilder):
     ]
     HAS_SHARP = False
     ABOUT: ClassVar = {
-        "description": "PixelDP: dual-pixel images of a Pixel 4 smartphone, which lie on "
-        "their side; there are no sharp ones.",
+        "description": "PixelDP: dual-pixel images from a Pixel 4 smartphone, rotated by 90 "
+        "degrees. There are no sharp images.",
         "homepage": _DPDD_HOMEPAGE,
         "citation": _DPDD_CITATION,
     }
@@ -153,8 +153,8 @@ class PairedFolder(DefocusBuilder):
     """Any two folders of blurred and sharp images."""
 
     MANUAL_DOWNLOAD_INSTRUCTIONS = """\
-    Put the blurred images into a folder source, input, blurred or blur, the sharp ones, with
-    the same names, into target, ground_truth, sharp or gt.
+    Put the blurred images into a folder source, input, blurred or blur, and the sharp images, with
+    the same names, into a folder target, ground_truth, sharp or gt.
     """
     BUILDER_CONFIGS: ClassVar = [
         DefocusConfig(name=f"{bits}bit", layout="pairs", bit_depth=bits) for bits in (8, 16)
@@ -167,11 +167,12 @@ class PairedFolder(DefocusBuilder):
 
 @dataclass(eq=False)
 class SyntheticConfig(DefocusConfig):
-    """How defocus is drawn.
+    """A config of synthetic defocus.
 
     Attributes:
-        settings: See there. Two views have the layout "dual_pixel".
-        seed: 0 or above.
+        settings: The distribution of scenes, lenses and cameras. With two views, `layout` is
+            "dual_pixel".
+        seed: Random seed, 0 or greater.
     """
 
     settings: SynthesisSettings = field(default_factory=SynthesisSettings)
@@ -179,9 +180,9 @@ class SyntheticConfig(DefocusConfig):
 
 
 class SyntheticDefocus(DefocusBuilder):
-    """Any folder of sharp images, put out of focus."""
+    """Synthetic defocus pairs from any folder of sharp images."""
 
-    MANUAL_DOWNLOAD_INSTRUCTIONS = "Put sharp images right into this folder."
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "Put sharp images directly into this folder."
     BUILDER_CONFIGS: ClassVar = [
         SyntheticConfig(name="single"),
         SyntheticConfig(
@@ -189,17 +190,17 @@ class SyntheticDefocus(DefocusBuilder):
         ),
     ]
     ABOUT: ClassVar = {
-        "description": "Your own sharp images, put out of focus by the thin-lens model of "
+        "description": "Your own sharp images, blurred by the thin-lens model of "
         "`vitdeblur_jax.data.defocus.synthesis`.",
         "license": "That of the images.",
     }
 
     def features(self) -> dict[str, tfds.features.FeatureConnector]:
-        """Return what an example holds: the radius, too."""
+        """Return the features of an example, including the defocus radius."""
         return {**super().features(), "radius": array_feature((None, None), np.float32)}
 
     def sources(self, root: Path) -> dict[str, SyntheticSource]:
-        """Return the one split, train."""
+        """Return the examples of the only split, train."""
         config = self.builder_config
         try:
             images = list_images(root)

@@ -1,7 +1,7 @@
-"""DPDD's training patches: a grid over each image, the least sharp of which are left out.
+"""DPDD's training patches: a grid over each image without the least sharp patches.
 
-As in A. Abuolaim and M. S. Brown, "Defocus Deblurring Using Dual-Pixel Data", ECCV 2020, and the
-code released with it, which Restormer and others follow.
+The patches follow A. Abuolaim and M. S. Brown, "Defocus Deblurring Using Dual-Pixel Data", ECCV
+2020, and its published code. Restormer and other papers use them as well.
 """
 
 import numpy as np
@@ -11,8 +11,8 @@ from scipy import ndimage
 from vitdeblur_jax.utils.errors import UserError
 
 PATCH = 512
-STEP = 204  # 60 % of a patch overlap with the next one
-LEFT_OUT = 0.3  # of an image's patches: flat regions, which tell nothing about blur
+STEP = 204  # neighboring patches overlap by 60 %
+LEFT_OUT = 0.3  # fraction of an image's patches: flat regions carry no information about blur
 _SOBEL_SIZES = (3, 7, 11, 15)
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
@@ -23,30 +23,30 @@ _Corner = tuple[int, int]
 def patch_corners(height: int, width: int) -> list[_Corner]:
     """Return the top left corners of the patches of an image, row by row.
 
-    They lie `STEP` pixels apart; the last of a row or column is moved back to the edge.
+    The step is `STEP` pixels. The last patch of a row or column ends at the edge of the image.
 
     Raises:
         UserError: The image is smaller than a patch.
     """
     if min(height, width) < PATCH:
-        raise UserError(f"no patch of {PATCH} x {PATCH} in {width} x {height} pixels")
+        raise UserError(f"{width} x {height} pixels; patches need at least {PATCH} x {PATCH}")
     rows, columns = ([*range(0, side - PATCH, STEP), side - PATCH] for side in (height, width))
     return [(top, left) for top in rows for left in columns]
 
 
 def sharpest(sharp: _Image, corners: list[_Corner]) -> list[_Corner]:
-    """Leave out the patches of a sharp image with the least sharpness energy."""
+    """Return the corners without those of the least sharp patches."""
     order = np.argsort(sharpness_energy(sharp, corners), kind="stable")
     left_out = set(order[: int(LEFT_OUT * len(corners))])
     return [corner for number, corner in enumerate(corners) if number not in left_out]
 
 
 def sharpness_energy(sharp: _Image, corners: list[_Corner]) -> Float[np.ndarray, " patches"]:
-    """Return the sharpness energy of patches, in [0, 1], to be compared within an image.
+    """Return the sharpness energy of patches in [0, 1], comparable only within one image.
 
-    It is the sum of the gradients' magnitudes by the Sobel operator of sizes 3, 7, 11 and 15, each
-    rescaled to [0, 1] over the image's patches, and the four multiplied. The gradients are
-    those of the whole image; the released code reflects at each patch's border.
+    The function sums the gradient magnitude of each patch for Sobel kernels of sizes 3, 7, 11 and
+    15. It rescales each sum to [0, 1] over the image's patches and multiplies the four. The
+    gradients are computed on the whole image; the published code reflects at each patch's border.
     """
     gray = sharp.astype(np.float32) @ _LUMA / np.iinfo(sharp.dtype).max
     energy = np.ones(len(corners))

@@ -1,9 +1,9 @@
-"""Writes data sets as records, which training reads several times as fast as the files.
+"""Write data sets as records, which training reads several times as fast as image files.
 
-The result is a data set of TensorFlow Datasets, `OUT/NAME/CONFIG/VERSION`, with the same records in
-the same order as the builder of that name writes. An incomplete folder is called
-`VERSION.unfinished`; `preparation/` in it lists the finished record files and their inputs. In the
-complete folder `preparation.json` does.
+The result is a TensorFlow Datasets folder, `OUT/NAME/CONFIG/VERSION`. It contains the same records
+in the same order as the output of the builder of that name. An incomplete folder is called
+`VERSION.unfinished`, and its folder `preparation/` lists the finished record files and their
+inputs. A complete folder lists them in `preparation.json`.
 """
 
 import hashlib
@@ -33,8 +33,8 @@ from vitdeblur_jax.utils.json_files import read_json
 from vitdeblur_jax.utils.output import tell
 
 _JOURNAL = "preparation.json"
-_IMAGES_A_SHARD = 8  # as many, or more, so that there are no more shards than the next line
-_MOST_SHARDS = 128  # a reader keeps them all open
+_IMAGES_A_SHARD = 8  # at least; more if there would be more than `_MOST_SHARDS` shards
+_MOST_SHARDS = 128  # a reader keeps all shards open
 _BUILDER_OF = {
     "DPDD": "dpdd",
     "DPDD repack": "dpdd",
@@ -65,24 +65,23 @@ def prepare(
 
     Args:
         root: The folder of the data set, in any layout that `layouts.find_pairs` supports.
-        dataset: A name of `builders.BUILDERS`; None: what `recognition.recognize` finds. Plain
-            images get synthetic defocus.
+        dataset: A name in `builders.BUILDERS`. None takes the result of `recognition.recognize`;
+            plain images then get synthetic defocus.
         out: The folder of all prepared data sets, the `data_dir` of TensorFlow Datasets.
-        config: A config of the builder, such as "dual_pixel_16bit"; None: its first.
-        skip_broken: Skip images that cannot be read or do not match their partner; otherwise the
+        config: A config of the builder, such as "dual_pixel_16bit". None takes its first config.
+        skip_broken: Skip images that cannot be read or do not match their partner. Otherwise the
             first one is an error.
-        beam_options: Write the files of records on the workers of Apache Beam, all of which have to
-            see root and out under these paths. These are the options of its pipeline, such as
-            ["--runner=FlinkRunner"]; none take the DirectRunner. None does without Beam. What is
-            written is the same.
+        beam_options: Apache Beam pipeline options, such as ["--runner=FlinkRunner"]. An empty list
+            takes the DirectRunner; None does not use Beam. All Beam workers must have access to
+            `root` and `out` under the same paths. The records are the same with and without Beam.
 
     Returns:
-        The folder of the whole data set. One that is there already, from the same files, is kept.
+        The folder of the complete data set. An existing folder made from the same files is kept.
 
     Raises:
-        UserError: An unknown dataset or config; the data set is not in the root, or not whole; a
-            broken image; a folder that cannot be written, or holds another data set; an
-            address such as gs://BUCKET for a folder; no Beam, a wrong option of it, or its failure.
+        UserError: The dataset or config is unknown; the data set is missing or incomplete; an image
+            is broken; a folder is not writable, contains another data set, or is an address such as
+            gs://BUCKET; Beam is not installed, rejects an option, or fails.
     """
     for folder in (root, out):
         _check_is_mounted(folder)
@@ -108,9 +107,9 @@ def prepare(
 
 
 def training_flags(folder: Path) -> str:
-    """Return the flags of train.py for a prepared data set, "" if it has no split train.
+    """Return the flags of train.py for a prepared data set, "" if it has no train split.
 
-    Validation uses the split val, or else test, or is switched off.
+    Validation uses the val split, otherwise the test split. Without both it is off.
     """
     splits = [split["name"] for split in read_json(folder / INFO)["splits"]]
     if "train" not in splits:
@@ -126,8 +125,8 @@ def training_flags(folder: Path) -> str:
 def _check_is_mounted(folder: str | os.PathLike[str]) -> None:
     if "://" in os.fspath(folder):
         raise UserError(
-            f"{folder} is no folder: data sets are read from and written to file systems; mount "
-            "the bucket (as gcsfuse does) and give the folder where it lies"
+            f"{folder} is not a folder: mount the bucket as a file system, for example with "
+            "gcsfuse, and give the folder where it is mounted"
         )
 
 
@@ -159,7 +158,10 @@ def _plan(builder, root: Path) -> list[Shard]:
 
 
 def _fingerprint(builder, root: Path, source, indices: range) -> str:
-    """Return what changes when the records would: settings, and names, sizes, times of files."""
+    """Return a hash of everything that affects the records.
+
+    It covers the config, and the name, size and modification time of each file.
+    """
     content = hashlib.blake2b(repr(builder.builder_config).encode(), digest_size=16)
     for path in (path for index in indices for path in source.files(index)):
         try:
@@ -177,7 +179,7 @@ def _check_is_of(folder: Path, shards: Sequence[Shard]) -> None:
         entry = journal.get(shard.file)
         if not isinstance(entry, dict) or entry.get("fingerprint") != shard.fingerprint:
             raise UserError(
-                f"{folder} was prepared from other files (see {shard.file}); delete it, or choose "
+                f"{folder} was prepared from other files (see {shard.file}); delete it or choose "
                 "another folder"
             )
 
@@ -185,13 +187,13 @@ def _check_is_of(folder: Path, shards: Sequence[Shard]) -> None:
 def _make_folders(folder: Path) -> None:
     try:
         (folder / ENTRIES).mkdir(parents=True, exist_ok=True)
-        remove_abandoned(folder)  # of a run that was killed
+        remove_abandoned(folder)  # temporary files of a killed run
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({one_line(error)})") from error
 
 
 def _finish(builder, shards: Sequence[Shard], done: dict[str, Done], folder: Path) -> None:
-    """Remove what an earlier plan has left and write what makes it a data set."""
+    """Remove files of an earlier plan and write the metadata of the data set."""
     import tensorflow_datasets as tfds
 
     entries = {file: asdict(entry) for file, entry in done.items()}
@@ -204,8 +206,8 @@ def _finish(builder, shards: Sequence[Shard], done: dict[str, Done], folder: Pat
         of_split = [done[shard.file] for shard in shards if shard.split == split]
         lengths, sizes = [d.examples for d in of_split], [d.bytes for d in of_split]
         if not sum(lengths):
-            raise UserError(f"no image of {split} can be read: nothing to prepare")
+            raise UserError(f"no image of the split {split} can be read")
         splits.append(tfds.core.SplitInfo(split, lengths, sum(sizes)))
     builder.info.set_splits(tfds.core.splits.SplitDict(splits))
     builder.info.write_to_directory(folder)
-    shutil.rmtree(folder / ENTRIES)  # last: until then a next start finds what is done
+    shutil.rmtree(folder / ENTRIES)  # last, so that an interrupted run can resume

@@ -1,4 +1,4 @@
-"""Record files, each written from a few images, and a journal of the finished ones."""
+"""Write record files, each from a few images, and keep a journal of finished files."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ from vitdeblur_jax.utils.json_files import read_json
 from vitdeblur_jax.utils.progress import Progress
 
 ENTRIES = "preparation"
-_UNCOMPRESSED = "group_size:1,uncompressed"  # random access; the default compression takes longer
+_UNCOMPRESSED = "group_size:1,uncompressed"  # fast random access
 _THREADS = os.cpu_count() or 1
 _AHEAD = 2 * _THREADS
 
@@ -43,7 +43,7 @@ class Done:
         fingerprint: The fingerprint of the shard.
         examples: Number of records.
         bytes: Total size of the records.
-        left_out: Error message of each skipped image.
+        left_out: Error messages of the skipped images.
     """
 
     fingerprint: str
@@ -55,7 +55,7 @@ class Done:
 def write_shards(
     builder, shards: Sequence[Shard], folder: Path, skip_broken: bool
 ) -> dict[str, Done]:
-    """Write the missing record files; return the entries of all of them."""
+    """Write the missing record files and return the journal entries of all files."""
     done = {}
     with (
         Progress(sum(len(shard.indices) for shard in shards), "images") as progress,
@@ -77,7 +77,7 @@ def write_shards(
 def write_on_beam(
     pipeline, builder, shards: Sequence[Shard], root: Path, folder: Path, skip_broken: bool
 ) -> None:
-    """Write the missing record files that have no broken image."""
+    """Write the missing record files on Beam workers, except those with a broken image."""
     missing = [shard for shard in shards if _done(shard, folder, skip_broken) is None]
     work = partial(_write_on_worker, builder, missing, root, folder, skip_broken)
     beam.run_for_each(pipeline, work, len(missing))
@@ -88,7 +88,7 @@ def _write_on_worker(
 ) -> None:
     for needed in (root, folder):
         if not needed.is_dir():
-            raise UserError(f"a worker does not see {needed}, which all of them have to share")
+            raise UserError(f"a worker has no access to {needed}; all workers must share it")
     # `write_shards` tries again and reports the broken image.
     with contextlib.suppress(UserError), ThreadPoolExecutor(1) as executor:
         _write_shard(builder, shards[number], folder, skip_broken, executor, lambda: None)
@@ -122,7 +122,7 @@ def _write_shard(
         for result in results:
             if isinstance(result, UserError):
                 if not skip_broken:
-                    message = f"{result}; mend it, or leave such images out by --skip-broken"
+                    message = f"{result}; fix this image, or skip such images with --skip-broken"
                     raise UserError(message) from result
                 left_out.append(str(result))
                 result = []
@@ -137,7 +137,7 @@ def _write_shard(
 
 @contextlib.contextmanager
 def _records_at(path: Path) -> Iterator[Callable[[bytes], bool]]:
-    """Yield a function that adds a record to a file, which is complete after the block.
+    """Yield a function that appends a record to a file. The file is complete after the block.
 
     Raises:
         OSError: The file cannot be written.
@@ -148,7 +148,7 @@ def _records_at(path: Path) -> Iterator[Callable[[bytes], bool]]:
     try:
         yield writer.write
         writer.close()
-    except RuntimeError as error:  # array_record knows no OSError
+    except RuntimeError as error:  # array_record does not raise OSError
         raise OSError(one_line(error)) from error
 
 
@@ -164,14 +164,14 @@ def _serialized(builder, shard: Shard, index: int) -> list[bytes] | UserError:
     messages = (
         serializer.get_tf_example(features.encode_example(with_name_in_bytes(e))) for e in examples
     )
-    # Otherwise the order of an example's keys would differ between processes.
+    # Without `deterministic`, the order of keys would differ between processes.
     return [message.SerializeToString(deterministic=True) for message in messages]
 
 
 def _in_order(
     executor: ThreadPoolExecutor, work: Callable, arguments: Sequence[int]
 ) -> Iterator[list[bytes] | UserError]:
-    """Yield results in order, a few at a time: those of a whole shard may not fit into memory."""
+    """Yield results in order, with few in memory at a time."""
     waiting = deque(executor.submit(work, argument) for argument in arguments[:_AHEAD])
     for argument in arguments[_AHEAD:]:
         result = waiting.popleft().result()
