@@ -159,7 +159,10 @@ def exported_functions(
             ),
         }
     sides = f"{tiling.multiple}*height, {tiling.multiple}*width"
-    shape = jax.export.symbolic_shape(f"{batch_size or 'batch'}, {sides}, {channels}")
+    shape = jax.export.symbolic_shape(
+        f"{batch_size or 'batch'}, {sides}, {channels}",
+        constraints=["height >= 2", "width >= 2"],  # as images are extended; see `tiles.py`
+    )
     try:
         return {"restored_tiles": exported(restored_tiles, _shaped(shape))}
     except Exception as error:  # a network may fail in any way on a symbolic size

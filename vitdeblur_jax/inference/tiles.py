@@ -54,7 +54,7 @@ def tile_rows(
     """
     height, width = image.shape[:2]
     multiple = tiling.multiple
-    padded = extend_by_reflection(image, _rounded(height, multiple), _rounded(width, multiple))
+    padded = extend_by_reflection(image, _extended(height, multiple), _extended(width, multiple))
     rows, tile_height = spans(tiling, padded.shape[0])
     columns, tile_width = spans(tiling, padded.shape[1])
     for row in rows:
@@ -99,9 +99,18 @@ def spans(tiling, length: int) -> tuple[list[Span], int]:
 def count_tiles(tiling, height: int, width: int) -> int:
     """Returns the number of tiles of an image of `height` x `width` pixels."""
     rows, columns = (
-        spans(tiling, _rounded(length, tiling.multiple))[0] for length in (height, width)
+        spans(tiling, _extended(length, tiling.multiple))[0] for length in (height, width)
     )
     return len(rows) * len(columns)
+
+
+def _extended(length, multiple):
+    """Returns the side that an image is extended to.
+
+    Two multiples or more, because padding by reflection inside a network needs two pixels, also
+    where it has only one for each multiple.
+    """
+    return max(2 * multiple, _rounded(length, multiple))
 
 
 def _rounded(length, multiple):

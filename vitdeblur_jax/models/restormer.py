@@ -21,6 +21,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from vitdeblur_jax.models.layers.convolution import PYTORCH_KERNEL_INIT
@@ -64,10 +65,13 @@ class Restormer(nn.Module):
         return WholeImage(multiple=2 ** (len(self.depths) - 1))
 
     @nn.compact
-    def __call__(self, image: Maps, train: bool = False) -> Float[Array, "batch height width 3"]:
+    def __call__(
+        self, image: Float[ArrayLike, "batch height width channels"], train: bool = False
+    ) -> Float[Array, "batch height width 3"]:
         """Returns restored images, not clipped; `train` makes no difference."""
         _check_levels(self)
         check_image(image.shape, self.views, self.tiling.multiple, (1, 2))
+        image = jnp.asarray(image, jnp.float32)
         conv3x3, pointwise = layers_without_bias(self.dtype, self.precision)
         embedded = conv3x3(self.width, name="embedding")(image)
         x, skips = embedded, []
