@@ -88,9 +88,9 @@ def pretrained(name: str) -> Pretrained:
     return Pretrained(network, variables, "random")
 
 
-def image_for(network: nn.Module, batch: int = 1) -> jax.Array:
+def image_for(network: nn.Module, batch: int = 1, side: int = 32) -> jax.Array:
     tiling = tiling_of(network)
-    side = tiling.size if isinstance(tiling, Windows) else 32
+    side = tiling.size if isinstance(tiling, Windows) else side
     shape = (batch, side, side, 3 * views_of(network))
     return jnp.asarray(np.random.default_rng(0).random(shape, np.float32))
 
@@ -253,7 +253,7 @@ def _step(model, mesh):
         objective=functools.partial(weighted_objective, model.model, weights),
         optimizer=optax.sgd(1e-2),
     )
-    images = image_for(model.model, batch=8)
+    images = image_for(model.model, batch=8, side=48)  # SSIM at a quarter of it needs 11
     batch = {"blurred": images, "sharp": images[..., ::-1, :, :3]}
     batch = {name: np.uint8(255 * np.asarray(value)) for name, value in batch.items()}
     variables = jax.tree.map(jnp.copy, model.variables)
