@@ -140,7 +140,7 @@ BAD = [
     ),
     (
         {"data__synthesis__disk_share": 0.9},
-        "data.synthesis.disk_share + data.synthesis.polygon_share is 1.1; these shares",
+        "data.synthesis.disk_share + data.synthesis.polygon_share is 1.1; the sum must be",
     ),
     (
         {"data__synthesis__usual_radius": (8.0, 0.5)},
