@@ -35,19 +35,19 @@ def add_image(
     pixels: UInt8[np.ndarray, "height width 3"],
     target: UInt8[np.ndarray, "height width 3"] | None,
 ) -> None:
-    """Write the files of one image for the page: the image, a thumbnail and an error map.
+    """Writes the files of one image for the page: the image, a thumbnail and an error map.
 
     Several threads and processes may call this function.
 
     Args:
-        folder: The folder of the report.
-        image_number: Position in `scores["images"]`, from 0.
-        method_number: Position in `scores["methods"]`, from 1; 0 is the sharp image.
-        pixels: RGB.
-        target: The same part of the sharp image. None writes no error map.
+      folder: The folder of the report.
+      image_number: Position in `scores["images"]`, from 0.
+      method_number: Position in `scores["methods"]`, from 1; 0 is the sharp image.
+      pixels: RGB.
+      target: The same part of the sharp image. None writes no error map.
 
     Raises:
-        UserError: A file cannot be written.
+      UserError: A file cannot be written.
     """
     try:
         (folder / "images").mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ def add_image(
 def error_map(
     pixels: UInt8[np.ndarray, "height width 3"], target: UInt8[np.ndarray, "height width 3"]
 ) -> UInt8[np.ndarray, "height width"]:
-    """Return the absolute differences, averaged over the channels, as a gray image.
+    """Returns the absolute differences, averaged over the channels, as a gray image.
 
     Black is no error. White is an error of at least `WHITE_ERROR` times the data range. The scale
     is linear.
@@ -77,17 +77,17 @@ def error_map(
 
 
 def write_report(out: Path, scores: dict[str, Any]) -> Path:
-    """Write report.html. The page leaves out images that `add_image` did not write.
+    """Writes report.html. The page leaves out images that `add_image` did not write.
 
     Args:
-        out: The folder of the images.
-        scores: The data that `vitdeblur_jax.evaluation.metrics_json` describes.
+      out: The folder of the images.
+      scores: The data that `vitdeblur_jax.evaluation.metrics_json` describes.
 
     Returns:
-        The path of the page.
+      The path of the page.
 
     Raises:
-        UserError: The page cannot be written.
+      UserError: The page cannot be written.
     """
     data = {"scores": scores, "sizes": _sizes(out, scores), "whiteError": WHITE_ERROR}
     template = (files(__package__) / "report.html").read_text(encoding="utf-8")
@@ -113,7 +113,7 @@ def _write_jpeg(image: Image.Image, path: Path) -> None:
 
 
 def _sizes(out: Path, scores: dict[str, Any]) -> list[list[tuple[int, int] | None]]:
-    """Return the width and height by image and method, the sharp image first."""
+    """Returns the width and height by image and method, the sharp image first."""
     return [
         [
             size_of(_path(out, f"{image}-{number}.png"))
@@ -126,13 +126,13 @@ def _sizes(out: Path, scores: dict[str, Any]) -> list[list[tuple[int, int] | Non
 
 
 def _as_json(data: dict[str, Any]) -> str:
-    """Return ASCII JSON that is safe to embed in HTML."""
+    """Returns ASCII JSON that is safe to embed in HTML."""
     text = json.dumps(data, allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _policy(template: str) -> str:
-    """Return a Content Security Policy that allows only the page's own script, style and images."""
+    """Returns a Content Security Policy that allows only the page's script, style and images."""
     allowed = {tag: _digest(template, tag) for tag in ("script", "style")}
     return (
         "default-src 'none'; base-uri 'none'; form-action 'none'; img-src 'self' file: data:; "

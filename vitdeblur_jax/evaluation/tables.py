@@ -43,14 +43,14 @@ class Table(NamedTuple):
 
 
 def make_tables(scores: dict[str, Any]) -> list[Table]:
-    """Return the tables of scores: all images, each subset, and the differences from the best."""
+    """Returns the tables of scores: all images, each subset, and the differences from the best."""
     subsets = dict.fromkeys(key for method in scores["methods"] for key in method["subsets"])
     tables = [_main_table(scores), *(_subset_table(scores, subset) for subset in subsets)]
     return [*tables, _comparison_table(scores)] if scores["comparisons"] else tables
 
 
 def footnotes(scores: dict[str, Any]) -> list[str]:
-    """Return one line for each note about the values."""
+    """Returns one line for each note about the values."""
     definitions = scores["definitions"].values()
     lines = [f"{d['title']}: {d['definition']}; {d['better']} is better" for d in definitions]
     lines += [_INTERVALS] + [_TESTS] * bool(scores["comparisons"])
@@ -61,13 +61,13 @@ def footnotes(scores: dict[str, Any]) -> list[str]:
 
 
 def terminal(scores: dict[str, Any], styled: bool) -> str:
-    """Return all tables and footnotes as plain text; `styled` marks ranks with ANSI codes."""
+    """Returns all tables and footnotes as plain text; `styled` marks ranks with ANSI codes."""
     blocks = [_plain(table, styled) for table in make_tables(scores)]
     return "\n\n".join([*blocks, "\n".join(map(printable, footnotes(scores)))])
 
 
 def markdown(scores: dict[str, Any]) -> str:
-    """Return all tables and footnotes as Markdown."""
+    """Returns all tables and footnotes as Markdown."""
     lines = []
     for table in make_tables(scores):
         cells = [[_in_markdown(cell) for cell in row] for row in table.rows]
@@ -80,7 +80,7 @@ def markdown(scores: dict[str, Any]) -> str:
 
 
 def latex(scores: dict[str, Any]) -> str:
-    r"""Return each table as a LaTeX `tabular`, followed by the footnotes as comments."""
+    r"""Returns each table as a LaTeX `tabular`, followed by the footnotes as comments."""
     blocks = []
     for table in make_tables(scores):
         rows = [[_in_latex(Cell(text)) for text in table.header]]
@@ -95,7 +95,7 @@ def latex(scores: dict[str, Any]) -> str:
 
 
 def table_csv(scores: dict[str, Any]) -> str:
-    """Return CSV with a row for each method, subset and metric: mean, interval, published value."""
+    """Returns CSV with the mean, interval and published value by method, subset and metric."""
     rows = []
     for method in scores["methods"]:
         name, missing = method["name"], len(method["missing"])
@@ -111,7 +111,7 @@ def table_csv(scores: dict[str, Any]) -> str:
 
 
 def images_csv(scores: dict[str, Any]) -> str:
-    """Return CSV with a row for each method and image."""
+    """Returns CSV with a row for each method and image."""
     metrics = list(scores["definitions"])
     rows = [
         (
@@ -180,7 +180,7 @@ def _comparison_table(scores):
 
 
 def _best(scores, metric):
-    """Return the name of the best method. Methods that cover all images take precedence."""
+    """Returns the name of the best method. Methods that cover all images take precedence."""
     sign = 1 if scores["definitions"][metric]["better"] == "higher" else -1
     methods = [method for method in scores["methods"] if method["mean"]]
     order = [(not m["partial"], sign * _number(m["mean"][metric])) for m in methods]
@@ -188,7 +188,7 @@ def _best(scores, metric):
 
 
 def _figures(scores, metric, means):
-    """Return a column of means with their ranks."""
+    """Returns a column of means with their ranks."""
     definition = scores["definitions"][metric]
     digits, sign = definition["digits"], 1 if definition["better"] == "higher" else -1
     values = [round(_number(mean[metric]), digits) if metric in mean else None for mean in means]

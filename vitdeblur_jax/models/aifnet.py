@@ -1,17 +1,18 @@
-"""AIFNet: a network estimates how far each pixel is out of focus, another restores by this map.
+"""AIFNet: one network estimates a defocus map, another one restores the image with it.
 
 Ruan, Chen, Li, Lam: "AIFNet: All-in-Focus Image Restoration Network Using a Light Field-Based
-Dataset", IEEE Transactions on Computational Imaging 7, 2021. A VGG-19 encoder and a decoder give a
-defocus map. Copies of the image are weighted by how near the map is to each of 29 levels. A U-Net
-makes the restored image from them; there is no residual to the input.
+Dataset", IEEE Transactions on Computational Imaging 7, 2021. A VGG-19 encoder and a decoder
+estimate a defocus map. Copies of the image are weighted by the distance of the map from each of 29
+levels. A U-Net computes the restored image from the copies, without a residual to the input.
 
-41 557 358 parameters, and 6 730 running statistics. 1 591 828 of these values belong to side
-outputs that only the training needs; this network leaves them out. The published code is under the
-GNU GPL v3; its README links to the weights, `aifnet_pretrained.npz` (github.com/binorchen/AIFNET).
+41 557 358 parameters and 6 730 running statistics. 1 591 828 of these values belong to side outputs
+that only training needs; this network does not have them. The published code is under the GNU GPL
+v3; its README links to the weights, `aifnet_pretrained.npz` (github.com/binorchen/AIFNET). The
+training code is not published.
 
-Odd: the encoder takes BGR, the U-Net RGB. The map's networks extend images by their border pixels,
-the U-Net by zeros. Batch norm has no scale. The U-Net enlarges by the convention of TensorFlow 1.
-How it was trained is not published.
+Peculiarities: the encoder takes BGR, the U-Net takes RGB. The networks of the defocus map extend
+images by their border pixels, the U-Net extends them by zeros. Batch norm has no scale. The U-Net
+upsamples by the convention of TensorFlow 1.
 """
 
 import functools
@@ -38,15 +39,15 @@ Maps = Float[Array, "batch height width channels"]
 
 
 class AIFNet(nn.Module):
-    """The whole network. Widths are given from the finest level to the coarsest.
+    """The whole network. Widths are numbers of channels from the finest to the coarsest level.
 
     Attributes:
-      encoder_widths: channels of the five levels of the encoder.
-      decoder_widths: channels of the four levels of the map's decoder.
-      levels: of defocus, for which the image is weighted.
-      deblurring_widths: channels of the four levels of the U-Net.
-      dtype: of the computation; the defocus map is float32.
-      precision: of the products, see `jax.lax.Precision`.
+      encoder_widths: Widths of the five encoder levels.
+      decoder_widths: Widths of the four levels of the defocus decoder.
+      levels: Number of defocus levels, each with a weighted copy of the image.
+      deblurring_widths: Widths of the four levels of the U-Net.
+      dtype: Dtype of the computation. The defocus map is float32.
+      precision: Precision of products; see `jax.lax.Precision`.
     """
 
     views: ClassVar[int] = 1
@@ -70,7 +71,7 @@ class AIFNet(nn.Module):
 
         Args:
           image: RGB in [0, 1]; sides are multiples of 16.
-          train: normalize by the batch's statistics, and update the running ones.
+          train: Normalize by the batch statistics and update the running statistics.
         """
         check_image(image.shape, self.views, self.tiling.multiple, (1,))
         image = jnp.asarray(image, jnp.float32)
@@ -92,7 +93,7 @@ class Part(nn.Module):
     """A part of the network.
 
     Attributes:
-      dtype, precision: see `AIFNet`.
+      dtype, precision: See `AIFNet`.
     """
 
     dtype: str
@@ -105,7 +106,7 @@ class Part(nn.Module):
         return nn.Conv(features, size, name=name, **self._numerics, **settings)
 
     def edge_conv(self, x: Maps, features: int, name: str, kernel_size: int = 3, **settings):
-        """Convolves images extended by their border pixels."""
+        """Convolves images that are extended by their border pixels."""
         side = kernel_size // 2
         padded = jnp.pad(x, ((0, 0), (side, side), (side, side), (0, 0)), mode="edge")
         return self.conv(features, name, kernel_size, padding="VALID", **settings)(padded)
@@ -116,7 +117,7 @@ class Part(nn.Module):
 
 
 class EdgeConvs(Part):
-    """Convolutions of images extended by their border pixels, a ReLU after each."""
+    """Convolutions of images extended by their border pixels, each followed by a ReLU."""
 
     features: int
     number: int
@@ -129,7 +130,7 @@ class EdgeConvs(Part):
 
 
 class NormConv(Part):
-    """A convolution of images extended by their border pixels, batch norm, a leaky ReLU."""
+    """A convolution of images extended by their border pixels, batch norm and a leaky ReLU."""
 
     features: int
     kernel_size: int = 3
@@ -148,7 +149,7 @@ class NormConv(Part):
 
 
 class ZeroConv(Part):
-    """A 3 x 3 convolution of images extended by zeros, a leaky ReLU.
+    """A 3 x 3 convolution with zero padding and a leaky ReLU.
 
     With stride 2, pixel (y, x) of the output is centered at (2y + 1, 2x + 1) of the input.
     """
@@ -164,7 +165,7 @@ class ZeroConv(Part):
 
 
 class DefocusDecoder(Part):
-    """Makes the logits of the defocus map from the encoder's features."""
+    """Computes the logits of the defocus map from the encoder features."""
 
     widths: tuple[int, ...]
 
@@ -186,7 +187,7 @@ class DefocusDecoder(Part):
 
 
 class Refinement(Part):
-    """A residual block whose shortcut has a pixelwise convolution of its own."""
+    """A residual block with a 1 x 1 convolution in its shortcut."""
 
     @nn.compact
     def __call__(self, x: Maps, train: bool) -> Maps:
@@ -196,7 +197,7 @@ class Refinement(Part):
 
 
 class DeblurringUNet(Part):
-    """Makes the logits of the restored image from the weighted copies."""
+    """Computes the logits of the restored image from the weighted copies."""
 
     widths: tuple[int, int, int, int]
 
@@ -225,7 +226,7 @@ def defocus_stack(
     defocus: Float[Array, "batch height width 1"],
     levels: int,
 ) -> Float[Array, "batch height width stack"]:
-    """Returns copies of the image, each weighted by 1 - |defocus - level|, for levels 0 to 1."""
+    """Returns copies of the image weighted by 1 - |defocus - level|, for levels from 0 to 1."""
     weights = 1 - jnp.abs(defocus - jnp.linspace(0, 1, levels))
     stack = weights[..., None] * image[..., None, :]
     return stack.reshape(*image.shape[:3], -1)
@@ -240,7 +241,7 @@ def published_entries(network: AIFNet) -> dict[Path, Entry]:
     parts = []
     for i, number in enumerate(_VGG_CONVS):
         for j in range(number):
-            layout = SAME if i or j else reversed_along(2)  # BGR there
+            layout = SAME if i or j else reversed_along(2)  # published as BGR
             name = f"defocus_net/encoder/conv{i + 1}_{j + 1}"
             parts.append(keras_conv((f"encoder_{i}", f"conv_{j}"), name, layout))
     names = {("level_0_0",): ("u0", "_init"), ("tail_0",): ("uf", "1"), ("tail_1",): ("uf", "2")}
@@ -285,7 +286,7 @@ def _unet_entries() -> list[dict[Path, Entry]]:
 
 
 def published_unused(network: AIFNet) -> dict[str, np.ndarray]:
-    """Returns neutral values of the side outputs, which the published training needed alone."""
+    """Returns neutral values of the side outputs, which only the published training uses."""
     widths = (*network.decoder_widths, network.encoder_widths[-1])
     unused = {}
     for level, width in enumerate(widths):

@@ -1,15 +1,15 @@
-"""DPDNet: a U-Net that turns the two views of a dual-pixel sensor into a sharp image.
+"""DPDNet: a U-Net that predicts a sharp image from the two views of a dual-pixel sensor.
 
 A. Abuolaim, M. S. Brown, "Defocus Deblurring Using Dual-Pixel Data", ECCV 2020. Four levels of
-convolutions and max-pooling, a bottleneck with dropout, and four levels up with skip connections.
-It predicts the image itself, not a residual. DPDNet-S is the same network for one view. 31 033 423
-parameters, with two views 31 035 151.
+convolutions and max-pooling, a bottleneck with dropout, and four decoder levels with skip
+connections. It predicts the image itself, not a residual. DPDNet-S is the same network for one
+view. 31 033 423 parameters; 31 035 151 with two views.
 
 The published code is under the MIT licence; its README links to the weights of the dual-pixel
 network, its issue 3 to those of DPDNet-S
 (github.com/Abdullah-Abuolaim/defocus-deblurring-dual-pixel).
 
-Oddity: a ReLU on three channels comes before the last convolution, of 1 x 1.
+Peculiarity: a ReLU on three channels precedes the last convolution, which is 1 x 1.
 """
 
 import flax.linen as nn
@@ -31,10 +31,10 @@ class DPDNet(nn.Module):
 
     Attributes:
       views: 1 or 2 (left and right).
-      widths: channels of each level, from the finest to the bottleneck.
-      dropout: share of values that training drops, at the two coarsest levels.
-      dtype: of the computation; the output is float32.
-      precision: of the products, see `jax.lax.Precision`.
+      widths: Number of channels of each level, from the finest to the bottleneck.
+      dropout: Dropout rate of the two coarsest levels.
+      dtype: Dtype of the computation. The output is float32.
+      precision: Precision of products; see `jax.lax.Precision`.
     """
 
     views: int = 1
@@ -45,18 +45,18 @@ class DPDNet(nn.Module):
 
     @property
     def tiling(self) -> HaloTiles:
-        """Tiles with the receptive field of 110 pixels, rounded up, as halo."""
+        """Tiles with a halo of 112 pixels, the receptive field of 110 pixels rounded up."""
         return HaloTiles(halo=112, multiple=16)
 
     @nn.compact
     def __call__(
         self, image: Float[ArrayLike, "batch height width channels"], train: bool = False
     ) -> Float[Array, "batch height width 3"]:
-        """Returns the deblurred image, which a sigmoid keeps in [0, 1].
+        """Returns the deblurred image in [0, 1], the output of a sigmoid.
 
         Args:
           image: `3 * views` channels, RGB in [0, 1]; sides are multiples of 16.
-          train: with dropout, which needs an rng of this name.
+          train: Apply dropout. It needs an rng named "dropout".
         """
         check_image(image.shape, self.views, self.tiling.multiple, (1, 2))
         x, skips = jnp.asarray(image, jnp.float32), {}
@@ -83,8 +83,8 @@ class DPDNet(nn.Module):
 def published_entries(network: DPDNet) -> dict[Path, Entry]:
     """Returns each variable's name and layout in the published Keras files.
 
-    Layers have the numbers that Keras 2.2.4 gives in a fresh process: from 1, in order of creation.
-    Images are BGR there.
+    Keras 2.2.4 numbers layers from 1 in order of creation in a new process. The published network
+    takes and returns BGR images.
     """
     names = [f"encoder_{scale}_{i}" for scale in _SCALES[:-1] for i in range(2)]
     names += ["bottleneck_0", "bottleneck_1"]

@@ -1,17 +1,17 @@
-"""DRBNet: residuals and filters predicted for each pixel, from coarse to fine.
+"""DRBNet: predicts a residual and a filter for each pixel, from coarse to fine.
 
 L. Ruan, B. Chen, J. Li, M. Lam, "Learning to Deblur Using Light Field Generated and Real Defocus
-Images", CVPR 2022. An encoder and a decoder give features at scales 1/8, 1/4, 1/2 and 1. At each
-scale a dynamic residual block predicts a 7 x 7 filter and a residual for every pixel, and applies
-them to an image that it enlarges for the next scale. 11 689 616 parameters, with two views
-11 690 480.
+Images", CVPR 2022. An encoder and a decoder compute features at scales 1/8, 1/4, 1/2 and 1. At each
+scale, a dynamic residual block predicts a 7 x 7 filter and a residual for every pixel and applies
+them to the current estimate. The result is upsampled for the next scale. 11 689 616 parameters;
+11 690 480 with two views.
 
 The published code is under the GNU AGPL v3; its README links to the weights
 (github.com/lingyanruan/DRBNet).
 
-Oddities: the residual goes through a leaky ReLU. An estimate is enlarged by repeating its pixels.
-The dual-pixel network sees both views and improves a third image, the combined one: the mean of the
-views (`views=2`), or the camera's own (`views=3`), which the published network takes.
+Peculiarities: the residual passes through a leaky ReLU. Estimates are upsampled by repeating
+pixels. The dual-pixel network takes both views and restores the combined image: the mean of the
+views (`views=2`), or the image of the camera (`views=3`) as in the published network.
 """
 
 import flax.linen as nn
@@ -35,17 +35,17 @@ Pair = tuple[int, int]
 
 
 class DRBNet(nn.Module):
-    """The whole network. Widths of all levels are given from the finest to the coarsest.
+    """The whole network. Widths are numbers of channels from the finest to the coarsest level.
 
     Attributes:
       views: 1; 2 (left and right); or 3 (left, right and combined).
-      widths: channels of the encoder and the decoder.
-      image_widths: of the first two convolutions of a level's image.
-      filter_widths: of the two convolutions that come before the filters.
-      residual_widths: of the two convolutions that come before the residual.
-      kernel_size: side of the predicted filters, odd.
-      dtype: of the computation; estimates are float32.
-      precision: of the products, see `jax.lax.Precision`.
+      widths: Widths of the encoder and the decoder.
+      image_widths: Widths of the first two convolutions of the estimate.
+      filter_widths: Widths of the two convolutions before the filters.
+      residual_widths: Widths of the two convolutions before the residual.
+      kernel_size: Side of the predicted filters, odd.
+      dtype: Dtype of the computation. Estimates are float32.
+      precision: Precision of products; see `jax.lax.Precision`.
     """
 
     views: int = 1
@@ -70,7 +70,7 @@ class DRBNet(nn.Module):
 
         Args:
           image: `3 * views` channels, RGB in [0, 1]; sides are multiples of 8.
-          train: without effect.
+          train: Has no effect.
         """
         check_image(image.shape, self.views, self.tiling.multiple, (1, 2, 3))
         views, combined = views_and_combined(2 * jnp.asarray(image, jnp.float32) - 1)
@@ -123,7 +123,7 @@ class ResidualBlock(nn.Module):
     """Two convolutions with a leaky ReLU between them, added to the input.
 
     Attributes:
-      dtype, precision: see `DRBNet`.
+      dtype, precision: See `DRBNet`.
     """
 
     dtype: str = "float32"
@@ -139,11 +139,11 @@ class ResidualBlock(nn.Module):
 
 
 class DynamicResidualBlock(nn.Module):
-    """Predicts a filter and a residual for each pixel, and adds what both give to the image.
+    """Predicts a filter and a residual for each pixel; adds the filtered image and the residual.
 
     Attributes:
-      image_widths, filter_widths, residual_widths: of this level, see `DRBNet`.
-      kernel_size, dtype, precision: see `DRBNet`.
+      image_widths, filter_widths, residual_widths: The widths of this level; see `DRBNet`.
+      kernel_size, dtype, precision: See `DRBNet`.
     """
 
     image_widths: Pair
@@ -159,7 +159,7 @@ class DynamicResidualBlock(nn.Module):
         image: Float[Array, "batch height width 3"],
         features: Float[Array, "batch height width channels"],
     ) -> Float[Array, "batch height width 3"]:
-        """Returns the improved image, float32, both in [-1, 1]."""
+        """Returns the next estimate, float32. Input and output are in [-1, 1]."""
         numerics = {"dtype": self.dtype, "precision": self.precision}
         image_widths = (*self.image_widths, features.shape[-1])
         seen = LeakyChain(image_widths, **numerics, name="image_features")(image)

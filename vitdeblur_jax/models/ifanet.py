@@ -1,21 +1,22 @@
-"""IFANet: features deblurred by filters that a network predicts for each pixel, many in a row.
+"""IFANet: predicts a sequence of filters for each pixel and applies them to features.
 
 Lee, Son, Rim, Cho, Lee: "Iterative Filter Adaptive Network for Single Image Defocus Deblurring",
-CVPR 2021, arXiv 2108.13610. One encoder gives features at 1/8 of the size. Another estimates the
-disparity between the views of a dual-pixel camera, and predicts separable filters for each pixel of
-these features. A decoder turns the filtered features into a residual to the input.
+CVPR 2021, arXiv 2108.13610. One encoder computes features at 1/8 of the size. Another encoder
+estimates the disparity between the views of a dual-pixel camera and predicts separable filters for
+each pixel of these features. A decoder computes a residual to the input from the filtered features.
 
 10 476 996 parameters, with two views 10 477 860. The published code is under the GNU AGPL v3; its
 README links to the weights (github.com/codeslake/IFAN).
 
-Odd: the vertical filter of each iteration is its horizontal one, too. A second filter is predicted
-and never used; its weights are parameters here, so that conversion is exact, but it isn't computed.
-The residual goes through a leaky ReLU. The dual-pixel network sees both views and improves a third
-image, the combined one: the mean of the views (`views=2`), or the camera's own (`views=3`), which
-the published network takes.
+Peculiarities: each iteration uses the same filter vertically and horizontally. The published
+network also predicts a second filter but does not use it. This network keeps its weights, so that
+conversion is exact, but does not compute it. The residual passes through a leaky ReLU. The
+dual-pixel network takes both views and restores the combined image: the mean of the views
+(`views=2`), or the image of the camera (`views=3`) as in the published network.
 
-The published training adds two losses that need views and a network which is not published here:
-that of the views warped by the disparity, and that of the sharp image blurred by inverted filters.
+The published training has two more losses. One warps the views by the disparity, the other blurs
+the sharp image by inverted filters. They need views and another network, which this package does
+not have.
 """
 
 import flax.linen as nn
@@ -62,10 +63,10 @@ class IFANet(nn.Module):
 
     Attributes:
       views: 1; 2 (left and right); or 3 (left, right and combined).
-      widths: channels at scales 1, 1/2, 1/4 and 1/8.
-      iterations: of the adaptive filters.
-      dtype: of the computation.
-      precision: of the products, see `jax.lax.Precision`.
+      widths: Number of channels at scales 1, 1/2, 1/4 and 1/8.
+      iterations: Number of adaptive filters.
+      dtype: Dtype of the computation.
+      precision: Precision of products; see `jax.lax.Precision`.
     """
 
     views: int = 1
@@ -76,7 +77,7 @@ class IFANet(nn.Module):
 
     @property
     def tiling(self) -> HaloTiles:
-        """Tiles with the receptive field as halo; each iteration adds a pixel at 1/8 to it."""
+        """Tiles with the receptive field as halo. Each iteration adds a pixel at scale 1/8."""
         return HaloTiles(halo=392 + 8 * self.iterations, multiple=8)
 
     @nn.compact
@@ -87,7 +88,7 @@ class IFANet(nn.Module):
 
         Args:
           image: `3 * views` channels, RGB in [0, 1]; sides are multiples of 8.
-          train: without effect.
+          train: Has no effect.
         """
         check_image(image.shape, self.views, self.tiling.multiple, (1, 2, 3))
         views, combined = views_and_combined(jnp.asarray(image, jnp.float32))
@@ -114,7 +115,7 @@ class IFANet(nn.Module):
         return features
 
     def _filter_features(self, x):
-        """Returns what the filters are predicted from, with the disparity taken in."""
+        """Returns the features for filter prediction, which include the estimated disparity."""
         width, settings = self.widths[3], self._settings
         estimating = ResidualStage(width, (2, 2), **settings, name="disparity_estimation")(x)
         disparity = nn.Conv(1, (3, 3), **settings, name="disparity")(estimating)
@@ -132,11 +133,11 @@ class IFANet(nn.Module):
 
 
 class ResidualBlocks(nn.Module):
-    """Residual blocks with a leaky ReLU after each; several are added to their input once more.
+    """Residual blocks, each followed by a leaky ReLU. Two or more have another skip connection.
 
     Attributes:
-      number: of blocks.
-      dtype, precision, kernel_init: see `LeakyConv`.
+      number: Number of blocks.
+      dtype, precision, kernel_init: See `LeakyConv`.
     """
 
     number: int
@@ -163,12 +164,12 @@ class ResidualBlocks(nn.Module):
 
 
 class ResidualStage(nn.Module):
-    """A convolution, then residual blocks.
+    """A convolution followed by residual blocks.
 
     Attributes:
-      width: channels.
-      blocks: of each `ResidualBlocks`.
-      dtype, precision, kernel_init: see `LeakyConv`.
+      width: Number of channels.
+      blocks: Number of blocks in each `ResidualBlocks`.
+      dtype, precision, kernel_init: See `LeakyConv`.
     """
 
     width: int
@@ -187,15 +188,15 @@ class ResidualStage(nn.Module):
 
 
 class IterativeFilters(nn.Module):
-    """Predicts separable filters and biases for each pixel, and applies them one after the other.
+    """Predicts separable filters and biases for each pixel and applies them in sequence.
 
-    The parameters are those of one pixelwise layer, in the published order: for each iteration the
-    taps of the filter that is used and of one that isn't, tap by tap for each channel; then the
-    biases of all iterations.
+    The parameters are those of a 1 x 1 convolution in the published order. For each iteration they
+    contain the taps of a used and of an unused filter, tap by tap for each channel. The biases of
+    all iterations follow.
 
     Attributes:
-      iterations: filters to apply.
-      dtype, precision: see `IFANet`.
+      iterations: Number of filters.
+      dtype, precision: See `IFANet`.
     """
 
     iterations: int
@@ -208,7 +209,7 @@ class IterativeFilters(nn.Module):
         x: Float[Array, "batch height width channels"],
         features: Float[Array, "batch height width features"],
     ) -> Float[Array, "batch height width channels"]:
-        """Returns `x` filtered; `features` are what the filters are predicted from."""
+        """Returns the filtered `x`. The filters are predicted from `features`."""
         channels, fan_in = x.shape[-1], features.shape[-1]
         rows = self.iterations * channels * (2 * _TAPS + 1)
         kernel = self.param("kernel", _WIDE_XAVIER, (fan_in, rows)).astype(self.dtype)

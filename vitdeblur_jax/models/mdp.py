@@ -1,16 +1,16 @@
-"""MDP: a sharp image and both views of a dual-pixel sensor, from one blurred image.
+"""MDP: predicts a sharp image and both views of a dual-pixel sensor from one blurred image.
 
 A. Abuolaim, M. Afifi, M. S. Brown, "Improving Single-Image Defocus Deblurring: How Dual-Pixel
 Images Help Through Multi-Task Learning", WACV 2022. One encoder feeds three decoders, for the left
-view, the right view and the sharp image. At half the size each sees the features of all three, so
-training on views helps the sharp image. 46 860 397 parameters, of which 45 094 735 make the sharp
-image.
+view, the right view and the sharp image. At half the size, each decoder takes the features of all
+three, so training on views helps the sharp image. 46 860 397 parameters; the sharp image depends on
+45 094 735 of them.
 
 The published code is under the Apache License 2.0; its README links to the weights
-(github.com/Abdullah-Abuolaim/multi-task-defocus-deblurring-dual-pixel-nimat): the file of phase 2
-is the whole network, that of phase 1 has an untrained decoder of the sharp image.
+(github.com/Abdullah-Abuolaim/multi-task-defocus-deblurring-dual-pixel-nimat). The file of phase 2
+contains the whole network. In the file of phase 1, the decoder of the sharp image is untrained.
 
-Oddity: a ReLU on three channels comes before each last convolution, of 1 x 1.
+Peculiarity: a ReLU on three channels precedes the last convolution of each decoder, which is 1 x 1.
 """
 
 import flax.linen as nn
@@ -36,17 +36,17 @@ Maps = Float[Array, "_ _ _ _"]  # (batch, height, width, channels), of several s
 class MDP(nn.Module):
     """The whole network.
 
-    `LOSS_TERMS` are the terms of the published training's second phase with their weights, beside
-    the mean squared error of the sharp image, of weight 1. Its first phase trains the decoders of
-    the views, with weight 1 of their error, and keeps the decoder of the sharp image as it is.
-    One view has no targets for "views" and "view_difference".
+    `LOSS_TERMS` are the additional loss terms of the published training's second phase with their
+    weights. The mean squared error of the sharp image has weight 1. The first phase trains the
+    decoders of the views with weight 1 for their error; the decoder of the sharp image is frozen.
+    With one view, there are no targets for "views" and "view_difference".
 
     Attributes:
       views: 1; or, to train on views, 2 (left and right) or 3 (left, right and combined). The
-        network sees the combined image alone, with two views their mean.
-      widths: channels of each level, from the finest to the bottleneck.
-      dtype: of the computation; the output is float32.
-      precision: of the products, see `jax.lax.Precision`.
+        network takes only the combined image; with two views, this is their mean.
+      widths: Number of channels of each level, from the finest to the bottleneck.
+      dtype: Dtype of the computation. The output is float32.
+      precision: Precision of products; see `jax.lax.Precision`.
     """
 
     views: int = 1
@@ -56,13 +56,13 @@ class MDP(nn.Module):
 
     @property
     def LOSS_TERMS(self) -> dict[str, float]:
-        """The terms with their published weights; without views, only that of their mean."""
+        """The terms with their published weights. With one view, only "mean_of_views"."""
         names = ("mean_of_views", "views", "view_difference")
         return dict.fromkeys(names[:1] if self.views == 1 else names, 0.2)
 
     @property
     def tiling(self) -> HaloTiles:
-        """Tiles with the receptive field of 86 pixels, rounded up, as halo."""
+        """Tiles with a halo of 96 pixels, which covers the receptive field of 86 pixels."""
         return HaloTiles(halo=96, multiple=16)
 
     def setup(self):
@@ -74,11 +74,11 @@ class MDP(nn.Module):
     def __call__(
         self, image: Float[ArrayLike, "batch height width channels"], train: bool = False
     ) -> Float[Array, "batch height width 3"]:
-        """Returns the deblurred image, which a sigmoid keeps in [0, 1].
+        """Returns the deblurred image in [0, 1], the output of a sigmoid.
 
         Args:
           image: `3 * views` channels, RGB in [0, 1]; sides are multiples of 16.
-          train: without effect.
+          train: Has no effect.
         """
         if self.is_initializing():
             return self.left_right_sharp(image)[..., 6:]
@@ -87,7 +87,7 @@ class MDP(nn.Module):
     def left_right_sharp(
         self, image: Float[ArrayLike, "batch height width channels"]
     ) -> Float[Array, "batch height width 9"]:
-        """Returns the left view, the right view and the deblurred image, of `image` as above."""
+        """Returns the left view, the right view and the deblurred image."""
         features = self._features(image)
         return jnp.concatenate([self.late[name](*features) for name in _IMAGES], axis=-1)
 
@@ -98,15 +98,15 @@ class MDP(nn.Module):
         train: bool,
         terms: frozenset[str],
     ) -> tuple[Float[Array, "batch height width 3"], dict[str, Float[Array, " batch"]]]:
-        """Returns the deblurred image, and terms of the loss for each example.
+        """Returns the deblurred image, and the loss terms of each example.
 
         Args:
-          blurred: the network's input, with the views that are the targets of two terms.
-          sharp: not used: what the deblurred image has to be like is not in these terms.
-          train: without effect.
-          terms: names of `LOSS_TERMS`. "views" and "view_difference" are the mean squared errors of
-            the views and of left minus right; "mean_of_views" that of their mean, compared with
-            the combined image.
+          blurred: The network's input. Its views are the targets of two terms.
+          sharp: Not used.
+          train: Has no effect.
+          terms: Names in `LOSS_TERMS`. "views" is the mean squared error of the views,
+            "view_difference" that of left minus right, and "mean_of_views" that of the mean of
+            the predicted views, with the combined image as target.
         """
         outputs = self.left_right_sharp(blurred)
         predicted, restored = outputs[..., :6], outputs[..., 6:]
@@ -120,11 +120,11 @@ class MDP(nn.Module):
 
     @nn.nowrap
     def params_without_gradient(self, terms: frozenset[str]) -> tuple[tuple[str, ...], ...]:
-        """Returns the paths of the views' late decoders, if no term reaches them."""
+        """Returns the paths of the late decoders of the views if no term depends on them."""
         return () if terms else (("late_left",), ("late_right",))
 
     def _features(self, image):
-        """Returns what all late decoders see: the joint features, and the encoder's finest."""
+        """Returns the inputs of the late decoders: the joint and the finest encoder features."""
         check_image(image.shape, self.views, self.tiling.multiple, (1, 2, 3))
         _, combined = views_and_combined(jnp.asarray(image, jnp.float32))
         skips = self.encoder(combined)
@@ -152,7 +152,7 @@ class _Part(nn.Module):
 
 
 class Encoder(_Part):
-    """Three levels of two convolutions and one of one, with max-pooling between them."""
+    """Three levels with two convolutions and a level with one, separated by max-pooling."""
 
     @nn.compact
     def __call__(self, x: Maps) -> list[Maps]:
@@ -167,7 +167,7 @@ class Encoder(_Part):
 
 
 class EarlyDecoder(_Part):
-    """The bottleneck of one image, and its decoder up to half the size."""
+    """The bottleneck of one image and its decoder up to half the size."""
 
     @nn.compact
     def __call__(self, skips: list[Maps]) -> Maps:
@@ -180,7 +180,7 @@ class EarlyDecoder(_Part):
 
 
 class LateDecoder(_Part):
-    """The rest of one image's decoder, from the joint features of all three."""
+    """The rest of the decoder of one image. It takes the joint features of all three images."""
 
     @nn.compact
     def __call__(self, joint: Maps, finest: Maps) -> Float[Array, "batch height width 3"]:
@@ -195,8 +195,8 @@ class LateDecoder(_Part):
 def published_entries(network: MDP) -> dict[Path, Entry]:
     """Returns each variable's name and layout in the published Keras files.
 
-    Layers have the numbers that Keras gives in a fresh process, in order of creation. Images are
-    BGR there.
+    Keras numbers layers in order of creation in a new process. The published network takes and
+    returns BGR images.
     """
     paths = [("encoder", f"encoder_{name}", "conv") for name in _ENCODER]
     for image in _IMAGES:

@@ -1,18 +1,18 @@
 """Restormer: a transformer whose attention runs across channels, not pixels.
 
 Zamir, Arora, Khan, Hayat, Khan, Yang: "Restormer: Efficient Transformer for High-Resolution Image
-Restoration", CVPR 2022, arXiv 2111.09881. A U-Net of four levels. Each block has an attention of
-c x c scores, c channels of a head, summed over all pixels, and a gated feed-forward network; both
-see their surroundings through depthwise convolutions. The output is added to the input, except with
-two views.
+Restoration", CVPR 2022, arXiv 2111.09881. A U-Net with four levels. Each block has a channel
+attention and a gated feed-forward network. The attention scores of a head with c channels are a
+c x c matrix, summed over all pixels. Depthwise convolutions mix neighboring pixels. The output is
+added to the input, except with two views.
 
 26.13 M parameters. The published code is free for non-commercial use only ("Academic Public
 License"); its weights are `single_image_defocus_deblurring.pth` and
 `dual_pixel_defocus_deblurring.pth`, linked from https://github.com/swz30/Restormer, with the state
 dict under the key `params`.
 
-Odd: the last decoder level keeps the 96 channels of the concatenation, so the refinement has them,
-too; no convolution has a bias.
+Peculiarities: the last decoder level and the refinement keep the 96 channels of the concatenation.
+No convolution has a bias.
 """
 
 import functools
@@ -37,17 +37,19 @@ Maps = Float[Array, "batch height width channels"]
 
 
 class Restormer(nn.Module):
-    """Restores images, float32 RGB in [0, 1], whose sides are multiples of `tiling.multiple`.
+    """Restores images, float32 RGB in [0, 1], with sides that are multiples of `tiling.multiple`.
 
     Attributes:
-      width: channels of the first level; each level has twice those of the one above.
-      depths: blocks of each encoder level; a decoder level has as many.
-      heads: attention heads of each level; they divide its channels.
-      refinement_depth: blocks after the decoder.
-      expansion: hidden channels of a feed-forward network over its channels, rounded down.
-      views: 1, or 2 (dual pixel: left, then right).
-      dtype: of the computation; parameters, norms' statistics and attention scores are float32.
-      precision: of products, as `jax.lax.Precision` names it.
+      width: Number of channels of the first level. Each next level has twice as many.
+      depths: Number of blocks of each level, in the encoder and in the decoder.
+      heads: Number of attention heads of each level. It divides the channels of the level.
+      refinement_depth: Number of blocks after the decoder.
+      expansion: Ratio of hidden channels to channels in a feed-forward network; the number of
+        hidden channels is rounded down.
+      views: 1, or 2 (dual pixel: left, right).
+      dtype: Dtype of the computation. Parameters, norm statistics and attention scores are
+        float32.
+      precision: Precision of products; see `jax.lax.Precision`.
     """
 
     width: int = 48
@@ -61,14 +63,14 @@ class Restormer(nn.Module):
 
     @property
     def tiling(self) -> WholeImage:
-        """Attention sums over all pixels, so no halo makes tiles exact."""
+        """The whole image. Attention sums over all pixels, so no halo would make tiles exact."""
         return WholeImage(multiple=2 ** (len(self.depths) - 1))
 
     @nn.compact
     def __call__(
         self, image: Float[ArrayLike, "batch height width channels"], train: bool = False
     ) -> Float[Array, "batch height width 3"]:
-        """Returns restored images, not clipped; `train` makes no difference."""
+        """Returns restored images, not clipped. `train` has no effect."""
         _check_levels(self)
         check_image(image.shape, self.views, self.tiling.multiple, (1, 2))
         image = jnp.asarray(image, jnp.float32)
@@ -100,12 +102,12 @@ class Restormer(nn.Module):
 
 
 def _check_levels(network: Restormer) -> None:
-    """Raises `UserError` if attributes of the levels don't fit together."""
+    """Raises `UserError` if the attributes of the levels are inconsistent."""
     if network.width % 2:
-        raise UserError(f"width is {network.width}; it must be even, to be halved and shuffled")
+        raise UserError(f"width is {network.width}; it must be even")
     if len(network.heads) != len(network.depths):
         raise UserError(
-            f"depths is {network.depths} and heads {network.heads}; each has one value per level"
+            f"depths is {network.depths} and heads {network.heads}; both need one value per level"
         )
     for level, heads in enumerate(network.heads):
         channels = network.width * 2**level
@@ -135,7 +137,7 @@ class Block(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-    """Attention of channels to channels, cosine scores over all pixels (MDTA, section 3.1)."""
+    """Attention between channels with cosine scores over all pixels (MDTA, section 3.1)."""
 
     heads: int
     dtype: str
@@ -165,8 +167,8 @@ def channel_attention(
 ) -> Float[Array, "batch pixels heads width"]:
     """Returns softmax(temperature * cosine(query channel, key channel)) @ value for each head.
 
-    Sums over pixels, norms and softmax are float32. The products are divided by the norms, rather
-    than each factor: no normalized copies of the maps.
+    Sums over pixels, norms and softmax are float32. The function divides the products by the norms
+    instead of the factors, which avoids normalized copies of the maps.
     """
     products = functools.partial(
         jnp.einsum, precision=precision, preferred_element_type=jnp.float32
@@ -182,7 +184,10 @@ def channel_attention(
 
 
 class GatedFeedForward(nn.Module):
-    """One half, through an exact GELU, times the other (GDFN, section 3.2)."""
+    """Multiplies one half of the hidden channels, after an exact GELU, by the other half.
+
+    GDFN, section 3.2.
+    """
 
     expansion: float
     dtype: str
@@ -199,7 +204,7 @@ class GatedFeedForward(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Half the channels, then each square of 2 x 2 pixels to channels."""
+    """Halves the channels, then moves each 2 x 2 pixels to channels."""
 
     dtype: str
     precision: str
@@ -211,7 +216,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the channels, then each four channels to a square of 2 x 2 pixels."""
+    """Doubles the channels, then moves each four channels to 2 x 2 pixels."""
 
     dtype: str
     precision: str
@@ -230,14 +235,14 @@ def pixel_unshuffle(x: Maps) -> Float[Array, "batch half_height half_width quadr
 
 
 def pixel_shuffle(x: Maps) -> Float[Array, "batch double_height double_width quarter"]:
-    """Undoes `pixel_unshuffle`."""
+    """Returns maps of twice the size; the inverse of `pixel_unshuffle`."""
     batch, height, width, channels = x.shape
     squares = x.reshape(batch, height, width, channels // 4, 2, 2)
     return squares.transpose(0, 1, 4, 2, 5, 3).reshape(batch, 2 * height, 2 * width, -1)
 
 
 def layers_without_bias(dtype: str, precision: str) -> tuple[Callable, Callable]:
-    """Returns a 3 x 3 convolution and a pixelwise one, with PyTorch's default initial values."""
+    """Returns a 3 x 3 and a 1 x 1 convolution with PyTorch's default initializer."""
     settings = {
         "use_bias": False,
         "dtype": dtype,
