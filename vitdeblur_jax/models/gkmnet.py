@@ -1,18 +1,17 @@
 """GKMNet: mixtures of Gaussian kernels over three scales.
 
 Quan, Wu, Ji, "Gaussian Kernel Mixture Network for Single Image Defocus Deblurring", NeurIPS 2021,
-arXiv 2111.00454. A U-Net with triplet attention and a convolutional LSTM predict weights of a fixed
-stack of Gaussian blurs. The output at each scale, from a quarter to the full resolution, is a sum
-of the weighted blurs of the image and of the output one scale below.
+arXiv 2111.00454. A U-Net with triplet attention and a convolutional LSTM predict the weights of a
+fixed stack of Gaussian blurs. There are three scales, from quarter to full resolution. The output
+of a scale is the weighted sum of the blurs of the image and of the blurs of the previous output.
 
-1 409 131 parameters. The published code, at github.com/csZcWu/GKMNet, has no license; its weights
-are in the same repository (`checkpoints/GKMNet_epoch2819.pth`).
+1 409 131 parameters. The published code is at github.com/csZcWu/GKMNet without a license. The same
+repository has the weights (`checkpoints/GKMNet_epoch2819.pth`).
 
-Neither the published training nor its test script switches batch norm to evaluation mode, so all
-published figures are those of images normalized with their own statistics. That is the default
-here; the configuration `gkmnet_running_statistics` uses the running ones. The published order of
-the blur stack is scrambled, see `gaussian_blurs`. The images at half and quarter resolution are
-rounded to 8 bits, as Pillow makes them.
+The published code never switches batch norm to evaluation mode, so all published results use each
+image's own statistics. This is the default here. The configuration `gkmnet_running_statistics` uses
+running statistics. The published order of the blur stack is scrambled; see `gaussian_blurs`. Images
+at half and quarter resolution are rounded to 8 bits, as in Pillow.
 """
 
 from collections.abc import Mapping
@@ -50,14 +49,14 @@ _GATES = {"hw": 3, "cw": 1, "hc": 2}  # axes over which they pool
 
 
 class ConvNorm(nn.Module):
-    """A convolution with bias, batch norm, ReLU.
+    """A convolution with bias, batch norm and ReLU.
 
     Attributes:
-      features: channels of the output.
+      features: Channels of the output.
       scale: 1 keeps the size, 1/2 halves it and 2 doubles it.
-      is_plain: without batch norm and ReLU.
-      image_statistics: see `BatchNorm`.
-      dtype, precision: see `GKMNet`.
+      is_plain: Whether to leave out batch norm and ReLU.
+      image_statistics: See `BatchNorm`.
+      dtype, precision: See `GKMNet`.
     """
 
     features: int
@@ -85,13 +84,13 @@ class ConvNorm(nn.Module):
 
 
 class Gate(nn.Module):
-    """Multiplies by a map from the maximum and the mean along one axis.
+    """Multiplies by an attention map from the maximum and the mean along one axis.
 
     Attributes:
-      axis: along which it pools: 1 height, 2 width, 3 channels. The map's rows and columns are
-        height and width, height and channels, or channels and width.
-      image_statistics: see `BatchNorm`.
-      dtype, precision: see `GKMNet`.
+      axis: The pooled axis: 1 height, 2 width, 3 channels. The rows and columns of the map are
+        channels and width, height and channels, or height and width, respectively.
+      image_statistics: See `BatchNorm`.
+      dtype, precision: See `GKMNet`.
     """
 
     axis: int
@@ -102,7 +101,9 @@ class Gate(nn.Module):
     @nn.compact
     def __call__(self, x: Features, train: bool) -> Features:
         pooled = jnp.stack([x.max(self.axis), x.mean(self.axis)], axis=-1)
-        is_turned = self.axis == 1  # width and channels are left: the map's rows are the channels
+        is_turned = (
+            self.axis == 1
+        )  # width and channels remain; the rows of the map are the channels
         pooled = pooled.swapaxes(1, 2) if is_turned else pooled
         options = {"kernel_init": PYTORCH_KERNEL_INIT, "name": "conv"}
         options |= {"dtype": self.dtype, "precision": self.precision}
@@ -114,13 +115,13 @@ class Gate(nn.Module):
 
 
 class Block(nn.Module):
-    """A convolution, two residual ones, and triplet attention: the mean of three gates.
+    """A convolution, two residual convolutions, and triplet attention (the mean of three gates).
 
     Triplet attention is by Misra et al., "Rotate to Attend", WACV 2021.
 
     Attributes:
-      features, scale, is_plain: of the first convolution, see `ConvNorm`.
-      image_statistics, dtype, precision: see `GKMNet`.
+      features, scale, is_plain: Settings of the first convolution; see `ConvNorm`.
+      image_statistics, dtype, precision: See `GKMNet`.
     """
 
     features: int
@@ -153,11 +154,11 @@ class GKMNet(nn.Module):
     """The network, with attributes that describe its architecture.
 
     Attributes:
-      widths: channels of the U-Net at full, half and quarter of a scale's resolution.
-      num_blurs: Gaussian kernels of the stack, the impulse among them.
-      image_statistics: normalize with each image's own statistics outside of training.
-      dtype: of the convolutions; images and blurs are float32.
-      precision: of the products, see `jax.lax.Precision`.
+      widths: Channels of the U-Net at full, half and quarter of a scale's resolution.
+      num_blurs: Number of Gaussian kernels, including the impulse.
+      image_statistics: Normalize with each image's own statistics outside training.
+      dtype: Dtype of the convolutions. Images and blurs are float32.
+      precision: Precision of products; see `jax.lax.Precision`.
     """
 
     views: ClassVar[int] = 1
@@ -188,13 +189,13 @@ class GKMNet(nn.Module):
 
         Args:
           image: RGB in [0, 1]; sides are multiples of 16.
-          train: normalize with the statistics of the batch and update the running ones.
+          train: Normalize with the batch statistics and update the running statistics.
 
         Returns:
           RGB, not clipped.
 
         Raises:
-          UserError: sides are not multiples of 16.
+          UserError: A side is not a multiple of 16.
         """
         return self._outputs(image, train)[-1]
 
@@ -205,16 +206,16 @@ class GKMNet(nn.Module):
         train: bool,
         terms: frozenset[str],
     ) -> tuple[Images, dict[str, Float[Array, " batch"]]]:
-        """Returns the restored images and terms of the loss, one number for each image.
+        """Returns the restored images and the loss terms, one value for each image.
 
-        The published training minimizes `pyramid_mse`, and in some epochs `pyramid_ssim` instead:
-        sums over the three scales.
+        The published training minimizes `pyramid_mse`, in some epochs `pyramid_ssim`. Both are sums
+        over the three scales.
 
         Args:
-          blurred: as for `__call__`.
-          sharp: the target, RGB in [0, 1].
-          train: as for `__call__`.
-          terms: names of those to compute, from `LOSS_TERMS`.
+          blurred: See `__call__`.
+          sharp: The target, RGB in [0, 1].
+          train: See `__call__`.
+          terms: Names in `LOSS_TERMS` of the terms to compute.
         """
         outputs, targets = self._outputs(blurred, train), pillow_pyramid(sharp)
         losses = {"pyramid_mse": mse, "pyramid_ssim": dissimilarity}
@@ -225,7 +226,7 @@ class GKMNet(nn.Module):
 
     @nn.nowrap
     def check_training(self, crop: int, batch_size: int, weights: Mapping[str, float]) -> None:
-        """Raises `UserError` unless the network can be trained so; see `models.network`."""
+        """Raises `UserError` if crops are too small for the loss terms; see `models.network`."""
         if any(weights.get(name) for name in self.LOSS_TERMS):
             check_pyramid("GKMNet", crop)
 
@@ -259,7 +260,7 @@ class GKMNet(nn.Module):
 
 
 def published_entries(network: GKMNet) -> dict[Path, Entry]:
-    """Returns the names and layouts in the published checkpoint."""
+    """Returns the name and layout of each variable in the published checkpoint."""
     parts = [
         *(_block_entries(path, name) for path, name in _BLOCKS.items()),
         _conv_norm_entries(("maps",), "APU.conv.conv"),

@@ -1,18 +1,18 @@
 """KPAC: kernel-sharing parallel atrous convolutions.
 
 Son, Lee, Cho, Lee, "Single Image Defocus Deblurring Using Kernel-Sharing Parallel Atrous
-Convolutions", ICCV 2021, arXiv 2108.09108. An encoder and a decoder with two blocks between them.
-In a block, the same 5 x 5 kernel convolves at five dilation rates, as inverse kernels for five
-sizes of blur; scale attention weights the rates pixel by pixel and shape attention the channels.
+Convolutions", ICCV 2021, arXiv 2108.09108. An encoder and a decoder with two blocks between them. A
+block applies the same 5 x 5 kernel at five dilation rates, as inverse kernels for five blur sizes.
+Scale attention weights the rates for each pixel, and shape attention weights the channels.
 
 1 578 277 parameters with two levels, 2 057 893 with three, 2 061 493 with two views. The published
-code is under the GNU AGPL v3; its repository holds the weights, `pretrained/single_2level.npz`,
-`single_3level.npz` and `dual.npz`. Such a file is one array of objects, `params`, without names:
-here the entry `param_007` stands for the one at index 7.
+code is under the GNU AGPL v3. Its repository has the weights, `pretrained/single_2level.npz`,
+`single_3level.npz` and `dual.npz`. Each file contains one array of objects, `params`, without
+names. The name `param_007` stands for the entry at index 7.
 
-The published network takes and returns [-1, 1]. The dual-pixel network sees both views and adds its
-residual to a third image, the combined one: the mean of the views (`views=2`), or the camera's own
-(`views=3`), which the published network takes.
+The published network takes and returns images in [-1, 1]. The dual-pixel network takes both views
+and adds its residual to the combined image: the mean of the views (`views=2`), or the image of the
+camera (`views=3`) as in the published network.
 """
 
 import functools
@@ -40,15 +40,15 @@ _leaky_relu = functools.partial(nn.leaky_relu, negative_slope=0.2)
 
 
 class Conv(nn.Module):
-    """A convolution with bias and TensorFlow's zero padding, then an activation.
+    """A convolution with bias and TensorFlow's zero padding, followed by an activation.
 
     Attributes:
-      features: channels of the output.
-      kernel_size: side of the kernel.
-      stride: the output has 1 / stride of the size.
-      rate: of dilation.
+      features: Channels of the output.
+      kernel_size: Side of the kernel.
+      stride: Stride of the convolution.
+      rate: Dilation rate.
       activation: "leaky_relu" of slope 0.2, "sigmoid" or "none".
-      dtype, precision: see `KPAC`.
+      dtype, precision: See `KPAC`.
     """
 
     features: int
@@ -76,11 +76,11 @@ class Conv(nn.Module):
 
 
 class Upsample(nn.Module):
-    """A transposed convolution that doubles the size (4 x 4, stride 2), then the leaky ReLU.
+    """A 4 x 4 transposed convolution with stride 2, followed by a leaky ReLU.
 
     Attributes:
-      features: channels of the output.
-      dtype, precision: see `KPAC`.
+      features: Channels of the output.
+      dtype, precision: See `KPAC`.
     """
 
     features: int
@@ -106,9 +106,9 @@ class SharedKernel(nn.Module):
     """Convolutions at several dilation rates with the same kernel, without bias, and leaky ReLUs.
 
     Attributes:
-      features: channels at each rate.
-      rates: of dilation.
-      dtype, precision: see `KPAC`.
+      features: Output channels of each rate.
+      rates: Dilation rates.
+      dtype, precision: See `KPAC`.
     """
 
     features: int
@@ -133,11 +133,11 @@ class SharedKernel(nn.Module):
 
 
 class Block(nn.Module):
-    """Parallel convolutions with one kernel, weighted by scale and by shape attention.
+    """Parallel convolutions with a shared kernel, weighted by scale and shape attention.
 
     Attributes:
-      features: channels of input and output; at each rate there are half as many.
-      rates, attention_widths, dtype, precision: see `KPAC`.
+      features: Channels of the input and the output. Each rate has half as many.
+      rates, attention_widths, dtype, precision: See `KPAC`.
     """
 
     features: int
@@ -174,13 +174,13 @@ class KPAC(nn.Module):
     """The network, with attributes that describe its architecture.
 
     Attributes:
-      levels: of the encoder, each of half the size.
-      width: channels at full and half resolution; below there are twice as many.
-      rates: of dilation in a block.
-      attention_widths: channels of the scale attention's hidden layers.
+      levels: Number of times that the encoder halves the size.
+      width: Channels at full and half resolution. Coarser levels have twice as many.
+      rates: Dilation rates in a block.
+      attention_widths: Channels of the scale attention's hidden layers.
       views: 1; 2 (left and right); or 3 (left, right and combined).
-      dtype: of the computation.
-      precision: of the products, see `jax.lax.Precision`.
+      dtype: Dtype of the computation.
+      precision: Precision of products; see `jax.lax.Precision`.
     """
 
     levels: int = 2
@@ -193,7 +193,7 @@ class KPAC(nn.Module):
 
     @property
     def tiling(self) -> WholeImage:
-        """The whole image: shape attention takes means over it."""
+        """The whole image, because shape attention averages over it."""
         return WholeImage(2**self.levels)
 
     def setup(self):
@@ -226,7 +226,7 @@ class KPAC(nn.Module):
           RGB, not clipped.
 
         Raises:
-          UserError: the image has other channels or another size.
+          UserError: The number of channels or the size is not supported.
         """
         check_image(image.shape, self.views, self.tiling.multiple, (1, 2, 3))
         views, combined = views_and_combined(jnp.asarray(image, jnp.float32))
@@ -246,7 +246,7 @@ class KPAC(nn.Module):
 
 
 def published_entries(network: KPAC) -> dict[Path, Entry]:
-    """Returns the names, `param_` and the position, and layouts in the published checkpoint."""
+    """Returns the name (`param_` and the index) and layout of each variable in published files."""
     paths = []
     for level in range(network.levels + 1):
         paths += _conv_paths(f"down_{level}", "conv") + _conv_paths(f"encoder_{level}", "conv")

@@ -1,17 +1,17 @@
 """NRKNet: a Neumann network with recursive kernels.
 
 Quan, Wu, Ji, "Neumann Network With Recursive Kernels for Single Image Defocus Deblurring", CVPR
-2023, pp. 5754-5763. Blur is modeled as a sum of blurred copies of the image, weighted pixel by
+2023, pp. 5754-5763. Blur is modeled as a sum of blurred copies of the image with a weight for each
 pixel. A U-Net with a convolutional LSTM over three scales predicts the weights. A truncated Neumann
 series inverts the blur at each scale.
 
-6 094 107 parameters. The published code, MIT licensed, is at github.com/csZcWu/NRKNet; its weights
-are in the same repository (`NRKNet_epoch3846.pth` for DPDD, `NRKNet_epoch257.pth` for LFDOF). It
-takes BGR images; here the conversion of weights permutes the channels instead.
+6 094 107 parameters. The published code is at github.com/csZcWu/NRKNet under the MIT license. The
+same repository has the weights (`NRKNet_epoch3846.pth` for DPDD, `NRKNet_epoch257.pth` for LFDOF).
+The published network takes BGR images; the weight conversion permutes the channels.
 
-The published test script leaves batch norm in training mode, so it uses the image's own statistics.
-The checkpoint was selected with running statistics, the default here; the configuration
-`nrknet_image_statistics` reproduces the test script.
+The published test script leaves batch norm in training mode, so it uses each image's own
+statistics. The checkpoint was selected with running statistics, which are the default here. The
+configuration `nrknet_image_statistics` reproduces the test script.
 """
 
 import functools
@@ -55,7 +55,7 @@ _double = functools.partial(
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(relu(conv(x))), padded by reflection, without biases."""
+    """x + conv(relu(conv(x))) with reflection padding and without biases."""
 
     dtype: str = "float32"
     precision: str = "highest"
@@ -73,8 +73,8 @@ class UNet(nn.Module):
     """Features of an image at one scale, from three resolutions with skip sums.
 
     Attributes:
-      widths: channels at full, half and quarter of the scale's resolution.
-      dtype, precision: see `NRKNet`.
+      widths: Channels at full, half and quarter of the scale's resolution.
+      dtype, precision: See `NRKNet`.
     """
 
     widths: tuple[int, ...]
@@ -107,11 +107,11 @@ class UNet(nn.Module):
 
 
 class Scale(NamedTuple):
-    """What the network computes at one scale.
+    """The results at one scale.
 
     Attributes:
-      maps: weights of the blurred copies.
-      terms: of the Neumann series; the first is the blurred image.
+      maps: Weights of the blurred copies.
+      terms: Terms of the Neumann series. The first one is the blurred image.
     """
 
     maps: Float[Array, "batch height width blurs"]
@@ -122,12 +122,12 @@ class NRKNet(nn.Module):
     """The network, with attributes that describe its architecture.
 
     Attributes:
-      widths: channels of the U-Net at full, half and quarter of a scale's resolution.
-      num_blurs: recursive blur kernels; the image itself has weights too.
-      num_steps: terms of the Neumann series at quarter, half and full resolution.
-      image_statistics: normalize with each image's own statistics outside of training.
-      dtype: of the convolutions; images and blurs are float32.
-      precision: of the products, see `jax.lax.Precision`.
+      widths: Channels of the U-Net at full, half and quarter of a scale's resolution.
+      num_blurs: Number of recursive blur kernels. The unblurred image also has weights.
+      num_steps: Number of Neumann terms at quarter, half and full resolution.
+      image_statistics: Normalize with each image's own statistics outside training.
+      dtype: Dtype of the convolutions. Images and blurs are float32.
+      precision: Precision of products; see `jax.lax.Precision`.
     """
 
     views: ClassVar[int] = 1
@@ -147,7 +147,7 @@ class NRKNet(nn.Module):
 
     @property
     def tiling(self) -> Tiling:
-        """Whole images where batch norm takes its statistics from them, else tiles."""
+        """Whole images if batch norm uses their statistics, otherwise tiles."""
         return WholeImage(16) if self.image_statistics else HaloTiles(halo=400, multiple=16)
 
     def setup(self):
@@ -162,8 +162,8 @@ class NRKNet(nn.Module):
         """Restores images.
 
         Args:
-          image: RGB in [0, 1]; sides are multiples of 16, else `UserError` is raised.
-          train: normalize with the statistics of the batch and update the running ones.
+          image: RGB in [0, 1] with sides that are multiples of 16.
+          train: Normalize with the batch statistics and update the running statistics.
 
         Returns:
           RGB, not clipped.
@@ -177,16 +177,16 @@ class NRKNet(nn.Module):
         train: bool,
         terms: frozenset[str],
     ) -> tuple[Float[Array, "batch height width 3"], dict[str, Float[Array, " batch"]]]:
-        """Returns the restored images and terms of the loss.
+        """Returns the restored images and the loss terms.
 
         The published training minimizes `pyramid_mse` + 0.1 `pyramid_fourier`, and in some epochs
         `pyramid_ssim` alone. It computes the paper's reblurring loss but does not minimize it.
 
         Args:
-          blurred: as for `__call__`.
-          sharp: the target, RGB in [0, 1].
-          train: as for `__call__`.
-          terms: names of those to compute, from `LOSS_TERMS`.
+          blurred: See `__call__`.
+          sharp: The target, RGB in [0, 1].
+          train: See `__call__`.
+          terms: Names of those to compute, from `LOSS_TERMS`.
         """
         scales = self._scales(blurred, train)
         restored = _restored(blurred, scales)
@@ -199,7 +199,7 @@ class NRKNet(nn.Module):
 
     @nn.nowrap
     def check_training(self, crop: int, batch_size: int, weights: Mapping[str, float]) -> None:
-        """Raises `UserError` unless the network can be trained so; see `models.network`."""
+        """Raises `UserError` if crops are too small for the loss terms; see `models.network`."""
         if any(weights.get(name) for name in self.LOSS_TERMS):
             check_pyramid("NRKNet", crop)
 
@@ -226,12 +226,12 @@ def pyramid_losses(
     sharp: Float[ArrayLike, "batch height width 3"],
     terms: frozenset[str],
 ) -> dict[str, Float[Array, " batch"]]:
-    """Returns those of the pyramid's losses that are among `terms`.
+    """Returns the pyramid losses in `terms`.
 
     Args:
-      outputs: at a quarter, half, full and full resolution; they count 0.25, 0.5, 0.75 and 1.
-      sharp: the target. It is reduced by bilinear interpolation without a low-pass.
-      terms: names of terms.
+      outputs: Images at quarter, half, full and full resolution, with weights 0.25, 0.5, 0.75, 1.
+      sharp: The target. It is reduced by bilinear interpolation without a low-pass filter.
+      terms: Names of terms.
     """
     sharp = jnp.asarray(sharp, jnp.float32)
     targets = [reduce(sharp, 4), reduce(sharp, 2), sharp, sharp]
@@ -246,7 +246,7 @@ def pyramid_losses(
 
 
 def published_entries(network: NRKNet) -> dict[Path, Entry]:
-    """Returns the names and layouts in the published checkpoint."""
+    """Returns the name and layout of each variable in the published checkpoint."""
     levels = range(len(network.widths))
     ups = enumerate(range(len(levels), 2 * len(levels) - 1))
     parts = [
@@ -277,7 +277,7 @@ def _block_entries(path, name):
 
 
 def _reblur_entries(blurs):
-    """Returns the entries of `Reblur`: inputs 3 k + c and outputs c have c in BGR order."""
+    """Returns the entries of `Reblur`. In inputs 3 k + c and outputs c, c is in BGR order."""
     taps = reshaped((3 * blurs, 1, 1, 2), (blurs, 3, 2)).then(reversed_along(1))
     split = reshaped((1, 1, 3 * blurs + 3, 3), (blurs + 1, 3, 3))
     joint = reshaped((blurs + 1, 3, 3), (1, 1, 3 * blurs + 3, 3))
@@ -291,12 +291,12 @@ def _reblur_entries(blurs):
 
 
 def published_unused(network: NRKNet) -> dict[str, np.ndarray]:
-    """Returns the published checkpoint's entries that no network reads."""
+    """Returns the entries of the published checkpoint that this network does not use."""
     return {"APU.conv.main.1.num_batches_tracked": np.zeros((), np.int64)}
 
 
 def _pyramid(image):
-    """Returns quarter, half and full resolution, by nearest neighbors, in float32."""
+    """Returns float32 images at quarter, half and full resolution, by nearest neighbors."""
     image = jnp.asarray(image, jnp.float32)
     return [image[:, ::4, ::4], image[:, ::2, ::2], image]
 
