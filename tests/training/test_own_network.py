@@ -201,3 +201,66 @@ def test_the_ensemble_is_the_mean_of_flips_and_turns(pretrained):
         axis=0,
     )
     np.testing.assert_allclose(deblur(image, pretrained, ensemble=True), expected, atol=1e-5)
+
+
+class _Batched(nn.Module):
+    """Its batch norm is never told that it trains."""
+
+    @nn.compact
+    def __call__(self, image, training=False):
+        return nn.BatchNorm(use_running_average=not training)(image)
+
+
+class _Features(nn.Module):
+    def __call__(self, image):
+        return image.mean(axis=-1)
+
+
+class _List(nn.Module):
+    def __call__(self, image):
+        return [image]
+
+
+class _Demanding(nn.Module):
+    def __call__(self, image, is_training):
+        return image
+
+
+class _Tiled(nn.Module):
+    tiling: int = 32
+
+    def __call__(self, image):
+        return image
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (_Batched(), "_Batched has batch statistics, but its call has no argument `train`"),
+        (
+            _Features(),
+            "_Features returns 2 x 64 x 64 for images of 2 x 64 x 64 x 3; it must return",
+        ),
+        (_List(), "_List returns list for images of"),
+        (_Demanding(), "_Demanding cannot be applied to images .*is_training"),
+        (_Tiled(), "_Tiled.tiling is 32; it must be a HaloTiles, WholeImage or Windows"),
+    ],
+)
+def test_a_network_that_cannot_be_trained_is_refused(network, message, pairs, tmp_path):
+    config = default_config()
+    config.data.root = str(pairs)
+    with pytest.raises(UserError, match=message) as refusal:
+        train(config, tmp_path / "run", network=network)
+    assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_flax_error_while_restoring_is_one_line():
+    class Updating(nn.Module):
+        @nn.compact
+        def __call__(self, image):
+            return nn.BatchNorm(use_running_average=False)(image)
+
+    variables = initial_variables(Updating(), 0)
+    with pytest.raises(UserError, match=r"Updating cannot be applied .*batch_stats"):
+        deblur(np.zeros((20, 20, 3), np.uint8), Pretrained(Updating(), variables, "own"))

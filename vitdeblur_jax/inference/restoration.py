@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.errors import FlaxError
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
@@ -21,9 +22,9 @@ from vitdeblur_jax.inference.pixels import image_fault
 from vitdeblur_jax.inference.tiles import count_tiles as count_halo_tiles
 from vitdeblur_jax.inference.tiles import tile_rows
 from vitdeblur_jax.inference.windows import count_windows, window_rows
-from vitdeblur_jax.models.network import takes_train, tiling_of, views_of
+from vitdeblur_jax.models.network import restored_images, tiling_of, views_of
 from vitdeblur_jax.models.tilings import HaloTiles, Windows, check_stride, stride_note
-from vitdeblur_jax.utils.errors import UserError
+from vitdeblur_jax.utils.errors import UserError, one_line
 from vitdeblur_jax.utils.output import tell
 
 Images = Float[ArrayLike, "batch height width channels"]
@@ -34,8 +35,7 @@ def restored_tiles(
     network: nn.Module, variables: dict, tiles: Images
 ) -> Float[Array, "batch height width 3"]:
     """Returns the restored tiles or whole images, float32."""
-    settings = {"train": False} if takes_train(network) else {}
-    return network.apply(variables, tiles, **settings).astype(jnp.float32)
+    return restored_images(network, variables, tiles).astype(jnp.float32)
 
 
 @functools.partial(jax.jit, static_argnames="network")
@@ -100,7 +100,9 @@ def restore(
         return lambda batch: function(network, placed, jax.device_put(batch, batch_sharded(mesh)))
 
     if not isinstance(tiling, Windows):
-        return _finite(tile_rows(tiling, image, on_all_devices(restored_tiles), **settings))
+        return _finite(
+            network, tile_rows(tiling, image, on_all_devices(restored_tiles), **settings)
+        )
     # An image has few head tiles, so one device computes all of them.
     on_one = jax.device_put(variables, jax.local_devices()[0])
     rows = window_rows(
@@ -111,17 +113,25 @@ def restore(
         stride=tiling.stride if stride is None else stride,
         **settings,
     )
-    return _finite(rows)
+    return _finite(network, rows)
 
 
-def _finite(image_rows):
-    for rows in image_rows:
+def _finite(network, image_rows):
+    for rows in _told(network, image_rows):
         if not np.isfinite(rows).all():
             raise UserError(
                 "the network's output is not finite: the checkpoint may be damaged, or it may need "
                 "dtype float32"
             )
         yield rows
+
+
+def _told(network, image_rows):
+    try:
+        yield from image_rows
+    except FlaxError as error:
+        name = type(network).__name__
+        raise UserError(f"{name} cannot be applied to images ({one_line(error)})") from error
 
 
 def _whole_batch(batch_size, mesh):

@@ -26,14 +26,17 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from vitdeblur_jax.models.tilings import HaloTiles, Tiling, Windows
-from vitdeblur_jax.utils.errors import UserError
+from vitdeblur_jax.utils.config_checks import shown
+from vitdeblur_jax.utils.errors import UserError, one_line
 
 NUMERICS = {"dtype": "float32", "precision": "highest", "remat": False}
 
@@ -135,13 +138,16 @@ def initial_variables(network: nn.Module, seed: int) -> dict:
     return _initialize(network, jax.random.key(seed))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _initialize(network, key):
+def _initial_side(network):
     tiling = tiling_of(network)
     if isinstance(tiling, Windows):
-        side = tiling.size
-    else:
-        side = -(-_LEAST_INITIAL_SIDE // tiling.multiple) * tiling.multiple
+        return tiling.size
+    return -(-_LEAST_INITIAL_SIDE // tiling.multiple) * tiling.multiple
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _initialize(network, key):
+    side = _initial_side(network)
     keys = {"params": key, "dropout": key}
     return network.init(keys, jnp.zeros((2, side, side, 3 * views_of(network))))
 
@@ -184,3 +190,54 @@ def training_outputs(
         settings["train"] = True
     restored, updated = network.apply(variables, blurred, **settings)
     return restored, {}, {**state, **updated}
+
+
+def check_network(network: nn.Module) -> None:
+    """Checks by shapes alone that the network can be trained; nothing is compiled.
+
+    Raises:
+      UserError: The network cannot be initialized or applied, does not return images, has batch
+        statistics that training could never update, or its `tiling` is none.
+    """
+    name, tiling = type(network).__name__, getattr(network, "tiling", None)
+    if tiling is not None and not isinstance(tiling, Tiling):
+        raise UserError(
+            f"{name}.tiling is {shown(tiling)}; it must be a HaloTiles, WholeImage or Windows of "
+            "vitdeblur_jax.models.tilings"
+        )
+    variables = _traced(name, lambda: abstract_variables(network))
+    if "batch_stats" in variables and not takes_train(network):
+        raise UserError(
+            f"{name} has batch statistics, but its call has no argument `train`: they would never "
+            "be updated. Write `def __call__(self, image, train=False)`, and "
+            "`nn.BatchNorm(use_running_average=not train)`"
+        )
+    side = _initial_side(network)
+    images = jax.ShapeDtypeStruct((2, side, side, 3 * views_of(network)), jnp.float32)
+    restored = _traced(
+        name, lambda: jax.eval_shape(functools.partial(restored_images, network), variables, images)
+    )
+    shape = getattr(restored, "shape", None)
+    if shape != (2, side, side, 3):
+        found = type(restored).__name__ if shape is None else " x ".join(map(str, shape))
+        raise UserError(
+            f"{name} returns {found} for images of {' x '.join(map(str, images.shape))}; it must "
+            f"return images of 2 x {side} x {side} x 3"
+        )
+
+
+def _traced(name, trace):
+    try:
+        return trace()
+    except UserError:
+        raise
+    except Exception as error:  # anything that a module of the user's raises
+        raise UserError(f"{name} cannot be applied to images ({one_line(error)})") from error
+
+
+def restored_images(
+    network: nn.Module, variables: dict, images: Float[ArrayLike, "batch height width channels"]
+) -> Any:
+    """Returns what the network makes of images, outside of training."""
+    settings = {"train": False} if takes_train(network) else {}
+    return network.apply(variables, images, **settings)

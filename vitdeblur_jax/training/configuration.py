@@ -6,7 +6,7 @@ import ml_collections
 from vitdeblur_jax.data.defocus.settings import check_settings
 from vitdeblur_jax.inference.restoration import check_options
 from vitdeblur_jax.models.import_network import is_import_path, network_by_name
-from vitdeblur_jax.models.network import check_training, own_loss_terms, views_of
+from vitdeblur_jax.models.network import check_network, check_training, own_loss_terms, views_of
 from vitdeblur_jax.models.networks import GROUPS, create_network
 from vitdeblur_jax.training.data import stages
 from vitdeblur_jax.training.data_sets import RULES as DATA_SET_RULES
@@ -157,6 +157,7 @@ def _network(config, network):
                 "the config describes a network, but train was given another one; use only one "
                 "of them: default_config() describes none"
             )
+        check_network(network)
         return network
     if len(missing) == len(GROUPS):
         raise UserError(
@@ -164,7 +165,9 @@ def _network(config, network):
             'such as "module:attribute" for your own, or call train(network=...)'
         )
     if is_import_path(str(config.get("network"))) and len(missing) == len(GROUPS) - 1:
-        return network_by_name(config.network)
+        network = network_by_name(config.network)
+        check_network(network)
+        return network
     if missing:
         raise UserError(f"the config lacks the key {missing[0]!r}")
     for group in GROUPS[1:]:

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from vitdeblur_jax.models.network import own_loss_terms, training_outputs
 from vitdeblur_jax.training.losses import LPIPS, RESTORATION_LOSSES
+from vitdeblur_jax.utils.config_checks import check_keys
 
 
 class Objective(NamedTuple):
@@ -54,6 +55,7 @@ def weighted_objective(
       lpips: The loss of that name, from `read_lpips_loss`; required if it has a weight.
     """
     own = frozenset(own_loss_terms(network))
+    check_keys(weights, [*RESTORATION_LOSSES, LPIPS, *own], "the loss")
     wanted = own if any(weights.get(name) for name in own) else frozenset()
     restored, found, model_state = training_outputs(network, variables, blurred, sharp, wanted, rng)
     inside = slice(border, -border or None)
