@@ -1,13 +1,12 @@
-r"""What the bundled weights do, figure by figure: the table of MODEL_CARD.md.
+r"""Measures the bundled weights: the table of MODEL_CARD.md.
 
     python -m benchmarks.bundled_weights --pairs FOLDER ... --sharp FOLDER ... [--checkpoint RUN]
 
-`--pairs` are real pairs of blurred and sharp images, in folders that `vitdeblur data check`
-knows as pairs; `--sharp` are sharp images, put out of focus as a whole by the thin-lens model
-with seed 0, and restored as they are, too; and eight of them, spread evenly, with the whole
-image out of focus by one radius, as a lens that is wide open does it. PSNR and SSIM are those
-of evaluate.py, of the output clipped to [0, 1]. `--images N` takes N of each `--sharp`, spread
-evenly.
+`--pairs` are folders of real pairs that `vitdeblur data check` recognizes. `--sharp` are folders of
+sharp images. Each sharp image is measured with synthetic defocus (the thin-lens model, seed 0) and
+without defocus. Eight of them, evenly spaced, are also measured with one defocus radius for the
+whole image and a round aperture. PSNR and SSIM are those of evaluate.py, with the output clipped to
+[0, 1]. `--images N` uses N evenly spaced images of each `--sharp`.
 """
 
 import argparse
@@ -33,18 +32,18 @@ from vitdeblur_jax.models.layers.views import mean_of_views
 from vitdeblur_jax.training.data import validation_indices
 from vitdeblur_jax.utils.table import format_table
 
-_IN_FOCUS = 40  # dB of a synthetic image that is out of focus by a trace only
+_IN_FOCUS = 40  # dB; the input PSNR of a synthetic image with hardly any defocus
 _RADII = (1, 1.5, 2, 3, 4, 6, 8, 10, 12)  # pixels
 _OF_EACH_RADIUS = 8
 
 
 class Figures(NamedTuple):
-    """Of an image: PSNR, SSIM and colour of the input and of the output.
+    """PSNR, SSIM and color error of an image, for input and output.
 
     Attributes:
-      name: Of the image, or of what it is the mean of.
-      colour: How far the mean of a channel lies from the sharp image's, in 255ths; the mean
-        over the channels.
+      name: Name of the image, or of the set that the figures are averaged over.
+      colour: Absolute difference between the mean of a channel and that of the sharp image, in
+        255ths, averaged over the channels.
     """
 
     name: str
@@ -62,7 +61,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", help="by default the bundled weights")
     parser.add_argument("--pairs", nargs="*", default=[], help="folders of real pairs")
     parser.add_argument("--sharp", nargs="*", default=[], help="folders of sharp images")
-    parser.add_argument("--images", type=int, default=0, help="of each --sharp; 0: all")
+    parser.add_argument("--images", type=int, default=0, help="images of each --sharp; 0: all")
     options = parser.parse_args()
     pretrained = load_pretrained(options.checkpoint)
     print(pretrained.source)
@@ -73,14 +72,14 @@ def main() -> None:
         synthetic, undefocused = of_sharp(pretrained, folder, options.images)
         gains = np.array([f.psnr - f.input_psnr for f in synthetic])
         show(
-            f"synthetic defocus of {folder}: the least gain {gains.min():+.2f} dB, "
-            f"{np.mean(gains < 0):.0%} lose",
+            f"synthetic defocus of {folder}: smallest gain {gains.min():+.2f} dB, "
+            f"{np.mean(gains < 0):.0%} of the images get worse",
             means_of(synthetic),
         )
         psnr = np.array(undefocused)
         print(
-            f"left as they are, {folder}: output against input {psnr.mean():.2f} dB on average, "
-            f"{psnr.min():.2f} at the least, {np.mean(psnr < 36):.0%} below 36\n",
+            f"without defocus, {folder}: PSNR of output against input {psnr.mean():.2f} dB on "
+            f"average, minimum {psnr.min():.2f}, {np.mean(psnr < 36):.0%} of the images below 36\n",
             flush=True,
         )
         show(f"one defocus radius, {folder}", of_each_radius(pretrained, folder))
@@ -95,7 +94,7 @@ def of_pairs(pretrained: Pretrained, folder: str) -> list[Figures]:
 
 
 def of_sharp(pretrained: Pretrained, folder: str, count: int) -> tuple[list[Figures], list[float]]:
-    """Returns figures of synthetic defocus, and PSNR of what is made of the sharp images."""
+    """Returns figures of synthetic defocus, and the PSNR of restored sharp images."""
     source = SyntheticSource(list_images(Path(folder)), SynthesisSettings(), seed=0)
     figures, undefocused = [], []
     for index in validation_indices(source, count):
@@ -107,7 +106,7 @@ def of_sharp(pretrained: Pretrained, folder: str, count: int) -> tuple[list[Figu
 
 
 def of_each_radius(pretrained: Pretrained, folder: str) -> list[Figures]:
-    """Returns mean figures of a few images, all of each out of focus by one radius."""
+    """Returns mean figures of a few images for each defocus radius."""
     images = list_images(Path(folder))
     indices = validation_indices(images, min(_OF_EACH_RADIUS, len(images)))
     sharp = [as_8_bits(read_rgb(images[index])) for index in indices]
@@ -124,14 +123,14 @@ def of_each_radius(pretrained: Pretrained, folder: str) -> list[Figures]:
 
 
 def out_of_focus(sharp: np.ndarray, radius: float) -> np.ndarray:
-    """Returns an image (H x W x 3, uint8) through a lens that is wide open, without noise."""
+    """Defocuses an image (H x W x 3, uint8) with a round aperture, without noise."""
     light = srgb_to_linear(as_float(sharp))
     blurred = defocus(light, np.full(sharp.shape[:2], radius, np.float32), disk())
     return np.rint(255 * linear_to_srgb(blurred.clip(0, 1))).astype(np.uint8)
 
 
 def compare(pretrained: Pretrained, name: str, pair: Mapping[str, np.ndarray]) -> Figures:
-    """Returns the figures of a blurred and a sharp image, as integers."""
+    """Returns the figures of a pair of integer images."""
     blurred, sharp = as_float(pair["blurred"]), as_float(pair["sharp"])
     figures = []
     for image in mean_of_views(blurred), deblur(blurred, pretrained).clip(0, 1):
@@ -146,7 +145,7 @@ def mean_of(figures: Sequence[Figures], name: str) -> Figures:
 
 
 def means_of(figures: Sequence[Figures]) -> list[Figures]:
-    """Returns the mean of all, and that of those clearly out of focus where these are fewer."""
+    """Returns the mean of all, and the mean of the clearly defocused images if they are fewer."""
     defocused = [f for f in figures if f.input_psnr < _IN_FOCUS]
     means = [mean_of(figures, f"mean of {len(figures)}")]
     if 0 < len(defocused) < len(figures):

@@ -1,9 +1,9 @@
-"""Published figures of accelerators: the ceilings that no program gets past.
+"""Published peak figures of accelerators.
 
-Cloud TPU: the tables on docs.cloud.google.com/tpu/docs/v4, v5e, v5p and v6e. NVIDIA: the data
-sheets of H100 SXM, H200 SXM and A100 80GB SXM, products without sparsity. Rates of links are those
-of one direction, half of what is published for both. Between machines with GPUs an adapter of
-InfiniBand NDR for each GPU is assumed, 400 Gbit/s.
+Sources for Cloud TPU: the tables on docs.cloud.google.com/tpu/docs/v4, v5e, v5p and v6e. Sources
+for NVIDIA: the data sheets of H100 SXM, H200 SXM and A100 80GB SXM, products without sparsity. Link
+rates are for one direction, half of the published bidirectional rates. Machines with GPUs are
+assumed to have one InfiniBand NDR adapter per GPU, 400 Gbit/s.
 """
 
 from typing import NamedTuple
@@ -15,15 +15,15 @@ GPUS_A_MACHINE = 8
 
 
 class Chip(NamedTuple):
-    """What a chip can do at most.
+    """Peak figures of a chip.
 
     Attributes:
-      peak: FLOP/s of each kind of product that `benchmarks.flops` tells apart.
+      peak: FLOP/s for each kind of product of `benchmarks.flops`.
       memory: Bytes of HBM.
-      memory_rate: Bytes a second between the chip and its HBM.
-      link_rate: Bytes a second that all its links can send to the chips beside it.
-      network_rate: Bytes a second that it can send to another machine; None where machines are
-        joined by the links.
+      memory_rate: Bytes per second between the chip and its HBM.
+      link_rate: Bytes per second that all links of the chip can send to neighbouring chips.
+      network_rate: Bytes per second that it can send to another machine; None if the links connect
+        the machines.
     """
 
     peak: dict[str, float]
@@ -34,7 +34,7 @@ class Chip(NamedTuple):
 
 
 def _tpu(bfloat16: float) -> dict[str, float]:
-    """A float32 product is one, three or six in bfloat16, as XLA makes it on a TPU."""
+    """Returns peaks on a TPU, where XLA computes a float32 product as 1, 3 or 6 bfloat16 ones."""
     return {
         "bfloat16": bfloat16,
         "default": bfloat16,
@@ -61,5 +61,5 @@ CHIPS = {
 
 
 def chip(name: str) -> Chip:
-    """Returns the figures of a chip; an unknown name is a `UserError` that lists them."""
+    """Returns the figures of a chip; raises `UserError` for an unknown name."""
     return CHIPS[known("chip", name, CHIPS)]

@@ -1,13 +1,13 @@
-"""What the devices send each other in a compiled program, read from its text.
+"""Traffic between devices in a compiled program, read from its HLO text.
 
-A collective is taken to go round a ring of the n devices of a group: to gather or to scatter, each
-sends (n - 1) / n of the whole; to sum up, that twice; a permutation sends all that a device holds.
-Other ways of doing it do not send less. What lies in a loop counts as often as the loop turns, once
-where the compiler has not written how often that is.
+The model is a ring of the n devices of a group. To gather or to scatter, each device sends
+(n - 1) / n of the whole array; an all-reduce sends twice that; a permutation sends all data of a
+device. Other algorithms do not send less. A collective in a loop counts once per iteration, or once
+if the compiler does not state the trip count.
 
-A program for TPUs has two ways of its own. To sum up and scatter is a fusion of an all-reduce with
-the slice that a device keeps of it. And an asynchronous collective is written again in each fusion
-that carries it on; it counts where it starts.
+Programs for TPUs have two special forms. A reduce-scatter is a fusion of an all-reduce with the
+slice that a device keeps. An asynchronous collective appears again in each fusion that continues
+it; only its start counts.
 """
 
 import math
@@ -26,10 +26,10 @@ _ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
 
 
 class Traffic(NamedTuple):
-    """What one kind of collective, in groups of one size, does in a run of the program.
+    """Traffic of one kind of collective, in groups of one size, per run of the program.
 
     Attributes:
-      times: How often a device takes part in one.
+      times: Number of collectives that a device takes part in.
       sent: Bytes that a device sends in all of them.
     """
 
@@ -38,7 +38,7 @@ class Traffic(NamedTuple):
 
 
 def collectives(module: str) -> dict[tuple[str, int], Traffic]:
-    """Returns the traffic by kind and size of the groups, of `compiled.as_text()`."""
+    """Returns the traffic in `compiled.as_text()`, by kind and group size."""
     computations, entry = _computations(module)
     devices = int((re.search(r"num_partitions=(\d+)", module) or ["", "1"])[1])
     found = defaultdict(lambda: Traffic(0, 0.0))
@@ -58,7 +58,7 @@ def collectives(module: str) -> dict[tuple[str, int], Traffic]:
 
 
 def _computations(module: str) -> tuple[dict[str, list[str]], str]:
-    """Returns the lines of each computation by its name, and the name of the first to run."""
+    """Returns the lines of each computation by its name, and the name of the entry computation."""
     computations, lines, entry = {}, [], ""
     for line in module.splitlines():
         match = _COMPUTATION.match(line)
@@ -71,11 +71,11 @@ def _computations(module: str) -> tuple[dict[str, list[str]], str]:
 
 
 def _executed(computations, name: str, times: int) -> Iterator[tuple[str, str, int]]:
-    """Yields each line that runs from a computation on: where it stands, and how often it runs."""
+    """Yields each line that a computation executes: its computation, the line, its run count."""
     for line in computations.get(name, ()):
         yield name, line, times
         if re.search(r"-(done|update)\(", line):
-            continue  # names again what its start has called
+            continue  # repeats the computation that its start calls
         turns = _TURNS.search(line)
         for attribute, names in _CALLED.findall(line):
             inside = times * int(turns[1]) if turns and attribute == "body" else times
@@ -84,13 +84,13 @@ def _executed(computations, name: str, times: int) -> Iterator[tuple[str, str, i
 
 
 def _carries_on(name: str, lines: list[str]) -> bool:
-    """Returns whether a computation goes on with an asynchronous collective of another one."""
+    """Returns whether a computation continues an asynchronous collective of another one."""
     ends = any('custom_call_target="AsyncCollectiveDone"' in line for line in lines)
     return ends or name.startswith("async_collective_fusion")
 
 
 def _group_size(line: str, devices: int) -> int:
-    """Returns how many devices a group has, in each of the ways that XLA lists groups."""
+    """Returns the number of devices in a group, for each notation of groups in HLO text."""
     written = re.search(r"replica_groups=(.*?)(?=, [a-z_]+=(?!\()|$)", line)
     groups = written[1] if written else "{}"
     if groups == "{}":
@@ -103,11 +103,11 @@ def _group_size(line: str, devices: int) -> int:
         sizes = dict(re.findall(r"('\w+')=(\d+)", mesh[1]))
         axes = re.findall(r"('\w+')(?::\(\d+\)(\d+))?", mesh[2])  # a part of an axis has a size
         return math.prod(int(part or sizes[axis]) for axis, part in axes)
-    raise ValueError(f"unknown way to list groups: {groups}")
+    raise ValueError(f"unknown notation of groups: {groups}")
 
 
 def _bytes(result: str, is_start: bool) -> int:
-    """Returns the bytes of what a collective gives; a start also names its operands before."""
+    """Returns the bytes of a collective's result; a start lists its operands before the results."""
     arrays = [
         math.prod(int(length) for length in shape.split(",") if length) * int(bits or 8) // 8
         for _, bits, shape in _ARRAY.findall(result)

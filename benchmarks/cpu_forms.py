@@ -1,12 +1,12 @@
-r"""Milliseconds of each form that only XLA:CPU needs, beside the plain form that it replaces.
+r"""Milliseconds of each implementation for XLA:CPU, against the plain one that it replaces.
 
     python -m benchmarks.cpu_forms
 
-Both run in this one process in turns, with the shapes of the `tiny` and `base` models, in float32
-and in bfloat16, forward and with the gradient. Prints the shortest times, and "may be deleted" if
-the plain form is within 5 %. Of the recomputation in the backward pass, which saves memory and not
-time, it prints megabytes. A form is no longer needed if all its lines say so. Takes a few
-minutes on an idle machine.
+Both run in one process in turns, with the shapes of the `tiny` and `base` models, in float32 and in
+bfloat16, forward and with the gradient. Prints the shortest times, and "may be deleted" if the
+plain implementation is within 5 %. For rematerialization, which saves memory and not time, it
+prints megabytes. If all lines of an implementation say "may be deleted", it is no longer needed.
+Takes a few minutes on an idle machine.
 """
 
 import functools

@@ -1,13 +1,13 @@
-"""Training crops a second: this package's input pipeline against a PyTorch DataLoader.
+"""Training crops per second: this package's input pipeline against a PyTorch DataLoader.
 
     python -m benchmarks.data_throughput [--workers 2] [--seconds 15] [--rounds 3]
 
-Makes 8 pairs of 1680 x 1120 PNG files, as large as DPDD's, out of scikit-image's images. Both
-sides read the same pairs, cut the same kind of 360-crops, mirror half of them and deliver batches
-of 8 as uint8, with the same number of worker processes; the DataLoader reads with Pillow. They take
-turns, and the median of the rounds counts. Then come the same pairs prepared, and defocus made on
-the fly. Processor time comes from a further run without worker processes. Needs PyTorch and
-scikit-image beside the package's own requirements.
+Creates 8 pairs of PNG files in DPDD's size, 1680 x 1120, from scikit-image's images. Both pipelines
+read the same pairs, cut crops of 360 pixels, flip half of them and yield uint8 batches of 8, with
+the same number of worker processes. The DataLoader reads with Pillow. The pipelines take turns, and
+the result is the median of the rounds. Two more lines measure prepared pairs and synthetic defocus.
+Processor time comes from another run without worker processes. Needs PyTorch and scikit-image in
+addition to the package's own requirements.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def write_pairs(root: Path) -> None:
 
 
 class PillowPairs(torch.utils.data.Dataset):
-    """What a PyTorch project does: read both files whole, cut, mirror."""
+    """A typical PyTorch data set: reads both files, crops and flips."""
 
     def __init__(self, root: Path):
         self.pairs = [(path, root / "target" / path.name) for path in sorted(root.glob("input/*"))]
@@ -107,7 +107,7 @@ def rate(batches: Iterator, seconds: float) -> float:
 
 
 def processor_seconds(source, examples: int) -> float:
-    """Returns processor time an example, all threads of a run without worker processes."""
+    """Returns processor seconds per example, over all threads of a run without workers."""
     batches = our_batches(source, 0).batches
     batches[0]
     started = time.process_time()
@@ -128,7 +128,7 @@ def main() -> None:
 
 
 def compare(folder: Path, options: argparse.Namespace) -> None:
-    """Measures all sources and prints a line each."""
+    """Measures all sources and prints a line for each."""
     write_pairs(folder / "pairs")
     sizes = [path.stat().st_size for path in folder.glob("pairs/*/*")]
     print(f"{len(sizes)} PNG files of {WIDTH} x {HEIGHT}, {np.mean(sizes) / 1e6:.1f} MB on average")
@@ -148,10 +148,10 @@ def compare(folder: Path, options: argparse.Namespace) -> None:
     theirs = statistics.median(next(iter(rates.values())))
     for name, taken in rates.items():
         ours = statistics.median(taken)
-        line = f"{name}: {ours:.1f} crops a second, {ours / theirs:.2f} x"
+        line = f"{name}: {ours:.1f} crops per second, {ours / theirs:.2f} x"
         if name in sources:
             cores = WANTED * processor_seconds(sources[name], examples=64)
-            line += f"; {cores:.1f} cores for {WANTED} crops a second"
+            line += f"; {cores:.1f} cores for {WANTED} crops per second"
         print(f"{line} (rounds: {', '.join(f'{one:.1f}' for one in taken)})")
 
 

@@ -1,11 +1,11 @@
-"""Seconds a training crop of defocus on one core: NumPy and SciPy, as shipped, against jitted JAX.
+"""Seconds to defocus a training crop on one core: the package's NumPy and SciPy against jitted JAX.
 
     python -m benchmarks.defocus_speed
 
-Worker processes make training crops, so that all runs on one core. The JAX rendering blurs the same
-slices through XLA's FFT; its compilation, which each other number of slices would need again, is
-not counted, nor is what only NumPy does in both (edges, kernels, places between slices). The last
-line is the whole of `synthesize`, scenes as they are drawn by default.
+Everything runs on one core, as in a worker process. The JAX version blurs the same slices with
+XLA's FFT. Its times exclude compilation, which every number of slices needs again, and the steps
+that NumPy does for both (edges, kernels, positions between slices). The last line measures
+`synthesize` as a whole, with the default distribution of scenes.
 """
 
 import os
@@ -48,11 +48,11 @@ def main() -> None:
     started = time.perf_counter()
     for _ in range(60):
         synthesize(sharp, settings, rng)
-    print(f"synthesize: {60 / (time.perf_counter() - started):.1f} crops a second")
+    print(f"synthesize: {60 / (time.perf_counter() - started):.1f} crops per second")
 
 
 def jax_rendering(surfaces):
-    """Returns a function that renders the surfaces through a disk as `render` does."""
+    """Returns a JAX function that renders the surfaces through a disk, like `render`."""
     import jax
     import jax.numpy as jnp
     from scipy.fft import next_fast_len
@@ -85,10 +85,10 @@ def jax_rendering(surfaces):
         def add(gathered, slice_):
             index, kernel = slice_
             weights = jnp.maximum(1 - jnp.abs(places - index), 0)
-            # One by one: XLA's sum over this axis takes 8 times as long.
+            # A Python sum: XLA's sum over this axis takes 8 times as long.
             packed = sum(weights[i] * opaque[i] for i in range(len(opaque)))
             spectrum = jnp.fft.rfft2(packed, size) * jnp.fft.rfft2(kernel, size)
-            blurred = jnp.fft.irfft2(spectrum, size)  # what wraps around falls into the margin
+            blurred = jnp.fft.irfft2(spectrum, size)  # the margin absorbs values that wrap around
             blurred = jnp.roll(blurred, (-margin, -margin), (1, 2))[:, :height, :width]
             share = jnp.minimum(1, (1 - gathered[3]) / jnp.maximum(blurred[3], 1e-6))
             return gathered + share * blurred, None
@@ -104,7 +104,7 @@ def jax_rendering(surfaces):
 
 
 def shortest_times(*works, rounds: int = 15) -> list[float]:
-    """Returns the shortest seconds of each, taken in turns, after a round that is not counted."""
+    """Returns the shortest time of each function in seconds; they take turns after a warm-up."""
     times = []
     for _ in range(rounds + 1):
         times.append([])

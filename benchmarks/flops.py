@@ -1,7 +1,7 @@
-"""The arithmetic of a traced function: its matrix products and convolutions, exactly.
+"""Exact count of the matrix products and convolutions of a traced function.
 
-XLA's own count takes the body of a scan once, whatever its length, and depends on the platform. All
-else, elementwise functions and sums, is left out: it runs on other units than products do.
+XLA's own count includes the body of a scan only once and depends on the platform. Elementwise
+functions and sums are not counted, because other units of a chip execute them.
 """
 
 import math
@@ -14,19 +14,19 @@ from jax.interpreters.partial_eval import dce_jaxpr
 
 
 def count_flops(traced: ClosedJaxpr, platform: str) -> Counter[str]:
-    """Returns how many additions and multiplications all products of a function take.
+    """Returns the number of additions and multiplications in all products of a function.
 
-    They are counted apart by what they are computed in: "bfloat16" for operands of two bytes or
-    less, or the precision of float32: "default", "high" or "highest". What no output depends on is
-    left out. Of a condition the branch with the most counts, and where branches stand for
-    platforms, that of `platform`.
+    The keys are the kinds of arithmetic: "bfloat16" for operands of two bytes or less, else the
+    float32 precision: "default", "high" or "highest". Products that no output depends on are not
+    counted. A condition counts with its most expensive branch, or with the branch of `platform` if
+    the branches are for platforms.
 
     Args:
       traced: `jax.make_jaxpr(...)(...)`, or `.jaxpr` of a traced jitted function.
       platform: "cpu", "cuda" or "tpu".
 
     Raises:
-      ValueError: Products in a while loop, whose turns cannot be known.
+      ValueError: There are products in a while loop, whose number of iterations is unknown.
     """
     needed, _ = dce_jaxpr(traced.jaxpr, [True] * len(traced.jaxpr.outvars))
     return _count(needed, platform)
@@ -45,7 +45,7 @@ def _count(jaxpr: Jaxpr, platform: str) -> Counter[str]:
         else:
             inner = sum((_count(part, platform) for part in _inside(equation)), Counter())
             if name == "while" and inner:
-                raise ValueError("there are products in a while loop, whose turns are not known")
+                raise ValueError("products in a while loop with an unknown number of iterations")
             turns = equation.params["length"] if name == "scan" else 1
             total += Counter({kind: turns * flops for kind, flops in inner.items()})
     return total
@@ -56,7 +56,7 @@ def _of_branches(equation, platform) -> Counter[str]:
     platforms = equation.params.get("branches_platforms")
     if platforms is None:
         return max(branches, key=lambda branch: branch.total())
-    # None stands for the default, which comes last.
+    # None is the default branch, which comes last.
     chosen = (i for i, names in enumerate(platforms) if names is None or platform in names)
     return branches[next(chosen)]
 
@@ -77,16 +77,16 @@ def _kind(equation) -> str:
 
 
 def dot_flops(equation) -> int:
-    """Returns two for each value of the result and each index that is summed over."""
+    """Returns twice the size of the result times the length of the contracted axes."""
     (contracted, _), _ = equation.params["dimension_numbers"]
     shape = equation.invars[0].aval.shape
     return 2 * equation.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
 
 
 def convolution_flops(equation) -> int:
-    """Returns two for each product with a value of the input; zeros of padding and holes are none.
+    """Returns two per product with a value of the input; padding and dilation zeros do not count.
 
-    So both gradients of a convolution take what it takes itself, however they are written.
+    So each gradient of a convolution has the count of the convolution itself.
     """
     params = equation.params
     left, right = (variable.aval.shape for variable in equation.invars)
@@ -108,7 +108,7 @@ def convolution_flops(equation) -> int:
 
 
 def _pairs(length, kernel, out, stride, padding, holes, kernel_holes) -> int:
-    """Returns how many pairs of output and kernel index along an axis meet a value of the input."""
+    """Returns the number of (output, kernel) index pairs along an axis that hit an input value."""
     places = (
         position * stride + tap * kernel_holes - padding
         for position in range(out)

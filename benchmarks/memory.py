@@ -1,11 +1,11 @@
-"""Peak memory of restoring an image, over what the process holds once the model is loaded.
+"""Peak memory of restoring an image, beyond the memory of the process with the loaded model.
 
     python -m benchmarks.memory
 
-Each case runs in a process of its own, on the CPU, uint8 in and out: `tiny` at 1, 6 and 24
-megapixels, `base` at LFDOF's size. Compilation is counted in, and so are the image and its
-restoration. The last column is what the reference's float64 maps of all windows alone would take.
-Linux only: it reads the high-water mark of /proc.
+Each case runs in its own process, on the CPU, with uint8 input and output: `tiny` at 1, 6 and 24
+megapixels, `base` at LFDOF's size. The peak includes compilation, the image and its restoration.
+The last column is the size of the reference's float64 feature maps of all windows. Linux only: it
+reads the high-water mark from /proc.
 """
 
 import ctypes
@@ -26,7 +26,7 @@ CASES = [
 
 
 def main() -> None:
-    """Prints a line a case."""
+    """Prints a line for each case."""
     from vitdeblur_jax.utils.table import format_table
 
     context = multiprocessing.get_context("spawn")
@@ -35,7 +35,7 @@ def main() -> None:
         with context.Pool(1) as pool:
             rows.append(pool.apply(measure, case))
             print(*rows[-1], flush=True)
-    header = ("image", "loaded, MB", "peak over it, MB", "seconds", "float64 maps, MB")
+    header = ("image", "loaded, MB", "peak beyond it, MB", "seconds", "float64 maps, MB")
     print(format_table(header, rows))
 
 
@@ -51,7 +51,7 @@ def measure(name: str, width: int, height: int) -> tuple[str, ...]:
     model = create(name)
     variables = jax.block_until_ready(initial_variables(model, seed=0))
     pretrained = Pretrained(model, variables, "random")
-    ctypes.CDLL(None).malloc_trim(0)  # gives back what making the variables took
+    ctypes.CDLL(None).malloc_trim(0)  # returns memory that the initialization has freed
     loaded = memory("VmRSS")
     begin_high_water_mark()
     started = time.perf_counter()

@@ -1,16 +1,16 @@
-r"""What a training step takes on a pod: memory, arithmetic, traffic, least time. Needs no pod.
+r"""Estimates a training step on a pod without one: memory, arithmetic, traffic, least time.
 
     python -m benchmarks.pod_plan --config=configs/dpdd.py --topology=v5e:16x16 \
         [--batch-per-chip=8] [--fsdp=16] [--search] [--parameters] [--config.KEY=VALUE ...]
 
-For a slice of TPUs (v4, v5e, v5p, v6e; needs `pip install ".[tpu]"`) the whole step is compiled for
-these chips, which takes minutes. For GPUs, `--topology=gpu:8xH100` (also H200 and A100), there is
-no compiler at hand: the figures are arithmetic, and the memory of activations is not known.
+For a slice of TPUs (v4, v5e, v5p, v6e; needs `pip install ".[tpu]"`) the step is compiled for these
+chips, which takes minutes. For GPUs, `--topology=gpu:8xH100` (also H200 and A100), no compiler is
+available, so the figures are computed from shapes, and the memory of activations is unknown.
 
-The batch is `--batch-per-chip` times the chips, whatever the config says; `--fsdp` is by default
-the config's mesh.fsdp, and "data" is what it leaves. Of a progressive config the first stage is
-planned. `--search` looks for the largest batch a chip that fits, beginning with that one;
-`--parameters` lists where each one lies.
+The batch size is `--batch-per-chip` times the number of chips and overrides the config. `--fsdp`
+defaults to the config's mesh.fsdp; the axis "data" gets the remaining factor. The plan of a
+progressive config is that of its first stage. `--search` finds the largest batch per chip that
+fits, starting with `--batch-per-chip`. `--parameters` lists the sharding of each parameter.
 """
 
 import argparse
@@ -46,15 +46,15 @@ from vitdeblur_jax.utils.table import format_table
 
 
 class Plan(NamedTuple):
-    """What a step comes to.
+    """The cost of a training step.
 
     Attributes:
-      flops: Of all chips, by kind of product.
-      state: Bytes of a chip that parameters, optimizer and averages take.
-      memory: Other bytes of a chip, by name; empty where no compiler has told.
-      moved: Fewest bytes between a chip and its memory; None where no compiler has told.
-      traffic: By kind of collective and size of its groups.
-      network: Bytes of these that a chip must send to other machines.
+      flops: FLOPs of all chips together, by kind of product.
+      state: Bytes per chip of parameters, optimizer state and EMA.
+      memory: Other bytes per chip, by name; empty without a compiler.
+      moved: Least bytes between a chip and its memory; None without a compiler.
+      traffic: Traffic by kind of collective and group size.
+      network: Bytes of the traffic that a chip must send to other machines.
     """
 
     flops: Counter[str]
@@ -66,25 +66,25 @@ class Plan(NamedTuple):
 
 
 class DoesNotFitError(Exception):
-    """The compiler's word that the program needs more memory than a chip has."""
+    """The compiler reports that the program needs more memory than a chip has."""
 
 
 def main() -> None:
-    """Prints the plan; ends with 1 if it does not fit, 2 if it cannot be made."""
+    """Prints the plan; exits with 1 if it does not fit, 2 on an error."""
     parser = argparse.ArgumentParser(
         description=__doc__.partition("\n")[0],
         epilog="--config=FILE and --config.KEY=VALUE as for train.py",
         allow_abbrev=False,
     )
     parser.add_argument("--topology", required=True, help="v5e:16x16, gpu:8xH100, ...")
-    parser.add_argument("--batch-per-chip", type=int, default=8, help="images (8)")
+    parser.add_argument("--batch-per-chip", type=int, default=8, help="images per chip (8)")
     parser.add_argument("--fsdp", type=int, help="chips that share the state (mesh.fsdp)")
-    parser.add_argument("--search", action="store_true", help="largest batch a chip that fits")
-    parser.add_argument("--parameters", action="store_true", help="list where each one lies")
+    parser.add_argument("--search", action="store_true", help="find the largest batch that fits")
+    parser.add_argument("--parameters", action="store_true", help="list all shardings")
     options, rest = parser.parse_known_args()
     sys.argv[1:] = rest
-    # Otherwise libtpu asks what cloud it is in, and lets one process alone load it. The type may be
-    # any: what is compiled for is the topology.
+    # Otherwise libtpu queries the cloud's metadata and allows only one process. Any accelerator
+    # type will do, because the compilation is for the topology.
     os.environ |= {
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_WORKER_HOSTNAMES": "localhost",
@@ -101,22 +101,22 @@ def report(config: ml_collections.ConfigDict, options: argparse.Namespace) -> in
     """Prints the plan and returns the exit status.
 
     Raises:
-      UserError: A topology, config or mesh that cannot be.
+      UserError: The topology, config or mesh is invalid.
     """
     if options.batch_per_chip < 1:
         raise UserError(f"--batch-per-chip is {options.batch_per_chip}; it must be 1 or more")
     name, devices = topology(options.topology)
     is_gpu = options.topology.startswith("gpu:")
     if is_gpu and options.search:
-        raise UserError("--search needs a compiler, and there is none for GPUs here; leave it out")
+        raise UserError("--search needs a compiler, and there is none for GPUs here; remove it")
     fsdp = config.mesh.fsdp if options.fsdp is None else options.fsdp
     if is_gpu and fsdp > GPUS_A_MACHINE:
-        raise UserError(f"--fsdp {fsdp} would span machines of {GPUS_A_MACHINE}; make it less")
+        raise UserError(f"--fsdp is {fsdp}; a machine has only {GPUS_A_MACHINE} GPUs; lower it")
     mesh = make_mesh(-1, fsdp, devices)
     batch = options.batch_per_chip
     if options.search:
         batch, tried = largest_that_fits(lambda size: fits(config, mesh, size, chip(name)), batch)
-        print(f"{batch} images a chip fit, one more does not ({tried} compilations)")
+        print(f"{batch} images per chip fit, one more does not ({tried} compilations)")
         if not batch:
             return CHECKED_AND_WRONG
     run, numerics = prepared(config, mesh, batch), config.numerics
@@ -125,7 +125,7 @@ def report(config: ml_collections.ConfigDict, options: argparse.Namespace) -> in
         print(table)
     print(
         f"{options.topology}: data {mesh.shape[DATA]} x fsdp {mesh.shape[FSDP]} chips\n"
-        f"batch {batch} a chip, {batch * mesh.size} in all; crop {config.crop}, {numerics.dtype}, "
+        f"batch {batch} per chip, {batch * mesh.size} total; crop {config.crop}, {numerics.dtype}, "
         f"remat {numerics.remat}, grad_accum_steps {config.grad_accum_steps}\n"
         f"{table.splitlines()[-1]}",
         flush=True,
@@ -133,14 +133,14 @@ def report(config: ml_collections.ConfigDict, options: argparse.Namespace) -> in
     try:
         plan = by_arithmetic(config, run) if is_gpu else compiled(config, run)
     except DoesNotFitError as error:
-        print(f"does not fit into {chip(name).memory / 1e9:.1f} GB a chip: {error}")
+        print(f"does not fit into {chip(name).memory / 1e9:.1f} GB per chip: {error}")
         return CHECKED_AND_WRONG
     print(told(plan, chip(name), mesh.size))
     return 0
 
 
 def topology(name: str) -> tuple[str, list[jax.Device]]:
-    """Returns the name of the chip, and the devices; for GPUs as many stand-ins.
+    """Returns the name of the chip and its devices; for GPUs, CPU devices replace them.
 
     Raises:
       UserError: There is no such topology, or nothing to compile for it with.
@@ -174,16 +174,16 @@ def _whole_machines(count):
 
 
 def prepared(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh, batch: int) -> Run:
-    """Returns the run with a batch of so many images a device."""
+    """Returns the run with a given batch size per device."""
     config.batch_size, config.progressive = batch * mesh.size, ()
     for key, value in config.initial.items():
         config.initial[key] = type(value)()
-    config.initial.checkpoint = "any"  # none is read
+    config.initial.checkpoint = "any"  # it is not read
     return prepare(config, check_config(config), mesh)
 
 
 def traced_step(config: ml_collections.ConfigDict, run: Run) -> jax.stages.Traced:
-    """Returns the step, traced for arrays that lie where they will lie."""
+    """Returns the traced step, with the shardings of the run."""
     shape = config.batch_size, config.crop, config.crop
     batch = {
         name: jax.ShapeDtypeStruct((*shape, channels), jnp.uint8, sharding=batch_sharded(run.mesh))
@@ -193,7 +193,7 @@ def traced_step(config: ml_collections.ConfigDict, run: Run) -> jax.stages.Trace
 
 
 def compiled(config: ml_collections.ConfigDict, run: Run) -> Plan:
-    """Returns the plan of the step as it is compiled for the devices of its mesh.
+    """Returns the plan of the step, compiled for the devices of its mesh.
 
     Raises:
       DoesNotFitError: It does not fit into their memory.
@@ -226,7 +226,7 @@ def compiled(config: ml_collections.ConfigDict, run: Run) -> Plan:
 
 
 def by_arithmetic(config: ml_collections.ConfigDict, run: Run) -> Plan:
-    """Returns the plan as far as it follows from the shapes and from where they lie."""
+    """Returns the parts of the plan that follow from shapes and shardings."""
     state = abstract_state(run)
     trained = trained_part(state.params, run.frozen)
     data, fsdp = run.mesh.shape[DATA], run.mesh.shape[FSDP]
@@ -273,7 +273,7 @@ def traffic_by_rule(
 
 
 def fits(config: ml_collections.ConfigDict, mesh, batch: int, limits: Chip) -> bool:
-    """Returns whether the step with so many images a chip fits into its memory."""
+    """Returns whether the step with this batch size per chip fits into a chip's memory."""
     try:
         plan = compiled(config, prepared(config, mesh, batch))
     except DoesNotFitError:
@@ -282,9 +282,9 @@ def fits(config: ml_collections.ConfigDict, mesh, batch: int, limits: Chip) -> b
 
 
 def largest_that_fits(fits: Callable[[int], bool], start: int) -> tuple[int, int]:
-    """Returns the largest number from 1 on that fits, 0 if none does, and how many were tried.
+    """Returns the largest positive number that fits (0 if none does) and the number of trials.
 
-    It doubles `start` until that does not fit any more, and then bisects.
+    It doubles `start` until it does not fit, and then bisects.
     """
     answers = {}
 
@@ -302,7 +302,7 @@ def largest_that_fits(fits: Callable[[int], bool], start: int) -> tuple[int, int
 
 
 def least_seconds(plan: Plan, limits: Chip, chips: int) -> dict[str, float]:
-    """Returns the seconds that each part of a step takes at the published rates, at least."""
+    """Returns the least seconds of each part of a step at the published rates."""
     seconds = {
         "arithmetic": sum(n / limits.peak[kind] for kind, n in plan.flops.items()) / chips,
         "links": sum(traffic.sent for traffic in plan.traffic.values()) / limits.link_rate,
@@ -329,12 +329,12 @@ def told(plan: Plan, limits: Chip, chips: int) -> str:
 def _memory(plan, limits):
     if not plan.memory:
         return (
-            f"memory of a chip: the state takes {plan.state / 1e9:.2f} GB of "
-            f"{limits.memory / 1e9:.1f}; temporaries are not known without a compiler for it"
+            f"memory per chip: the state takes {plan.state / 1e9:.2f} GB of "
+            f"{limits.memory / 1e9:.1f}; temporaries are unknown without a compiler"
         )
     rows = [(name, f"{size / 1e9:.2f}") for name, size in plan.memory.items()]
-    rows.append(("there is", f"{limits.memory / 1e9:.2f}"))
-    return format_table(("memory of a chip", "GB"), rows)
+    rows.append(("available", f"{limits.memory / 1e9:.2f}"))
+    return format_table(("memory per chip", "GB"), rows)
 
 
 def _arithmetic(plan, chips):
@@ -344,7 +344,7 @@ def _arithmetic(plan, chips):
     )
     return (
         f"arithmetic of a step: {plan.flops.total() / 1e12:.2f} TFLOP, "
-        f"{plan.flops.total() / chips / 1e12:.3f} TFLOP a chip ({kinds})"
+        f"{plan.flops.total() / chips / 1e12:.3f} TFLOP per chip ({kinds})"
     )
 
 
@@ -353,11 +353,12 @@ def _traffic(plan):
         (kind, str(group), str(traffic.times), f"{traffic.sent / 1e6:.1f}")
         for (kind, group), traffic in sorted(plan.traffic.items())
     ]
-    table = format_table(("collective", "chips", "times", "MB sent by a chip"), rows)
+    table = format_table(("collective", "chips", "times", "MB sent per chip"), rows)
     rule = (
-        "round a ring of n: (n - 1) / n of the whole to gather or to scatter, twice that to sum up"
+        "on a ring of n chips, gather and scatter send (n - 1) / n of the array, all-reduce twice "
+        "that"
     )
-    return f"{table}\n{rule}" if rows else "nothing is sent: one chip"
+    return f"{table}\n{rule}" if rows else "one chip: no traffic"
 
 
 def _bound(plan, limits, chips):
@@ -365,10 +366,10 @@ def _bound(plan, limits, chips):
     rows = [(name, f"{1000 * value:.1f}") for name, value in seconds.items()]
     slowest = max(seconds, key=seconds.get)
     said = (
-        f"a step takes {1000 * seconds[slowest]:.1f} ms at least if all overlap, limited by "
-        f"{slowest}; {1000 * sum(seconds.values()):.1f} ms if nothing does"
+        f"a step takes at least {1000 * seconds[slowest]:.1f} ms if all parts overlap, limited by "
+        f"{slowest}; {1000 * sum(seconds.values()):.1f} ms if none do"
     )
-    known = "of the memory's time only that of the state, read and written once, is known\n"
+    known = "the memory time includes only one read and one write of the state\n"
     table = format_table(("least time at the published rates", "ms"), rows)
     return f"{table}\n{known if plan.moved else ''}{said}"
 

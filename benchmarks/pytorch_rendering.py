@@ -1,9 +1,9 @@
-"""The published network in eager PyTorch, written anew from its description, to compare with.
+"""The published network in eager PyTorch, reimplemented from its description, as a baseline.
 
-It takes a state dict of the released code and does as that code does: one class of window size,
-explicit attention, the concatenation that repeats the primary tokens, 16 windows at once, all
-feature maps as float64 in memory, the image head on the whole image; in training, one pass through
-the encoders for the blurred images and one for the sharp ones.
+It takes a state dict of the released code and works like that code: one window size, explicit
+attention, the concatenation that repeats the primary tokens, 16 windows at once, all feature maps
+as float64 in memory, and the image head on the whole image. In training, the encoders process the
+blurred and the sharp images in separate passes.
 """
 
 import math
@@ -18,7 +18,7 @@ STD = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
 
 
 def weights_of(pretrained, position):
-    """Returns a base model's weights as they are taken here, with the position table to be used."""
+    """Returns a base model's weights for this module, with the resized position table."""
     state_dict = variables_to_reference(pretrained.variables, pretrained.config)
     weights = {name: torch.tensor(np.array(value)) for name, value in state_dict.items()}
     return {**weights, "position": torch.tensor(np.array(position))[None]}
@@ -45,7 +45,7 @@ def _block(weights, name, x, heads, epsilon):
 
 
 def encode(weights, windows):
-    """Returns the tokens after each primary block, and the normalised contextual ones."""
+    """Returns the tokens after each primary block, and the normalized contextual tokens."""
     encoder = "primary_encoder.pretrain_mae"
     patches = F.conv2d(
         (windows - MEAN) / STD,
@@ -67,7 +67,7 @@ def encode(weights, windows):
 
 
 def decode(weights, primary, contextual):
-    """Returns the feature maps, channels first, of what the encoders gave."""
+    """Returns the decoder's feature maps, channels first."""
     primary, x = [tokens[:, 1:] for tokens in primary], contextual[:, 1:]
     primary[-1] = _norm(weights, "decoder.decoder_dnorm1", primary[-1])
     x = _norm(weights, "decoder.decoder_anorm", x)
@@ -89,9 +89,9 @@ def features(weights, windows):
 
 
 def training_loss(weights, blurred, sharp):
-    """Returns the loss that the released code trains with; VICReg, which it only logs, is left out.
+    """Returns the training loss of the released code, without the VICReg terms, which it only logs.
 
-    BGR images `(batch, 3, 360, 360)` in [0, 1].
+    Images are BGR, `(batch, 3, 360, 360)`, in [0, 1].
     """
     primary, normalized = encode(weights, blurred)
     contextual = normalized * weights["contextual_encoder.blur_parameter"]

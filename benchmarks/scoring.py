@@ -1,14 +1,14 @@
-"""Seconds to score a folder of saved images, and of each metric, beside scikit-image.
+"""Seconds to score a folder of images, and of each metric, against scikit-image.
 
     python -m benchmarks.scoring [--pairs 76] [--width 1680] [--height 1120] [--theirs 8]
 
-Makes pairs of PNG files, as many and as large as DPDD's by default, out of scikit-image's
-images, blurred and with a sensor's noise. `vitdeblur score` takes them all with PSNR, SSIM and
-MAE; a loop over scikit-image's functions, as papers' scorers have it, takes `--theirs` of them, and
-both are given per pair. Memory is what scoring adds to the process at its peak, for a quarter of
-the pairs and for all of them. Then each metric is timed on one pair of pixels, compiled, the median
-of five. pyiqa and the PyTorch package `lpips` are compared with where they are installed. Linux
-only: it reads the high-water mark of /proc.
+Creates pairs of PNG files from scikit-image's images, blurred and with sensor noise; by default
+their number and size are those of DPDD. `vitdeblur score` measures all of them with PSNR, SSIM and
+MAE. A loop over scikit-image's functions, as in the scripts of papers, measures `--theirs` of them.
+Both times are per pair. Memory is the increase of the process at its peak, for a quarter of the
+pairs and for all. Then each compiled metric is timed on one pair, the median of five calls. pyiqa
+and the PyTorch package `lpips` are included if they are installed. Linux only: it reads the
+high-water mark from /proc.
 """
 
 import argparse
@@ -49,12 +49,12 @@ def their_ssim(image: np.ndarray, reference: np.ndarray, **options) -> float:
 
 
 def their_mae(image: np.ndarray, reference: np.ndarray) -> float:
-    """Returns the mean absolute error by NumPy."""
+    """Returns the mean absolute error, computed with NumPy."""
     return np.abs(image - reference).mean()
 
 
 def their_functions() -> dict[str, tuple[str, Measure]]:
-    """Returns, by metric of ours, whose function it is compared with, and the function."""
+    """Returns the package and function that each of our metrics is compared with."""
     functions = {
         "psnr": ("scikit-image", their_psnr),
         "ssim": ("scikit-image", their_ssim),
@@ -68,8 +68,8 @@ def their_functions() -> dict[str, tuple[str, Measure]]:
         for ours, name in named.items():
             try:
                 functions[ours] = ("pyiqa", on_torch(pyiqa.create_metric(name, device="cpu")))
-            except OSError:  # its weights cannot be had
-                print(f"pyiqa's {name} is left out: no weights")
+            except OSError:  # its weights cannot be downloaded
+                print(f"pyiqa's {name} is skipped: no weights")
     if importlib.util.find_spec("lpips"):
         import lpips
 
@@ -80,7 +80,7 @@ def their_functions() -> dict[str, tuple[str, Measure]]:
 
 
 def on_torch(metric) -> Measure:
-    """Makes a PyTorch metric one of arrays."""
+    """Wraps a PyTorch metric as a function of NumPy arrays."""
     import torch
 
     def measure(*pair):
@@ -120,7 +120,7 @@ def score_with_scikit_image(root: Path, count: int) -> np.ndarray:
 
 
 def compare_folders(root: Path, count: int, their_count: int) -> None:
-    """Prints what scoring a folder takes."""
+    """Prints time and memory of scoring a folder."""
     methods = [Method("input", root / "input")]
     score(root, "pairs", methods)  # compiles
     peaks = {}
@@ -141,14 +141,14 @@ def compare_folders(root: Path, count: int, their_count: int) -> None:
     their_seconds = (time.perf_counter() - started) / their_count
     records = list(scores["methods"][0]["images"].values())[:their_count]
     ours = np.array([[record["metrics"][metric] for metric in DEFAULT] for record in records])
-    print(f"{count} pairs: {seconds:.1f} s, {seconds / count:.2f} s a pair")
-    print(f"scikit-image: {their_seconds:.2f} s a pair, {their_seconds * count / seconds:.1f} x")
-    print(f"largest difference of a figure: {np.abs(ours - expected).max():.1e}")
+    print(f"{count} pairs: {seconds:.1f} s, {seconds / count:.2f} s per pair")
+    print(f"scikit-image: {their_seconds:.2f} s per pair, {their_seconds * count / seconds:.1f} x")
+    print(f"largest difference of a metric: {np.abs(ours - expected).max():.1e}")
     print("; ".join(f"{pairs} pairs add {peak:.0f} MB" for pairs, peak in peaks.items()), "\n")
 
 
 def seconds_of(measure: Measure, pair: tuple[np.ndarray, np.ndarray]) -> float:
-    """Returns the median of five calls after a first one."""
+    """Returns the median time of five calls after a warm-up call, seconds."""
     taken = []
     for _ in range(6):
         started = time.perf_counter()
@@ -158,7 +158,7 @@ def seconds_of(measure: Measure, pair: tuple[np.ndarray, np.ndarray]) -> float:
 
 
 def compare_metrics(root: Path) -> None:
-    """Prints what each metric takes on one pair."""
+    """Prints the time of each metric on one pair."""
     path = min((root / "input").iterdir())
     paths = (path, root / "target" / path.name)
     pair = tuple(imagecodecs.png_decode(one.read_bytes()) / 255 for one in paths)

@@ -1,10 +1,10 @@
-"""Seconds a window, and an image of 1008 x 688, of the base model: ours against PyTorch's.
+"""Seconds of the base model per window and per image of 1008 x 688: JAX against PyTorch.
 
     python -m benchmarks.speed [--image]
 
-Both run in this one process, on the CPU, with the same random weights; a window in float32 and in
-bfloat16 (PyTorch's automatic mixed precision), the outputs compared too. Needs PyTorch beside the
-package's own requirements. Prints seconds and their ratio.
+Both run in one process, on the CPU, with the same random weights. A window is measured in float32
+and in bfloat16 (PyTorch's automatic mixed precision), and the outputs are compared. Prints seconds
+and their ratio. Needs PyTorch in addition to the package's own requirements.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from vitdeblur_jax.models.vitdeblur.position_embedding import resize_position_em
 
 
 def shortest_time(work, runs: int) -> float:
-    """Returns the shortest of `runs` runs, seconds."""
+    """Returns the shortest time of `runs` runs, seconds."""
     times = []
     for _ in range(runs):
         started = time.perf_counter()
@@ -34,7 +34,7 @@ def shortest_time(work, runs: int) -> float:
 
 
 def compare(what: str, ours, theirs, runs: int) -> None:
-    """Prints the seconds of both and their ratio."""
+    """Prints the times of both and their ratio."""
     seconds, reference = shortest_time(ours, runs), shortest_time(theirs, runs)
     print(f"{what}: ours {seconds:.2f} s, PyTorch {reference:.2f} s, {reference / seconds:.2f} x")
 
@@ -43,7 +43,7 @@ def compare(what: str, ours, theirs, runs: int) -> None:
 def main() -> None:
     """Runs the comparison."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--image", action="store_true", help="the whole image too")
+    parser.add_argument("--image", action="store_true", help="also measure the whole image")
     options = parser.parse_args()
     pretrained = random_base_model()
     table = pretrained.variables["position_embedding"]["tokenizer"]["table"]
@@ -66,7 +66,7 @@ def main() -> None:
         of_window = [functools.partial(side, dtype) for side in (ours, theirs)]
         difference = np.abs(of_window[0]() - of_window[1]()).max()
         print(f"{dtype}: largest difference of the feature maps: {difference:.1e}")
-        # The first of the runs compiles or warms up.
+        # The first run compiles or warms up.
         compare(f"a window in {dtype}", *of_window, runs=4)
     if options.image:
         compare(

@@ -1,14 +1,14 @@
-r"""Seconds and peak memory of one training step of the base model: ours against PyTorch's.
+r"""Seconds and peak memory of one training step of the base model: JAX against PyTorch.
 
     python -m benchmarks.training_step [--keep-activations]
 
-Batch 2, crop 360, the published objective, AdamW, on the CPU, computed in float32 and in bfloat16
-(PyTorch's automatic mixed precision; parameters are float32 throughout). Each runs in a process of
-its own, with the same weights and images; the first losses are compared too. A step's time is the
-shorter of two after the first, in which ours is compiled; memory is the whole process's
-high-water mark. Ours recomputes each block in the backward pass (`remat`) unless
-activations are to be kept. Needs PyTorch beside the package's own requirements, and Linux for the
-memory.
+The step has batch size 2, crop 360, the published objective and AdamW. It runs on the CPU in
+float32 and in bfloat16 (PyTorch's automatic mixed precision; parameters remain float32). Each case
+runs in its own process, with the same weights and images, and the first losses are compared. The
+time is the shorter of two steps after the first one, in which JAX compiles. Memory is the
+high-water mark of the process. JAX recomputes each block in the backward pass (`remat`) unless
+`--keep-activations` is given. Needs Linux, and PyTorch in addition to the package's own
+requirements.
 """
 
 import argparse
@@ -23,9 +23,9 @@ STEPS = 3
 
 
 def main() -> None:
-    """Prints a line for each."""
+    """Prints a line for each case."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--keep-activations", action="store_true", help="no rematerialisation")
+    parser.add_argument("--keep-activations", action="store_true", help="train without remat")
     options = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     reference = None
@@ -35,7 +35,7 @@ def main() -> None:
                 loss, seconds, peak = pool.apply(side, (dtype, not options.keep_activations))
             reference = reference or (seconds, peak)
             print(
-                f"{name}, {dtype}: {seconds:.1f} s a step, {peak:.2f} GB, first loss {loss:.6f}; "
+                f"{name}, {dtype}: {seconds:.1f} s per step, {peak:.2f} GB, first loss {loss:.6f}; "
                 f"{reference[0] / seconds:.2f} times as fast as PyTorch in float32, "
                 f"{peak / reference[1]:.2f} of the memory",
                 flush=True,
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def ours(dtype: str, remat: bool) -> tuple[float, float, float]:
-    """Returns the first loss, seconds a step and peak memory in GB of the JAX step."""
+    """Returns the first loss, seconds per step and peak memory in GB of the JAX step."""
     import jax
 
     from benchmarks.random_model import random_base_model
@@ -70,7 +70,7 @@ def ours(dtype: str, remat: bool) -> tuple[float, float, float]:
 
 
 def theirs(dtype: str, _: bool) -> tuple[float, float, float]:
-    """Returns the same of the PyTorch step."""
+    """Returns first loss, seconds per step and peak memory in GB of the PyTorch step."""
     import torch
 
     from benchmarks import pytorch_rendering

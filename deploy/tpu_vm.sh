@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Trains on all hosts of a Cloud TPU slice that is running, in the image of deploy/Dockerfile:
+# Trains on all hosts of a running Cloud TPU slice, in the image of deploy/Dockerfile:
 #   deploy/tpu_vm.sh NAME ZONE IMAGE SHARED --config=configs/dpdd.py --workdir=SHARED/RUN ...
-# SHARED is the folder where all hosts have mounted the same disk; the data and the workdir lie in
-# it. The arguments after it are those of train.py.
-# To end the run with all saved, on one host: sudo docker kill --signal=TERM vitdeblur
+# SHARED is the folder where all hosts have mounted the same disk; it holds data and workdir. The
+# arguments after it are those of train.py.
+# To save and end the run, on one host: sudo docker kill --signal=TERM vitdeblur
 set -euo pipefail
 
 if [ "$#" -lt 6 ]; then
@@ -13,12 +13,12 @@ fi
 name=$1 zone=$2 image=$3 shared=$4
 shift 4
 
-# A container finds the chips and their neighbours as the host does, if it may see both. The data
-# workers hand their crops over through /dev/shm.
+# --privileged and --network=host give the container access to the chips and to the other hosts. The
+# data workers pass their crops through /dev/shm.
 container=(
   sudo docker run --rm --name=vitdeblur --privileged --network=host --shm-size=16g
   "--volume=$shared:$shared" "$image" "$@"
 )
-# Quoted once more, for the shell of the hosts.
+# Quoted again for the shell of the hosts.
 exec gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all \
   --command="$(printf '%q ' "${container[@]}")"

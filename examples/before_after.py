@@ -1,9 +1,9 @@
-"""What does the bundled model make of an image out of focus? Draws the README's picture.
+"""Restores a defocused image with the bundled model and draws the figure of the README.
 
     python examples/before_after.py docs/before_after.png
 
-Left, a part of `images/defocused/building.jpg`, out of focus by about six pixels; right, the
-same part, restored.
+On the left is a part of `images/defocused/building.jpg` with a defocus radius of about six pixels,
+on the right the same part, restored.
 """
 
 import sys
@@ -20,7 +20,7 @@ TOP, LEFT, SIDE, GAP = 90, 480, 400, 8
 
 
 def draw() -> np.ndarray:
-    """Returns both parts beside each other, a white gap between them; uint8."""
+    """Returns both parts side by side with a white gap, uint8."""
     blurred = read_rgb(IMAGE)
     restored = vd.deblur(blurred, vd.load_pretrained())
     part = slice(TOP, TOP + SIDE), slice(LEFT, LEFT + SIDE)

@@ -1,11 +1,11 @@
-"""Does an ensemble know where it is wrong? Four models as one vmapped set of parameters.
+"""Does the spread of an ensemble predict its error? Four models as one vmapped set of parameters.
 
     python examples/ensemble.py ensemble.png
 
-After 60 steps, each member with its own start and its own pairs, their spread says little about the
-error of their mean on blocks of 8 x 8 pixels of unseen crops: the rank correlation is 0.38. The
-spread is 2 to 30 times too small. The contrast of the blurred crop, which needs no training, gives
-0.76.
+Each member has its own initialization and its own pairs. After 60 steps, their spread says little
+about the error of their mean on blocks of 8 x 8 pixels of unseen crops: the rank correlation is
+0.38, and the spread is 2 to 30 times too small. The contrast of the blurred crop, which needs no
+training, has a rank correlation of 0.76.
 """
 
 import functools
@@ -50,7 +50,7 @@ def first_state(seed):
 
 
 def in_blocks(images):
-    """Returns the mean of each block of 8 x 8 pixels and all colours, the border left out."""
+    """Returns means over blocks of 8 x 8 pixels and all channels, without the border."""
     inside = np.asarray(images)[:, BORDER:-BORDER, BORDER:-BORDER].mean(axis=-1)
     side = inside.shape[1] // BLOCK
     return inside.reshape(-1, side, BLOCK, side, BLOCK).mean(axis=(2, 4)).ravel()

@@ -1,9 +1,9 @@
-"""Does a model leave its code behind? The restoration as StableHLO, run with JAX and NumPy alone.
+"""Exports a model as StableHLO and runs it with only JAX and NumPy.
 
     python examples/exported_model.py EXPORTED
 
-where EXPORTED is a new folder. It does: two functions of 0.2 MB, which give the same image,
-bit for bit on the machine that exported them.
+EXPORTED is a new folder. The export consists of two functions of 0.2 MB. On the machine that
+exported them, they give the same image bit for bit.
 """
 
 import subprocess
@@ -19,7 +19,7 @@ from vitdeblur_jax.inference.export import export
 IMAGE = Path(__file__).parent / "images/defocused/building.jpg"
 ALONE = """
 import importlib, os, sys
-sys.path = [place for place in sys.path if place]  # nothing of the folder that it is started in
+sys.path = [place for place in sys.path if place]  # without the working directory
 folder, name = os.path.split(os.path.abspath(sys.argv[1]))
 sys.path.insert(0, folder)
 import numpy as np

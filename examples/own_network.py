@@ -2,7 +2,7 @@
 
     python examples/own_network.py WORKDIR
 
-Any Flax module from images to images will do.
+The network can be any Flax module that maps images to images.
 """
 
 import sys

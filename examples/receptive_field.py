@@ -1,11 +1,11 @@
-"""How far does the model see? The gradient of a few pixels of its output, spread over the input.
+"""How large is the receptive field? The gradient of a few output pixels with respect to the input.
 
     python examples/receptive_field.py receptive_field.png
 
-Of the gradient of 8 x 8 pixels amid a window 71 % lies in these pixels themselves, which the image
-head carries over, a tenth within 8 pixels around, and the rest over all of the window: attention
-reaches everywhere, and similar surfaces more. The last two rows and columns are part of no patch,
-so that what lies amid the window does not depend on them.
+For the central 8 x 8 pixels of a window, 71 % of the gradient lies in these pixels themselves,
+which the image head copies. A tenth lies within 8 pixels around them. The rest covers the whole
+window, because attention is global; similar surfaces have more of it. No patch includes the last
+two rows and columns, so the center of the window does not depend on them.
 """
 
 import sys
@@ -32,7 +32,7 @@ middle = slice(side // 2 - 4, side // 2 + 4)
 
 @jax.jit
 def sensitivity(variables, window, direction):
-    """Returns how much each pixel of the input moves the middle of the output in a direction."""
+    """Returns the absolute gradient of the output's center in a direction, per input pixel."""
 
     def seen(window):
         return pretrained.model.apply(variables, window[None])[0, middle, middle]
@@ -47,7 +47,7 @@ seen = np.mean(maps, axis=0)
 distance = np.abs(np.mgrid[:side, :side] - (side - 1) / 2).max(axis=0) - 3.5
 for reach in (0, 8, 16, 32):
     print(f"{seen[distance <= reach].sum() / seen.sum():.0%} within {reach} pixels of them")
-is_blind = seen < 1e-6 * seen.max()  # Fourier transforms leave traces
+is_blind = seen < 1e-6 * seen.max()  # Fourier transforms leave rounding errors
 print(f"{is_blind.all(axis=1).sum()} rows and {is_blind.all(axis=0).sum()} columns are not seen")
 
 figure, axes = plt.subplots(1, 2, figsize=(6, 3), layout="constrained")

@@ -1,11 +1,11 @@
-"""Which training pairs teach most? Gradients of single examples, by `vmap` of `grad`.
+"""Which training pairs are most useful? Per-example gradients by `vmap` of `grad`.
 
     python examples/teaching_pairs.py teaching_pairs.png
 
-How much a pair teaches is how far a small step against its gradient lowers the loss of other pairs;
-to first order that is the inner product of both gradients. Real steps give nearly the same order.
-A step on four in ten pairs raises the loss of the others. Which pairs these are is hard to tell
-beforehand: neither the defocus radius nor the pair's own loss ranks them well.
+The usefulness of a pair is the decrease of the other pairs' loss after a small step against the
+pair's gradient. To first order, it is the inner product of both gradients. Real steps give nearly
+the same ranking. For four of ten pairs, a step raises the loss of the others. These pairs are hard
+to predict: neither the defocus radius nor the pair's own loss ranks them well.
 """
 
 import sys
@@ -47,7 +47,7 @@ def mean_loss(params, pairs):
 
 @jax.jit
 def teaching(params, pairs, others):
-    """Returns the first-order fall of the others' loss by a step against each pair's gradient."""
+    """Returns the first-order decrease of the others' loss per unit step, for each pair."""
     wanted = jax.grad(mean_loss)(params, others)
     gradient = jax.vmap(jax.grad(loss), in_axes=(None, 0, 0))
     return jax.vmap(optax.tree.vdot, in_axes=(0, None))(gradient(params, *pairs), wanted)
@@ -55,7 +55,7 @@ def teaching(params, pairs, others):
 
 @jax.jit
 def fall(params, pair, others):
-    """Returns by how much the others' loss really falls by a step of RATE for one pair."""
+    """Returns the real decrease of the others' loss after a step of RATE for one pair."""
     gradient = jax.grad(loss)(params, *pair)
     moved = optax.tree.add_scale(params, -RATE, gradient)
     return mean_loss(params, others) - mean_loss(moved, others)

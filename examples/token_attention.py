@@ -1,10 +1,10 @@
-"""Where does a token look? The attention of one token over an image, block by block.
+"""Draws the attention of one token over an image for each block.
 
     python examples/token_attention.py token_attention.png
 
-In all blocks of the bundled model but the first and the last a handful of tokens, which lie
-anywhere, takes half of the attention that does not go to the class token. Only the decoder's last
-block looks at all of the surface that the token belongs to.
+In all blocks of the bundled model except the first and the last, a handful of tokens in arbitrary
+places get half of the attention that does not go to the class token. Only the decoder's last block
+attends to the whole surface around the token.
 """
 
 import sys

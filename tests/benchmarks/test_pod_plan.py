@@ -92,7 +92,7 @@ def test_the_plan_of_machines_with_gpus():
     done = run(SMALL, "--topology=gpu:16xH100", "--fsdp=8", "--batch-per-chip=4")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    for line in ("data 2 x fsdp 8 chips", "batch 4 a chip, 64 in all", "not known without"):
+    for line in ("data 2 x fsdp 8 chips", "batch 4 per chip, 64 total", "unknown without"):
         assert line in done.stdout
     assert re.search(r"^reduce-scatter +8 ", done.stdout, re.MULTILINE), done.stdout
     assert re.search(r"^network ", done.stdout, re.MULTILINE), done.stdout

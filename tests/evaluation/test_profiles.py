@@ -103,8 +103,8 @@ def test_the_rule_says_what_matched(tmp_path, pairs):
     folder = saved_by("DPDNet", tmp_path / "saved")
     save(folder, ["sheet.png", "notes.txt"])
     assert match(folder, pairs).rule == (
-        "12 of 12 images by {source}_p (DPDNet, BasicSR); 24 files beside them left out; "
-        "1 other images left over"
+        "12 of 12 images by {source}_p (DPDNet, BasicSR); 24 accompanying files ignored; "
+        "1 other images unmatched"
     )
     assert match(saved_by("Restormer", tmp_path / "other"), pairs).rule == (
         "12 of 12 images by target names (Restormer)"
@@ -131,7 +131,7 @@ def test_different_images_that_fit_are_not_guessed_at(tmp_path, pairs):
     assert ":" in re.search(r"NAME:\w+=", said)[0]
     chosen = match(folder, pairs, find_profile("restormer"))
     assert chosen.files[SOURCES[0]].name == f"{TARGETS[0]}.png"
-    assert "12 other images left over" in chosen.rule
+    assert "12 other images unmatched" in chosen.rule
 
 
 def test_two_suffixes_are_not_guessed_at(tmp_path, pairs):
@@ -170,7 +170,7 @@ def test_counted_images_are_not_guessed_at_where_orders_differ(tmp_path, system)
         for i in range(1, COUNT + 1)
     ]
     message = refusal(saved_by(system, tmp_path / "saved"), pairs)
-    assert message.endswith("sort differently by number and by the alphabet")
+    assert message.endswith("alphabetical and natural order of the pairs differ")
 
 
 def test_two_images_of_one_name(tmp_path, pairs):

@@ -1,4 +1,4 @@
-"""Match the images that a system has saved with the pairs of a data set."""
+"""Matching of saved images with the pairs of a data set."""
 
 import fnmatch
 import re
@@ -24,13 +24,14 @@ _COUNTS = re.compile(r"\{(index|number)\b")
 
 
 class Match(NamedTuple):
-    """The images of a folder that belong to the pairs of a set.
+    """The images in a folder that belong to the pairs of a data set.
 
     Attributes:
-      files: The image of each pair that has one, by the pair's name.
-      missing: The names of the files of the other pairs, without their ending, by the pair's name.
-      profiles: Those that name them so.
-      rule: A sentence on what matched.
+      files: The found images, by the name of their pair.
+      missing: The expected file names of the missing images, without suffix, by the name of their
+        pair.
+      profiles: The profiles whose naming matches.
+      rule: A summary of the match, for people.
     """
 
     files: dict[str, Path]
@@ -47,20 +48,20 @@ class _Candidate(NamedTuple):
 
 
 def match(folder: Path, pairs: Sequence[Pair], profile: Profile | None = None) -> Match:
-    """Finds which image in a folder belongs to which pair.
+    """Finds the image of each pair in a folder.
 
-    All profiles are tried, or the one given; that with the most images counts. Profiles that lead
-    to the same images are one. Where another leads to other images, for half as many pairs or more,
-    or gives as many pairs each another image, nothing is guessed.
+    It tries all profiles, or the given one, and takes the profile that matches the most images.
+    Profiles that match the same images count as one. If another profile matches other images, for
+    at least half as many pairs, the match is ambiguous and an error.
 
     Args:
-      folder: Holds the images, or the profile's own folder, which does.
-      pairs: Of the set, in its order.
-      profile: Of the system that saved them; None: what fits.
+      folder: Folder of the images, or the parent of the profile's own folder.
+      pairs: The pairs of the data set, in order.
+      profile: Profile of the system that saved the images; None tries all.
 
     Raises:
-      UserError: No image is named by any profile, or several lead to different images, or two
-        images bear one name.
+      UserError: No profile matches an image, several match different images, or two images have the
+        same name.
     """
     files = _list_images(folder)
     candidates = [
@@ -81,7 +82,7 @@ def match(folder: Path, pairs: Sequence[Pair], profile: Profile | None = None) -
 
 
 def _list_images(folder: Path) -> dict[str, list[Path]]:
-    """Lists the images in a folder and in the folders right in it, by relative name, no ending."""
+    """Lists the images in a folder and its direct subfolders, by relative name without suffix."""
     try:
         folders = sorted(path for path in folder.iterdir() if path.is_dir())
     except OSError as error:
@@ -95,7 +96,7 @@ def _list_images(folder: Path) -> dict[str, list[Path]]:
 def _candidates(
     profile: Profile, files: dict[str, list[Path]], pairs: Sequence[Pair]
 ) -> Iterator[_Candidate]:
-    """Yields the ways in which a profile's names are there, none twice."""
+    """Yields a candidate for each of a profile's name templates that matches files."""
     if profile.folder:
         prefix = f"{profile.folder}/"
         own = {name.removeprefix(prefix): files[name] for name in files if name.startswith(prefix)}
@@ -105,7 +106,7 @@ def _candidates(
         names = {pair.name: template.format(**of) for pair, of in zip(pairs, parts, strict=True)}
         if _COUNTS.search(template) and not orders_agree:
             continue
-        if len(set(names.values())) < len(names):  # as the target's name where a scene has several
+        if len(set(names.values())) < len(names):  # several pairs may share a target
             continue
         found = {pair: files[name][0] for pair, name in names.items() if name in files}
         if found:
@@ -114,7 +115,7 @@ def _candidates(
 
 
 def _orders_agree(pairs: Sequence[Pair]) -> bool:
-    """Tell whether systems that sort by the alphabet and by number count the pairs alike."""
+    """Returns whether alphabetical and natural order of the pairs are the same."""
     names = [pair.name for pair in pairs]
     return names == sorted(names)
 
@@ -122,7 +123,7 @@ def _orders_agree(pairs: Sequence[Pair]) -> bool:
 def _is_rival(files: dict[str, Path], fullest: dict[str, Path]) -> bool:
     if len(files) == len(fullest):
         return files != fullest
-    # Fewer of the same images are the fullest, misread: 01 to 49 are names and numbers alike.
+    # A subset of the same images is no rival: 01 to 49 can be names as well as numbers.
     are_others = not set(files.values()) <= set(fullest.values())
     return are_others and 2 * len(files) >= len(fullest)
 
@@ -137,7 +138,7 @@ def _templates(profile: Profile, files: Iterable[str], pairs: Sequence[Pair]) ->
 
 
 def _suffixes(files: Iterable[str], pairs: Sequence[Pair], beside: Sequence[str]) -> list[str]:
-    """Returns what stands behind a source's name and an underscore, but for names of `beside`."""
+    """Returns the suffixes after a source's name and an underscore, except in `beside` names."""
     sources = {pair.source[0].stem for pair in pairs}
     found = Counter()
     for name in files:
@@ -175,9 +176,9 @@ def _rule(equal: Sequence[_Candidate], files: dict[str, list[Path]], count: int)
     beside = [name for name in rest if any(_is_any(name, one.profile.beside) for one in equal)]
     parts = [f"{len(taken)} of {count} images by {' or '.join(names)} ({systems})"]
     if beside:
-        parts.append(f"{len(beside)} files beside them left out")
+        parts.append(f"{len(beside)} accompanying files ignored")
     if len(rest) > len(beside):
-        parts.append(f"{len(rest) - len(beside)} other images left over")
+        parts.append(f"{len(rest) - len(beside)} other images unmatched")
     return "; ".join(parts)
 
 
@@ -186,7 +187,7 @@ def _refuse_twins(folder: Path, files: dict[str, list[Path]], taken: _Candidate)
     twins = [paths for paths in files.values() if len(paths) > 1 and paths[0] in chosen]
     if twins:
         names = " and ".join(path.name for path in twins[0])
-        raise UserError(f"{folder}: two images of one name, {names}; leave one of them")
+        raise UserError(f"{folder}: two images have the same name, {names}; remove one of them")
 
 
 def _ambiguous(folder: Path, rivals: Sequence[_Candidate]) -> str:
@@ -196,7 +197,7 @@ def _ambiguous(folder: Path, rivals: Sequence[_Candidate]) -> str:
         ways.setdefault(f"{len(one.files)} such as {image}", []).append(one.profile.system)
     fits = some(f"{way} ({', '.join(dict.fromkeys(who))})" for way, who in ways.items())
     settled = f"NAME:{rivals[0].profile.system.casefold()}={folder}"
-    return f"{folder}: different images fit, {fits}; settle it as by {settled}"
+    return f"{folder}: the match is ambiguous, {fits}; name the system, as in {settled}"
 
 
 def _nothing_fits(folder: Path, pairs: Sequence[Pair], profile: Profile | None) -> str:
@@ -213,7 +214,7 @@ def _nothing_fits(folder: Path, pairs: Sequence[Pair], profile: Profile | None) 
     counted = ""
     if any(map(_COUNTS.search, templates)) and not _orders_agree(pairs):
         counted = (
-            "; images that are only counted are not taken, for the names of the pairs sort "
-            "differently by number and by the alphabet"
+            "; numbered images are not matched, because alphabetical and natural order of the "
+            "pairs differ"
         )
-    return f"no image in {folder} is named as {wanted} ({endings}); it holds {found}{counted}"
+    return f"no image in {folder} is named {wanted} ({endings}); it holds {found}{counted}"
