@@ -1,4 +1,4 @@
-"""The examples run by the command in their heads, and what they claim came out comes out."""
+"""The examples run with the commands in their docstrings and reproduce the stated results."""
 
 import json
 import re
@@ -32,7 +32,7 @@ def command_of(path: Path) -> str:
 
 @pytest.fixture
 def run(tmp_path):
-    """Runs an example by its command in an empty folder; returns what it prints."""
+    """Runs an example with its command in an empty folder and returns its output."""
     (tmp_path / "examples").symlink_to(ROOT / "examples")
 
     def run(name: str) -> str:
@@ -51,7 +51,7 @@ def run(tmp_path):
 
 
 def number(pattern: str, text: str) -> float:
-    """Returns the number that stands where the pattern has N."""
+    """Returns the number at the place of N in the pattern."""
     return float(re.search(pattern.replace("N", r"([+-]?[\d.]+(?:e[+-]?\d+)?)"), text)[1])
 
 
