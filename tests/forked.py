@@ -37,12 +37,12 @@ _TEXT = {"encoding": "utf-8", "errors": "replace"}
 
 
 class Ended(NamedTuple):
-    """What has become of a process.
+    """The result of a finished process.
 
     Attributes:
-      returncode: Its exit status; minus the number of the signal that ended it.
-      stdout: What it wrote.
-      stderr: What it wrote.
+      returncode: Exit status, or minus the number of the signal that ended the process.
+      stdout: Text on standard output.
+      stderr: Text on standard error.
     """
 
     returncode: int
@@ -57,9 +57,9 @@ def run_program(
 
     Args:
       arguments: A file, `-m` and a module, or `-c` and source code; then the program's arguments.
-      folder: It runs in.
-      timeout: In seconds; a program that takes longer is killed, and its return code is -9.
-      environment: Variables that are changed.
+      folder: Working directory of the program.
+      timeout: Seconds after which the program is killed; its return code is then -9.
+      environment: Environment variables to change.
     """
     with tempfile.TemporaryDirectory() as scratch:
         out, err = (os.path.join(scratch, name) for name in ("out", "err"))
@@ -83,10 +83,10 @@ def start_program(
 
     Args:
       arguments: A file, `-m` and a module, or `-c` and source code; then the program's arguments.
-      folder: It runs in.
-      stdout: Path of a file for what it prints.
-      stderr: Path of a file; it may be the same.
-      environment: Variables that are changed.
+      folder: Working directory of the program.
+      stdout: Path of a file for standard output.
+      stderr: Path of a file for standard error; it may be the same.
+      environment: Environment variables to change.
     """
     words = [os.fspath(word) for word in arguments]
     process = _CONTEXT.Process(
@@ -99,12 +99,12 @@ def start_program(
 
 @contextlib.contextmanager
 def running(function, *arguments, stderr=os.devnull) -> Iterator[BaseProcess]:
-    """Gives the started process of a function; kills it when the block ends.
+    """Yields a started process that runs a function, and kills it when the block ends.
 
     Args:
-      function: Of a module's top level.
-      arguments: For it.
-      stderr: Path of a file for what it writes on standard error.
+      function: A function at the top level of a module.
+      arguments: The function's arguments.
+      stderr: Path of a file for standard error.
     """
     process = _CONTEXT.Process(target=_run_function, args=(stderr, function, *arguments))
     process.start()

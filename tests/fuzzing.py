@@ -29,8 +29,8 @@ def mutated(data: bytes, rng: np.random.Generator, others: Sequence[bytes]) -> b
     """Returns `data` after one to three random mutations.
 
     Args:
-      data: Of a file.
-      rng: Decides on everything.
+      data: Content of a file.
+      rng: Source of all random choices.
       others: Files whose ends may replace the end of `data`.
     """
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
@@ -103,7 +103,7 @@ def watched(seconds: float = 20, megabytes: float = 400) -> Iterator[None]:
     """Fails if the block hangs, takes much memory, runs a program, or changes a file.
 
     Args:
-      seconds: After which the block counts as hung.
+      seconds: Time after which the block counts as hung.
       megabytes: Bound on the growth of resident memory, where the system tells it (Linux).
     """
     before = _resident_megabytes(reset_peak=True)

@@ -1,4 +1,4 @@
-"""What the tests of published networks share: stand-in weights and the comparison of stages.
+"""Helpers for tests of published networks: stand-in weights and the comparison of stages.
 
 Golden files come in three forms, and the shapes of a checkpoint's entries in two.
 """
@@ -45,11 +45,11 @@ def _by_rule(entry, seed):
 
 
 def assert_stage(golden: Mapping, name: str, found, atol: float) -> None:
-    """Asserts that a stage is near the golden one: all that the file holds of it.
+    """Asserts that a stage matches all of its entries in the golden file.
 
     Args:
       golden: The golden file.
-      name: Of the stage.
+      name: Name of the stage.
       found: Our array, (height, width, channels).
       atol: Bound of the absolute difference of values, and of their mean and standard deviation.
     """
@@ -121,7 +121,7 @@ def assert_converts_exactly(network, entries: Entries, published: Mapping[str, t
 
     Args:
       network: The entries' module; only its shapes are computed.
-      entries: Of all its variables.
+      entries: The entries of all its variables.
       published: The shapes of the checkpoint's entries, by name.
     """
     image = np.zeros((1, 64, 64, 3 * network.views), np.float32)
@@ -172,7 +172,7 @@ def furthest_column(network, variables: dict, corner: int, columns: Sequence[int
     Gradients tell: however small they are, they don't drown in rounding as differences do.
 
     Args:
-      network: Of images of 3 channels.
+      network: A network for images of 3 channels.
       variables: From `one_sided_variables`.
       corner: The tap that they look at.
       columns: Of the output, all phases of the network's strides; the middle of the image.
@@ -206,7 +206,7 @@ def one_sided_variables(network, image_shape: tuple[int, ...], corner: int) -> d
 
     Args:
       network: A module.
-      image_shape: Of an image that it takes.
+      image_shape: Shape of an image that it takes.
       corner: Tap, along height and width, that the weight lies on: 0 or -1.
     """
     shapes = jax.eval_shape(network.init, jax.random.key(0), np.zeros(image_shape, np.float32))
@@ -240,9 +240,9 @@ def assert_gradient_norms(
 
     Args:
       golden: A golden file with the loss and the norms, in one of two forms.
-      network: Whose output it is.
-      variables: With the stand-in weights.
-      entries: Of all variables.
+      network: The network.
+      variables: Its variables, with the stand-in weights.
+      entries: The entries of all variables.
       rtol: Bound of the relative difference.
       image: The file's `image_rgb` unless given.
       in_golden_range: Turns an output from [0, 1] into the range of the file.
