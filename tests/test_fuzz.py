@@ -177,7 +177,7 @@ def test_mutated_configurations_of_a_model(cases, tmp_path, small):
 
     def read(path):
         config = config_from_json(path.read_text(), str(path))
-        if not isinstance(config, str):  # the name of a class
+        if not isinstance(config, dict):  # of a class
             abstract_variables(create_network(config))
 
     def change(data, rng, _):

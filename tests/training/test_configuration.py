@@ -370,6 +370,10 @@ def test_own_loss_terms_and_initial_options_of_a_network_are_keys():
         LOSS_TERMS: ClassVar = {"edges": 0.5}
         INITIAL_OPTIONS: ClassVar = {"warm": False}
 
+        @nn.compact
+        def __call__(self, image):
+            return nn.Dense(3)(image)
+
     config = default_config(Own())
     assert (config.loss.edges, config.initial.warm) == (0.5, False)
     check_config(config, Own())

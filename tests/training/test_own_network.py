@@ -21,6 +21,7 @@ from vitdeblur_jax.checkpoints.pretrained import Pretrained
 from vitdeblur_jax.evaluation import evaluate
 from vitdeblur_jax.inference.export import export
 from vitdeblur_jax.inference.restoration import restore
+from vitdeblur_jax.inference.self_ensemble import symmetries
 from vitdeblur_jax.models.network import initial_variables, with_numerics
 from vitdeblur_jax.models.tilings import HaloTiles, WholeImage
 from vitdeblur_jax.training import default_config, train
@@ -212,13 +213,15 @@ class _Batched(nn.Module):
 
 
 class _Features(nn.Module):
+    @nn.compact
     def __call__(self, image):
-        return image.mean(axis=-1)
+        return nn.Dense(3)(image).mean(axis=-1)
 
 
 class _List(nn.Module):
+    @nn.compact
     def __call__(self, image):
-        return [image]
+        return [nn.Dense(3)(image)]
 
 
 class _Demanding(nn.Module):
@@ -264,3 +267,83 @@ def test_a_flax_error_while_restoring_is_one_line():
     variables = initial_variables(Updating(), 0)
     with pytest.raises(UserError, match=r"Updating cannot be applied .*batch_stats"):
         deblur(np.zeros((20, 20, 3), np.uint8), Pretrained(Updating(), variables, "own"))
+
+
+def test_a_run_is_not_resumed_with_another_network_of_equal_shapes(pairs, trained):
+    class Other(OwnNetwork):
+        pass
+
+    with pytest.raises(UserError, match=r"was started with another network, .*'OwnNetwork'"):
+        train(own_config(pairs, num_steps=6), trained, network=Other())
+
+
+def test_a_checkpoint_tells_attributes_that_shapes_do_not(tmp_path):
+    class Scaled(nn.Module):
+        factor: float = 1.0
+
+        @nn.compact
+        def __call__(self, image):
+            return image * self.factor * self.param("x", nn.initializers.ones, ())
+
+    own = Pretrained(Scaled(), initial_variables(Scaled(), 0), "own")
+    for name in ("own", "own.safetensors"):
+        save_pretrained(own, tmp_path / name)
+        load_pretrained(tmp_path / name, Scaled())
+        with pytest.raises(UserError, match=r"its factor is 1\.0, should be 2\.0"):
+            load_pretrained(tmp_path / name, Scaled(2.0))
+
+
+def test_a_variable_keeps_its_dtype(tmp_path):
+    class Counting(nn.Module):
+        @nn.compact
+        def __call__(self, image):
+            self.variable("stats", "count", lambda: jnp.int32(3))
+            return image * self.param("x", nn.initializers.ones, (), jnp.bfloat16)
+
+    variables = initial_variables(Counting(), 0)
+    save_pretrained(Pretrained(Counting(), variables, "own"), tmp_path / "own.safetensors")
+    loaded = load_pretrained(tmp_path / "own.safetensors", Counting()).variables
+    assert loaded["stats"]["count"].dtype == jnp.int32
+    assert loaded["params"]["x"].dtype == variables["params"]["x"].dtype == jnp.bfloat16
+
+
+def test_shared_modules_stay_shared():
+    class Pair(nn.Module):
+        parts: tuple
+
+        def __call__(self, image):
+            for part in self.parts:
+                image = part(image)
+            return image
+
+    conv = nn.Conv(3, (1, 1))
+    half = with_numerics(Pair((conv, conv)), dtype="bfloat16")
+    assert half.parts[0] is half.parts[1]
+    assert half.parts[0].dtype == "bfloat16"
+    same = with_numerics(Pair((conv, conv)), precision="highest")
+    assert same.parts[0] is same.parts[1]
+
+
+def test_a_list_as_attribute_is_refused():
+    with pytest.raises(UserError, match="Sequential has an attribute that is not hashable"):
+        initial_variables(nn.Sequential([nn.Conv(3, (1, 1))]), 0)
+
+
+def test_a_network_of_three_views_is_mirrored_with_its_views_exchanged():
+    left, right, both = np.random.default_rng(0).random((3, 4, 5, 3))
+    image = np.concatenate([left, right, both], axis=-1)
+    mirrored = next(s for s in symmetries(3) if s.flips == (1,)).apply(image)
+    expected = np.concatenate([right, left, both], axis=-1)[:, ::-1]
+    np.testing.assert_array_equal(mirrored, expected)
+
+
+def test_a_whole_image_is_not_copied_to_fill_a_batch(pretrained, monkeypatch):
+    seen = []
+
+    def restored(network, variables, tiles):
+        seen.append(tiles.shape)
+        return tiles
+
+    monkeypatch.setattr("vitdeblur_jax.inference.restoration.restored_tiles", restored)
+    deblur(np.zeros((20, 24, 3), np.uint8), pretrained, batch_size=8)
+    assert seen == [(1, 20, 24, 3)]

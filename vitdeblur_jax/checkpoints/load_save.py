@@ -57,7 +57,7 @@ from vitdeblur_jax.models.published import check_weights
 from vitdeblur_jax.utils.config_checks import shown
 from vitdeblur_jax.utils.errors import UserError
 from vitdeblur_jax.utils.files import check_regular, repair_folder
-from vitdeblur_jax.utils.shapes import check_most_names, check_shapes
+from vitdeblur_jax.utils.shapes import check_most_names, check_shapes, few_of
 
 BUNDLED_WEIGHTS = Path(__file__).parents[1] / "weights"
 BUNDLED_NOTE = "the small model that comes with the package, not the authors'; see MODEL_CARD.md"
@@ -228,9 +228,9 @@ def _network_for(path, network, saved):
     if network is not None:
         check_same_network(network, saved, str(path))
         return network
-    if isinstance(saved, str):
+    if isinstance(saved, dict):
         raise UserError(
-            f"{path} is a checkpoint of the class {shown(saved)}: load it with "
+            f"{path} is a checkpoint of the class {shown(saved['network'])}: load it with "
             "load_pretrained(path, network=...), or name the class: --network module:class for "
             "vitdeblur, --config.network=module:class for evaluate.py"
         )
@@ -239,10 +239,19 @@ def _network_for(path, network, saved):
 
 def _variables_by_path(state_dict, network, where):
     """Returns the variables of a network outside `NETWORKS`."""
-    wanted = flat_shapes(abstract_variables(network))
-    check_shapes({name: value.shape for name, value in state_dict.items()}, wanted, where)
-    check_weights(state_dict, wanted, where)
-    flat = {name: np.asarray(state_dict[name], np.float32) for name in wanted}
+    wanted = traverse_util.flatten_dict(abstract_variables(network), sep="/")
+    stored = {name: value.shape for name, value in state_dict.items()}
+    check_shapes(stored, {name: leaf.shape for name, leaf in wanted.items()}, where)
+    floats = [name for name, leaf in wanted.items() if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    check_weights(state_dict, floats, where)
+    wrong = [
+        f"{name} is {state_dict[name].dtype}, should be {leaf.dtype}"
+        for name, leaf in wanted.items()
+        if name not in floats and state_dict[name].dtype != leaf.dtype
+    ]
+    if wrong:
+        raise UserError(f"{where} does not fit the network: {few_of(wrong, '; ')}")
+    flat = {name: np.asarray(state_dict[name], leaf.dtype) for name, leaf in wanted.items()}
     return traverse_util.unflatten_dict(flat, sep="/")
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from flax import traverse_util
 
 from vitdeblur_jax.distributed.sharding import local_mesh, replicated
+from vitdeblur_jax.models.network import NUMERICS
 from vitdeblur_jax.models.networks import NETWORKS, complete_config, config_of
 from vitdeblur_jax.utils.config_checks import shown
 from vitdeblur_jax.utils.errors import UserError
@@ -67,10 +68,26 @@ def digest(variables: dict) -> str:
 def saved_config(network: nn.Module) -> dict[str, Any]:
     """Returns the description of a network that is saved in a checkpoint, as plain values.
 
-    This is the network's config, or only the name of the class for a network outside `NETWORKS`.
+    This is the network's config. For a network outside `NETWORKS` it is the name of the class and
+    its attributes with plain values, without numerics.
     """
     config = config_of(network)
-    return {"network": type(network).__qualname__} if config is None else config.to_dict()
+    if config is not None:
+        return config.to_dict()
+    names = [field.name for field in dataclasses.fields(network)]
+    values = {n: getattr(network, n) for n in names if n not in ("parent", "name", *NUMERICS)}
+    plain = {name: _as_lists(value) for name, value in values.items() if _is_plain(value)}
+    return {"network": type(network).__qualname__, "attributes": plain}
+
+
+def _is_plain(value):
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _as_lists(value):
+    return [_as_lists(item) for item in value] if isinstance(value, tuple | list) else value
 
 
 def config_to_json(network: nn.Module) -> str:
@@ -78,12 +95,12 @@ def config_to_json(network: nn.Module) -> str:
     return json.dumps(saved_config(network), sort_keys=True)
 
 
-def config_from_json(text: str, where: str) -> ml_collections.ConfigDict | str:
+def config_from_json(text: str, where: str) -> ml_collections.ConfigDict | dict:
     """Parses and checks what `config_to_json` wrote; see `checked_config`."""
     return checked_config(parse_json(text, f"{where}: its configuration"), where)
 
 
-def checked_config(values: dict, where: str) -> ml_collections.ConfigDict | str:
+def checked_config(values: dict, where: str) -> ml_collections.ConfigDict | dict:
     """Checks the description of a network in a checkpoint.
 
     Args:
@@ -91,14 +108,15 @@ def checked_config(values: dict, where: str) -> ml_collections.ConfigDict | str:
       where: The checkpoint's name, for errors.
 
     Returns:
-      The config, or the name of the class for a network outside `NETWORKS`.
+      The config; for a network outside `NETWORKS` the values as they are.
 
     Raises:
       UserError: A key is unknown or a value is invalid.
     """
-    name = values.get("network")
-    if isinstance(name, str) and name not in NETWORKS and set(values) == {"network"}:
-        return name
+    name, attributes = values.get("network"), values.get("attributes")
+    is_own = isinstance(name, str) and name not in NETWORKS and isinstance(attributes, dict)
+    if is_own and set(values) == {"network", "attributes"}:
+        return values
     try:
         return complete_config(values)
     except UserError as error:
@@ -106,7 +124,7 @@ def checked_config(values: dict, where: str) -> ml_collections.ConfigDict | str:
 
 
 def check_same_network(
-    network: nn.Module, saved: ml_collections.ConfigDict | str | None, where: str
+    network: nn.Module, saved: ml_collections.ConfigDict | dict | None, where: str
 ) -> None:
     """Raises `UserError` if a checkpoint belongs to another network.
 
@@ -120,12 +138,14 @@ def check_same_network(
     wanted = config_of(network)
     if saved is None:
         return
-    if isinstance(saved, str):
-        if saved != type(network).__qualname__:
+    if isinstance(saved, dict):
+        if saved["network"] != type(network).__qualname__:
             raise UserError(
-                f"{where} is a checkpoint of the class {shown(saved)}, not of "
+                f"{where} is a checkpoint of the class {shown(saved['network'])}, not of "
                 f"{type(network).__qualname__}"
             )
+        ours, theirs = saved_config(network).get("attributes", {}), saved["attributes"]
+        _refuse_differences({k: ours[k] for k in ours if k in theirs}, theirs, where)
         return
     if wanted is None:
         raise UserError(
@@ -133,6 +153,10 @@ def check_same_network(
             f"{type(network).__qualname__}"
         )
     ours, theirs = (_flat(config) for config in (wanted, saved))
+    _refuse_differences(ours, theirs, where)
+
+
+def _refuse_differences(ours, theirs, where):
     wrong = [
         f"{key} is {shown(theirs.get(key))}, should be {shown(value)}"
         for key, value in ours.items()

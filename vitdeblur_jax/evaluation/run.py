@@ -176,6 +176,9 @@ def _load(config, network) -> Pretrained:
     if not config.checkpoint and is_first():
         tell(f"checkpoint: {BUNDLED_NOTE}")
     model = with_numerics(pretrained.model, dtype=config.dtype, precision=config.precision)
+    before = getattr(pretrained.model, "dtype", config.dtype)
+    if is_first() and np.dtype(before) != np.dtype(config.dtype):
+        tell(f"note: computed in {config.dtype}, not in the checkpoint's {np.dtype(before).name}")
     return dataclasses.replace(pretrained, model=model)
 
 

@@ -17,12 +17,12 @@ from flax.errors import FlaxError
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from vitdeblur_jax.distributed.sharding import batch_sharded, local_mesh, replicated
+from vitdeblur_jax.distributed.sharding import batch_sharded, local_mesh, make_mesh, replicated
 from vitdeblur_jax.inference.pixels import image_fault
 from vitdeblur_jax.inference.tiles import count_tiles as count_halo_tiles
-from vitdeblur_jax.inference.tiles import tile_rows
+from vitdeblur_jax.inference.tiles import tile_rows, tiles_in_row
 from vitdeblur_jax.inference.windows import count_windows, window_rows
-from vitdeblur_jax.models.network import restored_images, tiling_of, views_of
+from vitdeblur_jax.models.network import check_hashable, restored_images, tiling_of, views_of
 from vitdeblur_jax.models.tilings import HaloTiles, Windows, check_stride, stride_note
 from vitdeblur_jax.utils.errors import UserError, one_line
 from vitdeblur_jax.utils.output import tell
@@ -35,7 +35,14 @@ def restored_tiles(
     network: nn.Module, variables: dict, tiles: Images
 ) -> Float[Array, "batch height width 3"]:
     """Returns the restored tiles or whole images, float32."""
-    return restored_images(network, variables, tiles).astype(jnp.float32)
+    restored = restored_images(network, variables, tiles)
+    shape, wanted = getattr(restored, "shape", type(restored).__name__), (*tiles.shape[:3], 3)
+    if shape != wanted:
+        raise UserError(
+            f"{type(network).__name__} returns {shape} for images of {tiles.shape}; it must return "
+            f"{wanted}"
+        )
+    return restored.astype(jnp.float32)
 
 
 @functools.partial(jax.jit, static_argnames="network")
@@ -93,8 +100,11 @@ def restore(
     check_image(network, image)
     check_options(network, stride, batch_size)
     tiling, mesh = tiling_of(network), local_mesh()
+    most = None if isinstance(tiling, Windows) else tiles_in_row(tiling, image.shape[1])
+    if most is not None and most < mesh.size:  # a batch is not filled with copies of a tile
+        mesh = make_mesh(1, 1, jax.local_devices()[:1])
     placed = jax.device_put(variables, replicated(mesh))
-    settings = {"batch_size": _whole_batch(batch_size, mesh), "on_tiles": on_tiles}
+    settings = {"batch_size": _whole_batch(batch_size, mesh, most), "on_tiles": on_tiles}
 
     def on_all_devices(function):
         return lambda batch: function(network, placed, jax.device_put(batch, batch_sharded(mesh)))
@@ -134,10 +144,12 @@ def _told(network, image_rows):
         raise UserError(f"{name} cannot be applied to images ({one_line(error)})") from error
 
 
-def _whole_batch(batch_size, mesh):
+def _whole_batch(batch_size, mesh, most=None):
     devices = mesh.devices.flat
     if batch_size is None:
         batch_size = sum(1 if device.platform == "cpu" else 8 for device in devices)
+    if most is not None:
+        batch_size = min(batch_size, most)
     return -(-batch_size // len(devices)) * len(devices)
 
 
@@ -158,6 +170,7 @@ def count_tiles(network: nn.Module, height: int, width: int, stride: int | None 
 
 def check_image(network: nn.Module, image: np.ndarray) -> None:
     """Raises `UserError` if the network cannot restore the image."""
+    check_hashable(network)
     fault = image_fault(views_of(network), image)
     if fault is not None:
         raise UserError(fault)

@@ -42,7 +42,8 @@ class Symmetry(NamedTuple):
     def apply(self, image: _Image) -> Num[np.ndarray, "turned_height turned_width channels"]:
         """Returns the transformed image."""
         if self.swaps_views:
-            image = np.concatenate(np.split(image, 2, axis=-1)[::-1], axis=-1)
+            left, right = image[..., :3], image[..., 3:6]
+            image = np.concatenate([right, left, image[..., 6:]], axis=-1)
         return np.flip(image.swapaxes(0, 1) if self.transposed else image, self.flips)
 
     def undo(self, restored: Float[np.ndarray, "turned_height turned_width 3"]) -> _Restored:
@@ -54,11 +55,11 @@ class Symmetry(NamedTuple):
 def symmetries(views: int) -> list[Symmetry]:
     """Returns the eight flips and rotations, the identity first.
 
-    Two views have only the four symmetries without a transposition: a dual-pixel sensor's views are
-    left and right, never above each other.
+    Several views have only the four symmetries without a transposition: the views of a dual-pixel
+    sensor are left and right, never above each other.
     """
     return [
-        Symmetry(transposed, flips, views == 2 and 1 in flips)
+        Symmetry(transposed, flips, views > 1 and 1 in flips)
         for transposed in ((False, True) if views == 1 else (False,))
         for flips in ((), (0,), (1,), (0, 1))
     ]
@@ -70,7 +71,8 @@ def self_ensemble(restore: Callable[[_Image], _Restored], image: _Image, views: 
     Args:
       restore: Restores an image of any size.
       image: The image, as `restore` takes it.
-      views: 1, or 2 for a left and a right view, concatenated along the channels.
+      views: 1; 2 for a left and a right view, concatenated along the channels; or 3 with the
+        combined image behind them.
     """
     count, mean, squares = 0, 0.0, 0.0
     for restored in _restorations(restore, image, views):

@@ -96,6 +96,11 @@ def spans(tiling, length: int) -> tuple[list[Span], int]:
     ], size
 
 
+def tiles_in_row(tiling, width: int) -> int:
+    """Returns the number of tiles in each row of an image of `width` pixels."""
+    return len(spans(tiling, _extended(width, tiling.multiple))[0])
+
+
 def count_tiles(tiling, height: int, width: int) -> int:
     """Returns the number of tiles of an image of `height` x `width` pixels."""
     rows, columns = (

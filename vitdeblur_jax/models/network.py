@@ -49,8 +49,22 @@ def views_of(network: nn.Module) -> int:
 
 
 def tiling_of(network: nn.Module) -> Tiling:
-    """Returns the tiling of the network."""
-    return getattr(network, "tiling", None) or HaloTiles()
+    """Returns the tiling of the network.
+
+    Raises:
+      UserError: Its attribute `tiling` is no tiling, or has sizes that cannot be.
+    """
+    tiling = getattr(network, "tiling", None)
+    if tiling is None:
+        return HaloTiles()
+    if not isinstance(tiling, Tiling) or any(value < 0 for value in tiling):
+        raise UserError(
+            f"{type(network).__name__}.tiling is {shown(tiling)}; it must be a HaloTiles, "
+            "WholeImage or Windows of vitdeblur_jax.models.tilings"
+        )
+    if not getattr(tiling, "multiple", 1) or not getattr(tiling, "tile", 1):
+        raise UserError(f"{type(network).__name__}.tiling is {shown(tiling)}; no size may be 0")
+    return tiling
 
 
 def own_loss_terms(network: nn.Module) -> Mapping[str, float]:
@@ -110,7 +124,8 @@ def with_numerics(network: nn.Module, **numerics: str | bool) -> nn.Module:
     Raises:
       UserError: No module has the attribute, and the value differs from the default in `NUMERICS`.
     """
-    changed, found = _with_attributes(network, numerics)
+    found: set[str] = set()
+    changed = _with_attributes(network, numerics, found, {})
     missing = [k for k, value in numerics.items() if k not in found and value != NUMERICS[k]]
     if missing:
         key = missing[0]
@@ -121,20 +136,50 @@ def with_numerics(network: nn.Module, **numerics: str | bool) -> nn.Module:
     return changed
 
 
-def _with_attributes(module, values):
-    names = [field.name for field in dataclasses.fields(module) if field.name != "parent"]
-    own = {key: value for key, value in values.items() if key in names}
-    found = set(own)
-    for name in names:
-        part = getattr(module, name)
-        if isinstance(part, nn.Module):
-            own[name], inside = _with_attributes(part, values)
-            found |= inside
-    return module.clone(**own), found
+def _with_attributes(value, attributes, found, done):
+    """Returns a module, or a container of modules, with attributes set where they exist.
+
+    Args:
+      value: A module, a container, or anything else.
+      attributes: Values by name.
+      found: Set of the names found so far; extended.
+      done: Changed modules by the `id` of the original, so that shared modules stay shared.
+    """
+    if isinstance(value, nn.Module):
+        if id(value) not in done:
+            fields = [field.name for field in dataclasses.fields(value) if field.name != "parent"]
+            old = {name: getattr(value, name) for name in fields}
+            new = {
+                name: attributes[name]
+                if name in attributes
+                else _with_attributes(part, attributes, found, done)
+                for name, part in old.items()
+            }
+            found |= attributes.keys() & old.keys()
+            changes = {name: part for name, part in new.items() if part is not old[name]}
+            done[id(value)] = value.clone(**changes) if changes else value
+        return done[id(value)]
+    if type(value) in (list, tuple):
+        parts = [_with_attributes(part, attributes, found, done) for part in value]
+        is_same = all(one is other for one, other in zip(parts, value, strict=True))
+        return value if is_same else type(value)(parts)
+    return value
+
+
+def check_hashable(network: nn.Module) -> None:
+    """Raises `UserError` unless the network can be a static argument of `jax.jit`."""
+    try:
+        hash(network)
+    except TypeError as error:
+        raise UserError(
+            f"{type(network).__name__} has an attribute that is not hashable ({one_line(error)}); "
+            "use tuples, not lists, dicts or arrays"
+        ) from error
 
 
 def initial_variables(network: nn.Module, seed: int) -> dict:
     """Returns random initial variables; the same seed gives the same variables."""
+    check_hashable(network)
     return _initialize(network, jax.random.key(seed))
 
 
@@ -149,7 +194,8 @@ def _initial_side(network):
 def _initialize(network, key):
     side = _initial_side(network)
     keys = {"params": key, "dropout": key}
-    return network.init(keys, jnp.zeros((2, side, side, 3 * views_of(network))))
+    settings = {"train": False} if takes_train(network) else {}
+    return network.init(keys, jnp.zeros((2, side, side, 3 * views_of(network))), **settings)
 
 
 def abstract_variables(network: nn.Module) -> dict:
@@ -199,13 +245,10 @@ def check_network(network: nn.Module) -> None:
       UserError: The network cannot be initialized or applied, does not return images, has batch
         statistics that training could never update, or its `tiling` is none.
     """
-    name, tiling = type(network).__name__, getattr(network, "tiling", None)
-    if tiling is not None and not isinstance(tiling, Tiling):
-        raise UserError(
-            f"{name}.tiling is {shown(tiling)}; it must be a HaloTiles, WholeImage or Windows of "
-            "vitdeblur_jax.models.tilings"
-        )
+    name = type(network).__name__
     variables = _traced(name, lambda: abstract_variables(network))
+    if "params" not in variables:
+        raise UserError(f"{name} has no parameters, so there is nothing to train")
     if "batch_stats" in variables and not takes_train(network):
         raise UserError(
             f"{name} has batch statistics, but its call has no argument `train`: they would never "

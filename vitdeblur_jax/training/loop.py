@@ -1,6 +1,7 @@
 """The training loop, for one device or many."""
 
 import contextlib
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from vitdeblur_jax.distributed.processes import gather, is_first, is_multiproces
 from vitdeblur_jax.distributed.sharding import batch_sharded, make_mesh, whole_on_local_devices
 from vitdeblur_jax.inference.restoration import tell_of_tiling
 from vitdeblur_jax.models.network import views_of
-from vitdeblur_jax.models.networks import config_of
+from vitdeblur_jax.models.networks import NETWORKS, config_of
 from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
 from vitdeblur_jax.training.configuration import check_config, free_keys
 from vitdeblur_jax.training.data import TrainingData
@@ -35,6 +36,7 @@ from vitdeblur_jax.training.preparation import (
 from vitdeblur_jax.training.profiling import Profile
 from vitdeblur_jax.training.run_folder import run_folder
 from vitdeblur_jax.training.validation import validate_sets
+from vitdeblur_jax.utils.config_checks import shown
 from vitdeblur_jax.utils.errors import UserError
 from vitdeblur_jax.utils.files import write_text
 from vitdeblur_jax.utils.output import tell
@@ -84,6 +86,7 @@ def train(
             del given  # frees memory: it is as large as the network
             step = int(state.step)
             _check_steps(folder, step, config)
+            _check_network(folder, resume_state, network)
             _check_data(folder, resume_state, data.fingerprint, config)
             log = stack.enter_context(_begin_log(folder, step, config, run))
         if resume_state:
@@ -114,6 +117,19 @@ def _check_steps(folder, step, config):
         raise UserError(
             f"num_steps is {config.num_steps}, but the run in {folder} is already at step {step}; "
             "raise num_steps, or choose another --workdir"
+        )
+
+
+def _check_network(folder, resume_state, network):
+    """Refuses to resume with another network of the same shapes."""
+    begun = resume_state.get("network", {})
+    if begun.get("network") in NETWORKS:
+        return  # the config of the run describes it
+    now = json.loads(json.dumps(saved_config(network)))
+    if begun and begun != now:
+        raise UserError(
+            f"the run in {folder} was started with another network, {shown(begun)}, not "
+            f"{shown(now)}; choose another --workdir"
         )
 
 
@@ -273,8 +289,9 @@ class _Loop:
             resume_state = {
                 **{"next_step": self.step, "window": self.window.state()},
                 "data": self.data.fingerprint,
+                "network": saved_config(self.fixed.network),
             }
-            self.checkpoints.save(self.state, saved_config(self.fixed.network), resume_state, psnr)
+            self.checkpoints.save(self.state, resume_state["network"], resume_state, psnr)
             self.saved_step = self.step
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from vitdeblur_jax.models.network import own_loss_terms, training_outputs
 from vitdeblur_jax.training.losses import LPIPS, RESTORATION_LOSSES
 from vitdeblur_jax.utils.config_checks import check_keys
+from vitdeblur_jax.utils.errors import UserError
 
 
 class Objective(NamedTuple):
@@ -58,6 +59,12 @@ def weighted_objective(
     check_keys(weights, [*RESTORATION_LOSSES, LPIPS, *own], "the loss")
     wanted = own if any(weights.get(name) for name in own) else frozenset()
     restored, found, model_state = training_outputs(network, variables, blurred, sharp, wanted, rng)
+    missing = [name for name in wanted if weights.get(name) and name not in found]
+    if missing:
+        raise UserError(
+            f"{type(network).__name__} has the loss term {missing[0]!r} in LOSS_TERMS, but its "
+            "`training_outputs` does not return it"
+        )
     inside = slice(border, -border or None)
     images = restored[:, inside, inside], sharp[:, inside, inside]
     losses = RESTORATION_LOSSES if lpips is None else {**RESTORATION_LOSSES, LPIPS: lpips}

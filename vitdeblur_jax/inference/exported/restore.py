@@ -22,7 +22,7 @@ import numpy as np
 from jax import export
 
 from .pixels import as_dtype, image_fault
-from .tiles import tile_rows
+from .tiles import tile_rows, tiles_in_row
 from .windows import window_rows
 
 _HERE = Path(__file__).parent
@@ -71,6 +71,8 @@ def load(folder: str | Path = _HERE) -> Callable[..., np.ndarray]:
         fault = image_fault(metadata["views"], image)
         if fault is not None:
             raise ValueError(fault)
+        if not (in_windows or metadata["batch_size"]):
+            batch_size = min(batch_size, tiles_in_row(tiling, image.shape[1]))
         settings = {"batch_size": batch_size} | ({"stride": tiling.stride} if in_windows else {})
         rows = (window_rows if in_windows else tile_rows)(tiling, image, *functions, **settings)
         restored = np.concatenate(list(rows))
