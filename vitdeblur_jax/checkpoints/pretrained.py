@@ -170,5 +170,4 @@ def _flat(config):
     """Returns the values that must agree, by dotted key. The shapes already check `views`."""
     model = config.model.to_dict()
     model.pop("views", None)
-    flat = traverse_util.flatten_dict({"network": config.network, "model": model}, sep=".")
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in flat.items()}
+    return traverse_util.flatten_dict({"network": config.network, "model": model}, sep=".")

@@ -129,20 +129,24 @@ def complete_config(values: Config) -> ml_collections.ConfigDict:
     config = named_config(next(iter(NETWORKS[name].configurations)))
     for group in GROUPS[1:]:
         _update(config, group, values.get(group, {}))
-    create_network(config)
-    return config
+    return config_of(create_network(config))
 
 
-def _update(config, key, values):
+def _update(config, group, values, prefix=""):
+    path = f"{prefix}{group}"
     if not isinstance(values, Mapping | ml_collections.ConfigDict):
-        raise UserError(f"{key} is {shown(values)}; it must be a group of keys")
-    for name, value in values.items():
-        old = config[key].get(name)
-        if isinstance(old, ml_collections.ConfigDict):
-            _update(config[key], name, value)
+        raise UserError(f"{path} is {shown(values)}; it must be a group of keys")
+    known = config[group].to_dict()
+    names = [f"{path}.{key}" for key in known]
+    check_keys([f"{path}.{key}" for key in values], names, "the config")
+    for key, value in values.items():
+        if isinstance(known[key], dict):
+            _update(config[group], key, value, f"{path}.")
+        elif isinstance(value, Mapping | ml_collections.ConfigDict):
+            raise UserError(f"{path}.{key} is {shown(value)}; it must not be a group of keys")
         else:
-            with config[key].ignore_type(), config[key].unlocked():
-                config[key][name] = tuple(value) if isinstance(value, list) else value
+            with config[group].ignore_type():
+                config[group][key] = value
 
 
 def create_network(config: Config) -> nn.Module:
@@ -178,7 +182,7 @@ def create(name: str, **overrides: Any) -> nn.Module:
     """
     config = named_config(name)
     for key, value in overrides.items():
-        group = next((group for group in GROUPS[1:] if key in config[group]), "model")
+        group = next((group for group in GROUPS[1:] if key in list(config[group])), "model")
         _update(config, group, {key: value})
     return create_network(config)
 

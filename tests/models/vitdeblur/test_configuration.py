@@ -102,7 +102,7 @@ def test_each_key_is_checked_for_type_and_range(key):
         ({"model.contextual_encoder.projector_widths": [0, 0]}, "a tuple of 2"),
         ({"model.contextual_encoder.projector_widths": [1.5, 2]}, "a tuple of 2"),
         ({"model.contextual_encoder.projector_widths": "ab"}, "a tuple of 2"),
-        ({"model.contextual_encoder.projector_widths": {}}, "a tuple of 2"),
+        ({"model.contextual_encoder.projector_widths": {}}, "not be a group of keys"),
     ],
 )
 def test_a_model_too_large_to_trace_is_refused_by_arithmetic(changes, told, monkeypatch):
