@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from flax import traverse_util
+from safetensors.numpy import save_file
 
 from tests.published_networks import PEERS, entry_shapes, random_variables
 from vitdeblur_jax import UserError, create, load_pretrained, save_pretrained
@@ -195,3 +196,17 @@ def test_an_hdf5_file_by_keras_is_loaded(tmp_path):
             for name in weights:
                 group.create_dataset(name, data=entries[name])
     assert_same_variables(load_pretrained(tmp_path / "a.hdf5", network), small)
+
+
+def test_surplus_entries_of_a_deeper_network_are_told(tmp_path, capsys):
+    network = create("drbnet")
+    shapes = published_of(network).shapes(network)
+    state_dict = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    save_file(state_dict, tmp_path / "same.safetensors")
+    load_pretrained(tmp_path / "same.safetensors")
+    assert capsys.readouterr().err == ""
+    deeper = {**state_dict, "conv5_1.0.weight": np.zeros((2, 2), np.float32)}
+    save_file(deeper, tmp_path / "deeper.safetensors")
+    load_pretrained(tmp_path / "deeper.safetensors")
+    said = capsys.readouterr().err
+    assert "deeper.safetensors: DRBNet does not use 1 entries: conv5_1.0.weight" in said

@@ -167,7 +167,7 @@ def test_help(tmp_path):
     done = run(tmp_path, "--help")
     assert done.returncode == 0
     assert done.stderr == ""
-    for word in ("evaluate.py", "--config=", "--config.KEY", "--workdir=", "Restores and measures"):
+    for word in ("evaluate.py", "--config=", "--config.KEY", "--workdir=", "Evaluates a model"):
         assert word in done.stdout
 
 

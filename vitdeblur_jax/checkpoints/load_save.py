@@ -42,6 +42,7 @@ from vitdeblur_jax.checkpoints.pytorch_files import write_pytorch_file
 from vitdeblur_jax.checkpoints.recognition import (
     published_of,
     recognized_network,
+    surplus_entries,
     variables_from_published,
 )
 from vitdeblur_jax.checkpoints.safetensors_files import write_safetensors
@@ -57,6 +58,7 @@ from vitdeblur_jax.models.published import check_weights
 from vitdeblur_jax.utils.config_checks import shown
 from vitdeblur_jax.utils.errors import UserError
 from vitdeblur_jax.utils.files import check_regular, repair_folder
+from vitdeblur_jax.utils.output import tell
 from vitdeblur_jax.utils.shapes import check_most_names, check_shapes, few_of
 
 BUNDLED_WEIGHTS = Path(__file__).parents[1] / "weights"
@@ -101,6 +103,10 @@ def load_pretrained(
         variables, unused = _variables_by_path(state_dict, network, str(path)), {}
     else:
         variables, unused = variables_from_published(state_dict, network, str(path))
+        surplus = surplus_entries(network, unused)
+        if surplus:
+            name = type(network).__name__
+            tell(f"note: {path}: {name} does not use {len(surplus)} entries: {few_of(surplus)}")
     return Pretrained(network, jax.tree.map(jnp.asarray, variables), str(path), unused)
 
 

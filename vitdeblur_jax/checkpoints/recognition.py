@@ -5,9 +5,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import flax.linen as nn
+import jax
+import numpy as np
 
 from vitdeblur_jax.checkpoints.keras_files import renumbered
 from vitdeblur_jax.checkpoints.state_dicts import read_state_dict
+from vitdeblur_jax.models.network import abstract_variables
 from vitdeblur_jax.models.networks import (
     NETWORKS,
     configuration_names,
@@ -110,6 +113,25 @@ def published_of(network: nn.Module) -> Published | None:
     rows = (row for row in NETWORKS.values() if row.config_of(network) is not None)
     row = next(rows, None)
     return None if row is None else row.published
+
+
+def surplus_entries(network: nn.Module, unused: Iterable[str]) -> list[str]:
+    """Returns the names of unused entries that the published network does not have either.
+
+    They belong to something else, such as a deeper variant of the network.
+
+    Args:
+      network: A network of `NETWORKS`.
+      unused: Names of entries that the network does not use.
+    """
+    unused = list(unused)
+    if not unused:
+        return []
+    zeros = jax.tree.map(
+        lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), abstract_variables(network)
+    )
+    complete = published_of(network).to_state_dict(network, zeros)
+    return [name for name in unused if name not in complete]
 
 
 def variables_from_published(
