@@ -1,7 +1,6 @@
 """The training loop, for one device or many."""
 
 import contextlib
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,11 +16,10 @@ from vitdeblur_jax.distributed.processes import gather, is_first, is_multiproces
 from vitdeblur_jax.distributed.sharding import batch_sharded, make_mesh, whole_on_local_devices
 from vitdeblur_jax.inference.restoration import tell_of_tiling
 from vitdeblur_jax.models.network import views_of
-from vitdeblur_jax.models.networks import NETWORKS, config_of
+from vitdeblur_jax.models.networks import config_of
 from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
 from vitdeblur_jax.training.configuration import check_config, free_keys
 from vitdeblur_jax.training.data import TrainingData
-from vitdeblur_jax.training.data_sets import training_sets
 from vitdeblur_jax.training.initialization import given_variables
 from vitdeblur_jax.training.log import SilentLog, TrainingLog
 from vitdeblur_jax.training.metrics_window import MetricsWindow, NotFiniteError
@@ -34,9 +32,9 @@ from vitdeblur_jax.training.preparation import (
     prepare,
 )
 from vitdeblur_jax.training.profiling import Profile
+from vitdeblur_jax.training.resume_checks import check_data, check_network, check_steps
 from vitdeblur_jax.training.run_folder import run_folder
 from vitdeblur_jax.training.validation import validate_sets
-from vitdeblur_jax.utils.config_checks import shown
 from vitdeblur_jax.utils.errors import UserError
 from vitdeblur_jax.utils.files import write_text
 from vitdeblur_jax.utils.output import tell
@@ -85,9 +83,9 @@ def train(
             state, resume_state = first_state(config, run, checkpoints, given)
             del given  # frees memory: it is as large as the network
             step = int(state.step)
-            _check_steps(folder, step, config)
-            _check_network(folder, resume_state, network)
-            _check_data(folder, resume_state, data.fingerprint, config)
+            check_steps(folder, step, config)
+            check_network(folder, resume_state, network)
+            check_data(folder, resume_state, data.fingerprint, config)
             log = stack.enter_context(_begin_log(folder, step, config, run))
         if resume_state:
             log.say(_what_was_done(folder, step, config))
@@ -109,44 +107,6 @@ def _check_is_shared(folder):
         raise UserError(
             f"the files that process 0 wrote are missing in the workdir {folder}; it must be on a "
             "disk that all machines share"
-        )
-
-
-def _check_steps(folder, step, config):
-    if step > config.num_steps:
-        raise UserError(
-            f"num_steps is {config.num_steps}, but the run in {folder} is already at step {step}; "
-            "raise num_steps, or choose another --workdir"
-        )
-
-
-def _check_network(folder, resume_state, network):
-    """Refuses to resume with another network of the same shapes."""
-    begun = resume_state.get("network", {})
-    if begun.get("network") in NETWORKS:
-        return  # the config of the run describes it
-    now = json.loads(json.dumps(saved_config(network)))
-    if begun and begun != now:
-        raise UserError(
-            f"the run in {folder} was started with another network, {shown(begun)}, not "
-            f"{shown(now)}; choose another --workdir"
-        )
-
-
-def _check_data(folder, resume_state, found, config):
-    """Refuses to resume with other data, because the batches depend on the whole data set."""
-    begun = resume_state.get("data", found)
-    for data_set in training_sets(config):
-        before, now = begun[data_set.path], found[data_set.path]
-        if before == now:
-            continue
-        what = "different files"
-        if before["examples"] != now["examples"]:
-            what = f"{now['examples']} training examples, not {before['examples']}"
-        raise UserError(
-            f"{data_set.settings.root} is not the data that the run in {folder} started with: it "
-            f"has {what}; restore the data, or start in another --workdir with "
-            f"--config.initial.checkpoint={folder}"
         )
 
 
