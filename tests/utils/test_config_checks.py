@@ -30,6 +30,11 @@ RULES = {
     "text": (text(), ["", "a"], [None, 1, b"a", ("a",)]),
     "choice": (choice("cosine", "constant"), ["cosine"], ["cosin", None, 1, ("cosine",), []]),
     "sequence": (sequence(integer(1), length=2), [(1, 2), [3, 4]], [(1,), (1, 0), (1, "2"), 12]),
+    "bounded length": (
+        sequence(text(), length=(1, 2)),
+        [("a",), ["a"] * 2],
+        [(), ("a",) * 3, (1,)],
+    ),
     "any length": (sequence(text()), [(), ("a",)], ["a", (1,), None]),
 }
 

@@ -28,8 +28,15 @@ from vitdeblur_jax.models.layers.resize import double_from_corner
 from vitdeblur_jax.models.layers.unet import max_pool, nearest_upsample
 from vitdeblur_jax.models.published import SAME, Entry, Path, joined, keras_conv, reversed_along
 from vitdeblur_jax.models.tilings import HaloTiles, check_image
+from vitdeblur_jax.utils.config_checks import integer, sequence
 
 CONFIGURATIONS = {"aifnet": {}}
+RULES = {
+    "encoder_widths": sequence(integer(2, 4096), length=5),
+    "decoder_widths": sequence(integer(2, 4096), length=4),
+    "levels": integer(1, 64),
+    "deblurring_widths": sequence(integer(1, 4096), length=4),
+}
 
 _REFINEMENTS = 7
 _VGG_CONVS = (2, 2, 4, 4, 4)

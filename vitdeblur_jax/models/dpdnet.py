@@ -20,8 +20,14 @@ from jaxtyping import Array, Float
 from vitdeblur_jax.models.layers.unet import ReluConv, max_pool, nearest_upsample, same_conv
 from vitdeblur_jax.models.published import Entry, Path, bgr_views, joined, keras_conv
 from vitdeblur_jax.models.tilings import HaloTiles, check_image
+from vitdeblur_jax.utils.config_checks import integer, number, sequence
 
 CONFIGURATIONS = {"dpdnet": {"views": 2}, "dpdnet_single": {}}
+RULES = {
+    "views": integer(1, 2),
+    "widths": sequence(integer(1, 4096), length=5),
+    "dropout": number(0, 1, below_high=True),
+}
 
 _SCALES = (1, 2, 4, 8, 16)
 

@@ -25,8 +25,18 @@ from vitdeblur_jax.models.layers.unet import nearest_upsample
 from vitdeblur_jax.models.layers.views import views_and_combined
 from vitdeblur_jax.models.published import CONV, CONV_TRANSPOSE, Entry, Path, conv, joined, rolled
 from vitdeblur_jax.models.tilings import HaloTiles, check_image
+from vitdeblur_jax.utils.config_checks import choice, integer, sequence
 
 CONFIGURATIONS = {"drbnet": {}, "drbnet_dual": {"views": 2}}
+_PAIRS = sequence(sequence(integer(1, 4096), length=2), length=4)
+RULES = {
+    "views": integer(1, 3),
+    "widths": sequence(integer(1, 4096), length=4),
+    "image_widths": _PAIRS,
+    "filter_widths": _PAIRS,
+    "residual_widths": _PAIRS,
+    "kernel_size": choice(*range(1, 32, 2)),
+}
 
 _SCALES = (1, 2, 4, 8)
 _VIEW_CHANNELS = 3
@@ -59,8 +69,11 @@ class DRBNet(nn.Module):
 
     @property
     def tiling(self) -> HaloTiles:
-        """Tiles with the receptive field of 144 pixels as halo."""
-        return HaloTiles(halo=144, multiple=8)
+        """Tiles with the receptive field as halo, 144 pixels for kernels of 7.
+
+        Each further pixel of the kernels' radius adds at most 8 + 4 + 2 + 1 pixels, rounded to 16.
+        """
+        return HaloTiles(halo=144 + 16 * max(0, self.kernel_size // 2 - 3), multiple=8)
 
     @nn.compact
     def __call__(

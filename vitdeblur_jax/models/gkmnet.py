@@ -31,8 +31,14 @@ from vitdeblur_jax.models.layers.recurrent_maps import Carry, RecurrentMaps, enl
 from vitdeblur_jax.models.layers.resize import enlarge, pillow_pyramid
 from vitdeblur_jax.models.published import CONV_TRANSPOSE, Entry, Path, batch_norm, conv, joined
 from vitdeblur_jax.models.tilings import WholeImage, check_image
+from vitdeblur_jax.utils.config_checks import flag, integer, sequence
 
 CONFIGURATIONS = {"gkmnet": {}, "gkmnet_running_statistics": {"image_statistics": False}}
+RULES = {
+    "widths": sequence(integer(1, 4096), length=3),
+    "num_blurs": integer(1, 64),
+    "image_statistics": flag(),
+}
 
 Features = Float[Array, "batch height width channels"]
 Images = Float[Array, "batch height width 3"]

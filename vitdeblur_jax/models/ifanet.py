@@ -40,6 +40,7 @@ from vitdeblur_jax.models.published import (
     rolled,
 )
 from vitdeblur_jax.models.tilings import HaloTiles, check_image
+from vitdeblur_jax.utils.config_checks import integer, sequence
 
 CONFIGURATIONS = {
     "ifanet": {},
@@ -48,6 +49,11 @@ CONFIGURATIONS = {
     "ifanet_35": {"iterations": 35},
     "ifanet_44": {"iterations": 44},
     "ifanet_dual": {"views": 2},
+}
+RULES = {
+    "views": integer(1, 3),
+    "widths": sequence(integer(1, 4096), length=4),
+    "iterations": integer(1, 64),
 }
 
 _SCALES = (1, 2, 4, 8)

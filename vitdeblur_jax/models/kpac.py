@@ -26,11 +26,19 @@ from jaxtyping import Array, Float
 from vitdeblur_jax.models.layers.views import views_and_combined
 from vitdeblur_jax.models.published import Entry, Path, position_name
 from vitdeblur_jax.models.tilings import WholeImage, check_image
+from vitdeblur_jax.utils.config_checks import integer, sequence
 
 CONFIGURATIONS = {
     "kpac": {},
     "kpac_3level": {"levels": 3},
     "kpac_dual": {"levels": 3, "views": 2},
+}
+RULES = {
+    "levels": integer(2, 8),
+    "width": integer(4, 4096),
+    "rates": sequence(integer(1, 64), length=(1, 16)),
+    "attention_widths": sequence(integer(1, 4096), length=(1, 8)),
+    "views": integer(1, 3),
 }
 
 Features = Float[Array, "batch height width channels"]

@@ -22,8 +22,10 @@ from vitdeblur_jax.models.layers.unet import ReluConv, max_pool, nearest_upsampl
 from vitdeblur_jax.models.layers.views import views_and_combined
 from vitdeblur_jax.models.published import Entry, Path, bgr_views, joined, keras_conv
 from vitdeblur_jax.models.tilings import HaloTiles, check_image
+from vitdeblur_jax.utils.config_checks import integer, sequence
 
 CONFIGURATIONS = {"mdp": {}, "mdp_dual": {"views": 2}}
+RULES = {"views": integer(1, 3), "widths": sequence(integer(1, 4096), length=5)}
 
 _IMAGES = ("left", "right", "sharp")
 _EARLY = ("bottleneck", "upsample_8", "decoder_8", "upsample_4", "decoder_4_0", "decoder_4_1")

@@ -15,6 +15,7 @@ configuration `nrknet_image_statistics` reproduces the test script.
 """
 
 import functools
+import operator
 from collections.abc import Mapping
 from typing import ClassVar, NamedTuple
 
@@ -41,8 +42,15 @@ from vitdeblur_jax.models.published import (
     reversed_along,
 )
 from vitdeblur_jax.models.tilings import HaloTiles, Tiling, WholeImage, check_image
+from vitdeblur_jax.utils.config_checks import flag, integer, sequence
 
 CONFIGURATIONS = {"nrknet": {}, "nrknet_image_statistics": {"image_statistics": True}}
+RULES = {
+    "widths": sequence(integer(1, 4096), length=3),
+    "num_blurs": integer(1, 48),
+    "num_steps": sequence(integer(1, 16), length=3),
+    "image_statistics": flag(),
+}
 
 _OUTPUT_WEIGHTS = (0.25, 0.5, 0.75, 1)
 _PYRAMID_LOSSES = {"pyramid_mse": mse, "pyramid_fourier": fourier_l1, "pyramid_ssim": dissimilarity}
@@ -147,8 +155,18 @@ class NRKNet(nn.Module):
 
     @property
     def tiling(self) -> Tiling:
-        """Whole images if batch norm uses their statistics, otherwise tiles."""
-        return WholeImage(16) if self.image_statistics else HaloTiles(halo=400, multiple=16)
+        """Whole images if batch norm uses their statistics, otherwise tiles.
+
+        The published network's receptive field has a radius of 393 pixels. The blurs before the
+        last step reach 168, 42 and 0 of them at the three scales; wider ones add the difference.
+        """
+        if self.image_statistics:
+            return WholeImage(16)
+        reaches = (
+            s * (n - 1) * self.num_blurs for s, n in zip((4, 2, 1), self.num_steps, strict=True)
+        )
+        wider = max(map(operator.sub, reaches, (168, 42, 0)))
+        return HaloTiles(halo=400 + max(0, -(-wider // 16) * 16), multiple=16)
 
     def setup(self):
         numerics = {"dtype": self.dtype, "precision": self.precision}

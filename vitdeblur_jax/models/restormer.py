@@ -29,9 +29,18 @@ from vitdeblur_jax.models.layers.depthwise import DepthwiseConv
 from vitdeblur_jax.models.layers.transformer_block import layer_norm
 from vitdeblur_jax.models.published import POINTWISE, Entry, Layout, Path, conv, joined, norm
 from vitdeblur_jax.models.tilings import WholeImage, check_image
+from vitdeblur_jax.utils.config_checks import integer, number, sequence
 from vitdeblur_jax.utils.errors import UserError
 
 CONFIGURATIONS = {"restormer": {}, "restormer_dual": {"views": 2}}
+RULES = {
+    "width": integer(2, 1024),
+    "depths": sequence(integer(1, 10), length=(1, 5)),
+    "heads": sequence(integer(1, 1024), length=(1, 5)),
+    "refinement_depth": integer(0, 10),
+    "expansion": number(1, 8),
+    "views": integer(1, 2),
+}
 
 Maps = Float[Array, "batch height width channels"]
 

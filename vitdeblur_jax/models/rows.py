@@ -1,7 +1,6 @@
 """The rows of the table of networks, see `vitdeblur_jax.models.networks`."""
 
 import dataclasses
-import typing
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -11,16 +10,7 @@ from flax import traverse_util
 
 from vitdeblur_jax.models import published
 from vitdeblur_jax.models.network import NUMERICS, abstract_variables, with_numerics
-from vitdeblur_jax.utils.config_checks import (
-    Rule,
-    check_paths,
-    check_values,
-    flag,
-    integer,
-    number,
-    sequence,
-    text,
-)
+from vitdeblur_jax.utils.config_checks import check_paths, check_values
 
 
 class Published(NamedTuple):
@@ -73,22 +63,21 @@ def row_of_class(module: ModuleType, cls: type[nn.Module]) -> Network:
 
     Args:
       module: The file of the class. It has `CONFIGURATIONS`, which maps names to the attributes
-        that differ from their defaults, and `published_entries(network)`. It may have
+        that differ from their defaults, `RULES`, which maps each attribute to its rule, and
+        `published_entries(network)`. The rules keep tracing quick. The file may have
         `published_unused(network)`, the entries that strict loading requires but the network does
         not use.
-      cls: The class. Each attribute has a default, and values of its type are valid.
+      cls: The class. Each attribute has a default.
     """
     defaults = {
         field.name: field.default
         for field in dataclasses.fields(cls)
         if field.name not in ("parent", "name", *NUMERICS)
     }
-    hints = typing.get_type_hints(cls)
-    rules = {name: _rule_like(value, hints[name]) for name, value in defaults.items()}
 
     def create(model, tiling, **numerics):
-        check_paths(model, rules, "model.")
-        check_values(model, rules, "model.")
+        check_paths(model, module.RULES, "model.")
+        check_values(model, module.RULES, "model.")
         check_paths(tiling, (), "tiling.")
         network = cls(**{name: _as_tuple(value) for name, value in model.items()})
         return with_numerics(network, **numerics)
@@ -122,26 +111,6 @@ def _published_of(module):
         return unused | published.to_published(variables, module.published_entries(network))
 
     return Published(entries, shapes, (), to_variables, to_state_dict)
-
-
-def _rule_like(value: Any, hint: Any) -> Rule:
-    """Returns the rule for an attribute, from its default and its type hint."""
-    match value:
-        case bool():
-            return flag()
-        case int():
-            return integer(0, 2**16)
-        case float():
-            return number()
-        case str():
-            return text()
-        case tuple():
-            inner = typing.get_args(hint)
-            any_number = inner[-1] is Ellipsis
-            return sequence(
-                _rule_like(value[0], inner[0]), length=None if any_number else len(value)
-            )
-    raise TypeError(f"no rule for an attribute like {value!r}")
 
 
 def _as_tuple(value):

@@ -100,21 +100,24 @@ def choice(*choices: str | int) -> Rule:
     )
 
 
-def sequence(item: Rule, *, length: int | None = None) -> Rule:
+def sequence(item: Rule, *, length: int | tuple[int, int] | None = None) -> Rule:
     """Returns the rule for tuples and lists whose items all satisfy `item`.
 
     Args:
       item: The rule of each item.
-      length: The required number of items; None allows any number.
+      length: The number of items, or its smallest and largest value; None allows any number.
     """
+    low, high = (0, math.inf) if length is None else (length, length)
+    if isinstance(length, tuple):
+        low, high = length
 
     def accepts(value):
-        if not isinstance(value, tuple | list) or length not in (None, len(value)):
+        if not isinstance(value, tuple | list) or not low <= len(value) <= high:
             return False
         return all(map(item.accepts, value))
 
-    count = "a tuple" if length is None else f"a tuple of {length}"
-    return Rule(accepts, f"{count}, each {item.wanted}")
+    of = "" if length is None else f" of {low}" if low == high else f" of {low} to {high}"
+    return Rule(accepts, f"a tuple{of}, each {item.wanted}")
 
 
 def check_values(config: Any, rules: Mapping[str, Rule], prefix: str = "") -> None:
