@@ -178,11 +178,11 @@ class DeviceBatches(grain.DatasetIterator[Batch]):
         return self._queue[0][0] if self._queue else self._batches.get_state()
 
     def set_state(self, state: dict) -> None:
-        """Goes to another batch."""
+        """Jumps to another batch."""
         self._queue.clear()
         self._batches.set_state(state)
 
     def close(self) -> None:
-        """Closes `batches`, back where the next batch to hand out lies."""
+        """Closes `batches`, and resets them to the next batch that was not returned yet."""
         self.set_state(self.get_state())
         self._batches.close()

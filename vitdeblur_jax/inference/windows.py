@@ -97,7 +97,7 @@ class _Layout(NamedTuple):
     height: int
     width: int
     window: int
-    side: int  # of a window's feature map, and of the part of the map that a head tile reads
+    side: int  # of a window's feature map; a head tile reads a square of this side
     tile: int  # side of a head tile
     padding: int  # by reflection, for the head
     rows: list[int]
@@ -201,7 +201,7 @@ def _image_rows(head_tile, image, layout: _Layout, map_rows: Iterable[np.ndarray
 
 
 def _tile_rows(layout, start, map_length):
-    """Returns the indices of the map rows that a head tile reads, and the start of its part."""
+    """Returns the rows of its square of the map that a head tile reads, and where that begins."""
     part = min(max(start - layout.padding, 0), map_length - layout.side)
     rows = np.abs(np.arange(layout.side) + start - layout.padding)
     rows = np.where(rows < map_length, rows, 2 * (map_length - 1) - rows)

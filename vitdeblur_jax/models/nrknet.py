@@ -295,7 +295,7 @@ def _block_entries(path, name):
 
 
 def _reblur_entries(blurs):
-    """Returns the entries of `Reblur`. In inputs 3 k + c and outputs c, c is in BGR order."""
+    """Returns the entries of `Reblur`. Channels 3 k + c of blur k have c in BGR order."""
     taps = reshaped((3 * blurs, 1, 1, 2), (blurs, 3, 2)).then(reversed_along(1))
     split = reshaped((1, 1, 3 * blurs + 3, 3), (blurs + 1, 3, 3))
     joint = reshaped((blurs + 1, 3, 3), (1, 1, 3 * blurs + 3, 3))

@@ -70,7 +70,7 @@ def rolled(shift: int, axis: int) -> Layout:
 
 def bgr_views(axis: int) -> Layout:
     """Returns a layout that converts an axis of one or two views from BGR to RGB."""
-    return reversed_along(axis).then(rolled(3, axis))  # reversing also exchanges two views
+    return reversed_along(axis).then(rolled(3, axis))  # the reversal swaps two views, too
 
 
 SAME = Layout(lambda value: value, lambda value: value)

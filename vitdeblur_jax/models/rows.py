@@ -64,7 +64,8 @@ def row_of_class(module: ModuleType, cls: type[nn.Module]) -> Network:
     Args:
       module: The file of the class. It has `CONFIGURATIONS`, which maps names to the attributes
         that differ from their defaults, `RULES`, which maps each attribute to its rule, and
-        `published_entries(network)`. The rules keep tracing quick. The file may have
+        `published_entries(network)`. The rules bound the size of
+        the network, so that a config from a file cannot make tracing slow. The file may have
         `published_unused(network)`, the entries that strict loading requires but the network does
         not use.
       cls: The class. Each attribute has a default.

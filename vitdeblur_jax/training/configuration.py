@@ -60,7 +60,7 @@ def _within(group, rules):
     return {f"{group}.{key}": rule for key, rule in rules.items()}
 
 
-# The rule of every key.
+# The rule of every key; those of the network are in models/.
 RULES = {
     **_within("optimizer", OPTIMIZER_RULES),
     **_within("data", DATA_SET_RULES),

@@ -138,7 +138,7 @@ class TrainingData:
         ]
 
     def _validation_source(self, data_set: DataSet, split: tuple | None) -> Source:
-        """Returns the source of a validation set; `split` is what a training set was split into."""
+        """Returns the source of a validation set; `split` is (training, held out)."""
         root = self._config.validation.root
         is_held_out = bool(data_set.settings.hold_out)
         held_out = (split or split_off(data_set))[1] if is_held_out else ()

@@ -7,8 +7,8 @@
     config.data.mixture = (("dpdd", 2.0), ("lfdof", 1.0))
     config.validation.sets = ("dpdd", "lfdof")
 
-A set has the keys of `RULES`. It takes those that it leaves out from `data`, and `validation_split`
-from `validation.split`.
+A set has the keys of `RULES`. A key that is missing has the value of `data`, and `validation_split`
+that of `validation.split`.
 """
 
 from collections.abc import Iterator

@@ -52,8 +52,8 @@ def train(
       config: A config based on `default_config`.
       workdir: Folder for the results.
       objective: Function of network, variables, blurred and sharp images and a key for dropout. It
-        replaces the losses of `config.loss`, which then only decides which heads are trained. A
-        resumed run is not checked for the same objective.
+        replaces the losses of `config.loss`. The weights there then only decide which heads are
+        trained. A resumed run is not checked for the same objective.
       network: The network to train, if the config names none; see `vitdeblur_jax.models.network`.
 
     Returns:

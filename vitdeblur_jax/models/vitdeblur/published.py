@@ -3,9 +3,8 @@
 The released network takes BGR images, but normalizes them with ImageNet's constants in the order R,
 G, B. Ours takes RGB with the correct normalization. This module folds the difference into three
 kernels and two biases, so that both compute the same. The folding is exact up to rounding: after a
-round trip, an entry of the patch kernel has a relative error of at most 1.2e-7, the patch bias an
-error of at most 1e-6 of its absolute value plus the sum of the absolute kernel entries. All other
-entries are exact.
+round trip, an entry of the patch kernel has a relative error of at most 1.2e-7. The patch bias has
+an error of at most 1e-6 (|bias| + sum of |kernel entries|). All other entries are exact.
 """
 
 import math
