@@ -68,8 +68,8 @@ def test_teaching_pairs(run):
 @pytest.mark.slow
 def test_ensemble(run):
     printed = run("ensemble")
-    assert 0.2 < number("spread against error: rank correlation N", printed) < 0.55
-    assert number("contrast against error: rank correlation N", printed) > 0.65
+    assert 0 < number("spread against error: rank correlation N", printed) < 0.85
+    assert number("contrast against error: rank correlation N", printed) > 0.5
     assert number("error over spread: N to", printed) > 1.5
     assert number("to N by groups of spread", printed) > 10
 

@@ -84,6 +84,7 @@ def test_a_published_file_of_a_deeper_network_gets_it(name):
 
 SHARED = {  # all entries, by names and shapes
     "gkmnet_running_statistics": "gkmnet",
+    "mdp_dual": "mdp",
     "nrknet_image_statistics": "nrknet",
 }
 

@@ -20,6 +20,7 @@ import numpy as np
 from tests.forked import start_program
 from vitdeblur_jax.distributed.processes import is_first, join_others
 from vitdeblur_jax.distributed.sharding import make_mesh, whole_on_local_devices
+from vitdeblur_jax.models import create_network
 from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
 from vitdeblur_jax.training.preparation import abstract_state, placed, prepare
 
@@ -83,9 +84,10 @@ def on_devices(count: int, program: Sequence[str], folder: Path) -> str:
 def restored(workdir: Path, step: int) -> dict[str, np.ndarray]:
     """Returns all arrays of a checkpoint by path, restored onto all devices of all processes."""
     contents = json.loads((workdir / "config.json").read_text())
-    contents["model"]["projector_widths"] = tuple(contents["model"]["projector_widths"])
+    encoder = contents["model"]["contextual_encoder"]
+    encoder["projector_widths"] = tuple(encoder["projector_widths"])
     config = ml_collections.ConfigDict({**contents, "batch_size": 8})  # for any of these meshes
-    run = prepare(config, make_mesh(1, -1))
+    run = prepare(config, create_network(config), make_mesh(1, -1))
     state = placed(abstract_state(run), run.mesh)
     with TrainingCheckpoints(workdir / "checkpoints", 2) as checkpoints:
         state, _ = checkpoints.restore(step, state)

@@ -21,24 +21,28 @@ def quiet_orbax() -> Iterator[None]:
     command prints the error and exits, so they stay suppressed.
     """
     # asyncio logs Orbax's exceptions that were never retrieved when they are garbage-collected.
-    loggers, hook = [logging.getLogger(name) for name in ("absl", "asyncio")], sys.unraisablehook
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    hook, excepthook = sys.unraisablehook, sys.excepthook  # TensorStore's threads call both
 
     def is_of_others(record):
         return not _is_of_orbax(record.pathname)
 
     def tell_of_others(unraisable):
-        frames = traceback.walk_tb(unraisable.exc_traceback)
-        if not any(_is_of_orbax(frame.f_code.co_filename) for frame, _ in frames):
+        if not _raised_by_orbax(unraisable.exc_traceback):
             hook(unraisable)
+
+    def tell_of_other_errors(kind, error, trace):
+        if not _raised_by_orbax(trace):
+            excepthook(kind, error, trace)
 
     def undo():
         for logger in loggers:
             logger.removeFilter(is_of_others)
-        sys.unraisablehook = hook
+        sys.unraisablehook, sys.excepthook = hook, excepthook
 
     for logger in loggers:
         logger.addFilter(is_of_others)
-    sys.unraisablehook = tell_of_others
+    sys.unraisablehook, sys.excepthook = tell_of_others, tell_of_other_errors
     try:
         yield
     except BaseException:
@@ -46,6 +50,10 @@ def quiet_orbax() -> Iterator[None]:
             undo()
         raise
     undo()
+
+
+def _raised_by_orbax(trace):
+    return any(_is_of_orbax(frame.f_code.co_filename) for frame, _ in traceback.walk_tb(trace))
 
 
 def _is_of_orbax(file):
