@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .pixels import as_float, extend_by_reflection
+from .pixels import extend_by_reflection, in_batches
 
 
 class Span(NamedTuple):
@@ -59,7 +59,7 @@ def tile_rows(
     columns, tile_width = spans(tiling, padded.shape[1])
     for row in rows:
         strip = np.empty((row.kept_to - row.kept_from, padded.shape[1], 3), np.float32)
-        tiles = _restored(
+        tiles = in_batches(
             restore_tiles,
             [
                 padded[row.start : row.start + tile_height, span.start : span.start + tile_width]
@@ -120,22 +120,3 @@ def _extended(length, multiple):
 
 def _rounded(length, multiple):
     return -(-length // multiple) * multiple
-
-
-def _restored(restore_tiles, tiles, batch_size, on_tiles):
-    """Yields the restored tiles; the next batch is computed while one is consumed."""
-    pending = None
-    for first in range(0, len(tiles), batch_size):
-        batch = tiles[first : first + batch_size]
-        filled = batch + [batch[-1]] * (batch_size - len(batch))  # one shape, so one compilation
-        restored = restore_tiles(np.stack([as_float(tile) for tile in filled]))
-        if pending is not None:
-            yield from _hand_out(*pending, on_tiles)
-        pending = restored, len(batch)
-    yield from _hand_out(*pending, on_tiles)
-
-
-def _hand_out(restored, count, on_tiles):
-    arrived = np.asarray(restored)[:count]
-    on_tiles(count)
-    yield from arrived

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .pixels import as_float, extend_by_reflection
+from .pixels import as_float, extend_by_reflection, in_batches
 
 
 def window_rows(
@@ -48,8 +48,10 @@ def window_rows(
     """
     padded = extend_by_reflection(_with_margin(image, tiling.margin), tiling.size, tiling.size)
     layout = _layout(tiling, *padded.shape[:2], stride)
-    windows = _window_maps(window_features, padded, layout, batch_size, on_tiles)
-    rows = _image_rows(head_tile, padded, layout, _blend(layout, windows))
+    corners = itertools.product(layout.rows, layout.columns)
+    windows = (_square(padded, top, left, layout.window) for top, left in corners)
+    maps = in_batches(window_features, windows, batch_size, on_tiles)
+    rows = _image_rows(head_tile, padded, layout, _blend(layout, maps))
     return _cropped(rows, tiling.margin, *image.shape[:2])
 
 
@@ -124,29 +126,6 @@ def _layout(tiling, height, width, stride) -> _Layout:
         rows=window_starts(height, tiling.size, stride),
         columns=window_starts(width, tiling.size, stride),
     )
-
-
-def _window_maps(window_features, image, layout, batch_size, on_tiles):
-    """Yields the feature maps of the windows in row-major order.
-
-    The next batch is computed while one is consumed.
-    """
-    corners = itertools.product(layout.rows, layout.columns)
-    pending = None
-    while batch := list(itertools.islice(corners, batch_size)):
-        repeated = batch + batch[-1:] * (batch_size - len(batch))
-        windows = np.stack([as_float(_square(image, y, x, layout.window)) for y, x in repeated])
-        maps = window_features(windows)
-        if pending is not None:
-            yield from _hand_out(*pending, on_tiles)
-        pending = maps, len(batch)
-    yield from _hand_out(*pending, on_tiles)
-
-
-def _hand_out(maps, count, on_tiles):
-    arrived = np.asarray(maps)[:count]
-    on_tiles(count)
-    yield from arrived
 
 
 def _square(image, top, left, side):
