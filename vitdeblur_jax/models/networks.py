@@ -31,7 +31,7 @@ from vitdeblur_jax.models import (
     restormer,
 )
 from vitdeblur_jax.models.network import NUMERICS
-from vitdeblur_jax.models.rows import Network, Published, row_of_class
+from vitdeblur_jax.models.rows import Network, published_by_entries, row_of_class
 from vitdeblur_jax.models.vitdeblur import configuration
 from vitdeblur_jax.models.vitdeblur import published as vitdeblur_published
 from vitdeblur_jax.models.vitdeblur.build import make_vitdeblur, vitdeblur_config
@@ -63,12 +63,10 @@ def _vitdeblur() -> Network:
             for name, make in configuration.CONFIGURATIONS.items()
         },
         config_of=vitdeblur_config,
-        published=Published(
-            vitdeblur_published.published_names,
-            vitdeblur_published.published_shapes,
-            (vitdeblur_published.POSITION,),
-            vitdeblur_published.from_published,
-            vitdeblur_published.to_published,
+        published=published_by_entries(vitdeblur_published)._replace(
+            optional=(vitdeblur_published.POSITION,),
+            to_variables=vitdeblur_published.from_published,
+            to_state_dict=vitdeblur_published.to_published,
         ),
     )
 
@@ -120,13 +118,8 @@ def complete_config(values: Config) -> ml_collections.ConfigDict:
       UserError: A key is unknown or a value is invalid.
     """
     check_keys(values, GROUPS, "a network's config")
-    name = values.get("network")
-    if not isinstance(name, str) or name not in NETWORKS:
-        raise UserError(
-            f"there is no network {shown(name)}{nearest(str(name), NETWORKS)}; "
-            f"there are {', '.join(NETWORKS)}"
-        )
-    config = named_config(next(iter(NETWORKS[name].configurations)))
+    row = _row(values.get("network"))
+    config = named_config(next(iter(row.configurations)))
     for group in GROUPS[1:]:
         _update(config, group, values.get(group, {}))
     return config_of(create_network(config))
@@ -158,15 +151,19 @@ def create_network(config: Config) -> nn.Module:
     Raises:
       UserError: A key in a group is unknown or a value is invalid.
     """
-    name, numerics = config["network"], config["numerics"]
+    row, numerics = _row(config["network"]), config["numerics"]
+    check_paths(numerics, NUMERICS_RULES, "numerics.")
+    check_values(numerics, NUMERICS_RULES, "numerics.")
+    return row.create(config["model"], config["tiling"], **numerics)
+
+
+def _row(name: Any) -> Network:
     if not isinstance(name, str) or name not in NETWORKS:
         raise UserError(
             f"there is no network {shown(name)}{nearest(str(name), NETWORKS)}; "
             f"there are {', '.join(NETWORKS)}"
         )
-    check_paths(numerics, NUMERICS_RULES, "numerics.")
-    check_values(numerics, NUMERICS_RULES, "numerics.")
-    return NETWORKS[name].create(config["model"], config["tiling"], **numerics)
+    return NETWORKS[name]
 
 
 def create(name: str, **overrides: Any) -> nn.Module:

@@ -92,10 +92,17 @@ def row_of_class(module: ModuleType, cls: type[nn.Module]) -> Network:
         name: {"model": defaults | changes, "tiling": {}}
         for name, changes in module.CONFIGURATIONS.items()
     }
-    return Network(create, configurations, config_of, _published_of(module))
+    return Network(create, configurations, config_of, published_by_entries(module))
 
 
-def _published_of(module):
+def published_by_entries(module: ModuleType) -> Published:
+    """Returns the published checkpoints of a network, by the functions of its file.
+
+    Args:
+      module: It has `published_entries(network)`, and may have `published_unused(network)`; see
+        `row_of_class`.
+    """
+
     def entries(network):
         return {path: entry.name for path, entry in module.published_entries(network).items()}
 

@@ -7,6 +7,7 @@ round trip, an entry of the patch kernel has a relative error of at most 1.2e-7.
 an error of at most 1e-6 (|bias| + sum of |kernel entries|). All other entries are exact.
 """
 
+import functools
 import math
 
 import flax.linen as nn
@@ -14,8 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from vitdeblur_jax.models import published
 from vitdeblur_jax.models.network import abstract_variables
-from vitdeblur_jax.models.published import StateDict
+from vitdeblur_jax.models.published import (
+    LINEAR,
+    Entry,
+    Layout,
+    Path,
+    batch_norm,
+    conv,
+    joined,
+    norm,
+)
 from vitdeblur_jax.models.vitdeblur.position_embedding import (
     resize_position_embedding,
     sincos_position_embedding,
@@ -28,9 +39,11 @@ POSITION = f"{_ENCODER}.pos_embed"
 _PATCH = f"{_ENCODER}.patch_embed.proj"
 _CLASS_TOKEN = f"{_ENCODER}.cls_token"
 _INPUT, _OUTPUT = "inputecoding_step", "outputprojr_step"
+_TABLE_LAYOUT = Layout(lambda value: value[0], lambda value: value[None])
+_CLASS_TOKEN_LAYOUT = Layout(lambda value: value[0, 0], lambda value: value[None, None])
 
 
-def from_published(model: nn.Module, state_dict: StateDict) -> dict:
+def from_published(model: nn.Module, state_dict: published.StateDict) -> dict:
     """Returns float32 variables.
 
     Args:
@@ -38,14 +51,13 @@ def from_published(model: nn.Module, state_dict: StateDict) -> dict:
       state_dict: The entries of `published_shapes`, in any float dtype. If there is no position
         table, the reference's table is computed.
     """
-    names = published_names(model)
+    entries = published_entries(model)
     if POSITION not in state_dict:
         state_dict = {**state_dict, POSITION: np.asarray(_resized_table(None, model))[None]}
     rgb = _swap_rgb_and_bgr(
-        {name: np.asarray(state_dict[name], np.float32) for name in names.values()}
+        {name: np.asarray(state_dict[name], np.float32) for name, _ in entries.values()}
     )
-    flat = {path: _to_ours(rgb[name], path) for path, name in names.items()}
-    return traverse_util.unflatten_dict(flat)
+    return published.from_published(rgb, entries)
 
 
 def to_published(model: nn.Module, variables: dict) -> dict[str, np.ndarray]:
@@ -53,19 +65,15 @@ def to_published(model: nn.Module, variables: dict) -> dict[str, np.ndarray]:
 
     Entries that the reference stores but does not use are zeros.
     """
-    flat = traverse_util.flatten_dict(variables)
-    names = published_names(model)
-    rgb = {name: _to_reference(np.asarray(flat[path]), path) for path, name in names.items()}
+    rgb = published.to_published(variables, published_entries(model))
     return {**_unused_zeros(model), **_swap_rgb_and_bgr(rgb)}
 
 
 def published_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Returns names and PyTorch shapes of all entries that the network uses."""
     ours = traverse_util.flatten_dict(abstract_variables(model))
-    return {
-        name: _to_reference(np.broadcast_to(np.float32(0), ours[path].shape), path).shape
-        for path, name in published_names(model).items()
-    }
+    shapes = {path: leaf.shape for path, leaf in ours.items()}
+    return published.published_shapes(shapes, published_entries(model))
 
 
 def encoder_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -78,7 +86,7 @@ def encoder_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def encoder_from_pretraining(
-    model: nn.Module, state_dict: StateDict, where: str
+    model: nn.Module, state_dict: published.StateDict, where: str
 ) -> dict[tuple[str, ...], jnp.ndarray]:
     """Returns variables of tokenizer and primary encoder from weights of MAE or TinyMIM.
 
@@ -97,11 +105,13 @@ def encoder_from_pretraining(
     Raises:
       UserError: The grid of the position table is not square.
     """
-    flat = {}
-    for path, name in published_names(model).items():
-        if name.startswith(f"{_ENCODER}.") and name != POSITION:
-            value = np.asarray(state_dict[name.removeprefix(f"{_ENCODER}.")], np.float32)
-            flat[path] = jnp.asarray(_to_ours(value, path))
+    entries = {
+        path: Entry(name.removeprefix(f"{_ENCODER}."), layout)
+        for path, (name, layout) in published_entries(model).items()
+        if name.startswith(f"{_ENCODER}.") and name != POSITION
+    }
+    encoder = traverse_util.flatten_dict(published.from_published(state_dict, entries))
+    flat = {path: jnp.asarray(value) for path, value in encoder.items()}
     table = state_dict.get("pos_embed")
     if table is not None:
         _check_table(table, model.primary_encoder.width, where)
@@ -109,62 +119,66 @@ def encoder_from_pretraining(
     return flat
 
 
-def published_names(model: nn.Module) -> dict[tuple[str, ...], str]:
-    """Returns the reference's name of each of our variables, by path."""
-    names = {
-        ("params", "tokenizer", "class_token"): _CLASS_TOKEN,
-        ("position_embedding", "tokenizer", "table"): POSITION,
-        ("params", "contextual_encoder", "blur_parameter"): "contextual_encoder.blur_parameter",
+def published_entries(model: nn.Module) -> dict[Path, Entry]:
+    """Returns each variable's name and layout in the reference's state dict.
+
+    The entries do not convert BGR to RGB; see `_swap_rgb_and_bgr`.
+    """
+    context, projector = "contextual_encoder", ("contextual_encoder", "projector")
+    fusions = range(model.decoder.depth)
+    parts = [
+        {
+            ("params", "tokenizer", "class_token"): Entry(_CLASS_TOKEN, _CLASS_TOKEN_LAYOUT),
+            ("position_embedding", "tokenizer", "table"): Entry(POSITION, _TABLE_LAYOUT),
+            ("params", context, "blur_parameter"): Entry(f"{context}.blur_parameter"),
+        },
+        conv(("tokenizer", "patch_embedding"), _PATCH),
+        _blocks("primary_encoder", model.primary_encoder.depth, f"{_ENCODER}.blocks"),
+        _blocks(context, model.contextual_encoder.depth, f"{context}.embed_blocks"),
+        norm((context, "norm"), f"{context}.embed_norm"),
+        norm((context, "sharpness_norm"), f"{context}.fc_norm"),
+        _linear((context, "sharpness"), f"{context}.head"),
+        _linear((*projector, "hidden"), f"{context}.projector.0"),
+        batch_norm((*projector, "batch_norm"), f"{context}.projector.1"),
+        _linear((*projector, "output"), f"{context}.projector.3", bias=False),
+        norm(("decoder", "primary_norm"), "decoder.decoder_dnorm1"),
+        norm(("decoder", "contextual_norm"), "decoder.decoder_anorm"),
+        *(_fusion(f"fusions_{i}", f"decoder.decoder_linears.{i}") for i in fusions),
+        _blocks("decoder", model.decoder.depth, "decoder.embed_blocks"),
+        norm(("decoder", "norm"), "decoder.decoder_norm"),
+        _linear(("decoder", "prediction"), "decoder.decoder_pred"),
+        conv(("image_head", "input_convolution"), _INPUT),
+        conv(("image_head", "output_convolution"), _OUTPUT),
+    ]
+    return joined(parts)
+
+
+_linear = functools.partial(conv, layout=LINEAR)
+
+
+def _blocks(part: str, depth: int, name: str) -> dict[Path, Entry]:
+    return joined(_block((part, f"blocks_{i}"), f"{name}.{i}") for i in range(depth))
+
+
+def _block(path: Path, name: str) -> dict[Path, Entry]:
+    return joined(
+        [
+            norm((*path, "attention_norm"), f"{name}.norm1"),
+            _linear((*path, "attention", "qkv"), f"{name}.attn.qkv"),
+            _linear((*path, "attention", "output"), f"{name}.attn.proj"),
+            norm((*path, "mlp_norm"), f"{name}.norm2"),
+            _linear((*path, "mlp", "fc1"), f"{name}.mlp.fc1"),
+            _linear((*path, "mlp", "fc2"), f"{name}.mlp.fc2"),
+        ]
+    )
+
+
+def _fusion(path: str, name: str) -> dict[Path, Entry]:
+    return {
+        ("params", "decoder", path, "scale"): Entry(f"{name}.0.weight"),
+        ("params", "decoder", path, "shift"): Entry(f"{name}.0.bias"),
+        **_linear(("decoder", path), f"{name}.1"),
     }
-
-    def linear(path, name, bias=True):
-        names["params", *path, "kernel"] = f"{name}.weight"
-        if bias:
-            names["params", *path, "bias"] = f"{name}.bias"
-
-    def norm(path, name):
-        names["params", *path, "scale"] = f"{name}.weight"
-        names["params", *path, "bias"] = f"{name}.bias"
-
-    def blocks(part, depth, name):
-        for i in range(depth):
-            path, block = (part, f"blocks_{i}"), f"{name}.{i}"
-            norm((*path, "attention_norm"), f"{block}.norm1")
-            linear((*path, "attention", "qkv"), f"{block}.attn.qkv")
-            linear((*path, "attention", "output"), f"{block}.attn.proj")
-            norm((*path, "mlp_norm"), f"{block}.norm2")
-            linear((*path, "mlp", "fc1"), f"{block}.mlp.fc1")
-            linear((*path, "mlp", "fc2"), f"{block}.mlp.fc2")
-
-    linear(("tokenizer", "patch_embedding"), _PATCH)
-    blocks("primary_encoder", model.primary_encoder.depth, f"{_ENCODER}.blocks")
-
-    blocks("contextual_encoder", model.contextual_encoder.depth, "contextual_encoder.embed_blocks")
-    norm(("contextual_encoder", "norm"), "contextual_encoder.embed_norm")
-    norm(("contextual_encoder", "sharpness_norm"), "contextual_encoder.fc_norm")
-    linear(("contextual_encoder", "sharpness"), "contextual_encoder.head")
-    projector = ("contextual_encoder", "projector")
-    linear((*projector, "hidden"), "contextual_encoder.projector.0")
-    norm((*projector, "batch_norm"), "contextual_encoder.projector.1")
-    for ours, theirs in (("mean", "running_mean"), ("var", "running_var")):
-        path = ("batch_stats", *projector, "batch_norm", ours)
-        names[path] = f"contextual_encoder.projector.1.{theirs}"
-    linear((*projector, "output"), "contextual_encoder.projector.3", bias=False)
-
-    norm(("decoder", "primary_norm"), "decoder.decoder_dnorm1")
-    norm(("decoder", "contextual_norm"), "decoder.decoder_anorm")
-    for i in range(model.decoder.depth):
-        fusion = f"decoder.decoder_linears.{i}"
-        names["params", "decoder", f"fusions_{i}", "scale"] = f"{fusion}.0.weight"
-        names["params", "decoder", f"fusions_{i}", "shift"] = f"{fusion}.0.bias"
-        linear(("decoder", f"fusions_{i}"), f"{fusion}.1")
-    blocks("decoder", model.decoder.depth, "decoder.embed_blocks")
-    norm(("decoder", "norm"), "decoder.decoder_norm")
-    linear(("decoder", "prediction"), "decoder.decoder_pred")
-
-    linear(("image_head", "input_convolution"), _INPUT)
-    linear(("image_head", "output_convolution"), _OUTPUT)
-    return names
 
 
 def _unused_zeros(model) -> dict[str, np.ndarray]:
@@ -193,25 +207,7 @@ def _unused_zeros(model) -> dict[str, np.ndarray]:
     return {**zeros, "contextual_encoder.projector.1.num_batches_tracked": np.zeros((), np.int64)}
 
 
-def _to_ours(value, path):
-    """Converts an array from PyTorch's layout to ours."""
-    if path[-1] in ("class_token", "table"):
-        return value.reshape(value.shape[1:] if path[-1] == "table" else value.shape[2:])
-    if path[-1] == "kernel":
-        return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
-    return value
-
-
-def _to_reference(value, path):
-    """Converts an array from our layout to PyTorch's."""
-    if path[-1] in ("class_token", "table"):
-        return value.reshape((1,) * (3 - value.ndim) + value.shape)
-    if path[-1] == "kernel":
-        return value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
-    return value
-
-
-def _swap_rgb_and_bgr(state_dict: StateDict) -> dict[str, np.ndarray]:
+def _swap_rgb_and_bgr(state_dict: published.StateDict) -> dict[str, np.ndarray]:
     """Converts weights for BGR images to weights for RGB images; it is its own inverse.
 
     The reference computes W[c] * (x[c] - m[c]) / s[c], where x[c] is the BGR channel c, and m and s
