@@ -24,8 +24,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from vitdeblur_jax.models.layers.resize import double_from_corner
-from vitdeblur_jax.models.layers.unet import max_pool, nearest_upsample
+from vitdeblur_jax.models.layers.resize import double_from_corner, nearest_upsample
+from vitdeblur_jax.models.layers.unet import max_pool
 from vitdeblur_jax.models.published import SAME, Entry, Path, joined, keras_conv, reversed_along
 from vitdeblur_jax.models.tilings import HaloTiles, check_image
 from vitdeblur_jax.utils.config_checks import integer, sequence

@@ -20,8 +20,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from vitdeblur_jax.models.layers.adaptive_filter import adaptive_filter
-from vitdeblur_jax.models.layers.leaky import LeakyChain, LeakyConv, LeakyUpsample
-from vitdeblur_jax.models.layers.unet import nearest_upsample
+from vitdeblur_jax.models.layers.leaky import LeakyChain, LeakyConv, LeakyUpsample, leaky_encoder
+from vitdeblur_jax.models.layers.resize import nearest_upsample
 from vitdeblur_jax.models.layers.views import views_and_combined
 from vitdeblur_jax.models.published import CONV, CONV_TRANSPOSE, Entry, Path, conv, joined, rolled
 from vitdeblur_jax.models.tilings import HaloTiles, check_image
@@ -108,11 +108,8 @@ class DRBNet(nn.Module):
 
     def _features(self, x):
         """Returns the decoder's features, from the finest level to the coarsest."""
-        numerics, skips = self._numerics, []
-        for scale, width in zip(_SCALES, self.widths, strict=True):
-            stride = 1 if scale == 1 else 2
-            chain = LeakyChain((width,) * 3, stride, **numerics, name=f"encoder_{scale}")
-            skips.append(x := chain(x))
+        numerics = self._numerics
+        *skips, x = leaky_encoder(x, self.widths, "encoder", **numerics)
         x = LeakyConv(self.widths[3], **numerics, name="bottleneck_0")(x)
         x = ResidualBlock(**numerics, name="bottleneck_1")(x)
         x = ResidualBlock(**numerics, name="bottleneck_2")(x)

@@ -107,9 +107,7 @@ class Gate(nn.Module):
     @nn.compact
     def __call__(self, x: Features, train: bool) -> Features:
         pooled = jnp.stack([x.max(self.axis), x.mean(self.axis)], axis=-1)
-        is_turned = (
-            self.axis == 1
-        )  # width and channels remain; the rows of the map are the channels
+        is_turned = self.axis == 1  # width and channels remain; the rows of the map are channels
         pooled = pooled.swapaxes(1, 2) if is_turned else pooled
         options = {"kernel_init": PYTORCH_KERNEL_INIT, "name": "conv"}
         options |= {"dtype": self.dtype, "precision": self.precision}

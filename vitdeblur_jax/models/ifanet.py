@@ -26,7 +26,12 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from vitdeblur_jax.models.layers.adaptive_filter import adaptive_filter
-from vitdeblur_jax.models.layers.leaky import LeakyChain, LeakyConv, LeakyUpsample, leaky_relu
+from vitdeblur_jax.models.layers.leaky import (
+    LeakyConv,
+    LeakyUpsample,
+    leaky_encoder,
+    leaky_relu,
+)
 from vitdeblur_jax.models.layers.views import views_and_combined
 from vitdeblur_jax.models.published import (
     CONV,
@@ -113,12 +118,7 @@ class IFANet(nn.Module):
 
     def _encode(self, x, name):
         """Returns the features at each scale."""
-        features = []
-        for scale, width in zip(_SCALES, self.widths, strict=True):
-            stride = 1 if scale == 1 else 2
-            chain = LeakyChain((width,) * 3, stride, **self._settings, name=f"{name}_{scale}")
-            features.append(x := chain(x))
-        return features
+        return leaky_encoder(x, self.widths, name, **self._settings)
 
     def _filter_features(self, x):
         """Returns the features for filter prediction, which include the estimated disparity."""

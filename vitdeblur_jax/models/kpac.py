@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from vitdeblur_jax.models.layers.leaky import LeakyUpsample
 from vitdeblur_jax.models.layers.views import views_and_combined
 from vitdeblur_jax.models.published import Entry, Path, position_name
 from vitdeblur_jax.models.tilings import WholeImage, check_image
@@ -44,7 +45,8 @@ RULES = {
 Features = Float[Array, "batch height width channels"]
 
 _KERNEL_INIT = nn.initializers.normal(0.04)
-_leaky_relu = functools.partial(nn.leaky_relu, negative_slope=0.2)
+_SLOPE = 0.2
+_leaky_relu = functools.partial(nn.leaky_relu, negative_slope=_SLOPE)
 
 
 class Conv(nn.Module):
@@ -81,33 +83,6 @@ class Conv(nn.Module):
         )(x)
         activations = {"leaky_relu": _leaky_relu, "sigmoid": nn.sigmoid, "none": lambda x: x}
         return activations[self.activation](x)
-
-
-class Upsample(nn.Module):
-    """A 4 x 4 transposed convolution with stride 2, followed by a leaky ReLU.
-
-    Attributes:
-      features: Channels of the output.
-      dtype, precision: See `KPAC`.
-    """
-
-    features: int
-    dtype: str = "float32"
-    precision: str = "highest"
-
-    @nn.compact
-    def __call__(self, x: Features) -> Float[Array, "batch out_height out_width features"]:
-        x = nn.ConvTranspose(
-            self.features,
-            (4, 4),
-            (2, 2),
-            transpose_kernel=True,
-            kernel_init=_KERNEL_INIT,
-            dtype=self.dtype,
-            precision=self.precision,
-            name="conv",
-        )(x)
-        return _leaky_relu(x)
 
 
 class SharedKernel(nn.Module):
@@ -216,7 +191,8 @@ class KPAC(nn.Module):
         blocks = functools.partial(Block, deepest, self.rates, self.attention_widths, **numerics)
         self.blocks = [blocks() for _ in range(2)]
         self.mix = [Conv(deepest, **numerics) for _ in range(2)]
-        self.up = [Upsample(width, **numerics) for width in widths[-2::-1]]
+        up = functools.partial(LeakyUpsample, kernel_init=_KERNEL_INIT, slope=_SLOPE, **numerics)
+        self.up = [up(width) for width in widths[-2::-1]]
         self.decoder = [
             *(Conv(width, **numerics) for width in widths[-2:0:-1]),
             Conv(3, 5, activation="none", **numerics),

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from vitdeblur_jax.models.layers.unet import ReluConv, max_pool, nearest_upsample, same_conv
+from vitdeblur_jax.models.layers.resize import nearest_upsample
+from vitdeblur_jax.models.layers.unet import ReluConv, max_pool, same_conv
 from vitdeblur_jax.models.layers.views import views_and_combined
 from vitdeblur_jax.models.published import Entry, Path, bgr_views, joined, keras_conv
 from vitdeblur_jax.models.tilings import HaloTiles, check_image

@@ -6,8 +6,8 @@ import pytest
 from vitdeblur_jax.models.layers.leaky import LeakyConv, LeakyUpsample
 
 
-def leaky(x):
-    return np.where(x > 0, x, 0.1 * x)
+def leaky(x, slope=0.1):
+    return np.where(x > 0, x, slope * x)
 
 
 def random_variables(module, x):
@@ -34,8 +34,9 @@ def test_convolution_is_centred_on_every_stride_th_pixel(image, size, stride):
     np.testing.assert_allclose(module.apply(variables, image)[0], leaky(expected), atol=1e-5)
 
 
-def test_upsampling_scatters_with_four_taps(image):
-    module = LeakyUpsample(3)
+@pytest.mark.parametrize("slope", [0.1, 0.2])
+def test_upsampling_scatters_with_four_taps(image, slope):
+    module = LeakyUpsample(3, slope=slope)
     variables = random_variables(module, image)
     kernel, bias = (np.asarray(variables["params"]["conv"][x]) for x in ("kernel", "bias"))
     expected = np.zeros((12, 8, 3)) + bias
@@ -43,4 +44,4 @@ def test_upsampling_scatters_with_four_taps(image):
         row, column = 2 * y + a - 1, 2 * x + b - 1
         if 0 <= row < 12 and 0 <= column < 8:
             expected[row, column] += kernel[a, b] @ np.asarray(image)[0, y, x]
-    np.testing.assert_allclose(module.apply(variables, image)[0], leaky(expected), atol=1e-5)
+    np.testing.assert_allclose(module.apply(variables, image)[0], leaky(expected, slope), atol=1e-5)

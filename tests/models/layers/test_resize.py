@@ -7,6 +7,7 @@ from PIL import Image
 from vitdeblur_jax.models.layers.resize import (
     double_from_corner,
     enlarge,
+    nearest_upsample,
     pillow_pyramid,
     reduce,
 )
@@ -67,3 +68,8 @@ def test_doubled_from_the_corner_as_tensorflow_1_does(image):
     for axis in (1, 2):
         expected = interpolated(expected, np.arange(2 * image.shape[axis]) / 2, axis)
     np.testing.assert_allclose(double_from_corner(jnp.asarray(image)), expected, atol=1e-6)
+
+
+def test_nearest_neighbors_repeat_each_pixel(image):
+    found = nearest_upsample(jnp.asarray(image))
+    np.testing.assert_array_equal(found, np.kron(image, np.ones((1, 2, 2, 1))))

@@ -1,4 +1,6 @@
-"""Convolutions with a leaky ReLU of slope 0.1, for DRBNet and IFANet."""
+"""Convolutions with a leaky ReLU, of slope 0.1 unless stated otherwise."""
+
+from collections.abc import Sequence
 
 import flax.linen as nn
 from jaxtyping import Array, Float
@@ -77,6 +79,27 @@ class LeakyChain(nn.Module):
         return x
 
 
+def leaky_encoder(
+    x: Float[Array, "batch height width channels"], widths: Sequence[int], name: str, **settings
+) -> list[Float[Array, "batch _ _ _"]]:
+    """Returns the features at each scale: three convolutions, from the second scale on of stride 2.
+
+    Call it in a compact module. It creates the modules `name_1`, `name_2`, `name_4` and so on.
+
+    Args:
+      x: The input, at scale 1.
+      widths: Channels at each scale.
+      name: Prefix of the modules' names.
+      **settings: dtype, precision and kernel_init of `LeakyChain`.
+    """
+    features = []
+    for level, width in enumerate(widths):
+        stride = 2 if level else 1
+        chain = LeakyChain((width,) * 3, stride, **settings, name=f"{name}_{2**level}")
+        features.append(x := chain(x))
+    return features
+
+
 class LeakyUpsample(nn.Module):
     """A transposed convolution that doubles the size (4 x 4, stride 2), then the leaky ReLU.
 
@@ -84,12 +107,14 @@ class LeakyUpsample(nn.Module):
 
     Attributes:
       features, dtype, precision, kernel_init: See `LeakyConv`.
+      slope: Slope of the leaky ReLU for negative values.
     """
 
     features: int
     dtype: str = "float32"
     precision: str = "highest"
     kernel_init: nn.initializers.Initializer = PYTORCH_KERNEL_INIT
+    slope: float = 0.1
 
     @nn.compact
     def __call__(
@@ -106,4 +131,4 @@ class LeakyUpsample(nn.Module):
             precision=self.precision,
             name="conv",
         )
-        return leaky_relu(conv(x))
+        return nn.leaky_relu(conv(x), self.slope)

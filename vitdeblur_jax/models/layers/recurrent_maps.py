@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from vitdeblur_jax.models.layers.batch_norm import BatchNorm
 from vitdeblur_jax.models.layers.convolution import PYTORCH_KERNEL_INIT
-from vitdeblur_jax.models.layers.resize import enlarge
+from vitdeblur_jax.models.layers.resize import enlarge, nearest_upsample
 
 Carry = tuple[
     Float[Array, "batch half_height half_width features"],
@@ -89,7 +89,7 @@ class RecurrentMaps(nn.Module):
         """Returns the maps and the new state, which has half the resolution."""
         attention = nn.relu(self.norm(self.conv(x), train))
         carry = self.lstm(nn.avg_pool(x, (2, 2), (2, 2)), carry)
-        doubled = carry[0].repeat(2, axis=1).repeat(2, axis=2)
+        doubled = nearest_upsample(carry[0])
         return doubled * attention + doubled, carry
 
     def initial_carry(self, image: Float[Array, "batch rows columns channels"]) -> Carry:

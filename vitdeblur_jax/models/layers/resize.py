@@ -1,4 +1,4 @@
-"""Bilinear resizing by integer factors, with half-pixel centers unless stated otherwise."""
+"""Resizing by integer factors: bilinear, with half-pixel centers, unless stated otherwise."""
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +54,13 @@ def _halved(levels):
         rounded = jax.lax.stop_gradient(jnp.floor(levels + 0.5))
         levels = rounded + (levels - jax.lax.stop_gradient(levels))
     return levels
+
+
+def nearest_upsample(
+    x: Float[Array, "batch height width channels"],
+) -> Float[Array, "batch double_height double_width channels"]:
+    """Repeats each pixel 2 x 2 times."""
+    return x.repeat(2, axis=1).repeat(2, axis=2)
 
 
 def double_from_corner(

@@ -47,10 +47,3 @@ def max_pool(
 ) -> Float[Array, "batch half_height half_width channels"]:
     """Returns the maximum over blocks of 2 x 2 pixels."""
     return nn.max_pool(x, (2, 2), (2, 2))
-
-
-def nearest_upsample(
-    x: Float[Array, "batch height width channels"],
-) -> Float[Array, "batch double_height double_width channels"]:
-    """Repeats each pixel 2 x 2 times."""
-    return x.repeat(2, axis=1).repeat(2, axis=2)
