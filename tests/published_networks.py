@@ -4,7 +4,6 @@ Golden files come in three forms, and the shapes of a checkpoint's entries in tw
 """
 
 import json
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
+from tests.stand_in_weights import noise_of
 from vitdeblur_jax.models.published import (
     Entries,
     from_published,
@@ -35,8 +35,7 @@ def stand_in_from_rules(path: Path, seed: int) -> dict[str, np.ndarray]:
 
 
 def _by_rule(entry, seed):
-    rng = np.random.Generator(np.random.PCG64([seed, zlib.crc32(entry["name"].encode())]))
-    noise = rng.standard_normal(entry["shape"])
+    noise = noise_of(entry["name"], entry["shape"], seed)
     if entry["rule"] == "kernel":
         value = entry["gain"] * noise / np.sqrt(entry["fan_in"])
     else:
@@ -164,6 +163,35 @@ def tiled_output(apply, image: np.ndarray, tile: int, halo: int) -> np.ndarray:
             row.append(output[:, y - top : y - top + tile, x - left : x - left + tile])
         rows.append(np.concatenate(row, axis=2))
     return np.concatenate(rows, axis=1)
+
+
+def assert_tiles_are_exact(
+    network,
+    variables: dict,
+    shape: tuple[int, ...],
+    tile: int,
+    *,
+    atol: float,
+    too_small: int,
+    visible: float,
+) -> None:
+    """Asserts that tiles equal the whole image, and that they would not with a smaller halo.
+
+    Args:
+      network: A network with `HaloTiles`.
+      variables: Its variables.
+      shape: Shape of the random image.
+      tile: Side of the kept part of a tile, pixels.
+      atol: Bound of the absolute difference.
+      too_small: A halo that is too small.
+      visible: With it, the largest difference exceeds this.
+    """
+    image = np.random.default_rng(0).random(shape, np.float32)
+    apply = jax.jit(lambda x: network.apply(variables, x))
+    whole = apply(image)
+    tiled = tiled_output(apply, image, tile, network.tiling.halo)
+    np.testing.assert_allclose(tiled, whole, rtol=0, atol=atol)
+    assert np.abs(tiled_output(apply, image, tile, too_small) - whole).max() > visible
 
 
 def furthest_column(network, variables: dict, corner: int, columns: Sequence[int]) -> int:

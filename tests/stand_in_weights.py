@@ -6,7 +6,7 @@ that parity can be tested without the authors' weights.
 
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,9 +39,14 @@ def stand_in_state_dict(
     }
 
 
-def _fill(name, shape, seed, special, gain) -> np.ndarray:
+def noise_of(name: str, shape: Sequence[int], seed: int) -> Noise:
+    """Returns the noise of an entry, which depends on its name and the seed."""
     rng = np.random.Generator(np.random.PCG64([seed, zlib.crc32(name.encode())]))
-    noise, leaf = rng.standard_normal(shape), name.rsplit(".", 1)[-1]
+    return rng.standard_normal(shape)
+
+
+def _fill(name, shape, seed, special, gain) -> np.ndarray:
+    noise, leaf = noise_of(name, shape, seed), name.rsplit(".", 1)[-1]
     value = special(name, noise)
     if value is None:
         match leaf:

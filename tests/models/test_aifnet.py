@@ -1,5 +1,3 @@
-import zlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,13 +10,15 @@ from tests.published_networks import (
     assert_converts_exactly,
     assert_gradient_norms,
     assert_stage,
+    assert_tiles_are_exact,
     entry_shapes,
     furthest_column,
+    golden_image,
     one_sided_variables,
     random_variables,
     stages_of,
-    tiled_output,
 )
+from tests.stand_in_weights import noise_of
 from vitdeblur_jax.models.aifnet import (
     AIFNet,
     EdgeConvs,
@@ -57,8 +57,7 @@ STAGES = {f"vgg{i + 1}": f"encoder_{i}" for i in range(5)} | {
 
 
 def stand_in_value(name, shape):
-    rng = np.random.Generator(np.random.PCG64([0, zlib.crc32(name.encode())]))
-    noise = rng.standard_normal(shape)
+    noise = noise_of(name, shape, 0)
     match name.rsplit("/", 1)[-1]:
         case "moving_mean:0":
             value = 0.1 * noise
@@ -81,10 +80,6 @@ def variables():
 @pytest.fixture(scope="module")
 def golden():
     return dict(np.load(FOLDER / "golden_seed0.npz"))
-
-
-def golden_image(golden, name):
-    return golden[name][None] / np.float32(255)
 
 
 @pytest.mark.slow
@@ -113,13 +108,8 @@ def test_golden_gradients(golden, variables, optimized):
 @pytest.mark.parametrize("shape", [(1, 16, 960, 3), (1, 960, 16, 3)])
 def test_tiles_equal_the_whole_image(shape, optimized):
     network = AIFNet(**SMALL)
-    image = np.random.default_rng(0).random(shape, np.float32)
     variables = random_variables(network, shape)
-    apply = jax.jit(lambda x: network.apply(variables, x))
-    whole = apply(image)
-    tiled = tiled_output(apply, image, 320, network.tiling.halo)
-    np.testing.assert_allclose(tiled, whole, rtol=0, atol=1e-5)
-    assert np.abs(tiled_output(apply, image, 320, 16) - whole).max() > 1e-5
+    assert_tiles_are_exact(network, variables, shape, 320, atol=1e-5, too_small=16, visible=1e-5)
 
 
 @pytest.mark.slow

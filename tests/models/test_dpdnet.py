@@ -8,12 +8,12 @@ from tests.published_networks import (
     assert_converts_exactly,
     assert_gradient_norms,
     assert_stage,
+    assert_tiles_are_exact,
     entry_shapes,
     golden_image,
     one_sided_variables,
     stages_of,
     stand_in_from_rules,
-    tiled_output,
 )
 from vitdeblur_jax.models.dpdnet import CONFIGURATIONS, DPDNet, published_entries
 from vitdeblur_jax.models.published import from_published
@@ -131,9 +131,6 @@ def test_sides_are_multiples_of_16():
 @pytest.mark.parametrize("corner", [0, -1])
 def test_tiles_equal_the_whole_image(corner, optimized):
     network = DPDNet(**SMALL)
-    image = np.random.default_rng(0).random((1, 384, 384, 3), np.float32)
-    variables = one_sided_variables(network, image.shape, corner)
-    apply = jax.jit(lambda x: network.apply(variables, x))
-    whole, halo = apply(image), network.tiling.halo
-    np.testing.assert_allclose(tiled_output(apply, image, 128, halo), whole, rtol=0, atol=1e-6)
-    assert np.abs(tiled_output(apply, image, 128, 48) - whole).max() > 1e-5
+    shape = (1, 384, 384, 3)
+    variables = one_sided_variables(network, shape, corner)
+    assert_tiles_are_exact(network, variables, shape, 128, atol=1e-6, too_small=48, visible=1e-5)

@@ -8,11 +8,11 @@ from tests.published_networks import (
     assert_converts_exactly,
     assert_gradient_norms,
     assert_stage,
+    assert_tiles_are_exact,
     entry_shapes,
     golden_image,
     one_sided_variables,
     stages_of,
-    tiled_output,
 )
 from tests.stand_in_weights import stand_in_state_dict
 from vitdeblur_jax.models.drbnet import CONFIGURATIONS, DRBNet, published_entries
@@ -150,10 +150,6 @@ def test_sides_are_multiples_of_8():
 @pytest.mark.parametrize("corner", [0, -1])
 def test_tiles_equal_the_whole_image(corner, optimized):
     network = DRBNet(**SMALL)
-    image = np.random.default_rng(0).random((1, 480, 480, 3), np.float32)
-    variables = one_sided_variables(network, image.shape, corner)
-    apply = jax.jit(lambda x: network.apply(variables, x))
-    whole, halo = apply(image), network.tiling.halo
-    tiled = tiled_output(apply, image, 160, halo)
-    np.testing.assert_allclose(tiled, whole, rtol=0, atol=1e-5)
-    assert np.abs(tiled_output(apply, image, 160, halo // 2) - whole).max() > 1e-4
+    shape, half = (1, 480, 480, 3), network.tiling.halo // 2
+    variables = one_sided_variables(network, shape, corner)
+    assert_tiles_are_exact(network, variables, shape, 160, atol=1e-5, too_small=half, visible=1e-4)

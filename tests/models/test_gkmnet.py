@@ -13,6 +13,7 @@ from tests.published_networks import (
     assert_gradient_norms,
     assert_stage,
     entry_shapes,
+    golden_image,
     random_variables,
 )
 from tests.stand_in_weights import stand_in_state_dict
@@ -47,7 +48,7 @@ def golden():
 
 @pytest.fixture(scope="module")
 def image(golden):
-    return jnp.asarray(golden["image_rgb"][None] / np.float32(255))
+    return jnp.asarray(golden_image(golden, "image_rgb"))
 
 
 @pytest.fixture(scope="module")

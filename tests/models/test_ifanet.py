@@ -8,12 +8,13 @@ from tests.published_networks import (
     assert_converts_exactly,
     assert_gradient_norms,
     assert_stage,
+    assert_tiles_are_exact,
     entry_shapes,
     furthest_column,
+    golden_image,
     one_sided_variables,
     random_variables,
     stages_of,
-    tiled_output,
 )
 from tests.stand_in_weights import stand_in_state_dict
 from vitdeblur_jax.models.ifanet import (
@@ -58,10 +59,6 @@ def stand_in(network):
 
     state_dict = stand_in_state_dict(shapes_of(network), 0, special, gain=1.2)
     return from_published(state_dict, published_entries(network))
-
-
-def golden_image(golden, *names):
-    return np.concatenate([golden[name] for name in names], axis=-1)[None] / np.float32(255)
 
 
 @pytest.fixture(scope="module")
@@ -138,13 +135,8 @@ def test_golden_gradients(golden, optimized):
 @pytest.mark.parametrize("shape", [(1, 16, 1248, 3), (1, 1248, 16, 3)])
 def test_tiles_equal_the_whole_image(shape, optimized):
     network = IFANet(**SMALL)
-    image = np.random.default_rng(0).random(shape, np.float32)
     variables = random_variables(network, shape)
-    apply = jax.jit(lambda x: network.apply(variables, x))
-    whole = apply(image)
-    tiled = tiled_output(apply, image, 416, network.tiling.halo)
-    np.testing.assert_allclose(tiled, whole, rtol=0, atol=1e-5)
-    assert np.abs(tiled_output(apply, image, 416, 8) - whole).max() > 1e-3
+    assert_tiles_are_exact(network, variables, shape, 416, atol=1e-5, too_small=8, visible=1e-3)
 
 
 @pytest.mark.slow

@@ -10,13 +10,13 @@ from tests.published_networks import (
     assert_converts_exactly,
     assert_gradient_norms,
     assert_stage,
+    assert_tiles_are_exact,
     entry_shapes,
     golden_image,
     one_sided_variables,
     random_variables,
     stages_of,
     stand_in_from_rules,
-    tiled_output,
 )
 from vitdeblur_jax.models.mdp import MDP, published_entries
 from vitdeblur_jax.models.published import from_published
@@ -166,9 +166,6 @@ def test_sides_are_multiples_of_16():
 @pytest.mark.parametrize("corner", [0, -1])
 def test_tiles_equal_the_whole_image(corner, optimized):
     network = MDP(**SMALL)
-    image = np.random.default_rng(0).random((1, 336, 336, 3), np.float32)
-    variables = one_sided_variables(network, image.shape, corner)
-    apply = jax.jit(lambda x: network.apply(variables, x))
-    whole, halo = apply(image), network.tiling.halo
-    np.testing.assert_allclose(tiled_output(apply, image, 112, halo), whole, rtol=0, atol=1e-6)
-    assert np.abs(tiled_output(apply, image, 112, halo // 2) - whole).max() > 1e-5
+    shape, half = (1, 336, 336, 3), network.tiling.halo // 2
+    variables = one_sided_variables(network, shape, corner)
+    assert_tiles_are_exact(network, variables, shape, 112, atol=1e-6, too_small=half, visible=1e-5)

@@ -10,11 +10,12 @@ from tests.published_networks import (
     assert_converts_exactly,
     assert_gradient_norms,
     assert_stage,
+    assert_tiles_are_exact,
     entry_shapes,
     furthest_column,
+    golden_image,
     one_sided_variables,
     random_variables,
-    tiled_output,
 )
 from tests.stand_in_weights import stand_in_state_dict
 from vitdeblur_jax.models.nrknet import (
@@ -47,7 +48,7 @@ def golden():
 
 @pytest.fixture(scope="module")
 def image(golden):
-    return jnp.asarray(golden["image_rgb"][None] / np.float32(255))
+    return jnp.asarray(golden_image(golden, "image_rgb"))
 
 
 @pytest.fixture(scope="module")
@@ -205,12 +206,8 @@ def test_training_outputs_are_those_of_all_scales():
 @pytest.mark.parametrize("shape", [(1, 48, 1296, 3), (1, 1296, 48, 3)])
 def test_tiles_equal_the_whole_image(shape):
     network = NRKNet(widths=(2, 2, 2))
-    image = jnp.asarray(np.random.default_rng(0).random(shape), "f4")
-    apply = functools.partial(jax.jit(network.apply), random_variables(network, shape))
-    whole = apply(image)
-    tiles = tiled_output(apply, image, 432, network.tiling.halo)
-    np.testing.assert_allclose(tiles, whole, rtol=0, atol=1e-5)
-    assert np.abs(tiled_output(apply, image, 432, 32) - whole).max() > 1e-4
+    variables = random_variables(network, shape)
+    assert_tiles_are_exact(network, variables, shape, 432, atol=1e-5, too_small=32, visible=1e-4)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from tests.published_networks import (
     assert_gradient_norms,
     assert_stage,
     entry_shapes,
+    golden_image,
     stages_of,
 )
 from tests.stand_in_weights import stand_in_state_dict
@@ -60,10 +61,6 @@ def stand_in(network):
 
     state_dict = stand_in_state_dict(shapes_of(network), 0, temperature)
     return from_published(state_dict, published_entries(network))
-
-
-def golden_image(golden, *names):
-    return np.concatenate([golden[name] for name in names], axis=-1)[None] / np.float32(255)
 
 
 @pytest.fixture(scope="module")
