@@ -48,7 +48,7 @@ PROFILES = (
     Profile("MDP", ("{source}_p_s",), ("*_i", "*_g", "*_p_l", "*_p_r")),
     Profile("KPAC", SOURCE_NAMES),
     Profile("IFANet", ("{number:02}",), crop=8),
-    Profile("GKMNet", SOURCE_NAMES),  # its release saves nothing; whoever adds it takes these names
+    Profile("GKMNet", SOURCE_NAMES),  # the released code saves no images
     Profile("DRBNet", SOURCE_NAMES, crop=16),
     Profile("Restormer", ("{target}",)),
     Profile("NRKNet", ("{index:04}",), pad=16, pads_around=True),
@@ -57,10 +57,6 @@ PROFILES = (
     Profile("evaluate.py", ("{name}",), folder="restored"),
 )
 _BY_NAME = {profile.system.casefold(): profile for profile in PROFILES}
-_IN_WORDS = dict.fromkeys(SOURCE_NAMES, "source names") | {
-    "{target}": "target names",
-    "{name}": "the names of the pairs",
-}
 
 
 def find_profile(name: str) -> Profile:
