@@ -23,7 +23,7 @@ with install_import_hook("vitdeblur_jax", "beartype.beartype"):
     import vitdeblur_jax.evaluation
     import vitdeblur_jax.inference.export
     import vitdeblur_jax.inference.restore_files
-    import vitdeblur_jax.training  # noqa: F401
+    import vitdeblur_jax.training.loop  # noqa: F401
 
 from tests.compilation import compile_fast_and_cache, optimized_compilation
 from tests.small_model import small_pretrained

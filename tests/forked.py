@@ -30,7 +30,7 @@ _CONTEXT.set_forkserver_preload(
         "vitdeblur_jax.data.records.preparation",
         "vitdeblur_jax.evaluation",
         "vitdeblur_jax.inference.restore_files",
-        "vitdeblur_jax.training",
+        "vitdeblur_jax.training.loop",
     ]
 )
 _TEXT = {"encoding": "utf-8", "errors": "replace"}

@@ -12,7 +12,8 @@ from tests import made_up_data
 from tests.training.small_run import quick_config
 from vitdeblur_jax.data.records.preparation import prepare
 from vitdeblur_jax.distributed.sharding import batch_sharded, local_mesh
-from vitdeblur_jax.training.data import Stage, TrainingData, stages, validation_indices
+from vitdeblur_jax.training.data import TrainingData, validation_indices
+from vitdeblur_jax.training.stages import Stage, stages
 from vitdeblur_jax.utils.errors import UserError
 
 CROP = 16

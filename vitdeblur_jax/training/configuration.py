@@ -8,7 +8,6 @@ from vitdeblur_jax.inference.restoration import check_options
 from vitdeblur_jax.models.import_network import is_import_path, network_by_name
 from vitdeblur_jax.models.network import check_network, check_training, own_loss_terms, views_of
 from vitdeblur_jax.models.networks import GROUPS, create_network
-from vitdeblur_jax.training.data import stages
 from vitdeblur_jax.training.data_sets import RULES as DATA_SET_RULES
 from vitdeblur_jax.training.data_sets import check_data_sets, named_groups, weighted_names
 from vitdeblur_jax.training.initialization import check_initial, initial_options
@@ -16,6 +15,7 @@ from vitdeblur_jax.training.losses import RULES as LOSS_RULES
 from vitdeblur_jax.training.losses import WEIGHT_RULE, check_losses, loss_weights
 from vitdeblur_jax.training.optimizer import RULES as OPTIMIZER_RULES
 from vitdeblur_jax.training.optimizer import check_optimizer
+from vitdeblur_jax.training.stages import stages
 from vitdeblur_jax.utils.config_checks import (
     Rule,
     check_paths,

@@ -16,7 +16,6 @@ from jax.sharding import Mesh
 from vitdeblur_jax.distributed.sharding import FSDP, replicated, spec_of, state_sharding
 from vitdeblur_jax.models.network import abstract_variables, own_loss_terms, params_without_gradient
 from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
-from vitdeblur_jax.training.data import stages
 from vitdeblur_jax.training.initialization import given_variables, starting_variables
 from vitdeblur_jax.training.losses import LPIPS, loss_weights, read_lpips_loss
 from vitdeblur_jax.training.lr_mults import frozen_by_lr_mults
@@ -26,6 +25,7 @@ from vitdeblur_jax.training.optimizer import (
     make_schedule,
     trained_part,
 )
+from vitdeblur_jax.training.stages import stages
 from vitdeblur_jax.training.state import TrainState, create_state
 from vitdeblur_jax.training.step import compile_train_step
 from vitdeblur_jax.utils.errors import UserError
