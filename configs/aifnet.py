@@ -1,4 +1,4 @@
-r"""Train AIFNet on LFDOF, light-field images with several focus settings per scene.
+r"""Trains AIFNet on LFDOF, light-field images with several focus settings per scene.
 
     python train.py --config=configs/aifnet.py --config.data.root=LFDOF --workdir=RUN
 

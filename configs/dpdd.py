@@ -1,4 +1,4 @@
-r"""Train the published model on DPDD, the Canon dual-pixel data set: its combined views.
+r"""Trains the published model on DPDD, the Canon dual-pixel data set: its combined views.
 
     python train.py --config=configs/dpdd.py --config.data.root=DPDD \
         --config.initial.encoder=mae_pretrain_vit_base.pth --workdir=RUN

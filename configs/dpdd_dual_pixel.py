@@ -1,4 +1,4 @@
-r"""Train on DPDD's left and right views; the image head sees both, the encoders their mean.
+r"""Trains on DPDD's left and right views; the image head sees both, the encoders their mean.
 
     python train.py --config=configs/dpdd_dual_pixel.py --config.data.root=DPDD \
         --config.initial.encoder=mae_pretrain_vit_base.pth --workdir=RUN

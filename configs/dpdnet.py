@@ -1,4 +1,4 @@
-r"""Train DPDNet on DPDD, the Canon dual-pixel data set: the left and the right view.
+r"""Trains DPDNet on DPDD, the Canon dual-pixel data set: the left and the right view.
 
     python train.py --config=configs/dpdnet.py --config.data.root=DPDD --workdir=RUN
 

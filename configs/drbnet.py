@@ -1,4 +1,4 @@
-r"""Train DRBNet on LFDOF, then fine-tune it on DPDD.
+r"""Trains DRBNet on LFDOF, then fine-tunes it on DPDD.
 
     python train.py --config=configs/drbnet.py --config.data.root=LFDOF --workdir=FIRST
     python train.py --config=configs/drbnet.py:FIRST --config.data.root=DPDD --workdir=RUN

@@ -1,4 +1,4 @@
-r"""Evaluate a checkpoint on a data set.
+r"""Evaluates a checkpoint on a data set.
 
     python evaluate.py --config=configs/evaluate.py:LAYOUT --config.checkpoint=CHECKPOINT \
         --config.data_dir=FOLDER --workdir=RESULTS

@@ -1,4 +1,4 @@
-r"""Train GKMNet on DPDD, the Canon dual-pixel data set: its combined views.
+r"""Trains GKMNet on DPDD, the Canon dual-pixel data set: its combined views.
 
     python train.py --config=configs/gkmnet.py --config.data.root=DPDD --workdir=RUN
 

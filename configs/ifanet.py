@@ -1,4 +1,4 @@
-r"""Train IFANet on DPDD, the Canon dual-pixel data set: its combined views.
+r"""Trains IFANet on DPDD, the Canon dual-pixel data set: its combined views.
 
     python train.py --config=configs/ifanet.py --config.data.root=DPDD --workdir=RUN
 

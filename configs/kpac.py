@@ -1,4 +1,4 @@
-r"""Train KPAC on DPDD, the Canon dual-pixel data set: its combined views.
+r"""Trains KPAC on DPDD, the Canon dual-pixel data set: its combined views.
 
     python train.py --config=configs/kpac.py --config.data.root=DPDD --workdir=RUN
 

@@ -1,4 +1,4 @@
-r"""Train the published model on LFDOF, light-field images with several focus settings per scene.
+r"""Trains the published model on LFDOF, light-field images with several focus settings per scene.
 
     python train.py --config=configs/lfdof.py --config.data.root=LFDOF \
         --config.initial.encoder=mae_pretrain_vit_base.pth --workdir=RUN

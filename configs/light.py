@@ -1,4 +1,4 @@
-r"""Train the light model on DPDD, with TinyMIM's ViT-Ti as primary encoder.
+r"""Trains the light model on DPDD, with TinyMIM's ViT-Ti as primary encoder.
 
     python train.py --config=configs/light.py --config.data.root=DPDD \
         --config.initial.encoder=TINYMIM_CHECKPOINT.pth --workdir=RUN

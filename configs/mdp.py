@@ -1,4 +1,4 @@
-r"""Train MDP on DPDD, the Canon dual-pixel data set: phase 2 of its training.
+r"""Trains MDP on DPDD, the Canon dual-pixel data set: phase 2 of its training.
 
     python train.py --config=configs/mdp.py --config.data.root=DPDD \
         --config.initial.checkpoint=mdp_phase_1_wacv.hdf5 --workdir=RUN

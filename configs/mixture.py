@@ -1,4 +1,4 @@
-r"""Train one model on DPDD, LFDOF and synthetic defocus together.
+r"""Trains one model on DPDD, LFDOF and synthetic defocus together.
 
     python train.py --config=configs/mixture.py --config.data.sets.dpdd.root=DPDD \
         --config.data.sets.lfdof.root=LFDOF --config.data.sets.synthetic.root=IMAGES \

@@ -1,4 +1,4 @@
-r"""Train NRKNet on DPDD, the Canon dual-pixel data set: its combined views.
+r"""Trains NRKNet on DPDD, the Canon dual-pixel data set: its combined views.
 
     python train.py --config=configs/nrknet.py --config.data.root=DPDD --workdir=RUN
 

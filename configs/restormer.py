@@ -1,4 +1,4 @@
-r"""Train Restormer on DPDD, the Canon dual-pixel data set: its combined views.
+r"""Trains Restormer on DPDD, the Canon dual-pixel data set: its combined views.
 
     python train.py --config=configs/restormer.py --config.data.root=DPDD --workdir=RUN
 

@@ -1,4 +1,4 @@
-r"""Train a small model on two CPU cores, on sharp images only.
+r"""Trains a small model on two CPU cores, on sharp images only.
 
     python train.py --config=configs/tiny.py --config.data.root=IMAGES --workdir=RUN
 

@@ -1,4 +1,4 @@
-"""Train, resume, save, load and restore with a network of your own.
+"""Trains, resumes, saves, loads and restores with a network of your own.
 
     python examples/own_network.py WORKDIR
 

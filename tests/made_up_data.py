@@ -16,14 +16,14 @@ def random_image(seed: int, size: tuple[int, int] = SMALL, bits: int = 8) -> np.
 
 
 def write(path: Path, seed: int, size: tuple[int, int] = SMALL, bits: int = 8) -> np.ndarray:
-    """Write a random image as PNG; return its pixels."""
+    """Writes a random image as PNG; returns its pixels."""
     pixels = random_image(seed, size, bits)
     write_png(path, pixels)
     return pixels
 
 
 def write_png(path: Path, pixels: np.ndarray) -> None:
-    """Write pixels of 8 or 16 bits, in a folder that is made if it is not there."""
+    """Writes pixels of 8 or 16 bits, in a folder that is made if it is not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(imagecodecs.png_encode(np.ascontiguousarray(pixels)))
 

@@ -141,7 +141,7 @@ LABELS = ("", "", "s", "scene", "view", "v", "cat")
 
 
 def made_up_folder(rng: random.Random, keys: list[tuple], labels: list[str]) -> dict[str, tuple]:
-    """Return the name of each key that is there; none are there by chance, or half of them."""
+    """Returns the name of each key that is there; none are there by chance, or half of them."""
     before, behind, padding = rng.choice(BEFORE), rng.choice(BEHIND), rng.choice((0, 1, 3))
     separator, missing = rng.choice("_- "), rng.choice((0, 0, 0.1, 0.5))
     names = {}

@@ -1,4 +1,4 @@
-"""Check a data set: counts, pairs, sizes, damaged files, and images in more than one split.
+"""Checks a data set: counts, pairs, sizes, damaged files, and images in more than one split.
 
 These are errors:
 
@@ -70,7 +70,7 @@ _Results = Mapping[Path, _Decoded | str]  # or the error message of the file
 
 
 def run_check(root: str | os.PathLike[str], as_json: bool, decode: bool = True) -> int:
-    """Check a data set and print the report, a table or JSON, on standard output.
+    """Checks a data set and prints the report, a table or JSON, on standard output.
 
     Returns:
         The exit status: 0 without errors, otherwise `CHECKED_AND_WRONG`.
@@ -84,7 +84,7 @@ def run_check(root: str | os.PathLike[str], as_json: bool, decode: bool = True) 
 
 
 def check_data(root: str | os.PathLike[str], decode: bool = True) -> DataReport:
-    """Check a data set. The docstring of this module lists the checks.
+    """Checks a data set. The docstring of this module lists the checks.
 
     Args:
         root: A folder that `recognition.recognize` supports.
@@ -155,7 +155,7 @@ def _miscounts(split: SplitReport) -> list[Problem]:
 def _find_pairs(
     root: Path, part: Part, files: Sequence[Path]
 ) -> tuple[dict[str, list[Pair]], list[Problem]]:
-    """Return the pairs by layout, and the problems found."""
+    """Returns the pairs by layout, and the problems found."""
     found, messages = {}, []
     for layout in part.layouts:
         try:
@@ -180,7 +180,7 @@ def _unreadable(root: Path, split: str, results: _Results) -> list[Problem]:
 
 
 def _unlike(root: Path, split: str, pairs: Sequence[Pair], results: _Results) -> list[Problem]:
-    """Compare the sizes of all images of a pair, and the depths of its views."""
+    """Compares the sizes of all images of a pair, and the depths of its views."""
     problems = []
     for pair in pairs:
         whole = [*pair.source, *([pair.target] if pair.target else [])]

@@ -77,12 +77,12 @@ class DataReport:
 
 
 def report_json(report: DataReport) -> str:
-    """Return a report as JSON: its fields, and "whole", which is true if there are no errors."""
+    """Returns a report as JSON: its fields, and "whole", which is true if there are no errors."""
     return json.dumps({"whole": not report.problems, **dataclasses.asdict(report)}, indent=2)
 
 
 def report_lines(report: DataReport) -> list[str]:
-    """Return a report as lines: a table of the splits, then one line for each error."""
+    """Returns a report as lines: a table of the splits, then one line for each error."""
     layouts = ", ".join(dict.fromkeys(name for split in report.splits for name in split.layouts))
     sides = dict.fromkeys(side for split in report.splits for side in split.files)
     rows = [_row(split, sides, report) for split in report.splits]

@@ -21,7 +21,7 @@ DPDD_COUNTS = {"train": 350, "val": 74, "test": 76}  # as published
 
 
 def find_pairs(root: str | os.PathLike[str], layout: str, split: str = "test") -> list[Pair]:
-    """Find the pairs of a data set, in the natural order of their names.
+    """Finds the pairs of a data set, in the natural order of their names.
 
     `pairing` explains the rule that pairs files; `pairs.describe` reports how they were paired.
 
@@ -61,7 +61,7 @@ def _dpdd_dual_pixel(root: Path, split: str) -> list[Pair]:
 
 
 def dpdd_folders(root: Path, split: str) -> tuple[Path, Path, Path, Path]:
-    """Return DPDD's folders of the combined, left and right views and of the sharp images.
+    """Returns DPDD's folders of the combined, left and right views and of the sharp images.
 
     Raises:
         UserError: There is no folder of this split, or the folder has the name of another split.
@@ -82,7 +82,7 @@ def dpdd_folders(root: Path, split: str) -> tuple[Path, Path, Path, Path]:
 
 
 def split_named_in(root: Path) -> str:
-    """Return the split in the name of a folder ("…/test/DPDD", "…/train_data"), or "all"."""
+    """Returns the split in the name of a folder ("…/test/DPDD", "…/train_data"), or "all"."""
     for name in (root.name, root.parent.name):
         if name.removesuffix("_data") in SPLITS:
             return name.removesuffix("_data")
@@ -98,7 +98,7 @@ def _pixeldp_dual_pixel(root: Path, split: str) -> list[Pair]:
 
 
 def pixeldp_folders(root: Path) -> tuple[Path, Path, Path]:
-    """Return PixelDP's folders of the combined, left and right views.
+    """Returns PixelDP's folders of the combined, left and right views.
 
     Raises:
         UserError: There is no test_c.
@@ -172,7 +172,7 @@ LAYOUTS: dict[str, Callable[[Path, str], list[Pair]]] = {
 def _pair_folders(
     folders: Sequence[Path], *, has_target: bool = True, whole: int | None = None
 ) -> list[Pair]:
-    """Pair the images of the folders. The pairs have the names of the first folder.
+    """Pairs the images of the folders. The pairs have the names of the first folder.
 
     Args:
         folders: The folders of the views, then that of the sharp images.
@@ -215,7 +215,7 @@ def _pair_two(left: list[str], right: list[str], order_is_known: bool, *folders:
 
 
 def _folder(root: Path, names: Sequence[str]) -> Path:
-    """Return the first named folder that exists in the root."""
+    """Returns the first named folder that exists in the root."""
     for name in names:
         if (root / name).is_dir():
             return root / name
@@ -228,7 +228,7 @@ def _folder(root: Path, names: Sequence[str]) -> Path:
 
 
 def contents(folder: Path) -> str:
-    """Return the first names in a folder, or "nothing"."""
+    """Returns the first names in a folder, or "nothing"."""
     return some(path.name for path in folder.iterdir()) or "nothing"
 
 

@@ -1,4 +1,4 @@
-"""Split file names into the numbers and words that pairing compares."""
+"""Splits file names into the numbers and words that pairing compares."""
 
 import re
 import unicodedata
@@ -29,17 +29,17 @@ class Name:
     words: tuple[str, ...]
 
     def part(self, start: int, stop: int) -> "Name":
-        """Return the name with the units from `start` to `stop`."""
+        """Returns the name with the units from `start` to `stop`."""
         return Name(self.text, self.units[start:stop], self.words[start:stop])
 
     def numbers(self, start: int = 0, stop: int | None = None) -> Numbers:
-        """Return the numbers among the units from `start` to `stop`."""
+        """Returns the numbers among the units from `start` to `stop`."""
         units = zip(self.words[start:stop], self.units[start:stop], strict=True)
         return {(word, unit) for word, unit in units if isinstance(unit, int)}
 
 
 def parse_names(texts: Sequence[str]) -> tuple[Name, ...]:
-    """Split file names into parts.
+    """Splits file names into parts.
 
     Raises:
         UserError: Two names differ only in case, separators or zero padding.
@@ -67,7 +67,7 @@ def _parse(text: str) -> Name:
 
 
 def by_character(names: Sequence[Name]) -> tuple[Name, ...]:
-    """Return the names with their words split into characters."""
+    """Returns the names with their words split into characters."""
     split = []
     for name in names:
         parts = [

@@ -1,4 +1,4 @@
-"""Pair two lists of file names by one rule.
+"""Pairs two lists of file names by one rule.
 
 The rule compares the names of two folders without their extensions:
 
@@ -68,12 +68,12 @@ class _Reading:
     matches: _Matches
 
     def removes_more_than(self, other: "_Reading") -> bool:
-        """Return whether the other reading keeps everything that this one keeps, and more."""
+        """Returns whether the other reading keeps everything that this one keeps, and more."""
         return self.kept != other.kept and all(map(int.__le__, self.kept, other.kept))
 
 
 def pair_names(left: Sequence[str], right: Sequence[str]) -> Pairing:
-    """Pair the names of two folders by the rule in this module's docstring.
+    """Pairs the names of two folders by the rule in this module's docstring.
 
     Args:
         left: Names without extensions, without duplicates, in any order.
@@ -98,13 +98,13 @@ def pair_names(left: Sequence[str], right: Sequence[str]) -> Pairing:
 
 
 def pair_in_order(left: Sequence[str], right: Sequence[str]) -> Pairing:
-    """Pair two lists of equal length in natural order."""
+    """Pairs two lists of equal length in natural order."""
     left, right = sorted(left, key=natural_key), sorted(right, key=natural_key)
     return Pairing(tuple(zip(left, right, strict=True)), "order")
 
 
 def _match(left: Sequence[Name], right: Sequence[Name]) -> _Matches:
-    """Return the matches by name, from left to right.
+    """Returns the matches by name, from left to right.
 
     Raises:
         UserError: The names contradict each other or can be paired in two ways.
@@ -129,7 +129,7 @@ def _match(left: Sequence[Name], right: Sequence[Name]) -> _Matches:
 
 
 def _match_of_one(left: Sequence[Name], right: Sequence[Name]) -> _Matches:
-    """Return the match if one side has a single name, whose prefix and suffix are unknown.
+    """Returns the match if one side has a single name, whose prefix and suffix are unknown.
 
     The name matches an equal name. If the other side has one name as well, it also matches if both
     have the same numbers, or if one name is the other one with words before or after it.
@@ -146,7 +146,7 @@ def _match_of_one(left: Sequence[Name], right: Sequence[Name]) -> _Matches:
 
 
 def _sides(left: Sequence[Name], right: Sequence[Name]) -> tuple[_Side, _Side]:
-    """Remove the prefix and suffix that all names of both sides share."""
+    """Removes the prefix and suffix that all names of both sides share."""
     both = _side((*left, *right))
     names = [name.part(both.prefix, len(name.units) - both.suffix) for name in both.names]
     return _side(names[: len(left)]), _side(names[len(left) :])
@@ -163,7 +163,7 @@ def _shared_length(rows: Sequence[Units]) -> int:
 
 
 def _readings(left: _Side, right: _Side) -> Iterator[_Reading]:
-    """Yield each way to remove shared prefixes and suffixes that matches some names."""
+    """Yields each way to remove shared prefixes and suffixes that matches some names."""
     suffixes = list(_kept_ends(left, right, at_end=True))
     for prefix in _kept_ends(left, right, at_end=False):
         for suffix in suffixes:
@@ -175,7 +175,7 @@ def _readings(left: _Side, right: _Side) -> Iterator[_Reading]:
 
 
 def _kept_ends(left: _Side, right: _Side, at_end: bool) -> Iterator[tuple[int, int]]:
-    """Yield the possible lengths of the kept prefix or suffix on the left and on the right.
+    """Yields the possible lengths of the kept prefix or suffix on the left and on the right.
 
     Keeping a part on both sides is redundant: equal parts cancel, and different parts never match.
     """
@@ -192,7 +192,7 @@ def _kept_ends(left: _Side, right: _Side, at_end: bool) -> Iterator[tuple[int, i
 
 
 def _continued(shared: Units, others: Sequence[Units], start: int) -> Iterator[int]:
-    """Yield each n for which some of the others has the last n shared units at `start`."""
+    """Yields each n for which some of the others has the last n shared units at `start`."""
     for count in range(1, len(shared) + 1):
         if any(other[start : start + count] == shared[-count:] for other in others):
             yield count
@@ -208,7 +208,7 @@ def _bounds(name: Name, side: _Side, kept_prefix: int, kept_suffix: int) -> tupl
 
 
 def _refuse_contradictions(reading: _Reading, left: _Side, right: _Side) -> None:
-    """Raise `UserError` if a removed number may count the same thing as on the other side."""
+    """Raises `UserError` if a removed number may count the same thing as on the other side."""
     removed, kept = zip(*_removed_and_kept(reading, left, right), strict=True)
     for numbers, others, other_kept in zip(removed, removed[::-1], kept[::-1], strict=True):
         words = {word for word, _ in others | other_kept}
@@ -226,7 +226,7 @@ def _refuse_contradictions(reading: _Reading, left: _Side, right: _Side) -> None
 def _removed_and_kept(
     reading: _Reading, left: _Side, right: _Side
 ) -> Iterator[tuple[Numbers, Numbers]]:
-    """Yield the removed and the kept numbers of each side.
+    """Yields the removed and the kept numbers of each side.
 
     Removed units count as kept if both sides have the same units next to the kept ones.
     """
@@ -249,7 +249,7 @@ def _removed_and_kept(
 
 
 def _share_something(left: Sequence[Name], right: Sequence[Name]) -> bool:
-    """Return whether a number or word that varies on one side occurs on the other side."""
+    """Returns whether a number or word that varies on one side occurs on the other side."""
     units = [[set(name.units) for name in side.names] for side in _sides(left, right)]
     found = [set().union(*side) for side in units]
     varying = [every - set.intersection(*side) for every, side in zip(found, units, strict=True)]

@@ -40,7 +40,7 @@ class UnpairedError(UserError):
 
 
 def describe(pairs: Sequence[Pair]) -> str:
-    """Describe in one line how files were paired; "" if each pair is one file.
+    """Describes in one line how files were paired; "" if each pair is one file.
 
     For example "paired by order, first: 1P0A0917 <-> 1P0A0918, last: 1P0A2002 <-> 1P0A2003".
     """
@@ -57,7 +57,7 @@ def _in_words(pair: Pair) -> str:
 
 
 def check_sizes(pairs: Iterable[Pair]) -> None:
-    """Compare the sizes in the file headers, which is fast.
+    """Compares the sizes in the file headers, which is fast.
 
     EXIF may rotate one file of a pair and not the other, so `read_pair` compares width and height.
 
@@ -79,7 +79,7 @@ def _sizes_differ(path, size, other, other_size):
 
 
 def read_pair(pair: Pair) -> tuple[Samples, Samples | None]:
-    """Read the pixels of a pair.
+    """Reads the pixels of a pair.
 
     Returns:
         The source, H x W x (3 times views), the left view first, and the target, H x W x 3, or

@@ -59,7 +59,7 @@ class Recognized:
 
 
 def recognize(root: str | os.PathLike[str]) -> Recognized:
-    """Recognize a data set, its layout and its splits by file and folder names.
+    """Recognizes a data set, its layout and its splits by file and folder names.
 
     Three data sets have no layout of their own. Two folders are RealDOF if the root has that name,
     or if most of the names 01 to 50 exist. Images are CUHK if the root has that name, or if all are
@@ -87,7 +87,7 @@ def recognize(root: str | os.PathLike[str]) -> Recognized:
 
 
 def images_in(folders: Sequence[Path]) -> list[Path]:
-    """List the images in folders, without subfolders. Folders may be missing or empty."""
+    """Lists the images in folders, without subfolders. Folders may be missing or empty."""
     found = []
     for folder in folders:
         with contextlib.suppress(UserError):
@@ -129,7 +129,7 @@ def _dpdd(root: Path) -> Recognized | None:
 
 
 def _dual_pixel_part(split: str, layout: str, sides: dict[str, tuple[Path, ...]]) -> Part:
-    """Return a part with the views that exist: the combined view, both single views, or all."""
+    """Returns a part with the views that exist: the combined view, both single views, or all."""
     has_views = any(sides[view][0].is_dir() for view in ("left", "right"))
     has_combined = sides["blurred"][0].is_dir() or not has_views
     missing = (set() if has_views else {"left", "right"}) | (set() if has_combined else {"blurred"})

@@ -59,7 +59,7 @@ class FolderSource:
         return example
 
     def files(self, index: int) -> tuple[Path, ...]:
-        """Return the files of an example."""
+        """Returns the files of an example."""
         pair = self.pairs[index]
         return pair.source if pair.target is None else (*pair.source, pair.target)
 
@@ -107,7 +107,7 @@ class SyntheticSource:
         return self.sample(index, generator_for(self.images[index].stem, self.seed))
 
     def sample(self, index: int, rng: np.random.Generator) -> Example:
-        """Return an example whose crop, scene, lens and noise are drawn from a generator."""
+        """Returns an example whose crop, scene, lens and noise are drawn from a generator."""
         path = self.images[index]
         sharp = as_8_bits(read_rgb(path))
         if self.crop is None:
@@ -115,7 +115,7 @@ class SyntheticSource:
         return {"name": path.stem, **self._synthesize_crop(sharp, path, rng)}
 
     def files(self, index: int) -> tuple[Path, ...]:
-        """Return the file of an example."""
+        """Returns the file of an example."""
         return (self.images[index],)
 
     def _synthesize_crop(
@@ -136,7 +136,7 @@ class SyntheticSource:
 
 
 def with_name_in_bytes(example: Example) -> Example:
-    """Return an example with its name as bytes, for records: file names need not be UTF-8."""
+    """Returns an example with its name as bytes, for records: file names need not be UTF-8."""
     return {**example, "name": os.fsencode(example["name"])}
 
 
@@ -181,7 +181,7 @@ class PreparedSource:
 
 
 def _prepared_folder(root: Path) -> Path:
-    """Find the one data set `NAME/CONFIG/VERSION` in the root, which may be part of that path."""
+    """Finds the one data set `NAME/CONFIG/VERSION` in the root, which may be part of that path."""
     for depth in range(4):
         found = sorted(path.parent for path in root.glob("*/" * depth + INFO))
         found = [path for path in found if path.suffix != ".unfinished"]

@@ -1,4 +1,4 @@
-"""Measure an image with several metrics, whose weights are loaded once."""
+"""Measures an image with several metrics, whose weights are loaded once."""
 
 import functools
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Run a network over a data set: restored PNGs, metrics.json, tables, a report.
+"""Runs a network over a data set: restored PNGs, metrics.json, tables, a report.
 
 What each figure means:
 

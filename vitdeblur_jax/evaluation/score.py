@@ -1,4 +1,4 @@
-"""Score folders of saved images, from any method, against the sharp images of a data set.
+"""Scores folders of saved images, from any method, against the sharp images of a data set.
 
 An image of 16 bits is compared with its target at full depth, both as fractions of 65535. An image
 of 8 bits is compared with the upper 8 bits of its target, as in the published protocol.

@@ -248,7 +248,7 @@ def test_existing_pairs_are_replaced_only_when_asked(tmp_path, sharp):
 
 
 def interrupted(monkeypatch, after: int):
-    """Interrupt the writing of pairs after some files."""
+    """Interrupts the writing of pairs after some files."""
     written = []
 
     def write(image, path):

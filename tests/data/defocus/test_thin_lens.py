@@ -22,7 +22,7 @@ def texture(rng: np.random.Generator, side: int, sigma: float) -> np.ndarray:
 
 
 def traced(surfaces: list[Surface], rays: int = 1000) -> np.ndarray:
-    """Average, ray by ray, what lies first behind each place of a disk; nearest surface first."""
+    """Averages, ray by ray, what lies first behind each place of a disk; nearest surface first."""
     shape = surfaces[0].radius.shape
     y, x = np.mgrid[: shape[0], : shape[1]]
     distance = np.sqrt((np.arange(rays) + 0.5) / rays)

@@ -70,7 +70,7 @@ def test_the_size_of_a_png_with_a_text_bomb(tmp_path):
 
 
 def bomb(kind: str, side: int) -> bytes:
-    """Make a file that claims to hold a square of this side."""
+    """Makes a file that claims to hold a square of this side."""
     head = struct.pack(">II", side, side)
     start = b"\x89PNG\r\n\x1a\n"
     match kind:

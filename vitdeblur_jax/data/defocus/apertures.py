@@ -20,12 +20,12 @@ _LEAST_SAMPLES, _SAMPLES = 8, 48  # per pixel and axis, and per half kernel and 
 
 
 def disk() -> Aperture:
-    """Return the aperture of a wide open lens, a unit disk."""
+    """Returns the aperture of a wide open lens, a unit disk."""
     return lambda x, y: np.hypot(x, y) - 1
 
 
 def polygon(blades: int, rotation: float = 0.0) -> Aperture:
-    """Return a regular polygon inscribed in the unit disk, with area n / 2 * sin(2 pi / n).
+    """Returns a regular polygon inscribed in the unit disk, with area n / 2 * sin(2 pi / n).
 
     Args:
         blades: Number of sides n, 3 or more.
@@ -42,7 +42,7 @@ def polygon(blades: int, rotation: float = 0.0) -> Aperture:
 
 
 def cat_eye(offset: float, direction: float = 0.0) -> Aperture:
-    """Return the intersection of two unit disks: the aperture away from the optical axis.
+    """Returns the intersection of two unit disks: the aperture away from the optical axis.
 
     Away from the axis, the rims of the front and rear lens elements both cut the beam (optical
     vignetting). The origin is midway between the centers of the disks, so the blur does not shift
@@ -61,7 +61,7 @@ def cat_eye(offset: float, direction: float = 0.0) -> Aperture:
 def point_image(
     aperture: Aperture, radius: float, half: Half | None = None
 ) -> Float[np.ndarray, "size size"]:
-    """Return the image of a point: the aperture scaled to the defocus radius.
+    """Returns the image of a point: the aperture scaled to the defocus radius.
 
     The value of a pixel is the fraction of the aperture's area in it, so fractional radii are
     anti-aliased. With a radius of up to half a pixel, the kernel is a single pixel. Each pixel has
@@ -96,7 +96,7 @@ def point_image(
 
 
 def _left_share(coverage: Float[np.ndarray, "n n"]) -> Float[np.ndarray, " n"]:
-    """Return the fraction of each column that belongs to the left half of the light."""
+    """Returns the fraction of each column that belongs to the left half of the light."""
     columns = coverage.sum(0)
     before = np.cumsum(columns) - columns
     missing = columns.sum() / 2 - before

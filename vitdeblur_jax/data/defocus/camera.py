@@ -16,17 +16,17 @@ _CLIPPED = 250  # of 255; channels above this are probably clipped
 
 
 def srgb_to_linear(encoded: _Light) -> _Light:
-    """Convert sRGB values in [0, 1] to linear light in [0, 1] (IEC 61966-2-1)."""
+    """Converts sRGB values in [0, 1] to linear light in [0, 1] (IEC 61966-2-1)."""
     return np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
 
 
 def linear_to_srgb(light: _Light) -> _Light:
-    """Convert linear light in [0, 1] to sRGB values in [0, 1] (IEC 61966-2-1)."""
+    """Converts linear light in [0, 1] to sRGB values in [0, 1] (IEC 61966-2-1)."""
     return np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
 
 
 def extend_highlights(sharp: _Image, gain: float) -> Float32[np.ndarray, "height width 3"]:
-    """Convert an sRGB image to linear light and brighten clipped pixels.
+    """Converts an sRGB image to linear light and brightens clipped pixels.
 
     A light source blurs to a bright disk only if it is brighter than the recorded white. Pixels
     whose darkest channel is 255 become `gain` times as bright. Pixels whose darkest channel is 250
@@ -42,7 +42,7 @@ def extend_highlights(sharp: _Image, gain: float) -> Float32[np.ndarray, "height
 
 
 def add_noise(light: _Light, deviation: float, rng: np.random.Generator) -> _Light:
-    """Add read noise of constant variance and shot noise of a variance proportional to the light.
+    """Adds read noise of constant variance and shot noise of a variance proportional to the light.
 
     Their sum is modeled as Gaussian (A. Foi et al., "Practical Poissonian-Gaussian noise modeling
     and fitting for single-image raw-data", IEEE Transactions on Image Processing 17, 2008).

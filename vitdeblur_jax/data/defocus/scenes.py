@@ -20,7 +20,7 @@ def draw_radius_map(
     rng: np.random.Generator,
     segmentation: Integer[np.ndarray, "height width"] | None = None,
 ) -> _Map:
-    """Draw a scene: the signed defocus radius of each pixel; see `synthesize`."""
+    """Draws a scene: the signed defocus radius of each pixel; see `synthesize`."""
     if rng.random() < settings.smooth_share:
         first, last = _draw_radius(settings, rng), _draw_radius(settings, rng)
         field = _enlarged(_smooth_field(sharp.shape[:2], rng), sharp.shape[:2])
@@ -41,7 +41,7 @@ def draw_radius_map(
 
 
 def draw_aperture(settings: SynthesisSettings, rng: np.random.Generator) -> Aperture:
-    """Draw an aperture."""
+    """Draws an aperture."""
     kind, angle, offset = rng.random(), rng.uniform(0, 2 * np.pi), rng.uniform(0.2, 0.9)
     blades = int(rng.integers(5, 9, endpoint=True))
     if kind < settings.disk_share:
@@ -64,7 +64,7 @@ def _draw_radius(settings: SynthesisSettings, rng: np.random.Generator) -> float
 def _draw_tilt(
     settings: SynthesisSettings, rng: np.random.Generator, shape: tuple[int, int]
 ) -> Float[np.ndarray, "height width"] | float:
-    """Draw the tilt of a plane as a map of defocus radii; half of the planes have no tilt."""
+    """Draws the tilt of a plane as a map of defocus radii; half of the planes have no tilt."""
     is_tilted, slopes = rng.random() < 0.5, rng.uniform(-0.5, 0.5, 2) * settings.usual_radius[1]
     if not is_tilted:
         return 0.0
@@ -75,7 +75,7 @@ def _draw_tilt(
 def _draw_layers(
     sharp: _Image, count: int, rng: np.random.Generator
 ) -> Integer[np.ndarray, "height width"]:
-    """Draw a layer for each pixel. Its boundaries partly follow those of the image."""
+    """Draws a layer for each pixel. Its boundaries partly follow those of the image."""
     layers = np.zeros(sharp.shape[:2], np.int64)
     coarse = np.asarray(Image.fromarray(sharp).reduce(_COARSE), np.float32)
     for layer in range(1, count):
@@ -91,7 +91,7 @@ def _draw_layers(
 def _smooth_field(
     shape: tuple[int, int], rng: np.random.Generator
 ) -> Float[np.ndarray, "coarse_height coarse_width"]:
-    """Draw a coarse field from 0 to 1 with wavelengths of a few hundred pixels or more."""
+    """Draws a coarse field from 0 to 1 with wavelengths of a few hundred pixels or more."""
     half_wave = rng.uniform(80, 320)
     coefficients = np.zeros([-(-side // _COARSE) for side in shape], np.float32)
     lowest = tuple(slice(int(side / half_wave) + 2) for side in shape)
@@ -103,7 +103,7 @@ def _smooth_field(
 def _enlarged(
     field: Float[np.ndarray, "coarse_height coarse_width"], shape: tuple[int, int]
 ) -> _Map:
-    """Upsample a coarse field bilinearly by `_COARSE`."""
+    """Upsamples a coarse field bilinearly by `_COARSE`."""
     height, width = shape
     box = (0, 0, width / _COARSE, height / _COARSE)
     coarse = Image.fromarray(field.astype(np.float32))

@@ -43,7 +43,7 @@ class SynthesisSettings:
     jpeg_quality: tuple[int, int] = (85, 97)
 
     def __post_init__(self):
-        """Check the settings.
+        """Checks the settings.
 
         Raises:
             UserError: A setting is invalid.
@@ -69,7 +69,7 @@ RULES = {
 
 
 def check_settings(settings: Any, prefix: str = "") -> None:
-    """Check each setting by its rule, then the settings that depend on each other.
+    """Checks each setting by its rule, then the settings that depend on each other.
 
     Args:
         settings: An object with the attributes of `SynthesisSettings`.

@@ -27,7 +27,7 @@ def synthesize(
     segmentation: Integer[np.ndarray, "height width"] | None = None,
     wanted: tuple[slice, slice] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Make a training pair from a sharp image or from a part of it.
+    """Makes a training pair from a sharp image or from a part of it.
 
     Args:
         sharp: An sRGB image.

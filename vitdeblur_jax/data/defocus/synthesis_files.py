@@ -1,4 +1,4 @@
-"""Write synthetic pairs to image files, for inspection and for use in other code."""
+"""Writes synthetic pairs to image files, for inspection and for use in other code."""
 
 import json
 import os
@@ -29,7 +29,7 @@ _JOURNAL = "synthesis.json"
 
 
 def generator_for(name: str, seed: int) -> np.random.Generator:
-    """Return the random generator of an image. It depends on its name and not on its position."""
+    """Returns the random generator of an image. It depends on its name and not on its position."""
     return np.random.default_rng([seed, *os.fsencode(name)])
 
 
@@ -41,7 +41,7 @@ def synthesize_folder(
     *,
     overwrite: bool = False,
 ) -> int:
-    """Write a pair for each image of a folder, in the layout `pairs`.
+    """Writes a pair for each image of a folder, in the layout `pairs`.
 
     The files are `input/NAME.png` and `target/NAME.png` with 8 bits per channel, the upper 8 of 16
     bits. With dual pixels, `input_left` and `input_right` replace `input`. `synthesis.json` has
@@ -83,7 +83,7 @@ def synthesize_folder(
 
 
 def _begin(images: list[Path], folders: list[Path], recipe: dict[str, Any], overwrite: bool) -> int:
-    """Check that no files would be lost, then make the folders and the journal.
+    """Checks that no files would be lost, then makes the folders and the journal.
 
     Returns:
         The time of the first start in nanoseconds. Older files are replaced.
@@ -116,7 +116,7 @@ def _targets(image: Path, folders: list[Path]) -> list[Path]:
 
 
 def _is_done(image: Path, folders: list[Path], begun: int) -> bool:
-    """Return whether a pair was written after `begun` and after the last change of its image."""
+    """Returns whether a pair was written after `begun` and after the last change of its image."""
     try:
         source = image.stat()
         written = min(target.stat().st_mtime_ns for target in _targets(image, folders))

@@ -53,7 +53,7 @@ class Surface(NamedTuple):
 
 
 def defocus(image: _Image, radius: _Map, aperture: Aperture, half: Half | None = None) -> _Image:
-    """Render a sharp image with defocus blur.
+    """Renders a sharp image with defocus blur.
 
     The image is extended by reflection at its borders. `surfaces_of` extends the background behind
     the foreground.
@@ -69,7 +69,7 @@ def defocus(image: _Image, radius: _Map, aperture: Aperture, half: Half | None =
 
 
 def render(surfaces: Sequence[Surface], aperture: Aperture, half: Half | None = None) -> _Image:
-    """Render surfaces that may occlude each other with defocus blur.
+    """Renders surfaces that may occlude each other with defocus blur.
 
     The slices are processed from the nearest to the farthest. Each slice is blurred with
     premultiplied alpha and composited behind the previous ones by the "disjoint over" operator: its
@@ -97,7 +97,7 @@ def render(surfaces: Sequence[Surface], aperture: Aperture, half: Half | None = 
 
 
 def surfaces_of(image: _Image, radius: _Map) -> list[Surface]:
-    """Split an image into its visible surface and, if it has edges, an estimated hidden surface.
+    """Splits an image into its visible surface and, if it has edges, an estimated hidden surface.
 
     The hidden surface extends the farther side of each edge behind the nearer side, as far as blur
     can reveal it. It mirrors the farther side at the edge, or repeats the color at the edge where
@@ -124,7 +124,7 @@ def surfaces_of(image: _Image, radius: _Map) -> list[Surface]:
 
 
 def _far_sides(radius: _Map) -> Bool[np.ndarray, "height width"]:
-    """Mark the pixels with a neighbor whose radius is smaller by more than `EDGE`."""
+    """Marks the pixels with a neighbor whose radius is smaller by more than `EDGE`."""
     marked = np.zeros(radius.shape, bool)
     down, right = np.diff(radius, axis=0), np.diff(radius, axis=1)
     marked[1:] |= down > EDGE
@@ -137,7 +137,7 @@ def _far_sides(radius: _Map) -> Bool[np.ndarray, "height width"]:
 def _slices(
     surfaces: Sequence[Surface],
 ) -> Iterator[tuple[float, tuple[slice, slice], _Packed]]:
-    """Yield the radius, the bounding box after blur, and the pixels of each slice, nearest first.
+    """Yields the radius, the bounding box after blur, and the pixels of each slice, nearest first.
 
     Pixels between two slices are split between them in proportion, so the alphas add up to 1.
     """
@@ -156,7 +156,7 @@ def _slices(
 
 
 def _pack(surface: Surface) -> _Packed:
-    """Return red + i green and blue + i alpha, premultiplied.
+    """Returns red + i green and blue + i alpha, premultiplied.
 
     A convolution with a real kernel then blurs two channels at once.
     """
@@ -169,7 +169,7 @@ def _alpha(packed: _Packed) -> _Map:
 
 
 def _box(marked: Bool[np.ndarray, "height width"], margin: int) -> tuple[slice, slice] | None:
-    """Return the rows and columns of the bounding box of marked pixels with a margin."""
+    """Returns the rows and columns of the bounding box of marked pixels with a margin."""
     rows, columns = (np.flatnonzero(marked.any(axis)) for axis in (1, 0))
     if not len(rows):
         return None

@@ -1,4 +1,4 @@
-"""Read and write image files. The whole package uses this reader and this writer."""
+"""Reads and writes image files. The whole package uses this reader and this writer."""
 
 from vitdeblur_jax.data.image_io.decoded_image import DecodedImage, Metadata, Samples, as_8_bits
 from vitdeblur_jax.data.image_io.formats import IMAGE_SUFFIXES

@@ -52,11 +52,11 @@ class Metadata:
     others: Sequence[str] = ()
 
     def replace(self, **changes: object) -> "Metadata":
-        """Return a copy with changed values."""
+        """Returns a copy with changed values."""
         return dataclasses.replace(self, **changes)
 
     def upright(self, orientation: int) -> "Metadata":
-        """Return the metadata of the image after its orientation was applied.
+        """Returns the metadata of the image after its orientation was applied.
 
         This sets the orientation in XMP to 1. If the image was rotated by 90 degrees, it swaps the
         values for width and height. The reader has already updated EXIF. An orientation that is
@@ -119,5 +119,5 @@ class DecodedImage:
 
 
 def as_8_bits(pixels: Samples) -> NDArray[np.uint8]:
-    """Return the upper 8 of 16 bits, as OpenCV and Pillow do. 8-bit pixels are unchanged."""
+    """Returns the upper 8 of 16 bits, as OpenCV and Pillow do. 8-bit pixels are unchanged."""
     return (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels

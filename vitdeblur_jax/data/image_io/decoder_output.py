@@ -28,7 +28,7 @@ class DecoderOutput(NamedTuple):
 
 
 def read_exif(exif: bytes | None) -> tuple[int, bytes | None, tuple[str, ...]]:
-    """Return the orientation, the EXIF with the orientation reset, and notes.
+    """Returns the orientation, the EXIF with the orientation reset, and notes.
 
     Damaged EXIF is left out with a note, because the image does not need it.
     """
@@ -41,7 +41,7 @@ def read_exif(exif: bytes | None) -> tuple[int, bytes | None, tuple[str, ...]]:
 
 
 def frame_notes(kind: str | None, count: int) -> tuple[str, ...]:
-    """Return a note if the file contains more than one image. Only the first one is used."""
+    """Returns a note if the file contains more than one image. Only the first one is used."""
     if count < 2:
         return ()
     if kind in ("TIFF", "MPO"):

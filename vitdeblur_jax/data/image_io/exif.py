@@ -1,4 +1,4 @@
-"""Edit EXIF in place, so that maker notes and other data with file offsets stay valid."""
+"""Edits EXIF in place, so that maker notes and other data with file offsets stay valid."""
 
 import struct
 from collections.abc import Mapping
@@ -37,13 +37,13 @@ class UprightExif(NamedTuple):
 
 
 def is_machine_made(description: bytes) -> bool:
-    """Return whether a TIFF description is about the pixel layout of the file."""
+    """Returns whether a TIFF description is about the pixel layout of the file."""
     start = description.lstrip()[:2000]
     return start.startswith(_MACHINE_MADE) or (start.startswith(b"<") and b"<OME" in start)
 
 
 def byte_order(exif: bytes) -> str:
-    """Return the byte order as in `struct`: "<" or ">".
+    """Returns the byte order as in `struct`: "<" or ">".
 
     Raises:
         ExifError: The stream has no TIFF header.
@@ -56,7 +56,7 @@ def byte_order(exif: bytes) -> str:
 
 
 def first_directory(exif: bytes) -> dict[int, bytes]:
-    """Return the entries of the first directory by tag, 12 bytes each.
+    """Returns the entries of the first directory by tag, 12 bytes each.
 
     Values of more than 4 bytes are not part of an entry; it contains their offset.
 
@@ -69,7 +69,7 @@ def first_directory(exif: bytes) -> dict[int, bytes]:
 
 
 def upright(exif: bytes) -> UprightExif:
-    """Reset the orientation, remove the thumbnail and swap axes if needed.
+    """Resets the orientation, removes the thumbnail and swaps axes if needed.
 
     The thumbnail would show the original pixels.
 
@@ -98,7 +98,7 @@ def upright(exif: bytes) -> UprightExif:
 
 
 def _entries(exif: bytes, order: str, start: int) -> Mapping[int, int]:
-    """Return the offsets of a directory's entries by tag."""
+    """Returns the offsets of a directory's entries by tag."""
     if start < 8 or start + 2 > len(exif):
         raise ExifError("it is damaged")
     (count,) = struct.unpack_from(order + "H", exif, start)
@@ -142,7 +142,7 @@ def _swap_axes(exif: bytearray, entries: Mapping[int, int]) -> None:
 
 
 def _remove(exif: bytearray, order: str, start: int, at: int) -> None:
-    """Remove an entry from a directory and move the following entries up."""
+    """Removes an entry from a directory and moves the following entries up."""
     (count,) = struct.unpack_from(order + "H", exif, start)
     end = start + 2 + _ENTRY * count
     exif[at : end - _ENTRY] = exif[at + _ENTRY : end]

@@ -1,4 +1,4 @@
-"""Fit metadata to a file format. Unsupported metadata is left out and listed in a note."""
+"""Fits metadata to a file format. Unsupported metadata is left out and listed in a note."""
 
 import struct
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ _SRGB_CODES = (b"\1\x0d\0\1",)  # primaries, transfer function, matrix, full ran
 
 
 def fitting(metadata: Metadata, kind: str, is_gray: bool) -> tuple[Metadata, tuple[str, ...]]:
-    """Return the metadata that a format supports, and the names of the rest.
+    """Returns the metadata that a format supports, and the names of the rest.
 
     Args:
         metadata: The metadata to write.
@@ -60,7 +60,7 @@ def _is_too_long(metadata: Metadata, key: str) -> bool:
 
 
 def _with_profile(metadata: Metadata, is_gray: bool) -> Metadata:
-    """Replace the color chunks of a PNG by an equivalent color profile where there is one."""
+    """Replaces the color chunks of a PNG by an equivalent color profile where there is one."""
     color = metadata.png_color
     if not color or color.get(b"cICP") in _SRGB_CODES:
         return metadata.replace(png_color={})
@@ -72,7 +72,7 @@ def _with_profile(metadata: Metadata, is_gray: bool) -> Metadata:
 
 
 def _profile(color: Mapping[bytes, bytes], is_gray: bool) -> bytes | None:
-    """Return the profile that gAMA and cHRM describe, or None for sRGB or missing chunks."""
+    """Returns the profile that gAMA and cHRM describe, or None for sRGB or missing chunks."""
     gamma, points = _SRGB_GAMMA, _SRGB_PRIMARIES
     if len(color.get(b"gAMA", b"")) == 4:
         (gamma,) = struct.unpack(">I", color[b"gAMA"])
@@ -96,5 +96,5 @@ def _are_close(first: Sequence[int], second: Sequence[int]) -> bool:
 
 
 def is_gray_profile(icc_profile: bytes | None) -> bool:
-    """Return whether a color profile is for gray images."""
+    """Returns whether a color profile is for gray images."""
     return icc_profile is not None and icc_profile[16:20] == b"GRAY"

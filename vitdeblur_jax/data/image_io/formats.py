@@ -26,7 +26,7 @@ _PILLOW_LOCK = threading.Lock()
 
 @contextlib.contextmanager
 def open_with_pillow(source: str | os.PathLike[str] | bytes) -> Iterator[Image.Image]:
-    """Open an image in one of `PILLOW_FORMATS` without Pillow's warnings.
+    """Opens an image in one of `PILLOW_FORMATS` without Pillow's warnings.
 
     The format is detected by the signature. Pillow's own pixel limit is off; callers check the
     size with `check_memory` before they decode. The limit and Python's warning filters are global,
@@ -44,7 +44,7 @@ def open_with_pillow(source: str | os.PathLike[str] | bytes) -> Iterator[Image.I
 
 
 def check_memory(width: int, height: int, bytes_per_pixel: int) -> None:
-    """Check that decoding an image takes at most `MEMORY_LIMIT` bytes.
+    """Checks that decoding an image takes at most `MEMORY_LIMIT` bytes.
 
     Args:
         width: Width of the image in pixels.
@@ -63,7 +63,7 @@ def check_memory(width: int, height: int, bytes_per_pixel: int) -> None:
 
 
 def decoding_bytes(channels: int, depth: int, *, copies: int = 0) -> int:
-    """Return the peak memory, in bytes per pixel, of decoding samples and splitting off alpha.
+    """Returns the peak memory, in bytes per pixel, of decoding samples and splitting off alpha.
 
     The decoded samples stay in memory while they are copied to three channels and alpha. RGB
     without alpha needs no copy.

@@ -29,7 +29,7 @@ _UNITS = {1: Fraction(1), 2: Fraction(254, 100)}  # JFIF's, per inch
 
 
 def decode_jpeg(data: bytes) -> DecoderOutput:
-    """Decode a JPEG file. A damaged file is decoded as far as possible.
+    """Decodes a JPEG file. A damaged file is decoded as far as possible.
 
     Raises:
         UserError: The image exceeds the memory limit, or nothing can be decoded.
@@ -48,7 +48,7 @@ def decode_jpeg(data: bytes) -> DecoderOutput:
 
 
 def damage_of(data: bytes) -> tuple[str, ...]:
-    """Return libjpeg's warnings about damage in a JPEG stream."""
+    """Returns libjpeg's warnings about damage in a JPEG stream."""
     try:
         simplejpeg.decode_jpeg(data, "GRAY")
     except ValueError as error:
@@ -76,7 +76,7 @@ def _decode(data: bytes, color_space: str) -> tuple[np.ndarray, tuple[str, ...]]
 
 
 def _decode_with_pillow(data: bytes) -> np.ndarray:
-    """Decode, without warnings, what libjpeg supports but TurboJPEG's interface rejects."""
+    """Decodes, without warnings, what libjpeg supports but TurboJPEG's interface rejects."""
     with open_with_pillow(data) as image:
         samples = np.asarray(image)
     return np.atleast_3d(255 - samples if image.mode == "CMYK" else samples)
@@ -126,7 +126,7 @@ def _unknown(segments: list[bytes]) -> Iterator[str]:
 
 
 def _photoshop_resources(segments: list[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Yield the number and content of each Photoshop image resource, up to a damaged one."""
+    """Yields the number and content of each Photoshop image resource, up to a damaged one."""
     data = b"".join(s.removeprefix(_PHOTOSHOP) for s in segments if s.startswith(_PHOTOSHOP))
     at = 0
     while data[at : at + 4] == b"8BIM" and at + 12 <= len(data):
@@ -149,7 +149,7 @@ def _resolution(image: Image.Image) -> Resolution | None:
 def cmyk_to_rgb(
     samples: np.ndarray, icc_profile: bytes | None
 ) -> tuple[np.ndarray, bytes | None, str]:
-    """Convert CMYK (0 is no ink) to RGB by its profile; return RGB, its profile, and a note."""
+    """Converts CMYK (0 is no ink) to RGB by its profile; returns RGB, its profile, and a note."""
     height, width, _ = samples.shape
     image = Image.frombytes("CMYK", (width, height), samples.tobytes())
     if not icc_profile:
@@ -167,7 +167,7 @@ def cmyk_to_rgb(
 def encode_jpeg(
     samples: np.ndarray, metadata: Metadata, compression: Compression, quality: int | None
 ) -> bytes:
-    """Encode samples and metadata as a JPEG file.
+    """Encodes samples and metadata as a JPEG file.
 
     Args:
         samples: H x W or H x W x 3, uint8.
@@ -197,7 +197,7 @@ def encode_jpeg(
 
 
 def _density(resolution: Resolution) -> tuple[int, int, int]:
-    """Return JFIF's unit and densities, per centimeter if only those are whole numbers."""
+    """Returns JFIF's unit and densities, per centimeter if only those are whole numbers."""
     sides, unit = resolution[:2], 0 if resolution.is_ratio else 1
     per_centimeter = [side / _UNITS[2] for side in sides]
     if unit and any(side % 1 for side in sides) and not any(side % 1 for side in per_centimeter):

@@ -1,4 +1,4 @@
-"""List the images in a folder."""
+"""Lists the images in a folder."""
 
 import os
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ _MOST_SUFFIXES_NAMED = 5
 
 
 def list_images(folder: str | os.PathLike[str], *, recursive: bool = False) -> list[Path]:
-    """List the images in a folder in natural order, without hidden files.
+    """Lists the images in a folder in natural order, without hidden files.
 
     Files with one of `READABLE_SUFFIXES` are images.
 
@@ -36,7 +36,7 @@ def list_images(folder: str | os.PathLike[str], *, recursive: bool = False) -> l
 
 
 def images_in(folder: str | os.PathLike[str], *, recursive: bool = False) -> list[Path]:
-    """List the images in a folder like `list_images`; the result may be empty.
+    """Lists the images in a folder like `list_images`; the result may be empty.
 
     Raises:
         UserError: A folder is missing or unreadable.
@@ -46,7 +46,7 @@ def images_in(folder: str | os.PathLike[str], *, recursive: bool = False) -> lis
 
 
 def left_out(folder: str | os.PathLike[str], *, recursive: bool = False) -> str:
-    """Return a line about the files and folders that `list_images` skips; "" if there are none.
+    """Returns a line about the files and folders that `list_images` skips; "" if there are none.
 
     For example "left out: 5 files in unsupported formats (.heic, .dng), 1 folder". Hidden files and
     folders are not counted.
@@ -67,12 +67,12 @@ def left_out(folder: str | os.PathLike[str], *, recursive: bool = False) -> str:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """Return the subfolders in natural order, without hidden ones and `ADDED_FOLDERS`."""
+    """Returns the subfolders in natural order, without hidden ones and `ADDED_FOLDERS`."""
     return next(_walk(folder, recursive=False))[1]
 
 
 def _walk(folder: Path, recursive: bool) -> Iterator[tuple[list[Path], list[Path]]]:
-    """Yield the files and the subfolders of a folder, then those of each subfolder."""
+    """Yields the files and the subfolders of a folder, then those of each subfolder."""
     try:
         entries = sorted(folder.iterdir(), key=lambda path: natural_key(path.name))
         entries = [path for path in entries if path.name[0] != "."]
@@ -87,7 +87,7 @@ def _walk(folder: Path, recursive: bool) -> Iterator[tuple[list[Path], list[Path
 
 
 def _is_broken_link(path: Path) -> bool:
-    """Return whether a link has no target. It is listed, so that reading it is an error."""
+    """Returns whether a link has no target. It is listed, so that reading it is an error."""
     return path.is_symlink() and not path.exists()
 
 

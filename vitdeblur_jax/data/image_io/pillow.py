@@ -18,7 +18,7 @@ _UNFIT = "{}; save it as gray or RGB with 8 or 16 bits a channel"
 
 
 def decode_with_pillow(data: bytes) -> DecoderOutput:
-    """Decode a file in one of `formats.PILLOW_FORMATS`.
+    """Decodes a file in one of `formats.PILLOW_FORMATS`.
 
     Raises:
         UserError: The image exceeds the memory limit, or its sample type is not supported.
@@ -48,7 +48,7 @@ def encode_with_pillow(
     compression: Compression,
     quality: int | None,
 ) -> bytes:
-    """Encode samples and metadata as WebP or BMP.
+    """Encodes samples and metadata as WebP or BMP.
 
     Args:
         samples: uint8 samples.

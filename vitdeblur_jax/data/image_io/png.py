@@ -30,7 +30,7 @@ _INCHES_PER_METER = Fraction(10_000, 254)
 
 
 def decode_png(data: bytes) -> DecoderOutput:
-    """Decode a PNG file.
+    """Decodes a PNG file.
 
     Raises:
         UserError: The image exceeds the memory limit, is damaged or cut short.
@@ -51,7 +51,7 @@ def decode_png(data: bytes) -> DecoderOutput:
 
 
 def png_header(data: bytes) -> tuple[int, int, int, int]:
-    """Return the width, height, bits per sample and color type.
+    """Returns the width, height, bits per sample and color type.
 
     Raises:
         UserError: The header is damaged.
@@ -65,13 +65,13 @@ def png_header(data: bytes) -> tuple[int, int, int, int]:
 
 
 def encode_png(samples: Samples, metadata: Metadata) -> bytes:
-    """Encode samples, H x W (gray) or H x W x 2 to 4, and metadata as a PNG file."""
+    """Encodes samples, H x W (gray) or H x W x 2 to 4, and metadata as a PNG file."""
     png = imagecodecs.png_encode(np.ascontiguousarray(samples))
     return png[:_HEADER_END] + b"".join(_written_chunks(metadata)) + png[_HEADER_END:]
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the type and content of each chunk without pixels; stop at the end of the file."""
+    """Yields the type and content of each chunk without pixels; stops at the end of the file."""
     view, at = memoryview(data), len(SIGNATURE)
     while at + 12 <= len(data):
         length, kind = int.from_bytes(view[at : at + 4], "big"), bytes(view[at + 4 : at + 8])
@@ -116,14 +116,14 @@ def _expanded(compressed: bytes) -> bytes | None:
 
 
 def _international_text(content: bytes) -> bytes | None:
-    """Return the text of an iTXt chunk, given the content after the keyword."""
+    """Returns the text of an iTXt chunk, given the content after the keyword."""
     is_compressed = content[:1] == b"\1"
     text = content[2:].split(b"\0", 2)[-1]  # after the language and the translated keyword
     return _expanded(text) if is_compressed else text
 
 
 def _hexadecimal(text: bytes | None) -> bytes | None:
-    """Return the bytes that ImageMagick stores as a name, a length and hexadecimal digits."""
+    """Returns the bytes that ImageMagick stores as a name, a length and hexadecimal digits."""
     try:
         return binascii.unhexlify(b"".join((text or b"").split()[2:])) or None
     except ValueError:

@@ -1,4 +1,4 @@
-"""Read image files."""
+"""Reads image files."""
 
 import os
 from pathlib import Path
@@ -18,7 +18,7 @@ from vitdeblur_jax.utils.files import check_regular
 def read_image(
     source: str | os.PathLike[str] | bytes, name: str | None = None, *, accept_damage: bool = False
 ) -> DecodedImage:
-    """Read an image and apply its orientation. 8 or 16 bits per channel are kept.
+    """Reads an image and applies its orientation. 8 or 16 bits per channel are kept.
 
     Args:
         source: A path, or the bytes of a file.
@@ -49,7 +49,7 @@ def read_image(
 
 
 def read_rgb(path: str | os.PathLike[str]) -> Samples:
-    """Read the upright pixels of an image: H x W x 3, uint8 or uint16.
+    """Reads the upright pixels of an image: H x W x 3, uint8 or uint16.
 
     Raises:
         UserError: See `read_image`.
@@ -58,7 +58,7 @@ def read_rgb(path: str | os.PathLike[str]) -> Samples:
 
 
 def size_of(path: str | os.PathLike[str]) -> tuple[int, int] | None:
-    """Return the width and height from the file header, or None if the header is not enough."""
+    """Returns the width and height from the file header, or None if the header is not enough."""
     try:
         check_regular(path)
         with open(path, "rb") as file:
@@ -98,7 +98,7 @@ def _why_unreadable(error: Exception) -> str:
 
 
 def _upright(decoded: DecoderOutput) -> DecodedImage:
-    """Apply the orientation and split the color channels from alpha."""
+    """Applies the orientation and splits the color channels from alpha."""
     samples, orientation, metadata, compression, notes, damage = decoded
     is_turned = orientation in (5, 6, 7, 8)
     samples = samples.swapaxes(0, 1) if is_turned else samples

@@ -46,7 +46,7 @@ for _library in ("imagecodecs", "tifffile"):  # our one-line error replaces thei
 
 
 def decode_tiff(data: bytes) -> DecoderOutput:
-    """Decode the first page of a TIFF or BigTIFF file.
+    """Decodes the first page of a TIFF or BigTIFF file.
 
     Raises:
         UserError: The image exceeds the memory limit, is cut short, or has an unsupported sample
@@ -78,13 +78,13 @@ def decode_tiff(data: bytes) -> DecoderOutput:
 
 
 def tiff_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Return the width and height of the first page."""
+    """Returns the width and height of the first page."""
     with tifffile.TiffFile(path) as file:
         return file.pages.first.imagewidth, file.pages.first.imagelength
 
 
 def unpremultiply(samples: Samples) -> None:
-    """Divide the colors by alpha, the last channel, in place and a few rows at a time."""
+    """Divides the colors by alpha, the last channel, in place and a few rows at a time."""
     highest = np.iinfo(samples.dtype).max
     rows = max(1, _STRIP // max(1, samples[0].size))
     for start in range(0, len(samples), rows):
@@ -94,7 +94,7 @@ def unpremultiply(samples: Samples) -> None:
 
 
 def _full_range(samples: np.ndarray, page: tifffile.TiffPage, colors: int) -> Samples:
-    """Expand 1, 2 and 4 bits, palettes and YCbCr to 8 bits, and invert white-is-zero images."""
+    """Expands 1, 2 and 4 bits, palettes and YCbCr to 8 bits, and inverts white-is-zero images."""
     highest = 2 ** min(page.bitspersample, 16) - 1
     if page.photometric == PHOTOMETRIC.PALETTE:
         palette = (np.asarray(page.colormap) >> 8).astype(np.uint8).T  # a row for each color
@@ -113,7 +113,7 @@ def _full_range(samples: np.ndarray, page: tifffile.TiffPage, colors: int) -> Sa
 
 
 def _check_directory(file: tifffile.TiffFile, data: bytes) -> None:
-    """Raise `UserError` if the directory is cut short. tifffile would read a part of it."""
+    """Raises `UserError` if the directory is cut short. tifffile would read a part of it."""
     form, start = file.tiff, file.pages.first.offset
     (count,) = struct.unpack_from(form.tagnoformat, data, start)
     if start + form.tagnosize + count * form.tagsize + form.offsetsize > len(data):
@@ -121,7 +121,7 @@ def _check_directory(file: tifffile.TiffFile, data: bytes) -> None:
 
 
 def _check(page: tifffile.TiffPage, size: int) -> None:
-    """Raise `UserError` for files that tifffile reads but that are not supported images."""
+    """Raises `UserError` for files that tifffile reads but that are not supported images."""
     colors, depth = _COLORS.get(page.photometric, 0), 1 + (page.bitspersample > 8)
     channels = min(page.samplesperpixel, 4)
     extra = {PHOTOMETRIC.PALETTE: 3, PHOTOMETRIC.SEPARATED: 12, PHOTOMETRIC.YCBCR: 6}
@@ -151,7 +151,7 @@ def _check(page: tifffile.TiffPage, size: int) -> None:
 
 
 def _damage(page: tifffile.TiffPage, data: bytes) -> tuple[str, ...]:
-    """Return what is wrong with segments that the codecs decode without a word."""
+    """Returns what is wrong with segments that the codecs decode without a word."""
     if page.compression not in _CCITT and page.compression != COMPRESSION.JPEG:
         return ()
     for index, segment in enumerate(_segments(page, data)):
@@ -171,7 +171,7 @@ def _segments(page: tifffile.TiffPage, data: bytes) -> Iterator[bytes]:
 
 
 def _rows(page: tifffile.TiffPage, index: int) -> int:
-    """Return how many rows of pixels a segment holds."""
+    """Returns how many rows of pixels a segment holds."""
     if page.is_tiled:
         return page.tilelength
     strips = -(-page.imagelength // page.rowsperstrip)
@@ -180,7 +180,7 @@ def _rows(page: tifffile.TiffPage, index: int) -> int:
 
 
 def _is_sound_ccitt(page: tifffile.TiffPage, segment: bytes, rows: int) -> bool:
-    """Return whether all rows can be decoded. Without a row count, decoding stops at an error.
+    """Returns whether all rows can be decoded. Without a row count, decoding stops at an error.
 
     Zeros, which are not a code word, mark the end of the data. The function decodes growing parts
     of the data: a row may take a single bit, and the decoder allocates memory for all rows it
@@ -221,7 +221,7 @@ def _metadata(page: tifffile.TiffPage, data: bytes) -> tuple[Metadata, int, tupl
 
 
 def _exif(page: tifffile.TiffPage, data: bytes) -> tuple[bytes | None, tuple[str, ...]]:
-    """Copy the text and EXIF of the page's directory to a separate EXIF stream."""
+    """Copies the text and EXIF of the page's directory to a separate EXIF stream."""
     kept = {*_TEXT_TAGS, IFD.Exif, IFD.GPSInfo}
     if not any(tag.code in kept for tag in page.tags):
         return None, ()
@@ -241,7 +241,7 @@ def _exif(page: tifffile.TiffPage, data: bytes) -> tuple[bytes | None, tuple[str
 
 
 def _bytes(value: object) -> bytes | None:
-    """Return the bytes of a tag, which tifffile returns as bytes, text or 32-bit numbers."""
+    """Returns the bytes of a tag, which tifffile returns as bytes, text or 32-bit numbers."""
     if isinstance(value, tuple):
         return struct.pack(f"<{len(value)}I", *value)
     return value.encode() if isinstance(value, str) else value or None

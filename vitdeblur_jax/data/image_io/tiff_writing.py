@@ -1,4 +1,4 @@
-"""Write uncompressed TIFF files.
+"""Writes uncompressed TIFF files.
 
 EXIF is itself a TIFF stream. The writer appends the pixels and a new directory to it, so all
 offsets in it stay valid.
@@ -25,7 +25,7 @@ _HIGHEST = 2**32 - 1
 
 
 def encode_tiff(samples: Samples, metadata: Metadata, is_gray: bool) -> bytes:
-    """Encode samples, H x W or H x W x 2 to 4, and metadata as an uncompressed TIFF file.
+    """Encodes samples, H x W or H x W x 2 to 4, and metadata as an uncompressed TIFF file.
 
     Raises:
         UserError: The file would exceed 4 GiB.
@@ -94,7 +94,7 @@ def _rational(value: Fraction) -> list[int]:
 def _entry(
     body: bytearray, order: str, tag: int, kind: int, values: Sequence[int] | bytes
 ) -> bytes:
-    """Return a directory entry. Values of more than 4 bytes are appended to `body`."""
+    """Returns a directory entry. Values of more than 4 bytes are appended to `body`."""
     is_bytes = isinstance(values, bytes)
     packed = values if is_bytes else struct.pack(f"{order}{len(values)}{_CODES[kind]}", *values)
     count = len(values) // (2 if kind == _RATIONAL else 1)

@@ -1,4 +1,4 @@
-"""Write image files."""
+"""Writes image files."""
 
 import io
 import os
@@ -26,7 +26,7 @@ _LOSSY = ("JPEG", "WEBP")
 
 
 def what_is_lost(image: DecodedImage, suffix: str) -> tuple[str, ...]:
-    """Return one sentence for each part of an image that a format cannot store.
+    """Returns one sentence for each part of an image that a format cannot store.
 
     Args:
         image: The image to write.
@@ -60,7 +60,7 @@ def write_image(
     overwrite: bool = True,
     quality: int | None = None,
 ) -> None:
-    """Write an image file atomically: an existing file is replaced only at the end.
+    """Writes an image file atomically: an existing file is replaced only at the end.
 
     A JPEG input keeps its quantization tables and subsampling; other inputs get quality 95 without
     chroma subsampling. A lossless WebP input stays lossless; other inputs get quality 95. A gray
@@ -96,13 +96,13 @@ def write_image(
 
 
 def check_quality(quality: int) -> None:
-    """Raise `UserError` if the quality is not between 1 and 100."""
+    """Raises `UserError` if the quality is not between 1 and 100."""
     if not 1 <= quality <= 100:
         raise UserError(f"the quality is {quality}; it must be from 1 to 100")
 
 
 def is_lossy(suffix: str) -> bool:
-    """Return whether the extension is that of a format with a quality setting: JPEG or WebP."""
+    """Returns whether the extension is that of a format with a quality setting: JPEG or WebP."""
     return FORMATS.get(suffix.lower()) in _LOSSY
 
 
@@ -145,7 +145,7 @@ def _rounded_to_8_bits(samples: NDArray[np.uint16]) -> NDArray[np.uint8]:
 
 
 def _changes_gray_profile(image: DecodedImage, kind: str) -> bool:
-    """Return whether the image has a gray color profile and the format stores only RGB."""
+    """Returns whether the image has a gray color profile and the format stores only RGB."""
     is_gray = image.is_gray and is_gray_profile(image.metadata.icc_profile)
     return is_gray and kind in _WITHOUT_GRAY
 
@@ -153,7 +153,7 @@ def _changes_gray_profile(image: DecodedImage, kind: str) -> bool:
 def _gray_to_srgb(
     samples: NDArray[np.uint8], metadata: Metadata
 ) -> tuple[NDArray[np.uint8], Metadata]:
-    """Convert three equal channels, and alpha, from a gray color profile to sRGB."""
+    """Converts three equal channels, and alpha, from a gray color profile to sRGB."""
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
     gray = Image.fromarray(np.ascontiguousarray(samples[..., 1]))
     try:

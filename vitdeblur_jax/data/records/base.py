@@ -71,14 +71,14 @@ class DefocusBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
 
     def features(self) -> dict[str, tfds.features.FeatureConnector]:
-        """Return the features of an example."""
+        """Returns the features of an example."""
         dtype = np.uint8 if self.builder_config.bit_depth == 8 else np.uint16
         blurred = array_feature((None, None, 3 * self.builder_config.views), dtype)
         sharp = {"sharp": array_feature((None, None, 3), dtype)} if self.HAS_SHARP else {}
         return {"name": tfds.features.Text(), "blurred": blurred, **sharp}
 
     def sources(self, root: Path) -> dict[str, FolderSource | SyntheticSource]:
-        """Return the examples of each split as whole images, in the order of their records.
+        """Returns the examples of each split as whole images, in the order of their records.
 
         Raises:
             UserError: The data set is missing or incomplete. The message says what is missing, what
@@ -94,7 +94,7 @@ class DefocusBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             raise UserError(f"{error}. {self.instructions()}") from error
 
     def examples(self, split: str, source, index: int) -> list[Example]:
-        """Return the examples made from one image: the whole image, or its patches.
+        """Returns the examples made from one image: the whole image, or its patches.
 
         Raises:
             UserError: The image cannot be read or is too small for a patch.
@@ -112,7 +112,7 @@ class DefocusBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     @classmethod
     def instructions(cls) -> str:
-        """Return one line that says where to download the data and how to arrange it."""
+        """Returns one line that says where to download the data and how to arrange it."""
         return " ".join(cls.MANUAL_DOWNLOAD_INSTRUCTIONS.split())
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
@@ -132,7 +132,7 @@ class DefocusBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 def array_feature(shape: tuple[int | None, ...], dtype: type) -> tfds.features.Tensor:
-    """Return the feature of an array stored as raw bytes."""
+    """Returns the feature of an array stored as raw bytes."""
     return tfds.features.Tensor(shape=shape, dtype=dtype, encoding=tfds.features.Encoding.BYTES)
 
 

@@ -1,4 +1,4 @@
-"""Call a function on many Apache Beam workers, on one machine or several."""
+"""Calls a function on many Apache Beam workers, on one machine or several."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ _DEFAULTS = (
 
 
 def make_pipeline(flags: Sequence[str]):
-    """Return an empty `apache_beam.Pipeline`. This checks the options before any work.
+    """Returns an empty `apache_beam.Pipeline`. This checks the options before any work.
 
     Args:
         flags: Beam's pipeline options, such as ["--runner=FlinkRunner"]. The default runner is
@@ -42,7 +42,7 @@ def make_pipeline(flags: Sequence[str]):
 
 
 def run_for_each(pipeline, work: Callable[[int], None], count: int) -> None:
-    """Call `work(0)` to `work(count - 1)` on the workers of a pipeline and wait for all calls.
+    """Calls `work(0)` to `work(count - 1)` on the workers of a pipeline and waits for all calls.
 
     Args:
         pipeline: The result of `make_pipeline`. It can run only once.
@@ -74,7 +74,7 @@ def _import_quietly() -> None:
 
 
 def _unknown(flags: Sequence[str], pipeline_options) -> tuple[list[str], list[str]]:
-    """Return the flags that Beam does not define, and the names of all options that it defines."""
+    """Returns the flags that Beam does not define, and the names of all options that it defines."""
 
     def refuse(message: str) -> None:
         raise UserError(f"--beam: {message}")
@@ -87,6 +87,6 @@ def _unknown(flags: Sequence[str], pipeline_options) -> tuple[list[str], list[st
 
 
 def _last_line(error: Exception) -> str:
-    """Return the last line of a message, which is the error if it is a worker's traceback."""
+    """Returns the last line of a message, which is the error if it is a worker's traceback."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

@@ -196,11 +196,11 @@ class SyntheticDefocus(DefocusBuilder):
     }
 
     def features(self) -> dict[str, tfds.features.FeatureConnector]:
-        """Return the features of an example, including the defocus radius."""
+        """Returns the features of an example, including the defocus radius."""
         return {**super().features(), "radius": array_feature((None, None), np.float32)}
 
     def sources(self, root: Path) -> dict[str, SyntheticSource]:
-        """Return the examples of the only split, train."""
+        """Returns the examples of the only split, train."""
         config = self.builder_config
         try:
             images = list_images(root)

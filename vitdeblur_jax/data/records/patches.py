@@ -21,7 +21,7 @@ _Corner = tuple[int, int]
 
 
 def patch_corners(height: int, width: int) -> list[_Corner]:
-    """Return the top left corners of the patches of an image, row by row.
+    """Returns the top left corners of the patches of an image, row by row.
 
     The step is `STEP` pixels. The last patch of a row or column ends at the edge of the image.
 
@@ -35,14 +35,14 @@ def patch_corners(height: int, width: int) -> list[_Corner]:
 
 
 def sharpest(sharp: _Image, corners: list[_Corner]) -> list[_Corner]:
-    """Return the corners without those of the least sharp patches."""
+    """Returns the corners without those of the least sharp patches."""
     order = np.argsort(sharpness_energy(sharp, corners), kind="stable")
     left_out = set(order[: int(LEFT_OUT * len(corners))])
     return [corner for number, corner in enumerate(corners) if number not in left_out]
 
 
 def sharpness_energy(sharp: _Image, corners: list[_Corner]) -> Float[np.ndarray, " patches"]:
-    """Return the sharpness energy of patches in [0, 1], comparable only within one image.
+    """Returns the sharpness energy of patches in [0, 1], comparable only within one image.
 
     The function sums the gradient magnitude of each patch for Sobel kernels of sizes 3, 7, 11 and
     15. It rescales each sum to [0, 1] over the image's patches and multiplies the four. The

@@ -1,4 +1,4 @@
-"""Write data sets as records, which training reads several times as fast as image files.
+"""Writes data sets as records, which training reads several times as fast as image files.
 
 The result is a TensorFlow Datasets folder, `OUT/NAME/CONFIG/VERSION`. It contains the same records
 in the same order as the output of the builder of that name. An incomplete folder is called
@@ -57,7 +57,7 @@ def prepare(
     skip_broken: bool = False,
     beam_options: Sequence[str] | None = None,
 ) -> Path:
-    """Write a data set as records for `sources.PreparedSource` and TensorFlow Datasets.
+    """Writes a data set as records for `sources.PreparedSource` and TensorFlow Datasets.
 
     An interrupted preparation resumes and gives the same bytes: equal files, dataset and config
     give equal records in equal order. Records of changed files are written again. Progress and
@@ -107,7 +107,7 @@ def prepare(
 
 
 def training_flags(folder: Path) -> str:
-    """Return the flags of train.py for a prepared data set, "" if it has no train split.
+    """Returns the flags of train.py for a prepared data set, "" if it has no train split.
 
     Validation uses the val split, otherwise the test split. Without both it is off.
     """
@@ -158,7 +158,7 @@ def _plan(builder, root: Path) -> list[Shard]:
 
 
 def _fingerprint(builder, root: Path, source, indices: range) -> str:
-    """Return a hash of everything that affects the records.
+    """Returns a hash of everything that affects the records.
 
     It covers the config, and the name, size and modification time of each file.
     """
@@ -193,7 +193,7 @@ def _make_folders(folder: Path) -> None:
 
 
 def _finish(builder, shards: Sequence[Shard], done: dict[str, Done], folder: Path) -> None:
-    """Remove files of an earlier plan and write the metadata of the data set."""
+    """Removes files of an earlier plan and writes the metadata of the data set."""
     import tensorflow_datasets as tfds
 
     entries = {file: asdict(entry) for file, entry in done.items()}

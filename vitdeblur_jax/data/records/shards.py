@@ -1,4 +1,4 @@
-"""Write record files, each from a few images, and keep a journal of finished files."""
+"""Writes record files, each from a few images, and keeps a journal of finished files."""
 
 import contextlib
 import json
@@ -55,7 +55,7 @@ class Done:
 def write_shards(
     builder, shards: Sequence[Shard], folder: Path, skip_broken: bool
 ) -> dict[str, Done]:
-    """Write the missing record files and return the journal entries of all files."""
+    """Writes the missing record files and returns the journal entries of all files."""
     done = {}
     with (
         Progress(sum(len(shard.indices) for shard in shards), "images") as progress,
@@ -77,7 +77,7 @@ def write_shards(
 def write_on_beam(
     pipeline, builder, shards: Sequence[Shard], root: Path, folder: Path, skip_broken: bool
 ) -> None:
-    """Write the missing record files on Beam workers, except those with a broken image."""
+    """Writes the missing record files on Beam workers, except those with a broken image."""
     missing = [shard for shard in shards if _done(shard, folder, skip_broken) is None]
     work = partial(_write_on_worker, builder, missing, root, folder, skip_broken)
     beam.run_for_each(pipeline, work, len(missing))
@@ -95,7 +95,7 @@ def _write_on_worker(
 
 
 def _done(shard: Shard, folder: Path, skip_broken: bool) -> Done | None:
-    """Return the entry of a shard, or None if it must be written."""
+    """Returns the entry of a shard, or None if it must be written."""
     try:
         done = Done(**read_json_or_nothing(_entry(folder, shard)))
     except TypeError:  # missing, or not a journal entry
@@ -137,7 +137,7 @@ def _write_shard(
 
 @contextlib.contextmanager
 def _records_at(path: Path) -> Iterator[Callable[[bytes], bool]]:
-    """Yield a function that appends a record to a file. The file is complete after the block.
+    """Yields a function that appends a record to a file. The file is complete after the block.
 
     Raises:
         OSError: The file cannot be written.
@@ -171,7 +171,7 @@ def _serialized(builder, shard: Shard, index: int) -> list[bytes] | UserError:
 def _in_order(
     executor: ThreadPoolExecutor, work: Callable, arguments: Sequence[int]
 ) -> Iterator[list[bytes] | UserError]:
-    """Yield results in order, with few in memory at a time."""
+    """Yields results in order, with few in memory at a time."""
     waiting = deque(executor.submit(work, argument) for argument in arguments[:_AHEAD])
     for argument in arguments[_AHEAD:]:
         result = waiting.popleft().result()
@@ -182,7 +182,7 @@ def _in_order(
 
 
 def read_json_or_nothing(path: Path) -> dict[str, Any]:
-    """Return the content of a JSON file; {} if it is missing or damaged."""
+    """Returns the content of a JSON file; {} if it is missing or damaged."""
     try:
         return read_json(path)
     except UserError:
