@@ -5,7 +5,9 @@ import io
 import json
 import math
 import os
+import re
 import sys
+import threading
 from pathlib import Path
 
 import imagecodecs
@@ -20,6 +22,7 @@ from tests.small_model import small_pretrained, write_deep_checkpoint
 from vitdeblur_jax import Pretrained, deblur, load_pretrained, save_pretrained
 from vitdeblur_jax.data.layouts import LAYOUTS
 from vitdeblur_jax.evaluation import evaluate, run
+from vitdeblur_jax.evaluation.results_folder import Results
 from vitdeblur_jax.evaluation.score import Method, score
 from vitdeblur_jax.metrics import DEFAULT
 from vitdeblur_jax.utils.errors import UserError
@@ -171,7 +174,9 @@ def test_layouts(tmp_path, settings, checkpoints, models, case, capsys):
     said = capsys.readouterr()
     written = "report.html" if FILES[layout][0][2] else "metrics.json"
     is_paired = len(files[0][1]) > 1 or files[0][2] is not None
-    assert said.err.splitlines() == [
+    *lines, waited, last = said.err.splitlines()
+    assert re.fullmatch(r"waited for reading, measuring and writing: \d+ % of \d+\.\d s", waited)
+    assert [*lines, last] == [
         *[f"paired by {PAIRED.get(case, 'name')}, {first_and_last(files)}"] * is_paired,
         *(f"{i} of {len(files)}: {name}" for i, (name, *_) in enumerate(files, 1)),
         f"written: {tmp_path / 'results' / written}",
@@ -323,6 +328,47 @@ def test_interrupted_and_started_again(tmp_path, settings, monkeypatch, capsys):
     assert json.dumps(whole) == json.dumps(halves).replace(
         str(tmp_path / "halves"), str(tmp_path / "whole")
     )
+
+
+def test_an_image_that_cannot_be_written_ends_the_run(tmp_path, settings, monkeypatch):
+    make_pairs(tmp_path)
+    write_image = run.write_image
+
+    def on_full_disk(image, path):
+        if path.stem == "b":
+            raise UserError(f"{path}: cannot be written (No space left on device)")
+        write_image(image, path)
+
+    monkeypatch.setattr(run, "write_image", on_full_disk)
+    assert "b.png: cannot be written" in refusal(settings(), tmp_path / "results")
+    found = contents(tmp_path / "results")
+    assert list(found["restored"]) == ["a"]
+    monkeypatch.undo()
+    evaluate(settings(), tmp_path / "results")
+    assert list(contents(tmp_path / "results")["restored"]) == ["a", "b"]
+
+
+def test_records_keep_the_order_of_the_data(tmp_path, settings, monkeypatch):
+    """The first image is the last one to be written."""
+    make_pairs(tmp_path)
+    write_image, b_is_recorded, add = run.write_image, threading.Event(), Results.add
+
+    def later(image, path):
+        assert path.stem == "b" or b_is_recorded.wait(20)
+        write_image(image, path)
+
+    def recording(self, pair, *arguments):
+        add(self, pair, *arguments)
+        if pair.name == "b":
+            b_is_recorded.set()
+
+    monkeypatch.setattr(run, "write_image", later)
+    monkeypatch.setattr(run, "measuring_threads", lambda: 2)
+    monkeypatch.setattr(Results, "add", recording)
+    evaluate(settings(), tmp_path / "results")
+    found = contents(tmp_path / "results")
+    assert list(found["restored"]) == ["a", "b"]
+    assert all(list(method["images"]) == ["a", "b"] for method in found["methods"])
 
 
 def test_nothing_left_to_do_shows_the_table_again(tmp_path, settings, capsys):

@@ -1,6 +1,7 @@
 """Measures an image with several metrics, whose weights are loaded once."""
 
 import functools
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,6 +15,12 @@ from vitdeblur_jax.utils.errors import known
 
 _Image = Float[np.ndarray, "height width 3"]
 Measure = Callable[[_Image, _Image], dict[str, float]]
+_MOST_THREADS = 8  # each holds an image in float64 several times over
+
+
+def measuring_threads() -> int:
+    """Returns how many threads may measure images at the same time."""
+    return min(os.cpu_count() or 1, _MOST_THREADS)
 
 
 def measuring(

@@ -12,6 +12,7 @@ With several processes, the first one writes this file. Each other process write
 
 import contextlib
 import json
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -50,6 +51,7 @@ class Results:
 
     def __init__(self, folder: Path, contents: dict, part: int):
         self._folder, self._contents, self._part = folder, contents, part
+        self._adding = threading.Lock()
 
     @classmethod
     def open(
@@ -105,18 +107,29 @@ class Results:
         seconds: float,
         figures: Mapping[str, Mapping[str, float]],
     ) -> None:
-        """Records an image and saves all records; `figures` have the keys of `COMPARED`."""
-        for name, values in figures.items():
-            file = pair.source[0] if name == "input" else self.image_path(pair.name)
-            self._method(name)["images"][pair.name] = image_record(str(file), "", values)
-        self._contents["restored"][pair.name] = {
+        """Records an image and saves all records; several threads may call this method.
+
+        Args:
+          pair: Its pair.
+          image: Its pixels.
+          seconds: Duration of its restoration.
+          figures: The metrics of each method, with the keys of `COMPARED`.
+        """
+        restored = {
             "source": [str(path) for path in pair.source],
             "target": str(pair.target) if pair.target else None,
             "width": image.shape[1],
             "height": image.shape[0],
             "seconds": round(seconds, 3),
         }
-        self._save()
+        methods = []
+        for name, values in figures.items():
+            file = pair.source[0] if name == "input" else self.image_path(pair.name)
+            record = image_record(str(file), "", values)
+            methods.append({"name": name, "images": {pair.name: record}})
+        with self._adding:
+            self._add_records({"methods": methods, "restored": {pair.name: restored}})
+            self._save()
 
     def finish(self, subsets: Mapping[str, Sequence[str]], notes: Sequence[str]) -> Path:
         """Computes means, and writes the tables and the report if anything was measured.
@@ -171,10 +184,14 @@ class Results:
         """Adds the images of earlier contents, in the order of their names."""
         if earlier["restored"]:
             _check_same_run(earlier, self._contents, self._folder)
-        for method in earlier["methods"]:
+        self._add_records(earlier)
+
+    def _add_records(self, found: dict) -> None:
+        """Adds images, in the order of their names."""
+        for method in found["methods"]:
             ours = self._method(method["name"])
             ours["images"] = self._in_order(ours["images"] | method["images"])
-        restored = self._contents["restored"] | earlier["restored"]
+        restored = self._contents["restored"] | found["restored"]
         self._contents["restored"] = self._in_order(restored)
 
     def _in_order(self, records: dict) -> dict:

@@ -5,7 +5,8 @@ What each figure means:
 - "input" compares the blurred image (the mean of several views) with the target, "output" the float
   output clipped to [0, 1], "saved" the rounded PNG (the released code truncates).
 - `vitdeblur score` of the saved PNGs gives the figures of "saved".
-- Seconds are those of the restoration alone; the first image's include compilation.
+- Seconds are those of the restoration alone; the first image's include compilation. On a CPU, the
+  images that are measured and written meanwhile take part of its cores.
 """
 
 import dataclasses
@@ -32,7 +33,8 @@ from vitdeblur_jax.distributed.processes import (
     split_across_processes,
     together,
 )
-from vitdeblur_jax.evaluation.measure import Measure
+from vitdeblur_jax.evaluation.measure import Measure, measuring_threads
+from vitdeblur_jax.evaluation.pipeline import Duration, run_pipeline
 from vitdeblur_jax.evaluation.report import add_image
 from vitdeblur_jax.evaluation.results_folder import Results
 from vitdeblur_jax.evaluation.score import load_metrics, parse_metrics, target_as_deep
@@ -97,11 +99,10 @@ def evaluate(
     waiting = [(n, pair) for n, pair in enumerate(run.pairs) if not results.has(pair.name)]
     if len(waiting) < len(run.pairs) and is_first():
         tell(f"{len(run.pairs) - len(waiting)} of {len(run.pairs)} images are done already")
-    for number, pair in split_across_processes(waiting):
-        tell(f"{number + 1} of {len(run.pairs)}: {pair.name}")
-        _evaluate_pair(run, number, pair, results, folder)
+    duration = _evaluate_pairs(run, split_across_processes(waiting), results, folder)
     gather(None)  # waits for the other processes
     if is_first():
+        _tell_of_waiting(duration)
         written = results.finish(run.subsets, run.notes)
         tell(f"written: {written}")
         show(*results.table(results_go_to_terminal()).splitlines(), styled=True)
@@ -144,17 +145,38 @@ def _tell_of_data(run):
     tell_of_tiling(run.pretrained.model, run.config.stride or None)
 
 
-def _evaluate_pair(run, number, pair, results, folder):
-    """Restores, measures and records one pair."""
-    image, target = (_at_depth(pixels, run.config.bit_depth) for pixels in read_pair(pair))
-    restored, seconds = _restore(run.pretrained, image, run.config)
-    saved = as_dtype(restored, image.dtype)
+def _evaluate_pairs(run, numbered_pairs, results, folder) -> Duration:
+    """Restores, measures and records pairs, each with its number."""
+
+    def read(item):
+        return [_at_depth(pixels, run.config.bit_depth) for pixels in read_pair(item[1])]
+
+    def restore(item, pixels):
+        tell(f"{item[0] + 1} of {len(run.pairs)}: {item[1].name}")
+        return _restore(run.pretrained, pixels[0], run.config)
+
+    def finish(item, pixels, restored):
+        _finish_pair(run, item, pixels, restored, results, folder)
+
+    return run_pipeline(numbered_pairs, read, restore, finish, measuring_threads())
+
+
+def _tell_of_waiting(duration):
+    if duration.waited < duration.seconds:
+        share = f"{100 * duration.waited / duration.seconds:.0f} % of {duration.seconds:.1f} s"
+        tell(f"waited for reading, measuring and writing: {share}")
+
+
+def _finish_pair(run, item, pixels, restored, results, folder):
+    """Writes, measures and records one pair."""
+    (number, pair), (image, target), (output, seconds) = item, pixels, restored
+    saved = as_dtype(output, image.dtype)
     write_image(DecodedImage(saved), results.image_path(pair.name))
     figures = {}
     if target is not None:
         target = target_as_deep(target, saved)
         blurred = mean_of_views(as_float(image))
-        compared = {"input": blurred, "output": restored, "saved": as_float(saved)}
+        compared = {"input": blurred, "output": output, "saved": as_float(saved)}
         figures = {name: run.measure(x, as_float(target)) for name, x in compared.items()}
         _add_images(folder, number, compared, target)
     results.add(pair, image, seconds, figures)

@@ -17,7 +17,7 @@ from vitdeblur_jax.data.image_io import DecodedImage, Samples, as_8_bits, read_i
 from vitdeblur_jax.data.layouts import find_pairs
 from vitdeblur_jax.data.pairs import Pair, describe
 from vitdeblur_jax.evaluation.match import Match, match
-from vitdeblur_jax.evaluation.measure import Measure, measuring
+from vitdeblur_jax.evaluation.measure import Measure, measuring, measuring_threads
 from vitdeblur_jax.evaluation.metrics_json import (
     check_results_folder,
     image_record,
@@ -38,7 +38,6 @@ from vitdeblur_jax.utils.output import printable, tell
 from vitdeblur_jax.utils.progress import Progress
 
 SETS = ("dpdd", "dpdd_dual_pixel", "realdof", "lfdof", "pairs")
-_MOST_WORKERS = 8  # each holds an image in float64 several times over
 
 
 class Method(NamedTuple):
@@ -199,8 +198,7 @@ def _new_method(method: Method, found: Match) -> dict[str, Any]:
 
 def _in_parallel(work: Callable[[int], Any], count: int) -> list[Any]:
     """Calls `work` for each number in threads; decoding and measuring release the GIL."""
-    workers = min(os.cpu_count() or 1, _MOST_WORKERS)
-    executor, results = ThreadPoolExecutor(workers), []
+    executor, results = ThreadPoolExecutor(measuring_threads()), []
     try:
         with Progress(count, "images") as progress:
             for result in executor.map(work, range(count)):
