@@ -101,7 +101,7 @@ def test_two_exported_models_in_one_process(exported, tmp_path, monkeypatch):
     assert not np.array_equal(one.load()(image), two.load()(image))
     files = {name: getattr(module, "__file__", None) for name, module in sys.modules.items()}
     added = {name for name, file in files.items() if file and file.startswith(str(tmp_path))}
-    parts = ("", ".pixels", ".tiles", ".windows")
+    parts = ("", ".pixels", ".strips", ".tiles", ".windows")
     assert added == {f"{name}{part}" for name in ("one", "two") for part in parts}
     for name in added:
         monkeypatch.delitem(sys.modules, name)

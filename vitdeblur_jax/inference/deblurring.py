@@ -11,6 +11,7 @@ from vitdeblur_jax.checkpoints.pretrained import Pretrained
 from vitdeblur_jax.inference.pixels import as_dtype, as_float
 from vitdeblur_jax.inference.restoration import check_image, restore
 from vitdeblur_jax.inference.self_ensemble import Ensemble, self_ensemble
+from vitdeblur_jax.inference.strips import Output
 from vitdeblur_jax.models.layers.views import mean_of_views
 from vitdeblur_jax.models.network import views_of
 from vitdeblur_jax.utils.errors import UserError
@@ -58,6 +59,7 @@ def deblur(
     for one in images:
         check_image(pretrained.model, one)
     options = {"stride": stride, "batch_size": batch_size, "on_tiles": on_tiles}
+    output = Output(array.dtype if array.dtype.kind == "u" else np.float32, strength)
     restored = np.empty((*images.shape[:3], 3), array.dtype)
     for one, result in zip(images, restored, strict=True):
         if ensemble:
@@ -65,9 +67,8 @@ def deblur(
             result[:] = as_dtype(blend(one, mean, strength), array.dtype)
             continue
         done = 0
-        for rows in restore(pretrained.model, pretrained.variables, one, **options):
-            given = one[done : done + len(rows)]
-            result[done : done + len(rows)] = as_dtype(blend(given, rows, strength), array.dtype)
+        for rows in restore(pretrained.model, pretrained.variables, one, output=output, **options):
+            result[done : done + len(rows)] = rows
             done += len(rows)
     restored = restored if array.ndim == 4 else restored[0]
     return jnp.asarray(restored) if isinstance(image, jax.Array) else restored
@@ -107,7 +108,7 @@ def blend(
 def _check_not_traced(*trees):
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees)):
         raise UserError(
-            "deblur cannot be traced (jax.jit, grad, vmap), because it cuts the image into tiles "
+            "deblur cannot be traced (jax.jit, grad, vmap), because it cuts the image into strips "
             "on the host. Call it outside; its inner functions are already compiled. Or trace "
             "pretrained.model.apply(variables, images), which takes batches of floats"
         )

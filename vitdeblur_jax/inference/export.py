@@ -8,7 +8,7 @@ An exported model is a folder that is also a Python package:
 network that works in windows, restored_tiles for any other |
 | variables.npz | the variables, float32, which are arguments of the functions |
 | metadata.json | config, tiling, digest of the variables, platforms, conventions, licence |
-| __init__.py, pixels.py, windows.py, tiles.py | the loader, which restores whole images |
+| __init__.py, pixels.py, strips.py, windows.py, tiles.py | the loader; it restores images |
 | third_party/flatbuffers | a dependency of `jax.export`, used if it is not installed |
 | LICENSE | the licence of the code |
 
@@ -34,7 +34,7 @@ from flax import traverse_util
 
 from vitdeblur_jax.checkpoints.load_save import load_pretrained
 from vitdeblur_jax.checkpoints.pretrained import Pretrained, digest, saved_config
-from vitdeblur_jax.inference import pixels, tiles, windows
+from vitdeblur_jax.inference import pixels, strips, tiles, windows
 from vitdeblur_jax.inference.restoration import (
     head_tile,
     restored_tiles,
@@ -95,7 +95,7 @@ def export(
         shutil.copy(_BESIDE / "restore.py", folder / "__init__.py")
         for file in (
             _BESIDE / "LICENSE",
-            *(module.__file__ for module in (pixels, tiles, windows)),
+            *(module.__file__ for module in (pixels, strips, tiles, windows)),
         ):
             shutil.copy(file, folder)
         reader, unwanted = folder / "third_party/flatbuffers", shutil.ignore_patterns("__pycache__")

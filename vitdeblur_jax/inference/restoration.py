@@ -3,7 +3,7 @@
 `windows.py` averages the feature maps of overlapping windows, and a head makes the image from the
 map. `tiles.py` restores tiles with a halo, or the whole image at once. Both work from top to
 bottom, so memory does not grow with the image's height. All windows, head tiles or tiles of an
-image have the same shape, so only one or two functions are compiled.
+image have the same shape, so the network is compiled once or twice.
 """
 
 import functools
@@ -15,12 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax.errors import FlaxError
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
 from vitdeblur_jax.distributed.sharding import batch_sharded, local_mesh, make_mesh, replicated
 from vitdeblur_jax.inference.pixels import image_fault
+from vitdeblur_jax.inference.strips import FLOAT_OUTPUT, NonFiniteError, Output
 from vitdeblur_jax.inference.tiles import count_tiles as count_halo_tiles
-from vitdeblur_jax.inference.tiles import tile_rows, tiles_in_row
+from vitdeblur_jax.inference.tiles import tile_rows
 from vitdeblur_jax.inference.windows import count_windows, window_rows
 from vitdeblur_jax.models.network import check_hashable, restored_images, tiling_of, views_of
 from vitdeblur_jax.models.tilings import HaloTiles, Windows, check_stride, stride_note
@@ -73,12 +74,14 @@ def restore(
     *,
     stride: int | None = None,
     batch_size: int | None = None,
+    output: Output = FLOAT_OUTPUT,
     on_tiles: Callable[[int], None] = lambda done: None,
-) -> Iterator[Float[np.ndarray, "rows width 3"]]:
+) -> Iterator[Num[np.ndarray, "rows width 3"]]:
     """Restores an image and returns an iterator over its rows from top to bottom.
 
     The image is extended by reflection to the size that the tiling needs; the result is cropped
-    back.
+    back. Strips of the image are cut, restored and joined on the devices; only finished rows come
+    back, while the next ones are computed.
 
     Args:
       network: The network.
@@ -88,10 +91,11 @@ def restore(
         in overlapping windows.
       batch_size: Windows or tiles per batch, rounded up to a multiple of the number of local
         devices; None for 1 on each CPU and 8 on each other device.
+      output: The dtype of the rows, and the weight of the restored image in them.
       on_tiles: Called after each batch with its number of windows or tiles.
 
     Returns:
-      An iterator over blocks of rows, float32, not clipped.
+      An iterator over blocks of rows.
 
     Raises:
       UserError: The image or an option is invalid. The iterator raises it if the network's output
@@ -100,45 +104,44 @@ def restore(
     check_image(network, image)
     check_options(network, stride, batch_size)
     tiling, mesh = tiling_of(network), local_mesh()
-    most = None if isinstance(tiling, Windows) else tiles_in_row(tiling, image.shape[1])
+    most = None if isinstance(tiling, Windows) else count_tiles(network, *image.shape[:2])
+    first = jax.local_devices()[0]
     if most is not None and most < mesh.size:  # a batch is not filled with copies of a tile
-        mesh = make_mesh(1, 1, jax.local_devices()[:1])
+        mesh = make_mesh(1, 1, [first])
     placed = jax.device_put(variables, replicated(mesh))
-    settings = {"batch_size": _whole_batch(batch_size, mesh, most), "on_tiles": on_tiles}
+    batch_size = _whole_batch(batch_size, mesh, most)
+    settings = {"batch_size": batch_size, "output": output, "on_tiles": on_tiles}
 
-    def on_all_devices(function):
-        return lambda batch: function(network, placed, jax.device_put(batch, batch_sharded(mesh)))
+    def on_all_devices(function, batch):
+        if mesh.size == 1:
+            return function(network, placed, batch)
+        results = function(network, placed, jax.device_put(batch, batch_sharded(mesh)))
+        return jax.device_put(results, first)
 
     if not isinstance(tiling, Windows):
-        return _finite(
-            network, tile_rows(tiling, image, on_all_devices(restored_tiles), **settings)
-        )
+        restore_tiles = functools.partial(on_all_devices, restored_tiles)
+        return _told(network, tile_rows(tiling, image, restore_tiles, **settings))
     # An image has few head tiles, so one device computes all of them.
-    on_one = jax.device_put(variables, jax.local_devices()[0])
+    on_first = jax.device_put(variables, first)
     rows = window_rows(
         tiling,
         image,
-        on_all_devices(window_features),
-        functools.partial(head_tile, network, on_one),
+        functools.partial(on_all_devices, window_features),
+        functools.partial(head_tile, network, on_first),
         stride=tiling.stride if stride is None else stride,
         **settings,
     )
-    return _finite(network, rows)
-
-
-def _finite(network, image_rows):
-    for rows in _told(network, image_rows):
-        if not np.isfinite(rows).all():
-            raise UserError(
-                "the network's output is not finite: the checkpoint may be damaged, or it may need "
-                "dtype float32"
-            )
-        yield rows
+    return _told(network, rows)
 
 
 def _told(network, image_rows):
+    """Yields the rows; errors of the network become a `UserError`."""
     try:
         yield from image_rows
+    except NonFiniteError as error:
+        raise UserError(
+            f"{error}: the checkpoint may be damaged, or it may need dtype float32"
+        ) from error
     except FlaxError as error:
         name = type(network).__name__
         raise UserError(f"{name} cannot be applied to images ({one_line(error)})") from error

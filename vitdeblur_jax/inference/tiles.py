@@ -1,17 +1,27 @@
 """Restores an image in tiles with a halo, or whole.
 
-This file is copied into exported models, which do not have this package. So it uses only NumPy, has
-no jaxtyping annotations, and takes the network as a function. `tiling` has the attributes of
-`HaloTiles` or `WholeImage` of `vitdeblur_jax.models.tilings`.
+This file is copied into exported models, which do not have this package. So it uses only JAX and
+NumPy, has no jaxtyping annotations, and takes the network as a function. `tiling` has the
+attributes of `HaloTiles` or `WholeImage` of `vitdeblur_jax.models.tilings`.
 """
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import jax
 import numpy as np
-from numpy.typing import ArrayLike
 
-from .pixels import extend_by_reflection, in_batches
+from .strips import (
+    FLOAT_OUTPUT,
+    Output,
+    cut,
+    empty,
+    extended_image,
+    finished,
+    in_batches,
+    on_host,
+    place,
+)
 
 
 class Span(NamedTuple):
@@ -31,9 +41,10 @@ class Span(NamedTuple):
 def tile_rows(
     tiling,
     image: np.ndarray,
-    restore_tiles: Callable[[np.ndarray], ArrayLike],
+    restore_tiles: Callable[[jax.Array], jax.Array],
     *,
     batch_size: int,
+    output: Output = FLOAT_OUTPUT,
     on_tiles: Callable[[int], None] = lambda done: None,
 ) -> Iterator[np.ndarray]:
     """Restores an image from top to bottom.
@@ -47,32 +58,37 @@ def tile_rows(
       restore_tiles: Maps tiles `(batch_size, tile_height, tile_width, 3 * views)`, float32, to
         `(batch_size, tile_height, tile_width, 3)`. It may return before they are computed.
       batch_size: Tiles per batch.
+      output: The dtype of the rows, and the weight of the restored image in them.
       on_tiles: Called after each batch with its number of tiles.
 
     Yields:
-      Blocks of rows, `(rows, width, 3)`, float32, not clipped.
+      Blocks of rows, `(rows, width, 3)`.
+
+    Raises:
+      NonFiniteError: The output has values that are not finite.
     """
     height, width = image.shape[:2]
     multiple = tiling.multiple
-    padded = extend_by_reflection(image, _extended(height, multiple), _extended(width, multiple))
-    rows, tile_height = spans(tiling, padded.shape[0])
-    columns, tile_width = spans(tiling, padded.shape[1])
-    for row in rows:
-        strip = np.empty((row.kept_to - row.kept_from, padded.shape[1], 3), np.float32)
-        tiles = in_batches(
-            restore_tiles,
-            [
-                padded[row.start : row.start + tile_height, span.start : span.start + tile_width]
-                for span in columns
-            ],
-            batch_size,
-            on_tiles,
-        )
-        inside = slice(row.kept_from - row.start, row.kept_to - row.start)
-        for span, tile in zip(columns, tiles, strict=True):
-            kept = slice(span.kept_from - span.start, span.kept_to - span.start)
-            strip[:, span.kept_from : span.kept_to] = tile[inside, kept]
-        wanted = strip[: max(0, height - row.kept_from), :width]
+    source = extended_image(image, 0, _extended(height, multiple), _extended(width, multiple))
+    rows, tile_height = spans(tiling, len(source.rows))
+    columns, tile_width = spans(tiling, len(source.columns))
+
+    def tiles():
+        for row in rows:
+            strip = source.strip(row.start, tile_height)
+            for column in columns:
+                yield cut(strip, column.start, tile_width)
+
+    def restored_strips():
+        restored = in_batches(restore_tiles, tiles(), batch_size, on_tiles)
+        for row in rows:
+            joined = empty(tile_height, source.bucket, 3)
+            for start, kept_from, kept_to in columns:
+                joined = place(joined, *next(restored), start, kept_from - start, kept_to - start)
+            yield finished(joined, source.strip(row.start, tile_height), 0, output)
+
+    for row, strip in zip(rows, on_host(restored_strips()), strict=True):
+        wanted = strip[row.kept_from - row.start : min(row.kept_to, height) - row.start, :width]
         if len(wanted):
             yield wanted
 
@@ -94,11 +110,6 @@ def spans(tiling, length: int) -> tuple[list[Span], int]:
         Span(start, kept_from, kept_to)
         for start, kept_from, kept_to in zip(starts, [0, *ends[:-1]], ends, strict=True)
     ], size
-
-
-def tiles_in_row(tiling, width: int) -> int:
-    """Returns the number of tiles in each row of an image of `width` pixels."""
-    return len(spans(tiling, _extended(width, tiling.multiple))[0])
 
 
 def count_tiles(tiling, height: int, width: int) -> int:

@@ -1,30 +1,45 @@
 """Restores an image in overlapping windows: averages their feature maps and applies the head.
 
-This file is copied into exported models, which do not have this package. So it uses only NumPy, has
-no jaxtyping annotations, and takes the network as two functions. `tiling` has the attributes of
-`Windows` of `vitdeblur_jax.models.tilings`.
+This file is copied into exported models, which do not have this package. So it uses only JAX and
+NumPy, has no jaxtyping annotations, and takes the network as two functions. `tiling` has the
+attributes of `Windows` of `vitdeblur_jax.models.tilings`.
 
-Row y of the feature map is row y + trim of the image; columns likewise.
+Windows are cut, and their feature maps added up, on the device. It holds a strip of the sum, twice
+as high as a window's map. Row y of the feature map is row y + trim of the image; columns likewise.
 """
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from numpy.typing import ArrayLike
 
-from .pixels import as_float, extend_by_reflection, in_batches
+from .strips import (
+    FLOAT_OUTPUT,
+    ExtendedImage,
+    Output,
+    bucket_of,
+    cut,
+    empty,
+    extended_image,
+    finished,
+    in_batches,
+    on_host,
+    place,
+)
 
 
 def window_rows(
     tiling,
     image: np.ndarray,
-    window_features: Callable[[np.ndarray], ArrayLike],
-    head_tile: Callable[..., ArrayLike],
+    window_features: Callable[[jax.Array], jax.Array],
+    head_tile: Callable[..., jax.Array],
     *,
     stride: int,
     batch_size: int,
+    output: Output = FLOAT_OUTPUT,
     on_tiles: Callable[[int], None] = lambda done: None,
 ) -> Iterator[np.ndarray]:
     """Restores an image from top to bottom.
@@ -41,18 +56,22 @@ def window_rows(
         implement the reflection at the image's borders.
       stride: Step between windows, in pixels; at most `side`.
       batch_size: Windows per batch.
+      output: The dtype of the rows, and the weight of the restored image in them.
       on_tiles: Called after each batch with its number of windows.
 
     Yields:
-      Blocks of rows, `(rows, width, 3)`, float32, not clipped.
+      Blocks of rows, `(rows, width, 3)`.
+
+    Raises:
+      NonFiniteError: The output has values that are not finite.
     """
-    padded = extend_by_reflection(_with_margin(image, tiling.margin), tiling.size, tiling.size)
-    layout = _layout(tiling, *padded.shape[:2], stride)
-    corners = itertools.product(layout.rows, layout.columns)
-    windows = (_square(padded, top, left, layout.window) for top, left in corners)
-    maps = in_batches(window_features, windows, batch_size, on_tiles)
-    rows = _image_rows(head_tile, padded, layout, _blend(layout, maps))
-    return _cropped(rows, tiling.margin, *image.shape[:2])
+    least, margin = tiling.size, tiling.margin
+    source = extended_image(image, margin, least, least)
+    layout = _layout(tiling, len(source.rows), len(source.columns), stride)
+    maps = in_batches(window_features, _windows(layout, source), batch_size, on_tiles)
+    strips = on_host(_restored_strips(layout, source, maps, head_tile, output))
+    tops = window_starts(layout.height, layout.tile, layout.tile)
+    return _cropped(_new_rows(strips, tops, layout.tile), margin, *image.shape[:2])
 
 
 def count_windows(tiling, height: int, width: int, stride: int | None = None) -> int:
@@ -75,12 +94,6 @@ def count_windows(tiling, height: int, width: int, stride: int | None = None) ->
 def window_starts(length: int, window: int, stride: int) -> list[int]:
     """Returns the starts of the windows along an axis; the last window ends at the edge."""
     return [*range(0, length - window, stride), length - window]
-
-
-def _with_margin(image, margin):
-    if not margin:
-        return image
-    return np.pad(image, ((margin, margin), (margin, margin), (0, 0)), mode="reflect")
 
 
 def _cropped(image_rows, margin, height, width):
@@ -128,26 +141,77 @@ def _layout(tiling, height, width, stride) -> _Layout:
     )
 
 
-def _square(image, top, left, side):
-    return image[top : top + side, left : left + side]
+def _windows(layout: _Layout, source: ExtendedImage) -> Iterator[jax.Array]:
+    for top in layout.rows:
+        strip = source.strip(top, layout.window)
+        for left in layout.columns:
+            yield cut(strip, left, layout.window)
 
 
-def _blend(layout: _Layout, window_maps: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """Yields finished rows of the averaged feature map, `(rows, map_width, features)`."""
-    row_counts = _coverage(layout.rows, layout.side, layout.map_height)
-    column_counts = _coverage(layout.columns, layout.side, layout.map_width)
-    total = None
+class _HeadRow(NamedTuple):
+    """A row of head tiles.
+
+    Attributes:
+      top: The first row of the image that the tiles restore.
+      map_top: The first row of the map that they read, and of the image.
+      map_rows: See `window_rows`.
+    """
+
+    top: int
+    map_top: int
+    map_rows: np.ndarray
+
+
+def _restored_strips(layout, source, maps, head_tile, output):
+    """Yields `finished` strips, one for each row of head tiles."""
+    tops = window_starts(layout.height, layout.tile, layout.tile)
+    heads = [_HeadRow(top, *_part_of_map(layout, top, layout.map_height)) for top in tops]
+    total, total_from = None, 0
     for top, following in zip(layout.rows, [*layout.rows[1:], layout.map_height], strict=True):
         for left in layout.columns:
-            window_map = next(window_maps)
+            results, index = next(maps)
             if total is None:
-                total = np.zeros((layout.side, layout.map_width, window_map.shape[-1]), np.float32)
-            total[:, left : left + layout.side] += window_map
-        finished = following - top
-        counts = row_counts[top:following, None] * column_counts
-        yield total[:finished] / counts[:, :, None]
-        total[:-finished] = total[finished:]
-        total[-finished:] = 0
+                width = bucket_of(layout.width) - layout.window + layout.side
+                total = empty(2 * layout.side, width, results.shape[-1])
+            total = _add(total, results, index, top - total_from, left)
+        while heads and heads[0].map_top + layout.side <= following:
+            head = heads.pop(0)
+            yield _restored_strip(layout, source, total, head, head_tile, output)
+            if heads:
+                total = _scrolled(total, heads[0].map_top - total_from)
+                total_from = heads[0].map_top
+
+
+def _restored_strip(layout, source, total, head, head_tile, output):
+    strip = source.strip(head.map_top, layout.window)
+    row_counts = _coverage(layout.rows, layout.side, layout.map_height)
+    row_counts = row_counts[head.map_top : head.map_top + layout.side]
+    column_counts = _coverage(layout.columns, layout.side, layout.map_width)
+    joined = empty(layout.tile, source.bucket, 3)
+    for left in window_starts(layout.width, layout.tile, layout.tile):
+        map_left, columns = _part_of_map(layout, left, layout.map_width)
+        counts = row_counts[:, None] * column_counts[map_left : map_left + layout.side]
+        features = _averaged(total, counts, map_left)
+        square = cut(strip, map_left, layout.window)
+        tile = head_tile(square, features, head.map_rows, columns)
+        joined = place(joined, tile[None], 0, left, 0, layout.tile)
+    return finished(joined, strip, head.top - head.map_top, output)
+
+
+def _new_rows(strips, tops, tile):
+    """Yields the rows of each strip that the one above does not have."""
+    done = 0
+    for top, strip in zip(tops, strips, strict=True):
+        yield strip[done - top :]
+        done = top + tile
+
+
+def _part_of_map(layout, start, map_length):
+    """Returns where the square of the map begins that a head tile reads, and its rows in it."""
+    part = min(max(start - layout.padding, 0), map_length - layout.side)
+    rows = np.abs(np.arange(layout.side) + start - layout.padding)
+    rows = np.where(rows < map_length, rows, 2 * (map_length - 1) - rows)
+    return part, (rows - part).astype(np.int32)
 
 
 def _coverage(starts, side, length) -> np.ndarray:
@@ -157,31 +221,27 @@ def _coverage(starts, side, length) -> np.ndarray:
     return counts
 
 
-def _image_rows(head_tile, image, layout: _Layout, map_rows: Iterable[np.ndarray]):
-    """Yields the restored rows, one row of head tiles at a time."""
-    map_rows = iter(map_rows)
-    held, held_from, done = next(map_rows), 0, 0
-    for top in window_starts(layout.height, layout.tile, layout.tile):
-        rows, map_top = _tile_rows(layout, top, layout.map_height)
-        held, held_from = held[map_top - held_from :], map_top
-        while len(held) < layout.side:
-            held = np.concatenate([held, next(map_rows)])
-        strip = np.empty((layout.tile, layout.width, 3), np.float32)
-        tiles = []
-        for left in window_starts(layout.width, layout.tile, layout.tile):
-            columns, map_left = _tile_rows(layout, left, layout.map_width)
-            square = as_float(_square(image, map_top, map_left, layout.window))
-            features = _square(held, 0, map_left, layout.side)
-            tiles.append((left, head_tile(square, features, rows, columns)))
-        for left, tile in tiles:
-            strip[:, left : left + layout.tile] = tile
-        yield strip[done - top :]
-        done = top + layout.tile
+@functools.partial(jax.jit, donate_argnames="total")
+def _add(total, results, index, top, left):
+    """Adds a window's map to a strip of the sum."""
+    result = results[index]
+    start = (top, left, 0)
+    before = jax.lax.dynamic_slice(total, start, result.shape)
+    return jax.lax.dynamic_update_slice(total, before + result, start)
 
 
-def _tile_rows(layout, start, map_length):
-    """Returns the rows of its square of the map that a head tile reads, and where that begins."""
-    part = min(max(start - layout.padding, 0), map_length - layout.side)
-    rows = np.abs(np.arange(layout.side) + start - layout.padding)
-    rows = np.where(rows < map_length, rows, 2 * (map_length - 1) - rows)
-    return (rows - part).astype(np.int32), part
+@jax.jit
+def _averaged(total, counts, left):
+    """Returns a square of the averaged map, at the top of the strip."""
+    side = counts.shape[0]
+    return (
+        jax.lax.dynamic_slice(total, (0, left, 0), (side, side, total.shape[-1]))
+        / counts[..., None]
+    )
+
+
+@functools.partial(jax.jit, donate_argnames="total")
+def _scrolled(total, rows):
+    """Moves a strip of the sum down the image; new rows are 0."""
+    is_old = jnp.arange(total.shape[0]) < total.shape[0] - rows
+    return jnp.where(is_old[:, None, None], jnp.roll(total, -rows, axis=0), 0)

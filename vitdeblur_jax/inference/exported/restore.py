@@ -21,8 +21,9 @@ import jax
 import numpy as np
 from jax import export
 
-from .pixels import as_dtype, image_fault
-from .tiles import tile_rows, tiles_in_row
+from .pixels import image_fault
+from .strips import Output
+from .tiles import count_tiles, tile_rows
 from .windows import window_rows
 
 _HERE = Path(__file__).parent
@@ -72,12 +73,11 @@ def load(folder: str | Path = _HERE) -> Callable[..., np.ndarray]:
         if fault is not None:
             raise ValueError(fault)
         if not (in_windows or metadata["batch_size"]):
-            batch_size = min(batch_size, tiles_in_row(tiling, image.shape[1]))
-        settings = {"batch_size": batch_size} | ({"stride": tiling.stride} if in_windows else {})
+            batch_size = min(batch_size, count_tiles(tiling, *image.shape[:2]))
+        dtype = image.dtype if image.dtype.kind == "u" else np.float32
+        settings = {"batch_size": batch_size, "output": Output(dtype)}
+        settings |= {"stride": tiling.stride} if in_windows else {}
         rows = (window_rows if in_windows else tile_rows)(tiling, image, *functions, **settings)
-        restored = np.concatenate(list(rows))
-        if not np.isfinite(restored).all():
-            raise ValueError("the network's output is not finite")
-        return as_dtype(restored, image.dtype)
+        return np.concatenate(list(rows)).astype(image.dtype, copy=False)
 
     return restore
