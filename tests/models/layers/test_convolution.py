@@ -2,10 +2,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.fft import next_fast_len
 from scipy.signal import correlate
 
 from vitdeblur_jax.models.layers import convolution
-from vitdeblur_jax.models.layers.cpu_convolution import convolution_by_fourier_transform
+from vitdeblur_jax.models.layers.cpu_convolution import (
+    convolution_by_fourier_transform,
+    fast_length,
+)
 
 
 @pytest.fixture
@@ -26,6 +30,11 @@ def test_convolution_matches_scipy(image_and_kernel):
     np.testing.assert_allclose(
         convolution.valid_convolution(*image_and_kernel), expected, atol=2e-5
     )
+
+
+def test_fast_lengths_match_scipy():
+    lengths = range(1, 2000)
+    assert [fast_length(n) for n in lengths] == [next_fast_len(n, real=True) for n in lengths]
 
 
 def test_a_cpu_has_the_same_gradient(image_and_kernel):
