@@ -70,8 +70,8 @@ class ViTDeblur(nn.Module):
     ) -> Float[Array, "batch height width 3"]:
         """Restores square images, such as windows or training crops; the output is not clipped."""
         _check_images(image, self, 3 * self.views)
-        if self.is_initializing():
-            self.pair_outputs(image, mean_of_views(image), train=True)
+        if self.is_initializing():  # also the heads that only training uses
+            return self.pair_outputs(image, mean_of_views(image), train=True).restored
         return self.image_head(image, self.features(image))
 
     def encode(
