@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,14 @@ import pytest
 from PIL import Image
 
 from vitdeblur_jax import deblur, load_pretrained
+from vitdeblur_jax.checkpoints.load_save import BUNDLED_WEIGHTS, bundled_names
+from vitdeblur_jax.checkpoints.pretrained import digest
 from vitdeblur_jax.cli.main import main
 from vitdeblur_jax.data.defocus.camera import srgb_to_linear
 from vitdeblur_jax.data.defocus.settings import SynthesisSettings
 from vitdeblur_jax.data.defocus.synthesis import synthesize
 from vitdeblur_jax.models import named_config
+from vitdeblur_jax.models.vitdeblur import published
 
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "examples/images"
@@ -41,6 +45,17 @@ def test_synthetic_defocus_is_reduced(sharp):
     light = [srgb_to_linear(image / 255).mean(axis=(0, 1)) for image in (restored, sharp, blurred)]
     assert 255 * np.abs(light[0] - light[1]).max() < 1.5
     assert 255 * np.abs(light[0] - light[2]).max() < 1.5
+
+
+@pytest.mark.parametrize("name", bundled_names())
+def test_they_fit_their_network(name, tmp_path, monkeypatch):
+    copy = shutil.copy(BUNDLED_WEIGHTS / f"{name}.safetensors", tmp_path)
+    checked = load_pretrained(copy)
+    monkeypatch.setattr(published, "abstract_variables", lambda network: 1 / 0)
+    traced_nothing = load_pretrained(name)
+    assert digest(traced_nothing.variables) == digest(checked.variables)
+    assert traced_nothing.unused.keys() == checked.unused.keys()
+    assert traced_nothing.config == checked.config
 
 
 def test_their_stride_shifts_the_token_grid_from_window_to_window():
