@@ -4,7 +4,7 @@ import argparse
 
 from vitdeblur_jax.cli.own_network import add_network, chosen_network
 from vitdeblur_jax.cli.parser import Parser
-from vitdeblur_jax.cli.process import exit_status, find_devices, import_jax
+from vitdeblur_jax.cli.process import exit_status, find_devices, first_imports, import_jax
 from vitdeblur_jax.utils.errors import CANNOT, UserError
 
 _DESCRIPTION = """\
@@ -115,8 +115,10 @@ def _add_processes(parser) -> None:
 
 
 def _run(options) -> int:
-    import_jax()
-    from vitdeblur_jax.distributed.processes import end_with_others
+    with first_imports():
+        import_jax()
+        from vitdeblur_jax.distributed.processes import end_with_others
+        from vitdeblur_jax.inference import restore_files  # noqa: F401 (`_restore` uses it)
 
     return end_with_others(lambda: exit_status(lambda: _restore(options), "--batch-size"))
 

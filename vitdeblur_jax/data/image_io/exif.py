@@ -8,6 +8,7 @@ from PIL.ExifTags import IFD, Base
 
 _BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
 BIG_TIFF = (b"II+\0", b"MM\0+")
+TIFF_SIGNATURES = (b"II*\0", b"MM\0*", *BIG_TIFF)
 _SHORT, _LONG = 3, 4
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
 _ENTRY = 12

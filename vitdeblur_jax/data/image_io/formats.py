@@ -16,8 +16,8 @@ FORMATS |= {".webp": "WEBP", ".bmp": "BMP", ".jfif": "JPEG", ".jpe": "JPEG"}
 IMAGE_SUFFIXES = tuple(FORMATS)
 
 # The allowed Pillow decoders. Others start programs (EPS: Ghostscript), fetch files, or guess the
-# format of files without a signature.
-PILLOW_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PPM", "WEBP")
+# format of files without a signature. Before it tries AVIF or WebP, Pillow imports all its plugins.
+PILLOW_FORMATS = ("BMP", "GIF", "JPEG", "PPM", "AVIF", "WEBP")
 
 MEMORY_LIMIT = 2**31  # bytes for reading one image
 

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 from PIL import UnidentifiedImageError
 
-from vitdeblur_jax.data.image_io import jpeg, png, tiff
+from vitdeblur_jax.data.image_io import jpeg, png
 from vitdeblur_jax.data.image_io.decoded_image import DecodedImage, Samples
 from vitdeblur_jax.data.image_io.decoder_output import DecoderOutput
+from vitdeblur_jax.data.image_io.exif import TIFF_SIGNATURES
 from vitdeblur_jax.data.image_io.formats import FORMATS, open_with_pillow
 from vitdeblur_jax.data.image_io.pillow import decode_with_pillow
 from vitdeblur_jax.utils.errors import UserError, one_line
@@ -65,7 +66,9 @@ def size_of(path: str | os.PathLike[str]) -> tuple[int, int] | None:
             head = file.read(64)
         if head.startswith(png.SIGNATURE):
             return png.png_header(head)[:2]
-        if head.startswith(tiff.SIGNATURES):
+        if head.startswith(TIFF_SIGNATURES):
+            from vitdeblur_jax.data.image_io import tiff  # a late import, for tifffile
+
             return tiff.tiff_size(path)
         with open_with_pillow(path) as image:
             return image.size
@@ -74,7 +77,9 @@ def size_of(path: str | os.PathLike[str]) -> tuple[int, int] | None:
 
 
 def _decode(data: bytes) -> DecoderOutput:
-    if data.startswith(tiff.SIGNATURES):
+    if data.startswith(TIFF_SIGNATURES):
+        from vitdeblur_jax.data.image_io import tiff  # a late import, for tifffile
+
         return tiff.decode_tiff(data)
     if data.startswith(png.SIGNATURE):
         return png.decode_png(data)

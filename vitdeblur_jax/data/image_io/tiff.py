@@ -22,7 +22,6 @@ from vitdeblur_jax.data.image_io.jpeg import cmyk_to_rgb, damage_of
 from vitdeblur_jax.data.image_io.tiff_writing import PIXEL_TAGS
 from vitdeblur_jax.utils.errors import UserError
 
-SIGNATURES = (b"II*\0", b"MM\0*", *BIG_TIFF)
 UNFIT = "{}; save it as gray or RGB with 8 or 16 bits a channel"
 
 _COLORS = {0: 1, 1: 1, 2: 3, 3: 1, 4: 1, 5: 4, 6: 3}  # samples by photometric interpretation

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vitdeblur_jax.metrics.similarity import structural_similarity_gaussian
 from vitdeblur_jax.utils.errors import UserError
 
 _LEAST_PYRAMID = 48  # pixels
@@ -40,6 +39,9 @@ def dissimilarity(output: Images, target: Images) -> Float[Array, " batch"]:
     Raises:
       UserError: A side is shorter than 11 pixels.
     """
+    # A late import: this file is imported by networks that are only restored with.
+    from vitdeblur_jax.metrics.similarity import structural_similarity_gaussian
+
     return 1 - jax.vmap(structural_similarity_gaussian)(_float32(output), _float32(target))
 
 
