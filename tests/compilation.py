@@ -5,16 +5,15 @@ golden numbers and of compiled text use `optimized_compilation`.
 """
 
 import contextlib
-import hashlib
 import os
-import platform
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import jaxlib
+
+from vitdeblur_jax.cli.compilation_cache import cpu_key, user_caches
 
 CACHE_LIMIT = 2 * 10**9  # bytes
 
@@ -40,17 +39,7 @@ def compile_fast_and_cache(is_first: bool) -> None:
 
 def cache_folder() -> Path:
     """Returns the cache's folder: the user's, one for each jaxlib and kind of CPU."""
-    default = "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or default).expanduser()
-    key = hashlib.sha256(_cpu().encode()).hexdigest()[:12]
-    return caches / "vitdeblur_jax" / "tests" / f"jaxlib-{jaxlib.__version__}-{key}"
-
-
-def _cpu() -> str:
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return "".join(sorted({x for x in lines if x.startswith(("model name", "flags"))}))
-    return f"{platform.machine()} {platform.processor()}"
+    return user_caches() / "vitdeblur_jax" / "tests" / f"jaxlib-{jaxlib.__version__}-{cpu_key()}"
 
 
 def _drop_large_cache(folder: Path) -> None:

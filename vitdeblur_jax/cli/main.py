@@ -3,9 +3,10 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from vitdeblur_jax.cli import convert, data, export, networks, restore, score
+from vitdeblur_jax.cli.compilation_cache import use_compilation_cache
 from vitdeblur_jax.cli.process import exit_status, run_process
 from vitdeblur_jax.utils.errors import UserError
 
@@ -27,12 +28,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         this process and handles its signals and standard streams.
     """
     if arguments is None:
-        return run_process(lambda: _run(sys.argv[1:]))
+        return run_process(lambda: _run(sys.argv[1:], use_compilation_cache))
     return exit_status(lambda: _run(list(arguments)))
 
 
-def _run(arguments: list[str]) -> int | None:
+def _run(arguments: list[str], prepare: Callable[[], None] = lambda: None) -> int | None:
     options = parse(arguments)
+    prepare()
     return options.run(options)
 
 
