@@ -16,6 +16,10 @@ LAYOUT is the layout of the data on disk:
 
 The default is the published protocol: 8 bits, stride 94, float32. On an accelerator,
 `--config.dtype=bfloat16` or `--config.precision=default` is faster and slightly less exact.
+
+`--config.profile=NAME` evaluates as the published code of a system does: aifnet, dpdnet, drbnet,
+gkmnet, ifanet, kpac, mdp, nrknet, restormer or vitdeblur; see docs/score.md. Without it, all
+networks are evaluated in the same way.
 """
 
 import ml_collections
@@ -30,12 +34,13 @@ def get_config(layout: str = "pairs") -> ml_collections.ConfigDict:
             "data_dir": "",
             "layout": layout,
             "split": "test",
-            "bit_depth": 8,  # 16-bit files are read as 8 bits (the published protocol), or as 16
+            "profile": "",  # evaluate as the published code of a system does, such as restormer
+            "bit_depth": 0,  # read 16-bit files as 8 bits or as 16; 0: as the profile, or 8
             "stride": 0,  # step between windows, pixels; 0: the model's, 94 for the published one
             "batch_size": 0,  # windows at once; 0: 1 a CPU, 8 another device
             "dtype": "float32",
             "precision": "highest",
-            "metrics": "psnr,ssim,mae",  # or more of docs/metrics.md, or all
+            "metrics": "",  # see docs/metrics.md, or all; empty: the profile's, or psnr,ssim,mae
             "metric_weights": "",  # where the weights of metrics lie; empty: in the user's cache
         }
     )

@@ -9,8 +9,9 @@ from tests import made_up_data
 from tests.made_up_data import random_image
 from vitdeblur_jax.data.layouts import find_pairs
 from vitdeblur_jax.data.pairs import Pair
+from vitdeblur_jax.evaluation.alignment import align
 from vitdeblur_jax.evaluation.match import match
-from vitdeblur_jax.evaluation.profiles import PROFILES, align, find_profile
+from vitdeblur_jax.evaluation.profiles import PROFILES, find_profile
 from vitdeblur_jax.utils.errors import UserError
 
 COUNT = 12

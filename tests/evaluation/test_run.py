@@ -196,7 +196,8 @@ def test_contents_of_the_results(tmp_path, settings, capsys):
     config = settings()
     evaluate(config, tmp_path / "results")
     found = contents(tmp_path / "results")
-    assert found["config"] == config.to_dict()
+    resolved = {"bit_depth": 8, "metrics": "psnr,ssim,mae"}
+    assert found["config"] == config.to_dict() | resolved
     assert len(found["checkpoint_sha256"]) == 64
     assert found["versions"].keys() >= {"vitdeblur_jax", "jax", "flax", "python", "device"}
     assert found["definitions"].keys() == {"psnr", "ssim", "mae"}
@@ -425,7 +426,7 @@ def refusal(config: ml_collections.ConfigDict, workdir: Path) -> str:
         ({"layout": "pears"}, "did you mean 'pairs'"),
         ({"network": "bass"}, "there is no network 'bass' (did you mean 'base'?)"),
         ({"network": "tiny"}, "1.safetensors does not fit"),
-        ({"bit_depth": 12}, "--config.bit_depth is 12; it must be one of 8, 16"),
+        ({"bit_depth": 12}, "--config.bit_depth is 12; it must be one of 0, 8, 16"),
         ({"dtype": "float16"}, "--config.dtype is 'float16' (did you mean 'bfloat16'?)"),
         ({"precision": "best"}, "precision is 'best'; it must be one of highest, high, default"),
         ({"batch_size": -1}, "--config.batch_size is -1"),

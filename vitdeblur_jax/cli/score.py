@@ -31,8 +31,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", default="test", help="train, val or test (default: test)")
     parser.add_argument(
         "--metrics",
-        default="psnr,ssim,mae",
-        help="names separated by commas, or all (default: psnr,ssim,mae)",
+        help="names separated by commas, or all (default: those of the profile, or psnr,ssim,mae)",
+    )
+    parser.add_argument(
+        "--profile",
+        default="",
+        help="measure as the published code of a system does: dpdnet, aifnet, mdp, kpac, ifanet, "
+        "gkmnet, drbnet, restormer, nrknet or vitdeblur",
     )
     parser.add_argument(
         "--metric-weights", type=Path, metavar="FOLDER", help="the folder of the metrics' weights"
@@ -53,6 +58,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _run(options) -> None:
     from vitdeblur_jax.evaluation.metrics_json import write_scores
+    from vitdeblur_jax.evaluation.profiles import find_protocol
     from vitdeblur_jax.evaluation.score import parse_method, parse_metrics, score
     from vitdeblur_jax.evaluation.tables import terminal
 
@@ -61,12 +67,13 @@ def _run(options) -> None:
         options.data,
         options.set,
         [parse_method(text) for text in options.methods],
-        parse_metrics(options.metrics),
+        None if options.metrics is None else parse_metrics(options.metrics),
         split=options.split,
         weights_folder=options.metric_weights,
         partial=options.partial,
         published=options.published,
         out=options.out,
+        profile=find_protocol(options.profile),
     )
     if options.out:
         tell(f"written: {write_scores(options.out, scores)}")

@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Float
 
 from vitdeblur_jax.checkpoints.metric_weights import READERS, MissingWeightsError, default_folder
+from vitdeblur_jax.evaluation.protocols import Protocol, Values
 from vitdeblur_jax.metrics import DEFAULT, METRICS, measure
-from vitdeblur_jax.utils.errors import known
+from vitdeblur_jax.utils.errors import UserError, known
 
 _Image = Float[np.ndarray, "height width 3"]
 Measure = Callable[[_Image, _Image], dict[str, float]]
@@ -62,6 +63,37 @@ def measuring(
         return {name: figures[name] for name in kept}
 
     return measure_one, kept, list(left_out.values())
+
+
+def load_metrics(
+    names: Sequence[str], weights_folder: Path | None, protocol: Protocol
+) -> tuple[Measure, list[str], list[str]]:
+    """Returns what `measuring` returns, for images that are not clipped.
+
+    Args:
+      names: Names in `METRICS`.
+      weights_folder: See `measuring`.
+      protocol: It tells the values that each metric is computed of.
+
+    Raises:
+      UserError: `measuring` raises it, or no metric has its weights.
+    """
+    groups: dict[Values, list[str]] = {}
+    for name in names:
+        groups.setdefault(protocol.values_for(name), []).append(name)
+    loaded = {values: measuring(group, weights_folder) for values, group in groups.items()}
+    left_out = [line for _, _, lines in loaded.values() for line in lines]
+    kept = [name for name in names if any(name in group for _, group, _ in loaded.values())]
+    if not kept:
+        raise UserError(f"no metric is left: {'; '.join(left_out)}")
+
+    def measure_one(image: _Image, reference: _Image) -> dict[str, float]:
+        figures = {}
+        for values, (measure_group, *_) in loaded.items():
+            figures |= measure_group(values.of(image), values.of(reference))
+        return {name: figures[name] for name in kept}
+
+    return measure_one, kept, left_out
 
 
 @functools.cache

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from vitdeblur_jax.evaluation import tables
+from vitdeblur_jax.evaluation.protocols import UNIFORM, Protocol
 from vitdeblur_jax.evaluation.report import REPORT, write_report
 from vitdeblur_jax.evaluation.statistics import mean_interval, paired_difference
 from vitdeblur_jax.metrics import METRICS
@@ -47,7 +48,12 @@ _TABLES = {
 
 
 def new_scores(
-    layout: str, split: str, data: str, names: Sequence[str], metrics: Sequence[str]
+    layout: str,
+    split: str,
+    data: str,
+    names: Sequence[str],
+    metrics: Sequence[str],
+    protocol: Protocol = UNIFORM,
 ) -> dict[str, Any]:
     """Returns scores without methods, for the pairs and the metrics named."""
     return {
@@ -55,13 +61,20 @@ def new_scores(
         "split": split,
         "data": data,
         "versions": versions(),
-        "definitions": {m: {key: getattr(METRICS[m], key) for key in _DEFINITION} for m in metrics},
+        "definitions": {m: _definition(m, protocol) for m in metrics},
         "images": list(names),
         "methods": [],
         "comparisons": [],
         "published": {},
         "notes": [],
     }
+
+
+def _definition(metric, protocol):
+    found = {key: getattr(METRICS[metric], key) for key in _DEFINITION}
+    if words := protocol.values_for(metric).in_words:
+        found["definition"] += f"; {words}"
+    return found
 
 
 def new_method(name: str, folder: str, profile: str, rule: str) -> dict[str, Any]:

@@ -1,21 +1,26 @@
-"""How each system names, crops and pads the images that it saves.
+"""How each system names and sizes the images that it saves, and how its published code evaluates.
 
 A system is a row of `PROFILES`. All differences between systems are in these rows.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-from jaxtyping import UInt
-
+from vitdeblur_jax.evaluation.frames import Frame
+from vitdeblur_jax.evaluation.protocols import (
+    CLIPPED_BGR,
+    NOT_CLIPPED,
+    NOT_SCALED,
+    ROUNDED,
+    ROUNDED_BGR,
+    ROUNDED_NOT_CLIPPED,
+    UNIFORM,
+    Protocol,
+)
 from vitdeblur_jax.utils.errors import known
-
-_Pixels = UInt[np.ndarray, "_ _ 3"]
 
 
 class Profile(NamedTuple):
-    """How a system saves its images.
+    """How a system saves its images, and evaluates them.
 
     Attributes:
       system: Its name.
@@ -25,38 +30,136 @@ class Profile(NamedTuple):
         `{number}` from 1. `{suffix}` is any text that all the images share.
       beside: Patterns of the other files that it saves, which are ignored.
       folder: Subfolder of its results with the images.
-      crop: Multiple to which it crops images, at the bottom and right.
-      pad: Multiple to which it pads images.
-      pads_around: Whether it pads all sides (the smaller half first) instead of bottom and right.
+      frame: How it crops or pads images.
+      saves_frame: Whether it saves the frame, not an image of the input's size.
+      protocol: Its published evaluation; None if it has none.
     """
 
     system: str
     names: tuple[str, ...]
     beside: tuple[str, ...] = ()
     folder: str = ""
-    crop: int = 1
-    pad: int = 1
-    pads_around: bool = False
+    frame: Frame = Frame()
+    saves_frame: bool = True
+    protocol: Protocol | None = None
 
 
 SOURCE_NAMES = ("{source}", "{path}")
+_WITH_LPIPS = ("psnr", "ssim", "mae", "lpips_alex")
+# pytorch_msssim's SSIM
+_WITH_GAUSSIAN_SSIM = ("psnr", "ssim_gaussian", "lpips_alex")
 
 PROFILES = (
     Profile("input", SOURCE_NAMES),
-    Profile("DPDNet", ("{source}_p",), ("*_i", "*_g")),
-    Profile("AIFNet", SOURCE_NAMES, ("out_dfm*",), "out_aif", crop=16),
-    Profile("MDP", ("{source}_p_s",), ("*_i", "*_g", "*_p_l", "*_p_r")),
-    Profile("KPAC", SOURCE_NAMES),
-    Profile("IFANet", ("{number:02}",), crop=8),
-    Profile("GKMNet", SOURCE_NAMES),  # the released code saves no images
-    Profile("DRBNet", SOURCE_NAMES, crop=16),
-    Profile("Restormer", ("{target}",)),
-    Profile("NRKNet", ("{index:04}",), pad=16, pads_around=True),
-    Profile("ViTDeblur", ("{target}_recover", "{source}_recover"), pad=16),
+    Profile(
+        "DPDNet",
+        ("{source}_p",),
+        ("*_i", "*_g"),
+        frame=Frame(
+            accepts=lambda height, width: (height, width) == (1120, 1680),
+            wanted="images of 1680 x 1120 pixels (the published code resizes others)",
+        ),
+        protocol=Protocol((16,), (16,), values=NOT_CLIPPED, truncates=True),
+    ),
+    Profile(
+        "AIFNet",
+        SOURCE_NAMES,
+        ("out_dfm*",),
+        "out_aif",
+        frame=Frame("crop", 16),
+        protocol=Protocol(metrics=("psnr", "ssim"), values=NOT_CLIPPED),
+    ),
+    Profile(
+        "MDP",
+        ("{source}_p_s",),
+        ("*_i", "*_g", "*_p_l", "*_p_r"),
+        frame=Frame("pad", 16, place="start", fill="black"),
+        saves_frame=False,
+        protocol=Protocol((16,), (16,), values=NOT_CLIPPED, truncates=True),
+    ),
+    Profile(
+        "KPAC",
+        SOURCE_NAMES,
+        frame=Frame(
+            accepts=lambda height, width: height % 4 == width % 4 == 0,
+            wanted="sides that are multiples of 4",
+        ),
+        protocol=Protocol(values=ROUNDED),  # the released code saves, and measures nothing
+    ),
+    Profile(
+        "IFANet",
+        ("{number:02}",),
+        frame=Frame("crop", 8),
+        protocol=Protocol((8, 16), metrics=_WITH_LPIPS),
+    ),
+    Profile(
+        "GKMNet",
+        SOURCE_NAMES,  # the released code saves no images
+        frame=Frame("pad", 16, place="around", fill="black"),
+        saves_frame=False,
+        protocol=Protocol(
+            metrics=_WITH_GAUSSIAN_SSIM,
+            values=ROUNDED,
+            values_of=(("ssim_gaussian", ROUNDED_NOT_CLIPPED), ("lpips_alex", NOT_SCALED)),
+            network="gkmnet",
+        ),
+    ),
+    Profile(
+        "DRBNet",
+        SOURCE_NAMES,
+        frame=Frame("crop", 16),
+        protocol=Protocol(metrics=("psnr", "ssim", "lpips_alex")),
+    ),
+    Profile("Restormer", ("{target}",), protocol=Protocol((8,), (16,), metrics=_WITH_LPIPS)),
+    Profile(
+        "NRKNet",
+        ("{index:04}",),
+        frame=Frame(
+            *("pad", 16, "around"),
+            accepts=lambda height, width: height % 2 == width % 2 == 0,
+            wanted="even sides",
+        ),
+        protocol=Protocol(
+            metrics=_WITH_GAUSSIAN_SSIM,
+            values=ROUNDED,
+            values_of=(("ssim_gaussian", ROUNDED_NOT_CLIPPED), ("lpips_alex", ROUNDED_BGR)),
+            network="nrknet_image_statistics",
+        ),
+    ),
+    Profile(
+        "ViTDeblur",
+        ("{target}_recover", "{source}_recover"),
+        frame=Frame(
+            *("pad", 16),
+            accepts=lambda height, width: min(height, width) >= 320,
+            wanted="sides of 320 pixels or more (the published code resizes others)",
+        ),
+        protocol=Protocol(
+            metrics=(*_WITH_LPIPS[:3], "lpips_squeeze"),
+            values_of=(("lpips_squeeze", CLIPPED_BGR),),
+            truncates=True,
+        ),
+    ),
     Profile("BasicSR", ("{source}_{suffix}",), ("*_i", "*_g", "*_gt", "*_p_l", "*_p_r")),
     Profile("evaluate.py", ("{name}",), folder="restored"),
 )
+PUBLISHED = tuple(one.system.casefold() for one in PROFILES if one.protocol is not None)
+OURS = Profile("", (), protocol=UNIFORM)
 _BY_NAME = {profile.system.casefold(): profile for profile in PROFILES}
+
+
+def profile_notes(profile: Profile, views: int) -> list[str]:
+    """Returns a line on how a published evaluation treats images; none for `OURS`."""
+    if profile is OURS:
+        return []
+    protocol = profile.protocol
+    bits = " or ".join(map(str, protocol.bits(views)))
+    parts = [f"{bits} bits", f"images {profile.frame.in_words}"]
+    if protocol.network:
+        parts.append("batch norm with the statistics of each image")
+    if protocol.truncates:
+        parts.append("saved values rounded down")
+    return [f"profile {profile.system}: {', '.join(parts)}"]
 
 
 def find_profile(name: str) -> Profile:
@@ -68,38 +171,12 @@ def find_profile(name: str) -> Profile:
     return _BY_NAME[known("profile", name.casefold(), _BY_NAME)]
 
 
-def align(
-    image: _Pixels, target: _Pixels, profiles: Sequence[Profile]
-) -> tuple[_Pixels, _Pixels, str] | None:
-    """Makes the saved image and its target the same part of the scene.
+def find_protocol(name: str) -> Profile:
+    """Returns the profile whose published evaluation to use; `OURS` for an empty name.
 
-    Args:
-      image: H x W x 3, as saved.
-      target: of the size of the image.
-      profiles: that may have cropped or padded it.
-
-    Returns:
-      Both, of one size, and a sentence on what was done, which is empty where nothing was; None
-      where no profile has this size, or two explain it in different ways.
+    Raises:
+      UserError: No profile of this name has one; the nearest is named.
     """
-    height, width = target.shape[:2]
-    if image.shape == target.shape:
-        return image, target, ""
-    explained = {}
-    for profile in profiles:
-        crop, pad = profile.crop, profile.pad
-        cropped = (height - height % crop, width - width % crop)
-        padding = (-height % pad, -width % pad)
-        if image.shape[:2] == cropped:
-            note = f"cropped to a multiple of {crop} from the top left, the target alike"
-            explained["crop"] = (image, target[: cropped[0], : cropped[1]], note)
-        elif image.shape[:2] == (height + padding[0], width + padding[1]):
-            top, left = (side // 2 if profile.pads_around else 0 for side in padding)
-            where = "all around" if profile.pads_around else "at the bottom and right"
-            note = f"padded to a multiple of {pad} {where}, cut back"
-            explained["pad", top, left] = (
-                image[top : top + height, left : left + width],
-                target,
-                note,
-            )
-    return next(iter(explained.values())) if len(explained) == 1 else None
+    if not name:
+        return OURS
+    return _BY_NAME[known("profile", name.casefold(), PUBLISHED)]

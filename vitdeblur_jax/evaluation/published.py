@@ -4,9 +4,11 @@ Each column has the name of our metric that it is compared with.
 """
 
 import csv
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import NamedTuple
 
+from vitdeblur_jax.metrics import METRICS
 from vitdeblur_jax.utils.errors import UserError
 
 # Why a measured figure may differ from the published one for the same image.
@@ -48,3 +50,18 @@ def published_figures(layout: str, split: str) -> Published:
     (source,) = {row.pop("source") for row in rows}
     figures = {row.pop("system"): {m: float(value) for m, value in row.items()} for row in rows}
     return Published(figures, source)
+
+
+def published_notes(layout: str, source: str, count: int, metrics: Sequence[str]) -> list[str]:
+    """Returns what to know when figures are compared with the published ones.
+
+    Args:
+      layout: The set.
+      source: Where its figures were published.
+      count: Number of images that were scored.
+      metrics: The metrics that were computed.
+    """
+    notes = [f"published: {source}"]
+    if count != IMAGES[layout]:
+        notes.append(f"the published figures are over {IMAGES[layout]} images, these over {count}")
+    return notes + [f"{METRICS[m].title}: {NOTES[m]}" for m in metrics if m in NOTES]

@@ -28,6 +28,7 @@ from vitdeblur_jax.evaluation.metrics_json import (
     write_json,
     write_scores,
 )
+from vitdeblur_jax.evaluation.profiles import find_protocol
 from vitdeblur_jax.evaluation.tables import terminal
 from vitdeblur_jax.utils.errors import UserError, one_line
 from vitdeblur_jax.utils.files import write_text
@@ -36,12 +37,12 @@ from vitdeblur_jax.utils.table import format_table
 
 COMPARED = {
     "input": "the blurred images, of two views their mean",
-    "output": "the network's float output, clipped to [0, 1]",
-    "saved": "the PNGs as they were written, rounded",
+    "output": "the network's float output",
+    "saved": "the PNGs as they were written",
 }
 # Config keys that change the results; the weights are compared by their digest.
 _KEYS_OF_RESULTS = (
-    *("data_dir", "layout", "split", "bit_depth"),
+    *("data_dir", "layout", "split", "profile", "bit_depth"),
     *("stride", "dtype", "precision", "metrics"),
 )
 
@@ -77,10 +78,11 @@ class Results:
           UserError: The folder holds results of another config or checkpoint, or cannot be
             written.
         """
+        data = config.layout, config.split, str(config.data_dir)
         fresh = {
             "config": config.to_dict(),
             "checkpoint_sha256": checkpoint_digest,
-            **new_scores(config.layout, config.split, str(config.data_dir), names, metrics),
+            **new_scores(*data, names, metrics, find_protocol(config.profile).protocol),
             "restored": {},
         }
         results = cls(folder, fresh, part)

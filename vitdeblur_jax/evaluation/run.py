@@ -3,8 +3,10 @@
 What each figure means:
 
 - "input" compares the blurred image (the mean of several views) with the target, "output" the float
-  output clipped to [0, 1], "saved" the rounded PNG (the released code truncates).
-- `vitdeblur score` of the saved PNGs gives the figures of "saved".
+  output clipped to [0, 1], "saved" the rounded PNG.
+- `vitdeblur score` of the saved PNGs, with the same profile, gives the figures of "saved".
+- With a profile, images are read, cropped or padded, measured and saved as in the published code of
+  a system; see `vitdeblur_jax.evaluation.profiles`.
 - Seconds are those of the restoration alone; the first image's include compilation. On a CPU, the
   images that are measured and written meanwhile take part of its cores.
 """
@@ -22,7 +24,7 @@ import numpy as np
 
 from vitdeblur_jax.checkpoints.load_save import BUNDLED_NOTE, load_pretrained
 from vitdeblur_jax.checkpoints.pretrained import Pretrained, digest, on_local_devices
-from vitdeblur_jax.data.image_io import DecodedImage, as_8_bits, left_out, write_image
+from vitdeblur_jax.data.image_io import DecodedImage, as_8_bits, left_out, size_of, write_image
 from vitdeblur_jax.data.layouts import LAYOUTS, find_pairs
 from vitdeblur_jax.data.pairs import Pair, check_sizes, describe, read_pair
 from vitdeblur_jax.distributed.processes import (
@@ -33,11 +35,13 @@ from vitdeblur_jax.distributed.processes import (
     split_across_processes,
     together,
 )
-from vitdeblur_jax.evaluation.measure import Measure, measuring_threads
+from vitdeblur_jax.evaluation.alignment import target_as_deep
+from vitdeblur_jax.evaluation.measure import Measure, load_metrics, measuring_threads
 from vitdeblur_jax.evaluation.pipeline import Duration, run_pipeline
+from vitdeblur_jax.evaluation.profiles import PUBLISHED, Profile, find_protocol, profile_notes
 from vitdeblur_jax.evaluation.report import add_image
 from vitdeblur_jax.evaluation.results_folder import Results
-from vitdeblur_jax.evaluation.score import load_metrics, parse_metrics, target_as_deep
+from vitdeblur_jax.evaluation.score import parse_metrics
 from vitdeblur_jax.evaluation.subsets import find_subsets
 from vitdeblur_jax.inference.deblurring import deblur
 from vitdeblur_jax.inference.pixels import as_dtype, as_float
@@ -57,7 +61,8 @@ RULES = {
     "data_dir": text(),
     "layout": choice(*LAYOUTS),
     "split": text(),
-    "bit_depth": choice(8, 16),
+    "profile": choice("", *PUBLISHED),
+    "bit_depth": choice(0, 8, 16),
     "stride": integer(0),
     "batch_size": integer(0, 2**16),
     "dtype": NUMERICS_RULES["dtype"],
@@ -112,6 +117,7 @@ class _Run(NamedTuple):
     """All that is fixed before the first image."""
 
     config: ml_collections.ConfigDict
+    profile: Profile
     pairs: Sequence[Pair]
     pretrained: Pretrained
     measure: Measure
@@ -127,14 +133,40 @@ def _prepare(config, network) -> _Run:
     check_sizes(pairs)
     pretrained = _load(config, network)
     check_options(pretrained.model, config.stride or None, config.batch_size or None)
+    profile = find_protocol(config.profile)
+    config = _resolved(config, profile, pairs, pretrained.model)
     weights_folder = Path(config.metric_weights) if config.metric_weights else None
-    measure, metrics, notes = load_metrics(parse_metrics(config.metrics), weights_folder)
-    # What decides the results is recorded: the stride used, and an absolute path.
-    stride = config.stride or getattr(tiling_of(pretrained.model), "stride", 0)
-    data_dir = os.path.abspath(config.data_dir)
-    config = ml_collections.ConfigDict({**config, "stride": stride, "data_dir": data_dir})
+    names = parse_metrics(config.metrics)
+    measure, metrics, notes = load_metrics(names, weights_folder, profile.protocol)
+    notes = [*notes, *profile_notes(profile, len(pairs[0].source))]
     subsets = find_subsets(pairs, config.layout, config.split)
-    return _Run(config, pairs, pretrained, measure, metrics, notes, subsets)
+    return _Run(config, profile, pairs, pretrained, measure, metrics, notes, subsets)
+
+
+def _resolved(config, profile, pairs, network) -> ml_collections.ConfigDict:
+    """Returns the config with what decides the results: no defaults, an absolute path.
+
+    Raises:
+      UserError: The profile does not take the images, the bit depth or the network.
+    """
+    protocol = profile.protocol
+    protocol.check_network(profile.system, network)
+    bits = protocol.bits(len(pairs[0].source))
+    if config.bit_depth not in (0, *bits):
+        raise UserError(
+            f"the profile {profile.system} reads {' or '.join(map(str, bits))} bits, and "
+            f"--config.bit_depth is {config.bit_depth}; leave it out"
+        )
+    for path in [pair.source[0] for pair in pairs]:
+        if (size := size_of(path)) is not None:
+            profile.frame.check(size[1], size[0], profile.system, str(path))
+    found = {
+        "bit_depth": config.bit_depth or bits[0],
+        "stride": config.stride or getattr(tiling_of(network), "stride", 0),
+        "metrics": config.metrics or ",".join(protocol.metrics),
+        "data_dir": os.path.abspath(config.data_dir),
+    }
+    return ml_collections.ConfigDict({**config, **found})
 
 
 def _tell_of_data(run):
@@ -149,7 +181,7 @@ def _evaluate_pairs(run, numbered_pairs, results, folder) -> Duration:
     """Restores, measures and records pairs, each with its number."""
 
     def read(item):
-        return [_at_depth(pixels, run.config.bit_depth) for pixels in read_pair(item[1])]
+        return [_as_protocol(run, pixels) for pixels in read_pair(item[1])]
 
     def restore(item, pixels):
         tell(f"{item[0] + 1} of {len(run.pairs)}: {item[1].name}")
@@ -161,6 +193,13 @@ def _evaluate_pairs(run, numbered_pairs, results, folder) -> Duration:
     return run_pipeline(numbered_pairs, read, restore, finish, measuring_threads())
 
 
+def _as_protocol(run, pixels):
+    """Returns the pixels of a file at the bit depth and with the frame of the protocol."""
+    if pixels is None:
+        return None
+    return run.profile.frame.fit(pixels if run.config.bit_depth == 16 else as_8_bits(pixels))
+
+
 def _tell_of_waiting(duration):
     if duration.waited < duration.seconds:
         share = f"{100 * duration.waited / duration.seconds:.0f} % of {duration.seconds:.1f} s"
@@ -170,11 +209,12 @@ def _tell_of_waiting(duration):
 def _finish_pair(run, item, pixels, restored, results, folder):
     """Writes, measures and records one pair."""
     (number, pair), (image, target), (output, seconds) = item, pixels, restored
-    saved = as_dtype(output, image.dtype)
+    protocol = run.profile.protocol
+    saved = protocol.saved(output, image.dtype)
     write_image(DecodedImage(saved), results.image_path(pair.name))
     figures = {}
     if target is not None:
-        target = target_as_deep(target, saved)
+        target = target_as_deep(target, saved, protocol.bits(len(pair.source)))
         blurred = mean_of_views(as_float(image))
         compared = {"input": blurred, "output": output, "saved": as_float(saved)}
         figures = {name: run.measure(x, as_float(target)) for name, x in compared.items()}
@@ -204,13 +244,8 @@ def _load(config, network) -> Pretrained:
     return dataclasses.replace(pretrained, model=model)
 
 
-def _at_depth(pixels, bits):
-    """Returns 16-bit pixels as 8 bits (the published protocol) unless 16 are asked for."""
-    return pixels if pixels is None or bits == 16 else as_8_bits(pixels)
-
-
 def _restore(pretrained, image, config):
-    """Returns the restored image, float32 in [0, 1], and the seconds it took."""
+    """Returns the restored image, float32, not clipped, and the seconds it took."""
     total = count_tiles(pretrained.model, *image.shape[:2], config.stride or None)
     started = time.perf_counter()
     with Progress(total, "tiles") as progress:
@@ -221,7 +256,7 @@ def _restore(pretrained, image, config):
             batch_size=config.batch_size or None,
             on_tiles=progress.advance,
         )
-    return restored.clip(0, 1), time.perf_counter() - started
+    return restored, time.perf_counter() - started
 
 
 def _add_images(folder, number, compared, target):

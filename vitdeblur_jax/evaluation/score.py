@@ -11,13 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from vitdeblur_jax.data.image_io import DecodedImage, Samples, as_8_bits, read_image
+from vitdeblur_jax.data.image_io import DecodedImage, as_8_bits, read_image
 from vitdeblur_jax.data.layouts import find_pairs
 from vitdeblur_jax.data.pairs import Pair, describe
+from vitdeblur_jax.evaluation.alignment import align, align_to_frame, target_as_deep
 from vitdeblur_jax.evaluation.match import Match, match
-from vitdeblur_jax.evaluation.measure import Measure, measuring, measuring_threads
+from vitdeblur_jax.evaluation.measure import Measure, load_metrics, measuring_threads
 from vitdeblur_jax.evaluation.metrics_json import (
     check_results_folder,
     image_record,
@@ -25,12 +24,12 @@ from vitdeblur_jax.evaluation.metrics_json import (
     new_scores,
     summarize,
 )
-from vitdeblur_jax.evaluation.profiles import Profile, align, find_profile
-from vitdeblur_jax.evaluation.published import IMAGES, NOTES, published_figures
+from vitdeblur_jax.evaluation.profiles import OURS, Profile, find_profile, profile_notes
+from vitdeblur_jax.evaluation.published import published_figures, published_notes
 from vitdeblur_jax.evaluation.report import add_image
 from vitdeblur_jax.evaluation.subsets import find_subsets
 from vitdeblur_jax.inference.pixels import as_float
-from vitdeblur_jax.metrics import DEFAULT, METRICS
+from vitdeblur_jax.metrics import METRICS
 from vitdeblur_jax.utils.errors import UserError, known, one_line
 from vitdeblur_jax.utils.files import home_expanded
 from vitdeblur_jax.utils.natural_order import some
@@ -86,12 +85,13 @@ def score(
     root: str | os.PathLike[str],
     layout: str,
     methods: Sequence[Method],
-    metrics: Sequence[str] = DEFAULT,
+    metrics: Sequence[str] | None = None,
     split: str = "test",
     weights_folder: Path | None = None,
     partial: bool = False,
     published: bool = False,
     out: Path | None = None,
+    profile: Profile = OURS,
 ) -> dict[str, Any]:
     """Scores folders of saved images over a data set.
 
@@ -99,12 +99,14 @@ def score(
       root: Folder of the data set.
       layout: One of `SETS`.
       methods: The folders, each name once.
-      metrics: Names in `METRICS`. Metrics without weights on disk are skipped, with a note.
+      metrics: Names in `METRICS`; None for those of the profile. Metrics without weights on disk
+        are skipped, with a note.
       split: Split of the data set.
       weights_folder: See `vitdeblur_jax.evaluation.measure`.
       partial: Also score incomplete folders.
       published: Add the published figures.
       out: Folder for the images of the report; None for no images.
+      profile: From `find_protocol`: the published evaluation to use for all methods.
 
     Returns:
       The contents of metrics.json, see `vitdeblur_jax.evaluation.metrics_json`.
@@ -119,19 +121,23 @@ def score(
     subsets = find_subsets(pairs, layout, split)
     matches = [_match(method, pairs, partial) for method in methods]
     tell(describe(pairs))
-    measure, kept, left_out = load_metrics(metrics, weights_folder)
+    wanted = profile.protocol.metrics if metrics is None else metrics
+    measure, kept, left_out = load_metrics(wanted, weights_folder, profile.protocol)
     if out is not None:
         check_results_folder(out)
         _make_folder(out)
-    scores = new_scores(layout, split, str(root), [pair.name for pair in pairs], kept)
+    names = [pair.name for pair in pairs]
+    scores = new_scores(layout, split, str(root), names, kept, profile.protocol)
     scores["methods"] = [_new_method(*both) for both in zip(methods, matches, strict=True)]
-    scores["notes"] = left_out
+    scores["notes"] = [*left_out, *profile_notes(profile, len(pairs[0].source))]
     if paper:
         scores["published"] = _by_method(paper.figures, methods, kept)
-        scores["notes"] += _published_notes(layout, paper.source, len(pairs), kept)
+        scores["notes"] += published_notes(layout, paper.source, len(pairs), kept)
+
+    scoring = _Scoring(methods, matches, measure, out, profile)
 
     def score_one(number: int) -> list[dict[str, Any] | None]:
-        return _score_pair(pairs[number], number, methods, matches, measure, out)
+        return _score_pair(scoring, pairs[number], number)
 
     _add_records(scores, pairs, _in_parallel(score_one, len(pairs)))
     summarize(scores, subsets)
@@ -149,25 +155,6 @@ def _add_records(scores, pairs, records_of_pairs):
         notes = Counter(method["notes"]).items()
         method["notes"] = [f"{number} of {count} {note}" for note, number in notes]
         method["rule"] += _sizes_in_words(method["images"].values())
-
-
-def load_metrics(
-    names: Sequence[str], weights_folder: Path | None
-) -> tuple[Measure, list[str], list[str]]:
-    """Returns what `measuring` returns.
-
-    Raises:
-      UserError: `measuring` raises it, or no metric has its weights.
-    """
-    measure, kept, left_out = measuring(names, weights_folder)
-    if not kept:
-        raise UserError(f"no metric is left: {'; '.join(left_out)}")
-    return measure, kept, left_out
-
-
-def target_as_deep(target: Samples, image: Samples) -> Samples:
-    """Returns the target at an image's bit depth: its upper 8 bits for an image of 8 bits."""
-    return as_8_bits(target) if image.dtype == np.uint8 else target
 
 
 def _make_folder(out: Path) -> None:
@@ -209,22 +196,34 @@ def _in_parallel(work: Callable[[int], Any], count: int) -> list[Any]:
     return results
 
 
-def _score_pair(pair, number, methods, matches, measure, out):
+class _Scoring(NamedTuple):
+    """All that is fixed before the first image."""
+
+    methods: Sequence[Method]
+    matches: Sequence[Match]
+    measure: Measure
+    out: Path | None
+    profile: Profile
+
+
+def _score_pair(scoring, pair, number):
     """Returns the record of each method's image, or None if the method has none."""
-    sharp = _read(pair.target)
-    target = sharp.pixels
+    sharp, out, profile = _read(pair.target), scoring.out, scoring.profile
+    height, width = sharp.pixels.shape[:2]
+    profile.frame.check(height, width, profile.system, printable(str(pair.target)))
     if out is not None:
-        add_image(out, number, 0, as_8_bits(target), None)
+        add_image(out, number, 0, as_8_bits(profile.frame.fit(sharp.pixels)), None)
     records = []
-    for order, (method, found) in enumerate(zip(methods, matches, strict=True), 1):
+    for order, (method, found) in enumerate(zip(scoring.methods, scoring.matches, strict=True), 1):
         path = found.files.get(pair.name)
         if path is None:
             records.append(None)
             continue
         saved = _read(path)
-        image, reference, size_note = _aligned(path, saved.pixels, target, method, found)
+        target = target_as_deep(sharp.pixels, saved.pixels, profile.protocol.bits(len(pair.source)))
+        image, reference, size_note = _aligned(path, saved.pixels, target, method, found, profile)
         try:
-            figures = measure(as_float(image), as_float(reference))
+            figures = scoring.measure(as_float(image), as_float(reference))
         except UserError as error:
             raise UserError(printable(f"{method.name}: {path}: {error}")) from error
         if out is not None:
@@ -245,19 +244,29 @@ def _file_notes(image: DecodedImage, target: DecodedImage) -> list[str]:
     return [note for note, is_so in notes.items() if is_so]
 
 
-def _aligned(path, image, target, method, found):
-    aligned = align(image, target_as_deep(target, image), found.profiles)
-    if aligned is None:
-        sizes = [f"{pixels.shape[1]} x {pixels.shape[0]}" for pixels in (image, target)]
-        systems = " or ".join(profile.system for profile in found.profiles)
-        raise UserError(
-            printable(
-                f"{method.name}: {path} is {sizes[0]}, its target {sizes[1]}, which no cropping or "
-                f"padding of {systems} explains; if another system saved it, name it as in "
-                f"{method.name}:nrknet={method.folder}"
-            )
+def _aligned(path, image, target, method, found, profile):
+    frame = profile.frame
+    if profile is OURS:
+        aligned = align(image, target, found.profiles)
+    else:
+        aligned = align_to_frame(image, target, found.profiles, frame)
+    if aligned is not None:
+        return aligned
+    size, wanted, framed = (
+        f"{width} x {height}"
+        for height, width in (image.shape[:2], target.shape[:2], frame.size(*target.shape[:2]))
+    )
+    if align(image, target, found.profiles) is not None:
+        message = f"the profile {profile.system} measures {framed}, {frame.in_words}"
+        raise UserError(printable(f"{method.name}: {path} is {size}; {message}"))
+    systems = " or ".join(profile.system for profile in found.profiles)
+    raise UserError(
+        printable(
+            f"{method.name}: {path} is {size}, its target {wanted}, which no cropping or "
+            f"padding of {systems} explains; if another system saved it, name it as in "
+            f"{method.name}:nrknet={method.folder}"
         )
-    return aligned
+    )
 
 
 def _read(path: Path) -> DecodedImage:
@@ -282,13 +291,6 @@ def _by_method(figures, methods, metrics):
         for system, row in figures.items()
     }
     return {name: {m: row[m] for m in metrics if m in row} for name, row in renamed.items()}
-
-
-def _published_notes(layout, source, count, metrics):
-    notes = [f"published: {source}"]
-    if count != IMAGES[layout]:
-        notes.append(f"the published figures are over {IMAGES[layout]} images, these over {count}")
-    return notes + [f"{METRICS[m].title}: {NOTES[m]}" for m in metrics if m in NOTES]
 
 
 def _refuse_twice(what: str, names: Sequence[str]) -> None:
