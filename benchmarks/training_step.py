@@ -80,10 +80,7 @@ def theirs(dtype: str, _: bool) -> tuple[float, float, float]:
     table = pretrained.variables["position_embedding"]["tokenizer"]["table"]
     weights = pytorch_rendering.weights_of(pretrained, table)
     del pretrained
-    trained = [w for n, w in weights.items() if n != "position" and w.is_floating_point()]
-    for weight in trained:
-        weight.requires_grad_()
-    optimizer = torch.optim.AdamW(trained, lr=2e-4)
+    optimizer = torch.optim.AdamW(pytorch_rendering.trainable(weights), lr=2e-4)
     images = [
         torch.tensor(pixels[..., ::-1].transpose(0, 3, 1, 2).copy()).float() / 255
         for pixels in _batch().values()
