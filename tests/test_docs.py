@@ -57,6 +57,7 @@ OTHERS = {
     *("--config", "--workdir"),  # read by cli/with_config.py
     *("--nodes", "--requeue", "--build-arg"),  # Slurm's, Docker's
     *("--topology", "--fsdp", "--search"),  # of benchmarks/pod_plan.py
+    "--small",  # of benchmarks/accelerator.py
 }
 
 
