@@ -139,6 +139,16 @@ def test_other_numerics_are_accepted(small, tmp_path, name):
     assert load_pretrained(tmp_path / name, config).config == config
 
 
+def test_dtype_and_precision_replace_those_of_the_checkpoint(small, tmp_path):
+    save_pretrained(small, tmp_path / "small.safetensors")
+    saved = load_pretrained(tmp_path / "small.safetensors").config.numerics.to_dict()
+    changes = {"dtype": "bfloat16", "precision": "high"}
+    changed = load_pretrained(tmp_path / "small.safetensors", **changes)
+    assert changed.config.numerics.to_dict() == {**saved, **changes}
+    with pytest.raises(UserError, match="bfloat15"):
+        load_pretrained(tmp_path / "small.safetensors", dtype="bfloat15")
+
+
 def test_a_folder_whose_arrays_do_not_fit_its_config(small, tmp_path):
     config = small_configuration(decoder__width=96).to_dict()
     write_folder(tmp_path / "folder", small.variables, config, overwrite=False)

@@ -17,9 +17,23 @@ from vitdeblur_jax import (
     deblur,
     save_pretrained,
 )
+from vitdeblur_jax.cli.restore import DTYPES, PRECISIONS
+from vitdeblur_jax.models.networks import NUMERICS_RULES
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 ORIENTATION, MAKE = 274, 271
+
+
+def test_dtype_is_that_of_the_computation(vitdeblur, photo, sharp):
+    assert vitdeblur("photo.png", "-o", "half.png", "--dtype", "bfloat16")[0] == 0
+    half = pixels("half.png").astype(int)
+    assert 0 < np.abs(half - sharp).max() < 32
+    assert "bfloat16" in refused(vitdeblur("photo.png", "--dtype", "float16"))
+
+
+def test_the_choices_are_those_of_the_networks():
+    assert NUMERICS_RULES["dtype"].choices == DTYPES
+    assert NUMERICS_RULES["precision"].choices == PRECISIONS
 
 
 # Output files

@@ -12,6 +12,7 @@ A network outside `NETWORKS` is saved as a folder, or as .safetensors under the 
 variables. To load it, pass the network.
 """
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,15 +49,16 @@ from vitdeblur_jax.checkpoints.recognition import (
 from vitdeblur_jax.checkpoints.safetensors_files import write_safetensors
 from vitdeblur_jax.checkpoints.state_dicts import read_state_dict
 from vitdeblur_jax.models.import_network import network_by_name
-from vitdeblur_jax.models.network import abstract_variables
+from vitdeblur_jax.models.network import abstract_variables, with_numerics
 from vitdeblur_jax.models.networks import (
+    NUMERICS_RULES,
     Config,
     complete_config,
     create_network,
 )
 from vitdeblur_jax.models.published import check_weights
 from vitdeblur_jax.utils.config_checks import shown
-from vitdeblur_jax.utils.errors import UserError
+from vitdeblur_jax.utils.errors import UserError, known
 from vitdeblur_jax.utils.files import check_regular, repair_folder
 from vitdeblur_jax.utils.output import tell
 from vitdeblur_jax.utils.shapes import check_most_names, check_shapes, few_of
@@ -67,7 +69,11 @@ _DEFAULT = BUNDLED_WEIGHTS / "demo.safetensors"
 
 
 def load_pretrained(
-    source: str | Path | None = None, network: nn.Module | Config | str | None = None
+    source: str | Path | None = None,
+    network: nn.Module | Config | str | None = None,
+    *,
+    dtype: str | None = None,
+    precision: str | None = None,
 ) -> Pretrained:
     """Loads a checkpoint.
 
@@ -81,14 +87,27 @@ def load_pretrained(
         "module:attribute", which is imported. None for the network that the checkpoint describes. A
         published checkpoint describes no network; the first configuration that fits its entries is
         used. A network outside `NETWORKS` must be given.
+      dtype: Of the computation: "float32" or "bfloat16"; the variables stay float32. None for the
+        checkpoint's.
+      precision: Of float32 products on GPUs and TPUs: "highest", "high" or "default" (TF32 on
+        GPUs). None for the checkpoint's.
 
     Returns:
       The network and its variables; `source` is the path that was loaded.
 
     Raises:
       UserError: The checkpoint does not exist, cannot be read, is damaged, or does not fit
-        `network`.
+        `network`; or `dtype` or `precision` is invalid.
     """
+    numerics = {"dtype": dtype, "precision": precision}
+    numerics = {key: value for key, value in numerics.items() if value is not None}
+    for key, value in numerics.items():
+        known(key, value, NUMERICS_RULES[key].choices)
+    pretrained = _load(source, network)
+    return dataclasses.replace(pretrained, model=with_numerics(pretrained.model, **numerics))
+
+
+def _load(source, network):
     if isinstance(network, str):
         network = network_by_name(network)
     if network is not None and not isinstance(network, nn.Module):

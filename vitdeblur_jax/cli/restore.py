@@ -16,6 +16,11 @@ and reset), ICC profile, alpha, gray and 16 bits of its image. `vitdeblur IMAGE`
 """
 
 
+# As in `NUMERICS_RULES` of `vitdeblur_jax.models.networks`, which imports JAX.
+DTYPES = ("float32", "bfloat16")
+PRECISIONS = ("highest", "high", "default")
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Returns the parser of the command."""
     parser = Parser("vitdeblur", description=_DESCRIPTION)
@@ -61,6 +66,17 @@ def _add_restoration(parser) -> None:
         "--batch-size",
         type=int,
         help="windows or tiles per batch (default: 1 on a CPU, 8 on other devices)",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        help="dtype of the computation (default: the checkpoint's, in general float32)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="precision of float32 products on GPUs and TPUs; 'default' is TF32 on GPUs (without "
+        "this option: the checkpoint's, in general highest)",
     )
 
 
@@ -141,6 +157,8 @@ def _restore(options) -> int:
         overwrite=options.force,
         skip_existing=options.skip_existing,
         recursive=options.recursive,
+        dtype=options.dtype,
+        precision=options.precision,
         quality=options.quality,
     )
     join_others(options.coordinator, options.processes, options.process)

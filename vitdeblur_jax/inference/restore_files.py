@@ -66,7 +66,8 @@ def restore_files(
             for number, task in enumerate(tasks, 1)
             if not (options.skip_existing and task.is_done)
         ]
-        pretrained = on_local_devices(load_pretrained(checkpoint, network))
+        numerics = {"dtype": options.dtype, "precision": options.precision}
+        pretrained = on_local_devices(load_pretrained(checkpoint, network, **numerics))
         _check_views(pretrained)
         check_options(pretrained.model, options.stride, options.batch_size)
         make_folders(tasks, output)

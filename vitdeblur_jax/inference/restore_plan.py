@@ -34,6 +34,8 @@ class Options(NamedTuple):
       overwrite: Replace existing files. Otherwise they are an error before any work.
       skip_existing: Skip images whose results exist, which resumes an interrupted run.
       recursive: Also restore the images in subfolders.
+      dtype: Of the computation, as `load_pretrained` takes it; None for the checkpoint's.
+      precision: Of float32 products on GPUs and TPUs; None for the checkpoint's.
       quality: Of JPEG and WebP results, from 1 to 100; None for the image's own.
     """
 
@@ -46,6 +48,8 @@ class Options(NamedTuple):
     overwrite: bool = False
     skip_existing: bool = False
     recursive: bool = False
+    dtype: str | None = None
+    precision: str | None = None
     quality: int | None = None
 
 
