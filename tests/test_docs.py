@@ -56,7 +56,7 @@ OTHERS = {
     ),  # pip, MkDocs, a benchmark, pytest, TensorBoard
     *("--config", "--workdir"),  # read by cli/with_config.py
     *("--nodes", "--requeue", "--build-arg"),  # Slurm's, Docker's
-    *("--topology", "--fsdp", "--search"),  # of benchmarks/pod_plan.py
+    *("--topology", "--fsdp", "--search", "--pairs"),  # of benchmarks
     "--small",  # of benchmarks/accelerator.py
 }
 
