@@ -11,7 +11,8 @@ import pytest
 
 from benchmarks.chips import Chip
 from benchmarks.collectives import Traffic
-from benchmarks.pod_plan import Plan, largest_that_fits, least_seconds, topology, traffic_by_rule
+from benchmarks.pod_plan import largest_that_fits, topology
+from benchmarks.step_plan import Plan, least_seconds, traffic_by_rule
 from tests.forked import Ended, run_program
 from vitdeblur_jax.utils.errors import UserError
 
