@@ -7,7 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from tests.checkpoints.test_pytorch_files import (
+from tests.checkpoints.made_up_pytorch_files import (
     assert_same,
     op,
     refusal,
