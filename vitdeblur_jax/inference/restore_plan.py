@@ -9,6 +9,9 @@ from PIL import Image
 
 from vitdeblur_jax.data.image_io import (
     IMAGE_SUFFIXES,
+    RAW_SUFFIXES,
+    READABLE_SUFFIXES,
+    check_can_be_written,
     check_quality,
     is_lossy,
     left_out,
@@ -36,7 +39,7 @@ class Options(NamedTuple):
       recursive: Also restore the images in subfolders.
       dtype: Of the computation, as `load_pretrained` takes it; None for the checkpoint's.
       precision: Of float32 products on GPUs and TPUs; None for the checkpoint's.
-      quality: Of JPEG and WebP results, from 1 to 100; None for the image's own.
+      quality: Of JPEG, WebP, HEIC and AVIF results, from 1 to 100; None for the image's own.
     """
 
     strength: float = 1.0
@@ -150,7 +153,7 @@ def _destination(
     stem = _stem(file)
     suffix = file.name.removeprefix(stem)
     if suffix.lower() not in IMAGE_SUFFIXES:
-        suffix += ".png"  # a.gif.png, because a.png may be the result of another image
+        suffix += ".png"  # a.gif.png or a.dng.png, because a.png may be the result of another image
     if into_folder:
         return Path(output) / below / f"{stem}{suffix}"
     return file.with_name(f"{stem}_restored{suffix}")
@@ -158,7 +161,8 @@ def _destination(
 
 def _stem(file: Path) -> str:
     """Returns the name without the ending of an image format; IMG.2024-05-01 has none."""
-    is_ending = file.suffix.lower() in (*IMAGE_SUFFIXES, *Image.registered_extensions())
+    known = (*IMAGE_SUFFIXES, *READABLE_SUFFIXES, *RAW_SUFFIXES, *Image.registered_extensions())
+    is_ending = file.suffix.lower() in known
     return file.stem if is_ending else file.name
 
 
@@ -208,7 +212,9 @@ def _check_quality(quality: int | None, tasks: list[Task]) -> None:
     check_quality(quality)
     suffixes = [".png" if t.destination == STANDARD else t.destination.suffix for t in tasks]
     if tasks and not any(is_lossy(suffix) for suffix in suffixes):
-        raise UserError(f"--quality is for JPEG and WebP; {tasks[0].destination} is neither")
+        raise UserError(
+            f"--quality is for JPEG, WebP, HEIC and AVIF; not for {tasks[0].destination}"
+        )
 
 
 def _check_not_in_place(tasks: list[Task]) -> None:
@@ -223,6 +229,7 @@ def _check_not_in_place(tasks: list[Task]) -> None:
 def _check_file(path: Path, endings: str, overwrite: bool, needs_folder: bool = True) -> None:
     if path.suffix.lower() not in IMAGE_SUFFIXES:
         raise UserError(f"{path}: {endings}")
+    check_can_be_written(path)
     if os.path.exists(path) and not overwrite:
         raise UserError(f"{path} exists; --force overwrites it")
     if needs_folder and not os.path.isdir(path.parent):

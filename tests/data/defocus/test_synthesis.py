@@ -321,10 +321,10 @@ def test_synthesis_tells_what_it_leaves_out_and_takes_names_that_are_not_utf8(
     tmp_path, sharp, capsys
 ):
     write_images(tmp_path / "sharp", sharp, (os.fsdecode(b"caf\xe9"),))
-    (tmp_path / "sharp/b.heic").write_bytes(b"")
+    (tmp_path / "sharp/b.psd").write_bytes(b"")
     synthesize_folder(tmp_path / "sharp", tmp_path / "out", SynthesisSettings(), 0)
     said = capsys.readouterr().err
-    assert said == "left out: 1 file in unsupported formats (.heic)\n"
+    assert said == "left out: 1 file in unsupported formats (.psd)\n"
     assert os.listdir(bytes(tmp_path / "out/input")) == [b"caf\xe9.png"]
 
 

@@ -43,6 +43,25 @@ def png(colour: int, depth: int, size: tuple[int, int], rows: list[bytes], *chun
     return b"\x89PNG\r\n\x1a\n" + head + b"".join(chunks) + pixels + chunk(b"IEND", b"")
 
 
+_XYZ_TO_SRGB = (3.2404542, -1.5371385, -0.4985314, -0.969266, 1.8760108, 0.041556)
+_XYZ_TO_SRGB += (0.0556434, -0.2040259, 1.0572252)
+
+
+def dng(mosaic: np.ndarray, orientation: int = 1, neutral: tuple[float, ...] = (1, 1, 1)) -> bytes:
+    """Returns a DNG of 14 bits with the pattern RGGB, of a camera that sees sRGB's primaries."""
+
+    def rationals(values: tuple[float, ...]) -> list[int]:
+        return [part for value in values for part in (round(1e4 * value), 10_000)]
+
+    tags = [
+        *[(50706, 1, 4, b"\1\4\0\0"), (50708, 2, None, "Maker Model"), (271, 2, None, "Maker")],
+        *[(272, 2, None, "Model"), (33421, 3, 2, (2, 2)), (33422, 1, 4, b"\0\1\1\2")],
+        *[(50714, 3, 1, 0), (50717, 4, 1, 16_383), (50778, 3, 1, 21), (274, 3, 1, orientation)],
+        *[(50721, 10, 9, rationals(_XYZ_TO_SRGB)), (50728, 5, 3, rationals(neutral))],
+    ]
+    return tiff(mosaic, photometric="cfa", extratags=tags)
+
+
 def exif_block(orientation: int = 1) -> Image.Exif:
     exif = Image.Exif()
     exif[274], exif[271] = orientation, "Maker"

@@ -13,8 +13,8 @@ from PIL import Image
 
 from tests.data.image_io.made_up_files import chunk, encoded, noise, png, tiff
 from vitdeblur_jax.data.image_io import read_image, size_of
+from vitdeblur_jax.data.image_io.decoder_output import unpremultiply
 from vitdeblur_jax.data.image_io.formats import MEMORY_LIMIT, check_memory, decoding_bytes
-from vitdeblur_jax.data.image_io.tiff import unpremultiply
 from vitdeblur_jax.utils.errors import UserError
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n%%EOF\n"

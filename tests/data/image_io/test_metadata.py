@@ -103,7 +103,7 @@ def test_png_to_png_keeps_its_chunks_bit_for_bit(depth):
     assert {kind: again.get(kind) for kind in kept} == kept
     assert lost(data, ".png") == ()
     note = lost(data, ".jpg")[-1]
-    assert note == "JPEG: left out: the PNG's color definition, the PNG's text"
+    assert note == "JPEG: left out: the color definition (CICP), the PNG's text"
 
 
 def test_colors_of_a_png_become_a_profile_elsewhere():

@@ -29,6 +29,7 @@ from vitdeblur_jax.data.image_io import (
     what_is_lost,
     write_image,
 )
+from vitdeblur_jax.data.image_io.formats import FORMATS, is_available
 from vitdeblur_jax.utils.errors import UserError
 
 
@@ -101,14 +102,16 @@ def test_what_a_format_cannot_hold_is_told_and_left_out():
         expected = np.rint(deep.pixels / 257)
         np.testing.assert_array_equal(np.asarray(image), expected)
     for decoded in kinds_of_images():
-        for suffix in IMAGE_SUFFIXES:
+        for suffix in filter(lambda one: is_available(FORMATS[one]), IMAGE_SUFFIXES):
             stream = io.BytesIO()
             write_image(decoded, stream, format=suffix)
             again = read_image(stream.getvalue())
             told = " ".join(what_is_lost(decoded, suffix))
-            assert ("16 bits" in told) == (again.pixels.dtype != decoded.pixels.dtype)
+            is_reduced = again.pixels.dtype != decoded.pixels.dtype
+            assert ("reduced to 8" in told) == is_reduced
             assert ("transparency" in told) == ((again.alpha is None) != (decoded.alpha is None))
-            assert ("left out: the color profile" in told) == (again.metadata.icc_profile is None)
+            has_profile = again.metadata.icc_profile is not None
+            assert ("the color profile" in told) == (not has_profile or "gray becomes" in told)
             assert ("EXIF" in told) == (again.metadata.exif is None)
 
 
@@ -168,6 +171,7 @@ def test_a_full_disk(tmp_path):
 import resource, sys
 import numpy as np
 from vitdeblur_jax.data.image_io import DecodedImage, write_image
+from vitdeblur_jax.data.image_io.formats import FORMATS, is_available
 from vitdeblur_jax.utils.errors import UserError
 pixels = np.random.default_rng(0).integers(0, 255, (100, 100, 3), np.uint8)
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))

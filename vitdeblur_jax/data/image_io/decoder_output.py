@@ -3,8 +3,12 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from vitdeblur_jax.data.image_io.decoded_image import Compression, Metadata, Samples
 from vitdeblur_jax.data.image_io.exif import ExifError, upright
+
+_STRIP = 2**20  # samples per step of un-premultiplying
 
 
 class DecoderOutput(NamedTuple):
@@ -40,10 +44,29 @@ def read_exif(exif: bytes | None) -> tuple[int, bytes | None, tuple[str, ...]]:
         return 1, None, (f"EXIF left out: {error}",)
 
 
+def full_range(samples: np.ndarray, depth: int) -> np.ndarray:
+    """Scales unsigned samples of 9 to 16 bits to the range of uint16, rounded."""
+    if depth == 16:
+        return samples
+    highest = 2**depth - 1
+    table = np.rint(np.arange(highest + 1) * (65_535 / highest)).astype(np.uint16)
+    return table[np.minimum(samples, highest)]
+
+
+def unpremultiply(samples: Samples) -> None:
+    """Divides the colors by alpha, the last channel, in place and a few rows at a time."""
+    highest = np.iinfo(samples.dtype).max
+    rows = max(1, _STRIP // max(1, samples[0].size))
+    for start in range(0, len(samples), rows):
+        part = samples[start : start + rows]
+        alpha = np.maximum(part[..., -1:], 1).astype(np.float64)
+        part[..., :-1] = np.rint(np.minimum(part[..., :-1] / alpha, 1) * highest)
+
+
 def frame_notes(kind: str | None, count: int) -> tuple[str, ...]:
     """Returns a note if the file contains more than one image. Only the first one is used."""
     if count < 2:
         return ()
-    if kind in ("TIFF", "MPO"):
+    if kind in ("TIFF", "MPO", "HEIC"):
         return (f"only the first of {count} images in the file is used",)
     return (f"animation: only the first of {count} frames is used",)

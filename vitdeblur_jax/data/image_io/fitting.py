@@ -5,11 +5,13 @@ from collections.abc import Mapping, Sequence
 
 import imagecodecs
 
+from vitdeblur_jax.data.image_io.color_codes import codes, profile_of
 from vitdeblur_jax.data.image_io.decoded_image import Metadata
+from vitdeblur_jax.data.image_io.jxl_header import can_write_codes
 
 _NAMES = {
     "icc_profile": "the color profile",
-    "png_color": "the PNG's color definition",
+    "png_color": "the color definition (CICP)",
     "exif": "EXIF",
     "xmp": "XMP",
     "iptc": "IPTC",
@@ -23,6 +25,9 @@ _HELD = {
     "TIFF": {"icc_profile", "exif", "xmp", "iptc", "resolution"},
     "WEBP": {"icc_profile", "exif", "xmp"},
     "BMP": {"resolution"},
+    "HEIC": {"icc_profile", "png_color", "exif", "xmp"},
+    "AVIF": {"icc_profile", "exif", "xmp"},
+    "JXL": {"icc_profile", "png_color", "exif", "xmp"},
 }
 # Largest content of one JPEG segment in bytes, without its length and its name.
 _LONGEST_IN_JPEG = {"exif": 65_527, "xmp": 65_504, "iptc": 65_506, "comment": 65_533}
@@ -36,11 +41,13 @@ def fitting(metadata: Metadata, kind: str, is_gray: bool) -> tuple[Metadata, tup
 
     Args:
         metadata: The metadata to write.
-        kind: PNG, JPEG, TIFF, WEBP or BMP.
+        kind: One of the values of `formats.FORMATS`.
         is_gray: Whether the image is gray. A color profile made for gray needs a gray image.
     """
-    if kind != "PNG":
-        metadata = _with_profile(metadata, is_gray)
+    if kind == "PNG":
+        metadata = _with_fallback(metadata, is_gray)
+    else:
+        metadata = _with_profile(metadata, kind, is_gray)
     lost = [
         key
         for key in _NAMES
@@ -59,13 +66,26 @@ def _is_too_long(metadata: Metadata, key: str) -> bool:
     return longest is not None and len(getattr(metadata, key)) > longest
 
 
-def _with_profile(metadata: Metadata, is_gray: bool) -> Metadata:
-    """Replaces the color chunks of a PNG by an equivalent color profile where there is one."""
+def _with_fallback(metadata: Metadata, is_gray: bool) -> Metadata:
+    """Adds a color profile to a PNG with CICP, for programs that do not read CICP."""
+    found = codes(metadata.png_color)
+    if metadata.icc_profile or found is None or metadata.png_color[b"cICP"] in _SRGB_CODES:
+        return metadata
+    return metadata.replace(icc_profile=profile_of(*found, is_gray))
+
+
+def _with_profile(metadata: Metadata, kind: str, is_gray: bool) -> Metadata:
+    """Replaces color chunks that the format cannot store by an equivalent color profile."""
     color = metadata.png_color
     if not color or color.get(b"cICP") in _SRGB_CODES:
         return metadata.replace(png_color={})
-    if b"cICP" in color:
-        return metadata  # HDR and wide gamuts have no equivalent; the caller adds a note
+    if (found := codes(color)) is not None:  # takes precedence over a profile
+        if kind == "HEIC" or (kind == "JXL" and can_write_codes(*found)):
+            return metadata.replace(png_color={b"cICP": color[b"cICP"]}, icc_profile=None)
+        profile = profile_of(*found, is_gray)
+        if profile is None:
+            return metadata  # HDR has no equivalent; the caller adds a note
+        return metadata.replace(png_color={}, icc_profile=profile)
     if metadata.icc_profile or b"sRGB" in color:  # these take precedence
         return metadata.replace(png_color={})
     return metadata.replace(png_color={}, icc_profile=_profile(color, is_gray))

@@ -1,6 +1,7 @@
 """The supported file formats, and the memory limit for one image."""
 
 import contextlib
+import importlib.util
 import io
 import os
 import threading
@@ -11,13 +12,34 @@ from PIL import Image
 
 from vitdeblur_jax.utils.errors import UserError
 
+# The formats that are read and written, by extension.
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF"}
 FORMATS |= {".webp": "WEBP", ".bmp": "BMP", ".jfif": "JPEG", ".jpe": "JPEG"}
+FORMATS |= {".heic": "HEIC", ".heif": "HEIC", ".hif": "HEIC", ".avif": "AVIF", ".jxl": "JXL"}
 IMAGE_SUFFIXES = tuple(FORMATS)
+RAW_SUFFIXES = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".pef")
+
+# Fuji's RAF, Olympus's ORF, Panasonic's RW2. DNG, NEF, ARW and PEF look like TIFF, CR3 like a movie.
+RAF = b"FUJIFILMCCD-RAW "
+RAW_SIGNATURES = (RAF, b"IIRO", b"IIRS", b"MMOR", b"IIU\0")
 
 # The allowed Pillow decoders. Others start programs (EPS: Ghostscript), fetch files, or guess the
 # format of files without a signature. Before it tries AVIF or WebP, Pillow imports all its plugins.
 PILLOW_FORMATS = ("BMP", "GIF", "JPEG", "PPM", "AVIF", "WEBP")
+
+# The modules that decode a format, and how to get them.
+_CODECS = {
+    "HEIC": (("pillow_heif",), "pillow-heif: pip install 'vitdeblur_jax[heic]'"),
+    "RAW": (("rawpy",), "rawpy: pip install 'vitdeblur_jax[raw]'"),
+    "AVIF": (
+        ("PIL._avif", "imagecodecs._avif"),
+        "Pillow and imagecodecs with AVIF: pip install --upgrade pillow imagecodecs",
+    ),
+    "JXL": (
+        ("imagecodecs._jpegxl",),
+        "imagecodecs with JPEG XL: pip install --upgrade imagecodecs",
+    ),
+}
 
 MEMORY_LIMIT = 2**31  # bytes for reading one image
 
@@ -41,6 +63,23 @@ def open_with_pillow(source: str | os.PathLike[str] | bytes) -> Iterator[Image.I
                 yield image
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+
+
+def is_available(kind: str) -> bool:
+    """Returns whether the codecs of a format are installed."""
+    modules, _ = _CODECS.get(kind, ((), ""))
+    return all(importlib.util.find_spec(module) for module in modules)
+
+
+def require(kind: str) -> None:
+    """Raises `UserError` with the command to install the codecs of a format if one is missing."""
+    if not is_available(kind):
+        raise UserError(needs(kind))
+
+
+def needs(kind: str) -> str:
+    """Returns a sentence that says which packages a format needs."""
+    return f"{kind} files need {_CODECS[kind][1]}"
 
 
 def check_memory(width: int, height: int, bytes_per_pixel: int) -> None:

@@ -4,14 +4,16 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from PIL import features
-
-from vitdeblur_jax.data.image_io.formats import FORMATS
+from vitdeblur_jax.data.image_io.formats import FORMATS, RAW_SUFFIXES, is_available, needs
 from vitdeblur_jax.utils.errors import UserError, one_line
 from vitdeblur_jax.utils.natural_order import natural_key
 
 _ONLY_READ = (".gif", ".ppm", ".pgm", ".pbm", ".pnm")
-READABLE_SUFFIXES = (*FORMATS, *_ONLY_READ, *[".avif"] * features.check("avif"))
+_CAMERA_FORMATS = {**FORMATS, **dict.fromkeys(RAW_SUFFIXES, "RAW")}
+READABLE_SUFFIXES = (
+    *(suffix for suffix, kind in _CAMERA_FORMATS.items() if is_available(kind)),
+    *_ONLY_READ,
+)
 ADDED_FOLDERS = ("__MACOSX", "@eaDir")  # by archives and network disks
 _MOST_SUFFIXES_NAMED = 5
 
@@ -48,8 +50,8 @@ def images_in(folder: str | os.PathLike[str], *, recursive: bool = False) -> lis
 def left_out(folder: str | os.PathLike[str], *, recursive: bool = False) -> str:
     """Returns a line about the files and folders that `list_images` skips; "" if there are none.
 
-    For example "left out: 5 files in unsupported formats (.heic, .dng), 1 folder". Hidden files and
-    folders are not counted.
+    For example "left out: 5 files in unsupported formats (.psd, .exr), 1 folder". If a package for
+    one of the formats is missing, the line names it. Hidden files and folders are not counted.
     """
     others, count = [], 0
     for files, folders in _walk(Path(folder), recursive):
@@ -63,7 +65,9 @@ def left_out(folder: str | os.PathLike[str], *, recursive: bool = False) -> str:
         parts.append(f"{_counted(len(others), 'file')} in unsupported formats ({named})")
     if count:
         parts.append(_counted(count, "folder"))
-    return f"left out: {', '.join(parts)}" if parts else ""
+    missing = dict.fromkeys(_CAMERA_FORMATS.get(path.suffix.lower()) for path in others)
+    advice = "".join(f"; {needs(kind)}" for kind in missing if kind)
+    return f"left out: {', '.join(parts)}{advice}" if parts else ""
 
 
 def subfolders(folder: Path) -> list[Path]:

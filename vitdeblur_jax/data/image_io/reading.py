@@ -6,14 +6,31 @@ from pathlib import Path
 import numpy as np
 from PIL import UnidentifiedImageError
 
-from vitdeblur_jax.data.image_io import jpeg, png
+from vitdeblur_jax.data.image_io import avif, heic, jpeg, jxl, png
+from vitdeblur_jax.data.image_io.boxes import kind_of_container
 from vitdeblur_jax.data.image_io.decoded_image import DecodedImage, Samples
 from vitdeblur_jax.data.image_io.decoder_output import DecoderOutput
 from vitdeblur_jax.data.image_io.exif import TIFF_SIGNATURES
-from vitdeblur_jax.data.image_io.formats import FORMATS, open_with_pillow
+from vitdeblur_jax.data.image_io.formats import FORMATS, RAW_SIGNATURES, open_with_pillow
 from vitdeblur_jax.data.image_io.pillow import decode_with_pillow
 from vitdeblur_jax.utils.errors import UserError, one_line
 from vitdeblur_jax.utils.files import check_regular
+
+_HEAD = 1024  # bytes, enough for the signature and the size of most formats
+_SIGNATURES = {
+    "TIFF": TIFF_SIGNATURES,
+    "PNG": (png.SIGNATURE,),
+    "JPEG": (jpeg.SIGNATURE,),
+    "JXL": jxl.SIGNATURES,
+    "RAW": RAW_SIGNATURES,
+}
+_DECODERS = {
+    "PNG": png.decode_png,
+    "JPEG": jpeg.decode_jpeg,
+    "JXL": jxl.decode_jxl,
+    "AVIF": avif.decode_avif,
+    "HEIC": heic.decode_heic,
+}
 
 
 def read_image(
@@ -63,29 +80,42 @@ def size_of(path: str | os.PathLike[str]) -> tuple[int, int] | None:
     try:
         check_regular(path)
         with open(path, "rb") as file:
-            head = file.read(64)
-        if head.startswith(png.SIGNATURE):
-            return png.png_header(head)[:2]
-        if head.startswith(TIFF_SIGNATURES):
-            from vitdeblur_jax.data.image_io import tiff  # a late import, for tifffile
+            head = file.read(_HEAD)
+        match _format_of(head):
+            case "PNG":
+                return png.png_header(head)[:2]
+            case "JXL":
+                return jxl.jxl_size(head)
+            case "HEIC":
+                return heic.heic_size(Path(path).read_bytes())
+            case "RAW" | "TIFF" as kind:
+                from vitdeblur_jax.data.image_io import raw, tiff  # a late import, for tifffile
 
-            return tiff.tiff_size(path)
+                is_raw = kind == "RAW" or raw.is_raw_tiff(path)
+                return (raw.raw_size if is_raw else tiff.tiff_size)(path)
         with open_with_pillow(path) as image:
             return image.size
     except Exception:  # decoders raise almost any error on damaged files
         return None
 
 
-def _decode(data: bytes) -> DecoderOutput:
-    if data.startswith(TIFF_SIGNATURES):
-        from vitdeblur_jax.data.image_io import tiff  # a late import, for tifffile
+def _format_of(head: bytes) -> str | None:
+    """Returns the format by the signature of a file; None if only Pillow can tell."""
+    for name, signatures in _SIGNATURES.items():
+        if head.startswith(signatures):
+            return name
+    kind = kind_of_container(head)
+    return "RAW" if kind == "CR3" else kind
 
-        return tiff.decode_tiff(data)
-    if data.startswith(png.SIGNATURE):
-        return png.decode_png(data)
-    if data.startswith(jpeg.SIGNATURE):
-        return jpeg.decode_jpeg(data)
-    return decode_with_pillow(data)
+
+def _decode(data: bytes) -> DecoderOutput:
+    kind = _format_of(data[:_HEAD])
+    if kind in ("RAW", "TIFF"):
+        from vitdeblur_jax.data.image_io import raw, tiff  # a late import, for tifffile
+
+        is_raw = kind == "RAW" or raw.is_raw_tiff(data)
+        return (raw.decode_raw if is_raw else tiff.decode_tiff)(data)
+    return _DECODERS.get(kind, decode_with_pillow)(data)
 
 
 def _why_unreadable(error: Exception) -> str:

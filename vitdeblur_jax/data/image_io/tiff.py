@@ -15,7 +15,12 @@ from PIL.ExifTags import IFD, Base
 from tifffile import COMPRESSION, PHOTOMETRIC
 
 from vitdeblur_jax.data.image_io.decoded_image import Metadata, Resolution, Samples
-from vitdeblur_jax.data.image_io.decoder_output import DecoderOutput, frame_notes, read_exif
+from vitdeblur_jax.data.image_io.decoder_output import (
+    DecoderOutput,
+    frame_notes,
+    read_exif,
+    unpremultiply,
+)
 from vitdeblur_jax.data.image_io.exif import BIG_TIFF, is_machine_made
 from vitdeblur_jax.data.image_io.formats import MEMORY_LIMIT, check_memory, decoding_bytes
 from vitdeblur_jax.data.image_io.jpeg import cmyk_to_rgb, damage_of
@@ -38,7 +43,6 @@ _CCITT = {
     COMPRESSION.CCITT_T4: imagecodecs.ccittfax3_decode,
     COMPRESSION.CCITT_T6: imagecodecs.ccittfax4_decode,
 }
-_STRIP = 2**20  # samples per step of un-premultiplying
 
 for _library in ("imagecodecs", "tifffile"):  # our one-line error replaces their log
     logging.getLogger(_library).addHandler(logging.NullHandler())
@@ -80,16 +84,6 @@ def tiff_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Returns the width and height of the first page."""
     with tifffile.TiffFile(path) as file:
         return file.pages.first.imagewidth, file.pages.first.imagelength
-
-
-def unpremultiply(samples: Samples) -> None:
-    """Divides the colors by alpha, the last channel, in place and a few rows at a time."""
-    highest = np.iinfo(samples.dtype).max
-    rows = max(1, _STRIP // max(1, samples[0].size))
-    for start in range(0, len(samples), rows):
-        part = samples[start : start + rows]
-        alpha = np.maximum(part[..., -1:], 1).astype(np.float64)
-        part[..., :-1] = np.rint(np.minimum(part[..., :-1] / alpha, 1) * highest)
 
 
 def _full_range(samples: np.ndarray, page: tifffile.TiffPage, colors: int) -> Samples:
@@ -201,17 +195,17 @@ def _is_sound_ccitt(page: tifffile.TiffPage, segment: bytes, rows: int) -> bool:
 
 def _metadata(page: tifffile.TiffPage, data: bytes) -> tuple[Metadata, int, tuple[str, ...]]:
     value, is_big = page.tags.valueof, data.startswith(BIG_TIFF)
-    exif, notes = _exif(page, data)
+    exif, notes = exif_of_page(page, data)
     _, exif, exif_notes = read_exif(exif)
     orientation = value(Base.Orientation, 1)
     description = str(value(Base.ImageDescription, "")).encode("utf-8", "replace")
     if is_big and is_machine_made(description):
         notes += ("the description of the input file's pixel layout is left out",)
     metadata = Metadata(
-        icc_profile=_bytes(value(_ICC)),
+        icc_profile=bytes_of(value(_ICC)),
         exif=exif,
-        xmp=_bytes(value(_XMP)),
-        iptc=_bytes(value(_IPTC)),
+        xmp=bytes_of(value(_XMP)),
+        iptc=bytes_of(value(_IPTC)),
         resolution=_resolution(page),
         others=[f"the tag {tag.name}" for tag in page.tags if tag.code not in _KNOWN_TAGS],
     )
@@ -219,7 +213,7 @@ def _metadata(page: tifffile.TiffPage, data: bytes) -> tuple[Metadata, int, tupl
     return metadata, int(orientation) if is_valid else 1, (*notes, *exif_notes)
 
 
-def _exif(page: tifffile.TiffPage, data: bytes) -> tuple[bytes | None, tuple[str, ...]]:
+def exif_of_page(page: tifffile.TiffPage, data: bytes) -> tuple[bytes | None, tuple[str, ...]]:
     """Copies the text and EXIF of the page's directory to a separate EXIF stream."""
     kept = {*_TEXT_TAGS, IFD.Exif, IFD.GPSInfo}
     if not any(tag.code in kept for tag in page.tags):
@@ -239,7 +233,7 @@ def _exif(page: tifffile.TiffPage, data: bytes) -> tuple[bytes | None, tuple[str
     return stream, (moved,) if has_maker_note else ()
 
 
-def _bytes(value: object) -> bytes | None:
+def bytes_of(value: object) -> bytes | None:
     """Returns the bytes of a tag, which tifffile returns as bytes, text or 32-bit numbers."""
     if isinstance(value, tuple):
         return struct.pack(f"<{len(value)}I", *value)

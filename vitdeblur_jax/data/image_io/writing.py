@@ -6,12 +6,15 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms
 
-from vitdeblur_jax.data.image_io.decoded_image import DecodedImage, Metadata, Samples
+from vitdeblur_jax.data.image_io.avif import encode_avif
+from vitdeblur_jax.data.image_io.color_conversion import gray_to_srgb, to_standard_colors
+from vitdeblur_jax.data.image_io.decoded_image import DecodedImage, Samples
 from vitdeblur_jax.data.image_io.fitting import fitting, is_gray_profile
-from vitdeblur_jax.data.image_io.formats import FORMATS, IMAGE_SUFFIXES
+from vitdeblur_jax.data.image_io.formats import FORMATS, IMAGE_SUFFIXES, require
+from vitdeblur_jax.data.image_io.heic import encode_heic
 from vitdeblur_jax.data.image_io.jpeg import encode_jpeg
+from vitdeblur_jax.data.image_io.jxl import encode_jxl
 from vitdeblur_jax.data.image_io.pillow import encode_with_pillow
 from vitdeblur_jax.data.image_io.png import encode_png
 from vitdeblur_jax.data.image_io.tiff_writing import encode_tiff
@@ -19,10 +22,10 @@ from vitdeblur_jax.utils.errors import UserError, one_line
 from vitdeblur_jax.utils.files import replaced_when_whole
 
 _LONGEST_SIDE = {"JPEG": 65_535, "WEBP": 16_383}
-_DEEP = ("PNG", "TIFF")
+_DEEP = ("PNG", "TIFF", "JXL", "HEIC")
 _OPAQUE = ("JPEG", "BMP")
-_WITHOUT_GRAY = ("WEBP",)
-_LOSSY = ("JPEG", "WEBP")
+_WITHOUT_GRAY = ("WEBP", "HEIC")
+_LOSSY = ("JPEG", "WEBP", "HEIC", "AVIF")
 
 
 def what_is_lost(image: DecodedImage, suffix: str) -> tuple[str, ...]:
@@ -44,10 +47,13 @@ def what_is_lost(image: DecodedImage, suffix: str) -> tuple[str, ...]:
         )
     losses = {
         "16 bits per channel are reduced to 8": is_deep and kind not in _DEEP,
+        "16 bits per channel are reduced to 10": is_deep and kind == "HEIC",
         "transparency is left out": image.alpha is not None and kind in _OPAQUE,
         "gray becomes RGB with the color profile sRGB": _changes_gray_profile(image, kind),
     }
-    names = fitting(image.metadata, kind, image.is_gray)[1]
+    metadata, names = fitting(image.metadata, kind, image.is_gray)
+    if kind == "JXL" and metadata.icc_profile:
+        losses["colors are converted from the color profile to sRGB or Display P3"] = True
     told = [loss for loss, is_so in losses.items() if is_so]
     told += [f"left out: {', '.join(names)}"] if names else []
     return tuple(f"{kind}: {loss}" for loss in told)
@@ -63,8 +69,9 @@ def write_image(
     """Writes an image file atomically: an existing file is replaced only at the end.
 
     A JPEG input keeps its quantization tables and subsampling; other inputs get quality 95 without
-    chroma subsampling. A lossless WebP input stays lossless; other inputs get quality 95. A gray
-    image is written as luminance (Rec. 601). `what_is_lost` lists what the format cannot store.
+    chroma subsampling. A lossless WebP input stays lossless; other inputs get quality 95, as HEIC
+    and AVIF do. JPEG XL is lossless. A gray image is written as luminance (Rec. 601).
+    `what_is_lost` lists what the format cannot store.
 
     Args:
         image: The image to write.
@@ -72,11 +79,11 @@ def write_image(
         format: The file extension, with or without a dot. Default: that of the path. A stream needs
             it.
         overwrite: Whether an existing file may be replaced.
-        quality: JPEG or WebP quality, 1 to 100. Default: as above.
+        quality: JPEG, WebP, HEIC or AVIF quality, 1 to 100. Default: as above.
 
     Raises:
-        UserError: The extension is not supported, the image is too large for the format, the folder
-            is not writable, or the disk is full.
+        UserError: The extension is not supported or needs a package that is missing, the image is
+            too large for the format, the folder is not writable, or the disk is full.
     """
     is_path = isinstance(destination, str | os.PathLike)
     name = str(destination) if is_path else "standard output"
@@ -101,8 +108,16 @@ def check_quality(quality: int) -> None:
         raise UserError(f"the quality is {quality}; it must be from 1 to 100")
 
 
+def check_can_be_written(path: str | os.PathLike[str]) -> None:
+    """Raises `UserError` if the package that writes the format of a path is missing."""
+    try:
+        _kind(Path(path).suffix)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
 def is_lossy(suffix: str) -> bool:
-    """Returns whether the extension is that of a format with a quality setting: JPEG or WebP."""
+    """Returns whether the extension is that of a format with a quality setting."""
     return FORMATS.get(suffix.lower()) in _LOSSY
 
 
@@ -111,20 +126,21 @@ def _kind(suffix: str) -> str:
     if kind is None:
         endings = ", ".join(IMAGE_SUFFIXES)
         raise UserError(f"cannot write images with the extension {suffix!r}; use one of {endings}")
+    require(kind)
     return kind
 
 
 def _encode(image: DecodedImage, kind: str, quality: int | None) -> bytes:
     metadata, _ = fitting(image.metadata, kind, image.is_gray)
     samples, compression = image.pixels, image.compression
-    if image.is_gray and kind not in _WITHOUT_GRAY:
+    if image.is_gray and _stores_gray(image, kind):
         samples = _luminance(samples)
     if image.alpha is not None and kind not in _OPAQUE:
         samples = np.dstack((samples, image.alpha))
     if samples.dtype == np.uint16 and kind not in _DEEP:
         samples = _rounded_to_8_bits(samples)
     if _changes_gray_profile(image, kind):
-        samples, metadata = _gray_to_srgb(samples, metadata)
+        samples, metadata = gray_to_srgb(samples, metadata)
     match kind:
         case "TIFF":
             return encode_tiff(samples, metadata, image.is_gray)
@@ -132,7 +148,17 @@ def _encode(image: DecodedImage, kind: str, quality: int | None) -> bytes:
             return encode_png(samples, metadata)
         case "JPEG":
             return encode_jpeg(samples, metadata, compression, quality)
+        case "HEIC":
+            return encode_heic(samples, metadata, quality)
+        case "AVIF":
+            return encode_avif(samples, metadata, quality)
+        case "JXL":
+            return encode_jxl(*to_standard_colors(samples, metadata, image.is_gray))
     return encode_with_pillow(samples, kind, metadata, compression, quality)
+
+
+def _stores_gray(image: DecodedImage, kind: str) -> bool:
+    return kind not in _WITHOUT_GRAY and not (kind == "AVIF" and image.alpha is not None)
 
 
 def _luminance(pixels: Samples) -> Samples:
@@ -147,18 +173,4 @@ def _rounded_to_8_bits(samples: NDArray[np.uint16]) -> NDArray[np.uint8]:
 def _changes_gray_profile(image: DecodedImage, kind: str) -> bool:
     """Returns whether the image has a gray color profile and the format stores only RGB."""
     is_gray = image.is_gray and is_gray_profile(image.metadata.icc_profile)
-    return is_gray and kind in _WITHOUT_GRAY
-
-
-def _gray_to_srgb(
-    samples: NDArray[np.uint8], metadata: Metadata
-) -> tuple[NDArray[np.uint8], Metadata]:
-    """Converts three equal channels, and alpha, from a gray color profile to sRGB."""
-    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-    gray = Image.fromarray(np.ascontiguousarray(samples[..., 1]))
-    try:
-        profile = io.BytesIO(metadata.icc_profile)
-        rgb = np.asarray(ImageCms.profileToProfile(gray, profile, srgb, outputMode="RGB"))
-    except ImageCms.PyCMSError:  # unusable
-        return samples, metadata.replace(icc_profile=None)
-    return np.dstack((rgb, samples[..., 3:])), metadata.replace(icc_profile=srgb.tobytes())
+    return is_gray and not _stores_gray(image, kind)
