@@ -19,7 +19,7 @@ FORMATS |= {".heic": "HEIC", ".heif": "HEIC", ".hif": "HEIC", ".avif": "AVIF", "
 IMAGE_SUFFIXES = tuple(FORMATS)
 RAW_SUFFIXES = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".pef")
 
-# Fuji's RAF, Olympus's ORF, Panasonic's RW2. DNG, NEF, ARW and PEF look like TIFF, CR3 like a movie.
+# Fuji's RAF, Olympus's ORF, Panasonic's RW2. DNG, NEF, ARW and PEF look like TIFF.
 RAF = b"FUJIFILMCCD-RAW "
 RAW_SIGNATURES = (RAF, b"IIRO", b"IIRS", b"MMOR", b"IIU\0")
 
