@@ -122,7 +122,7 @@ def restore(
         restore_tiles = functools.partial(on_all_devices, restored_tiles)
         return _told(network, tile_rows(tiling, image, restore_tiles, **settings))
     # An image has few head tiles, so one device computes all of them.
-    on_first = jax.device_put(variables, first)
+    on_first = placed if mesh.size == 1 else jax.device_put(variables, first)
     rows = window_rows(
         tiling,
         image,
