@@ -10,6 +10,7 @@ from vitdeblur_jax.models.layers.cpu_attention import attention_by_head
 from vitdeblur_jax.models.layers.custom_gradient import with_gradient
 
 
+@functools.partial(jax.jit, static_argnames="precision", inline=True)  # one trace for all blocks
 def dot_product_attention(
     query: Float[Array, "batch tokens num_heads head_dim"],
     key: Float[Array, "batch tokens num_heads head_dim"],

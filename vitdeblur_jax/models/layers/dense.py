@@ -24,7 +24,8 @@ class Dense(nn.Dense):
     def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch features"]:
         if self.is_initializing():
             return super().__call__(x)
-        layer = self.clone(parent=None)
+        # Flax checks shapes by tracing the initializers again, and that of a zero is cheap.
+        layer = self.clone(parent=None, kernel_init=nn.initializers.zeros)
 
         def plain(params, x):
             return layer.apply({"params": params}, x, method=nn.Dense.__call__)
