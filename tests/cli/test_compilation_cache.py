@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from vitdeblur_jax.cli import compilation_cache, main
+from vitdeblur_jax.cli import main
 from vitdeblur_jax.cli.compilation_cache import (
     cpu_key,
     drop_oldest,
@@ -200,9 +200,8 @@ sys.exit(main.main())
     counts, results = [], []
     for result in ("b.png", "c.png"):
         arguments = (str(tmp_path / "a.png"), "-o", str(tmp_path / result))
-        counts.append(new_process(program, caches, *arguments).split())
+        counts.append([int(count) for count in new_process(program, caches, *arguments).split()])
         results.append((tmp_path / result).read_bytes())
-    assert counts[0] == ["2", "0"]
-    assert counts[1] == ["2", "2"]
+    (compiled, _), (requested, hits) = counts
+    assert 0 < compiled == requested == hits
     assert results[0] == results[1]
-    assert compilation_cache.user_caches() == caches
