@@ -43,17 +43,17 @@ PHASES = (IMPORT, LOAD, TRACE, COMPILE, COMPUTE, FILES, "rest, and exit")
 def run(arguments: Sequence[str], environment: Mapping[str, str]) -> dict[str, float]:
     """Runs Python with these arguments; returns its seconds and its CPU seconds."""
     began = time.perf_counter()
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, *arguments],
         cwd=ROOT,
         env={**os.environ, **environment},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-    )
-    said = process.stderr.read().decode()
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - began
-    process.returncode = os.waitstatus_to_exitcode(status)
+    ) as process:
+        said = process.stderr.read().decode()
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - began
+        process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{arguments} failed:\n{said}")
     return {"seconds": seconds, "CPU": usage.ru_utime + usage.ru_stime}
