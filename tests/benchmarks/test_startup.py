@@ -20,5 +20,5 @@ def test_a_failed_run_is_an_error():
 
 
 def test_medians_are_those_of_each_figure():
-    runs = [{"a": 1, "b": 5}, {"a": 2}, {"a": 9, "b": 1}]
+    runs = [{"a": 1.0, "b": 5.0}, {"a": 2.0}, {"a": 9.0, "b": 1.0}]
     assert startup.medians(runs, ["b", "a"]) == ["1.00", "2.00"]
