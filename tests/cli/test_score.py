@@ -44,6 +44,16 @@ def test_files_are_written(root, tmp_path, capsys):
     assert found["set"] == "pairs"
 
 
+def test_a_published_evaluation(root, tmp_path, capsys):
+    arguments = ["--data", str(root), "--set", "pairs", "--profile", "AIFNet"]
+    assert main(["score", *arguments, f"A={root / 'blurred'}", "--out", str(tmp_path / "out")]) == 0
+    found = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert list(found["definitions"]) == ["psnr", "ssim"]  # what its authors' code measures
+    note = "profile AIFNet: 8 bits, images cropped to a multiple of 16 from the top left"
+    assert found["notes"] == [note]
+    assert note in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -51,6 +61,10 @@ def test_files_are_written(root, tmp_path, capsys):
         (["A=nowhere"], "nowhere"),
         (["A:kpca=x"], "did you mean 'kpac'"),
         (["A=x", "--metrics", "ssmi"], "did you mean 'ssim'"),
+        (
+            ["A=x", "--profile", "restomer"],
+            "unknown profile 'restomer' (did you mean 'restormer'?)",
+        ),
         (["A=x", "--set", "realdoff"], "did you mean 'realdof'"),
     ],
 )
