@@ -141,7 +141,7 @@ PROFILES = (
         ),
     ),
     Profile("BasicSR", ("{source}_{suffix}",), ("*_i", "*_g", "*_gt", "*_p_l", "*_p_r")),
-    Profile("evaluate.py", ("{name}",), folder="restored"),
+    Profile("evaluate.py", ("{name}",), ("images/*",), "restored"),
 )
 PUBLISHED = tuple(one.system.casefold() for one in PROFILES if one.protocol is not None)
 OURS = Profile("", (), protocol=UNIFORM)

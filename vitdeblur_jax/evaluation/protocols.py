@@ -44,7 +44,7 @@ ROUNDED_BGR = Values(
 )
 CLIPPED_BGR = Values(lambda image: image.clip(0, 1)[..., ::-1], "channels in BGR order")
 # The metric maps [0, 1] to [-1, 1] itself.
-NOT_SCALED = Values(lambda image: (image + 1) / 2, "values not clipped, in [0, 1] for [-1, 1]")
+NOT_SCALED = Values(lambda image: (image + 1) / 2, "values not clipped, not scaled to [-1, 1]")
 
 
 class Protocol(NamedTuple):
