@@ -77,7 +77,7 @@ def training_batch(batch: int, crop: int) -> dict[str, np.ndarray]:
 
 
 def median_seconds(
-    work: Callable[[], Any], wait: Callable[[Any], Any], *, seconds: float = 1.5, least: int = 5
+    work: Callable[[], Any], wait: Callable[[Any], Any], *, seconds: float = 1.0, least: int = 5
 ) -> float:
     """Returns the median time of a call.
 

@@ -122,7 +122,7 @@ def _steps(weights, loss_of, batch: dict[str, np.ndarray]) -> Row:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     first = step().item()
-    taken = median_seconds(step, _wait, seconds=2)
+    taken = median_seconds(step, _wait, seconds=1.5)
     memory = torch.cuda.max_memory_allocated() if DEVICE == "cuda" else None
     return {"seconds": taken, "memory": memory, "loss": first}
 

@@ -104,7 +104,7 @@ def _timed_steps(row, program, case: _Case, variables, flops) -> Row:
         row["loss"] = float(step())
     except Exception as error:
         return {**row, "error": one_line(error)}
-    return timed(row, step, flops, seconds=2)
+    return timed(row, step, flops, seconds=1.5)
 
 
 def run(small: bool, seconds: float) -> Iterator[Row]:
