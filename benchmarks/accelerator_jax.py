@@ -166,7 +166,7 @@ def photograph(small: bool, seconds: float) -> Iterator[Row]:
     """Yields the time of a photograph, from array to array and from file to file."""
     from vitdeblur_jax import deblur
     from vitdeblur_jax.checkpoints.pretrained import on_local_devices
-    from vitdeblur_jax.inference.restoration import count_tiles
+    from vitdeblur_jax.inference.chosen_tiling import count_tiles
 
     pretrained = on_local_devices(random_pretrained(small))
     pixels = picture(photograph_size(small))

@@ -45,7 +45,8 @@ def measure(name: str, width: int, height: int) -> tuple[str, ...]:
     import jax
 
     from vitdeblur_jax.checkpoints.pretrained import Pretrained, on_local_devices
-    from vitdeblur_jax.inference.restoration import count_tiles, restore
+    from vitdeblur_jax.inference.chosen_tiling import count_tiles
+    from vitdeblur_jax.inference.restoration import restore
     from vitdeblur_jax.inference.strips import Output
     from vitdeblur_jax.models import create, initial_variables
 

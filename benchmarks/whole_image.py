@@ -14,8 +14,9 @@ import jax
 import numpy as np
 
 from vitdeblur_jax.checkpoints.pretrained import Pretrained, on_local_devices
+from vitdeblur_jax.inference.chosen_tiling import count_tiles
 from vitdeblur_jax.inference.deblurring import deblur
-from vitdeblur_jax.inference.restoration import count_tiles, window_features
+from vitdeblur_jax.inference.restoration import window_features
 from vitdeblur_jax.models import create, initial_variables
 
 _WINDOWS = 8  # timed before and after

@@ -9,8 +9,9 @@ from scipy.signal import correlate
 
 from tests.forked import run_program
 from vitdeblur_jax.inference import restoration, strips, windows
+from vitdeblur_jax.inference.chosen_tiling import count_tiles
 from vitdeblur_jax.inference.pixels import as_dtype, as_float
-from vitdeblur_jax.inference.restoration import count_tiles, restore, window_features
+from vitdeblur_jax.inference.restoration import restore, window_features
 from vitdeblur_jax.inference.windows import window_starts
 from vitdeblur_jax.models.network import with_numerics
 from vitdeblur_jax.utils.errors import UserError

@@ -63,6 +63,12 @@ def _add_restoration(parser) -> None:
         help="step between windows, pixels (default: the model's; 94 for the published one)",
     )
     parser.add_argument(
+        "--tile",
+        type=int,
+        help="side of a tile without its halo, pixels: smaller needs less memory (default: the "
+        "network's; not for ViTDeblur, whose windows have a fixed size)",
+    )
+    parser.add_argument(
         "--batch-size",
         type=int,
         help="windows or tiles per batch (default: 1 on a CPU, 8 on other devices)",
@@ -154,6 +160,7 @@ def _restore(options) -> int:
         change=options.change,
         uncertainty=options.uncertainty,
         stride=options.stride,
+        tile=options.tile,
         batch_size=options.batch_size,
         overwrite=options.force,
         skip_existing=options.skip_existing,

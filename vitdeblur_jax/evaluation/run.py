@@ -43,9 +43,9 @@ from vitdeblur_jax.evaluation.report import add_image
 from vitdeblur_jax.evaluation.results_folder import Results
 from vitdeblur_jax.evaluation.score import parse_metrics
 from vitdeblur_jax.evaluation.subsets import find_subsets
+from vitdeblur_jax.inference.chosen_tiling import check_options, count_tiles, tell_of_tiling
 from vitdeblur_jax.inference.deblurring import deblur
 from vitdeblur_jax.inference.pixels import as_dtype, as_float
-from vitdeblur_jax.inference.restoration import check_options, count_tiles, tell_of_tiling
 from vitdeblur_jax.models.layers.views import mean_of_views
 from vitdeblur_jax.models.network import tiling_of, with_numerics
 from vitdeblur_jax.models.networks import NUMERICS_RULES
@@ -64,6 +64,7 @@ RULES = {
     "profile": choice("", *PUBLISHED),
     "bit_depth": choice(0, 8, 16),
     "stride": integer(0),
+    "tile": integer(0),
     "batch_size": integer(0, 2**16),
     "dtype": NUMERICS_RULES["dtype"],
     "precision": NUMERICS_RULES["precision"],
@@ -132,7 +133,9 @@ def _prepare(config, network) -> _Run:
     pairs = find_pairs(config.data_dir, config.layout, config.split)
     check_sizes(pairs)
     pretrained = _load(config, network)
-    check_options(pretrained.model, config.stride or None, config.batch_size or None)
+    check_options(
+        pretrained.model, config.stride or None, config.batch_size or None, config.tile or None
+    )
     profile = find_protocol(config.profile)
     config = _resolved(config, profile, pairs, pretrained.model)
     weights_folder = Path(config.metric_weights) if config.metric_weights else None
@@ -174,7 +177,7 @@ def _tell_of_data(run):
         tell(paired)
     if run.config.layout == "images" and (line := left_out(run.config.data_dir)):
         tell(line)
-    tell_of_tiling(run.pretrained.model, run.config.stride or None)
+    tell_of_tiling(run.pretrained.model, run.config.stride or None, run.config.tile or None)
 
 
 def _evaluate_pairs(run, numbered_pairs, results, folder) -> Duration:
@@ -246,13 +249,14 @@ def _load(config, network) -> Pretrained:
 
 def _restore(pretrained, image, config):
     """Returns the restored image, float32, not clipped, and the seconds it took."""
-    total = count_tiles(pretrained.model, *image.shape[:2], config.stride or None)
+    tiling = {"stride": config.stride or None, "tile": config.tile or None}
+    total = count_tiles(pretrained.model, *image.shape[:2], **tiling)
     started = time.perf_counter()
     with Progress(total, "tiles") as progress:
         restored = deblur(
             as_float(image),
             pretrained,
-            stride=config.stride or None,
+            **tiling,
             batch_size=config.batch_size or None,
             on_tiles=progress.advance,
         )

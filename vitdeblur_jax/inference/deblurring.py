@@ -24,6 +24,7 @@ def deblur(
     strength: float = 1.0,
     ensemble: bool = False,
     stride: int | None = None,
+    tile: int | None = None,
     batch_size: int | None = None,
     on_tiles: Callable[[int], None] = lambda done: None,
 ) -> Num[np.ndarray | jax.Array, "*batch height width 3"]:
@@ -39,6 +40,8 @@ def deblur(
         see `vitdeblur_jax.inference.self_ensemble`.
       stride: Step between windows, in pixels; None for the network's. Smaller is slower and
         smoother. Only for networks that work in overlapping windows.
+      tile: Minimum side of a tile without its halo, in pixels; None for the network's. Smaller
+        needs less memory. A network that takes the whole image then restores approximately.
       batch_size: Windows or tiles per batch; None for 1 on a CPU and 8 on other devices.
       on_tiles: Called after each batch with its number of windows or tiles.
 
@@ -58,7 +61,7 @@ def deblur(
     check_strength(strength)
     for one in images:
         check_image(pretrained.model, one)
-    options = {"stride": stride, "batch_size": batch_size, "on_tiles": on_tiles}
+    options = {"stride": stride, "tile": tile, "batch_size": batch_size, "on_tiles": on_tiles}
     output = Output(array.dtype if array.dtype.kind == "u" else np.float32, strength)
     restored = np.empty((*images.shape[:3], 3), array.dtype)
     for one, result in zip(images, restored, strict=True):
@@ -82,7 +85,7 @@ def restored_ensemble(
     Args:
       image: One image, as `deblur` takes it.
       pretrained: The network and its variables, from `load_pretrained`.
-      **options: `stride`, `batch_size` and `on_tiles` of `deblur`.
+      **options: `stride`, `tile`, `batch_size` and `on_tiles` of `deblur`.
     """
 
     def restore_whole(turned):

@@ -35,12 +35,8 @@ from flax import traverse_util
 from vitdeblur_jax.checkpoints.load_save import load_pretrained
 from vitdeblur_jax.checkpoints.pretrained import Pretrained, digest, saved_config
 from vitdeblur_jax.inference import pixels, strips, tiles, windows
-from vitdeblur_jax.inference.restoration import (
-    head_tile,
-    restored_tiles,
-    tell_of_tiling,
-    window_features,
-)
+from vitdeblur_jax.inference.chosen_tiling import tell_of_tiling
+from vitdeblur_jax.inference.restoration import head_tile, restored_tiles, window_features
 from vitdeblur_jax.models.network import tiling_of, views_of
 from vitdeblur_jax.models.tilings import Windows
 from vitdeblur_jax.utils.errors import UserError, known, one_line

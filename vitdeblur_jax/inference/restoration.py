@@ -18,15 +18,21 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Num
 
 from vitdeblur_jax.distributed.sharding import batch_sharded, local_mesh, make_mesh, replicated
+from vitdeblur_jax.inference.chosen_tiling import check_options, tiling_for
 from vitdeblur_jax.inference.pixels import image_fault
 from vitdeblur_jax.inference.strips import FLOAT_OUTPUT, NonFiniteError, Output
 from vitdeblur_jax.inference.tiles import count_tiles as count_halo_tiles
 from vitdeblur_jax.inference.tiles import tile_rows
-from vitdeblur_jax.inference.windows import count_windows, window_rows
-from vitdeblur_jax.models.network import check_hashable, restored_images, tiling_of, views_of
-from vitdeblur_jax.models.tilings import HaloTiles, Windows, check_stride, stride_note
+from vitdeblur_jax.inference.windows import window_rows
+from vitdeblur_jax.models.network import (
+    check_hashable,
+    restored_images,
+    views_of,
+)
+from vitdeblur_jax.models.tilings import (
+    Windows,
+)
 from vitdeblur_jax.utils.errors import UserError, one_line
-from vitdeblur_jax.utils.output import tell
 
 Images = Float[ArrayLike, "batch height width channels"]
 
@@ -73,6 +79,7 @@ def restore(
     image: np.ndarray,
     *,
     stride: int | None = None,
+    tile: int | None = None,
     batch_size: int | None = None,
     output: Output = FLOAT_OUTPUT,
     on_tiles: Callable[[int], None] = lambda done: None,
@@ -89,6 +96,8 @@ def restore(
       image: `(height, width, 3 * views)` RGB; uint8, uint16 or float in [0, 1].
       stride: Step between windows, in pixels; None for the network's. Only for networks that work
         in overlapping windows.
+      tile: Minimum side of the kept part of a tile, in pixels; see `tiling_for`. Not for networks
+        that work in overlapping windows.
       batch_size: Windows or tiles per batch, rounded up to a multiple of the number of local
         devices; None for 1 on each CPU and 8 on each other device.
       output: The dtype of the rows, and the weight of the restored image in them.
@@ -102,9 +111,9 @@ def restore(
         is not finite.
     """
     check_image(network, image)
-    check_options(network, stride, batch_size)
-    tiling, mesh = tiling_of(network), local_mesh()
-    most = None if isinstance(tiling, Windows) else count_tiles(network, *image.shape[:2])
+    check_options(network, stride, batch_size, tile)
+    tiling, mesh = tiling_for(network, *image.shape[:2], tile), local_mesh()
+    most = None if isinstance(tiling, Windows) else count_halo_tiles(tiling, *image.shape[:2])
     first = jax.local_devices()[0]
     if most is not None and most < mesh.size:  # a batch is not filled with copies of a tile
         mesh = make_mesh(1, 1, [first])
@@ -156,58 +165,9 @@ def _whole_batch(batch_size, mesh, most=None):
     return -(-batch_size // len(devices)) * len(devices)
 
 
-def count_tiles(network: nn.Module, height: int, width: int, stride: int | None = None) -> int:
-    """Returns the number of windows or tiles of an image.
-
-    Args:
-      network: The network.
-      height: Height of the image, in pixels.
-      width: Width of the image, in pixels.
-      stride: Step between windows, in pixels; None for the network's.
-    """
-    tiling = tiling_of(network)
-    if isinstance(tiling, Windows):
-        return count_windows(tiling, height, width, stride)
-    return count_halo_tiles(tiling, height, width)
-
-
 def check_image(network: nn.Module, image: np.ndarray) -> None:
     """Raises `UserError` if the network cannot restore the image."""
     check_hashable(network)
     fault = image_fault(views_of(network), image)
     if fault is not None:
         raise UserError(fault)
-
-
-def check_options(network: nn.Module, stride: int | None, batch_size: int | None) -> None:
-    """Raises `UserError` if the network cannot use the stride or the batch size; None is valid."""
-    if stride is not None:
-        tiling = tiling_of(network)
-        if not isinstance(tiling, Windows):
-            raise UserError(
-                f"stride is {stride}, but {type(network).__name__} does not work in overlapping "
-                "windows; leave the stride out"
-            )
-        check_stride(tiling, stride)
-    if batch_size is not None and batch_size < 1:
-        raise UserError(f"the batch size is {batch_size}; it must be 1 or more")
-
-
-def tell_of_tiling(network: nn.Module, stride: int | None) -> None:
-    """Prints a note if the tiling may be visible in the results.
-
-    Args:
-      network: The network.
-      stride: Step between windows, in pixels; None for the network's.
-    """
-    tiling = tiling_of(network)
-    if isinstance(tiling, Windows):
-        note = stride_note(tiling, stride or tiling.stride)
-        if note is not None:
-            tell(f"note: {note}")
-    elif getattr(network, "tiling", None) is None and isinstance(tiling, HaloTiles):
-        tell(
-            f"note: {type(network).__name__} has no attribute 'tiling'; images larger than "
-            f"{tiling.tile + 2 * tiling.halo} pixels are restored in tiles with a halo of "
-            f"{tiling.halo} pixels, which is exact only if the receptive field is not larger"
-        )

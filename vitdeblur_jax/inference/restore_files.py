@@ -12,9 +12,9 @@ from vitdeblur_jax.checkpoints.load_save import BUNDLED_NOTE, load_pretrained
 from vitdeblur_jax.checkpoints.pretrained import Pretrained, on_local_devices
 from vitdeblur_jax.data.image_io import DecodedImage, read_image, what_is_lost, write_image
 from vitdeblur_jax.distributed.processes import gather, is_first, split_across_processes, together
+from vitdeblur_jax.inference.chosen_tiling import check_options, count_tiles, tell_of_tiling
 from vitdeblur_jax.inference.deblurring import blend, check_strength, deblur, restored_ensemble
 from vitdeblur_jax.inference.pixels import as_dtype, as_float
-from vitdeblur_jax.inference.restoration import check_options, count_tiles, tell_of_tiling
 from vitdeblur_jax.inference.restore_plan import (
     STANDARD,
     Options,
@@ -69,7 +69,7 @@ def restore_files(
         numerics = {"dtype": options.dtype, "precision": options.precision}
         pretrained = on_local_devices(load_pretrained(checkpoint, network, **numerics))
         _check_views(pretrained)
-        check_options(pretrained.model, options.stride, options.batch_size)
+        check_options(pretrained.model, options.stride, options.batch_size, options.tile)
         make_folders(tasks, output)
     if is_first():
         tell_left_out(sources, options.recursive)
@@ -77,7 +77,7 @@ def restore_files(
             tell(f"{len(tasks) - len(waiting)} of {len(tasks)} are done already")
         if checkpoint is None:
             tell(f"checkpoint: {BUNDLED_NOTE}")
-        tell_of_tiling(pretrained.model, options.stride)
+        tell_of_tiling(pretrained.model, options.stride, options.tile)
     outcomes = [
         _try_task(task, f"{number} of {len(tasks)}", pretrained, options)
         for number, task in split_across_processes(waiting)
@@ -138,10 +138,12 @@ def _restore_file(task: Task, pretrained: Pretrained, options: Options) -> None:
 def _restored(pixels, pretrained, options):
     """Returns the restored image, and the spread of its ensemble or None."""
     count = len(symmetries(1)) if options.ensemble else 1
-    total = count * count_tiles(pretrained.model, *pixels.shape[:2], options.stride)
+    size = pixels.shape[:2]
+    total = count * count_tiles(pretrained.model, *size, options.stride, options.tile)
     with Progress(total, "tiles") as progress:
         settings = {
             "stride": options.stride,
+            "tile": options.tile,
             "batch_size": options.batch_size,
             "on_tiles": progress.advance,
         }

@@ -33,6 +33,7 @@ class Options(NamedTuple):
       change: File for a map of the change, or None.
       uncertainty: File for a map of the ensemble's spread, or None; needs `ensemble`.
       stride: Step between windows, in pixels; None for the network's.
+      tile: Minimum side of a tile without its halo, in pixels; None for the network's.
       batch_size: Windows or tiles per batch; None for 1 on a CPU and 8 on other devices.
       overwrite: Replace existing files. Otherwise they are an error before any work.
       skip_existing: Skip images whose results exist, which resumes an interrupted run.
@@ -47,6 +48,7 @@ class Options(NamedTuple):
     change: str | None = None
     uncertainty: str | None = None
     stride: int | None = None
+    tile: int | None = None
     batch_size: int | None = None
     overwrite: bool = False
     skip_existing: bool = False

@@ -69,7 +69,7 @@ def tile_rows(
     """
     height, width = image.shape[:2]
     multiple = tiling.multiple
-    source = extended_image(image, 0, _extended(height, multiple), _extended(width, multiple))
+    source = extended_image(image, 0, whole_side(height, multiple), whole_side(width, multiple))
     rows, tile_height = spans(tiling, len(source.rows))
     columns, tile_width = spans(tiling, len(source.columns))
 
@@ -115,13 +115,13 @@ def spans(tiling, length: int) -> tuple[list[Span], int]:
 def count_tiles(tiling, height: int, width: int) -> int:
     """Returns the number of tiles of an image of `height` x `width` pixels."""
     rows, columns = (
-        spans(tiling, _extended(length, tiling.multiple))[0] for length in (height, width)
+        spans(tiling, whole_side(length, tiling.multiple))[0] for length in (height, width)
     )
     return len(rows) * len(columns)
 
 
-def _extended(length, multiple):
-    """Returns the side that an image is extended to.
+def whole_side(length, multiple):
+    """Returns the side that an image is extended to, in pixels.
 
     Two multiples or more, because padding by reflection inside a network needs two pixels, also
     where it has only one for each multiple.

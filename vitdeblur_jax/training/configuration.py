@@ -4,7 +4,7 @@ import flax.linen as nn
 import ml_collections
 
 from vitdeblur_jax.data.defocus.settings import check_settings
-from vitdeblur_jax.inference.restoration import check_options
+from vitdeblur_jax.inference.chosen_tiling import check_options
 from vitdeblur_jax.models.import_network import is_import_path, network_by_name
 from vitdeblur_jax.models.network import check_network, check_training, own_loss_terms, views_of
 from vitdeblur_jax.models.networks import GROUPS, create_network

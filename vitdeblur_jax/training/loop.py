@@ -14,7 +14,7 @@ from vitdeblur_jax.checkpoints.pretrained import Pretrained, saved_config
 from vitdeblur_jax.data.image_io import DecodedImage, write_image
 from vitdeblur_jax.distributed.processes import gather, is_first, is_multiprocess, together
 from vitdeblur_jax.distributed.sharding import batch_sharded, make_mesh, whole_on_local_devices
-from vitdeblur_jax.inference.restoration import tell_of_tiling
+from vitdeblur_jax.inference.chosen_tiling import tell_of_tiling
 from vitdeblur_jax.models.network import views_of
 from vitdeblur_jax.models.networks import config_of
 from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
