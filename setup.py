@@ -49,10 +49,28 @@ setup(
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    license_files=["LICENSE"],
+    author="The vitdeblur_jax developers",
+    keywords=["deblurring", "defocus", "image restoration", "JAX", "Flax"],
+    project_urls={
+        "Paper": "https://doi.org/10.1109/TCI.2024.3443732",
+        "Original code": "https://github.com/erfect2020/ContextualDeblur",
+    },
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in (11, 12, 13)),
+        "Topic :: Multimedia :: Graphics",
+        "Topic :: Scientific/Engineering :: Image Processing",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.11",
     packages=find_packages(include=["vitdeblur_jax*"]),
     package_data={
         "vitdeblur_jax": [
+            "py.typed",
             "weights/*",
             "evaluation/*.csv",
             "evaluation/*.html",

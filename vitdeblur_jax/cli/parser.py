@@ -24,6 +24,19 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see {self.prog} --help")
 
 
+class ShowVersion(argparse.Action):
+    """Prints the version of the package and ends the program."""
+
+    def __init__(self, option_strings, dest, **options):
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, **options)
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        from vitdeblur_jax.utils.versions import installed  # late: most commands do not need it
+
+        show(f"vitdeblur_jax {installed(['vitdeblur_jax']).get('vitdeblur_jax', 'not installed')}")
+        parser.exit()
+
+
 def _home_expanded(value):
     match value:
         case str():

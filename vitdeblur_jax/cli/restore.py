@@ -3,7 +3,7 @@
 import argparse
 
 from vitdeblur_jax.cli.own_network import add_network, chosen_network
-from vitdeblur_jax.cli.parser import Parser
+from vitdeblur_jax.cli.parser import Parser, ShowVersion
 from vitdeblur_jax.cli.process import exit_status, find_devices, first_imports, import_jax
 from vitdeblur_jax.utils.errors import CANNOT, UserError
 
@@ -11,8 +11,8 @@ _DESCRIPTION = """\
 Restores images that are out of focus. A result keeps the size, EXIF (with the orientation applied
 and reset), ICC profile, alpha, gray and 16 bits of its image. `vitdeblur IMAGE` is short for
 `vitdeblur restore IMAGE`. Other commands: `vitdeblur networks` (a list), `vitdeblur convert`
-(checkpoints), `vitdeblur export` (StableHLO), `vitdeblur data` (data sets) and `vitdeblur score`
-(saved images); each has --help.
+(checkpoints), `vitdeblur export` (StableHLO), `vitdeblur data` (data sets), `vitdeblur score`
+(saved images) and `vitdeblur info` (this installation, for bug reports); each has --help.
 """
 
 
@@ -25,6 +25,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Returns the parser of the command."""
     parser = Parser("vitdeblur", description=_DESCRIPTION)
     parser.add_argument("image", nargs="+", help="a file, a folder, or - for standard input")
+    parser.add_argument("--version", action=ShowVersion, help="show the version and exit")
     _add_restoration(parser)
     _add_files(parser.add_argument_group("files"))
     _add_maps(parser.add_argument_group("maps"))

@@ -1,9 +1,8 @@
 """The software and devices that a result was computed with."""
 
 import platform
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-
-import jax
 
 _PACKAGES = (
     *("vitdeblur_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain"),
@@ -11,16 +10,23 @@ _PACKAGES = (
 )
 
 
+def installed(packages: Sequence[str]) -> dict[str, str]:
+    """Returns the versions of those packages that are installed."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # some come with an extra
+            continue
+    return found
+
+
 def versions() -> dict[str, str | int]:
     """Returns the versions of Python and of the installed packages, and the devices."""
-    installed = {}
-    for package in _PACKAGES:
-        try:
-            installed[package] = version(package)
-        except PackageNotFoundError:  # grain comes with an extra
-            continue
+    import jax  # late, so that `installed` works without it
+
     return {
-        **installed,
+        **installed(_PACKAGES),
         "python": platform.python_version(),
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
