@@ -49,6 +49,7 @@ OTHERS = {
     *("--sdk_container_image", "--setup_file"),
     *(
         "--constraint",
+        "--no-index",
         "--strict",
         "--images",
         "--durations",
@@ -209,6 +210,7 @@ def helps() -> Iterator[str]:
         ("export",),
         ("networks",),
         ("score",),
+        ("info",),
         *(("data", verb) for verb in data),
     ):
         with contextlib.redirect_stdout(io.StringIO()) as written, pytest.raises(SystemExit):
