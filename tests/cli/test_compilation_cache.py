@@ -87,11 +87,14 @@ def test_a_read_only_folder_is_no_error(caches, monkeypatch):
     assert used() is None
 
 
-def test_no_home_folder_is_no_error(caches, monkeypatch):
+def test_no_home_folder_is_no_error(tmp_path, caches, monkeypatch):
     def home():
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # which counts as unset
+    monkeypatch.setenv("HOME", str(tmp_path / "none"))
+    assert used() is None
+    assert not (tmp_path / "none").exists()
     monkeypatch.setattr(Path, "home", home)
     assert used() is None
 
@@ -100,12 +103,12 @@ def test_no_home_folder_is_no_error(caches, monkeypatch):
     ("system", "folder"),
     [("linux", ".cache"), ("darwin", "Library/Caches"), ("win32", "AppData/Local")],
 )
-def test_each_platform_has_its_folder(monkeypatch, system, folder):
+def test_each_platform_has_its_folder(tmp_path, monkeypatch, system, folder):
     monkeypatch.setattr(sys, "platform", system)
-    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
         monkeypatch.delenv(name, raising=False)
-    assert user_caches() == Path("/home/me") / folder
+    assert user_caches() == tmp_path / folder
 
 
 def test_a_large_cache_loses_its_oldest_entries(tmp_path):

@@ -57,11 +57,18 @@ def user_caches() -> Path:
       RuntimeError: The user has no home folder.
     """
     if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+        return Path(os.environ.get("LOCALAPPDATA") or _home() / "AppData" / "Local")
     if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches"
+        return _home() / "Library" / "Caches"
     given = os.environ.get("XDG_CACHE_HOME", "")
-    return Path(given) if os.path.isabs(given) else Path.home() / ".cache"
+    return Path(given) if os.path.isabs(given) else _home() / ".cache"
+
+
+def _home() -> Path:
+    home = Path.home()
+    if not home.is_dir():  # system users have none, and root would create it
+        raise RuntimeError(f"there is no home folder {home}")
+    return home
 
 
 def cpu_key() -> str:
