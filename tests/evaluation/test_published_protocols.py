@@ -8,6 +8,7 @@ from skimage import metrics
 
 from configs.evaluate import get_config
 from tests.made_up_data import random_image, write_png
+from tests.metrics.golden_pairs import as_floats, golden_pair
 from vitdeblur_jax import create, deblur, load_pretrained, save_pretrained
 from vitdeblur_jax.data.image_io import read_rgb
 from vitdeblur_jax.evaluation import evaluate
@@ -208,6 +209,23 @@ def test_protocols_of_large_images(name):
     saved = protocol.saved(output, dtype)
     np.testing.assert_array_equal(saved, rounded_down(output, np.iinfo(dtype).max))
     assert protocol.bits(1) == ((16,) if name == "dpdnet" else (8,))
+
+
+@pytest.mark.parametrize(
+    ("name", "ssim", "golden"),
+    [
+        ("drbnet", "ssim", "ssim_uniform7"),
+        ("aifnet", "ssim", "ssim_uniform7"),
+        ("nrknet", "ssim_gaussian", "ssim_gaussian_skimage"),
+    ],
+)
+def test_golden_figures_of_files_of_8_bits(name, ssim, golden):
+    """Rounding and clipping leave these as they are."""
+    pair = golden_pair("astronaut")
+    measure, _, _ = load_metrics(["psnr", ssim], None, find_protocol(name).protocol)
+    found = measure(*as_floats(pair))
+    expected = {"psnr": pair.figures["psnr"], ssim: pair.figures[golden]}
+    assert found == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -34,18 +34,17 @@ class Frame(NamedTuple):
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """Returns height and width of the frame of an image."""
+        multiple = self.multiple
         if self.way == "crop":
-            return height - height % self.multiple, width - width % self.multiple
-        return tuple(
-            before + side + after
-            for side, (before, after) in zip(
-                (height, width), self.padding(height, width), strict=True
-            )
-        )
+            return height - height % multiple, width - width % multiple
+        if self.way == "pad":
+            return height + -height % multiple, width + -width % multiple
+        return height, width
 
     def padding(self, height: int, width: int) -> list[tuple[int, int]]:
-        """Returns the padding before and after an image, for height and width."""
-        missing = [-side % self.multiple * (self.way == "pad") for side in (height, width)]
+        """Returns what "pad" adds before and after an image, for height and width."""
+        framed = self.size(height, width)
+        missing = [new - old for new, old in zip(framed, (height, width), strict=True)]
         before = {"end": lambda n: 0, "start": lambda n: n, "around": lambda n: n // 2}[self.place]
         return [(before(n), n - before(n)) for n in missing]
 
@@ -53,9 +52,12 @@ class Frame(NamedTuple):
         self, image: Shaped[np.ndarray, "height width channels"]
     ) -> Shaped[np.ndarray, "frame_height frame_width channels"]:
         """Returns the frame of an image."""
-        height, width = self.size(*image.shape[:2])
-        mode = "reflect" if self.fill == "reflect" else "constant"
-        return np.pad(image, [*self.padding(*image.shape[:2]), (0, 0)], mode)[:height, :width]
+        height, width = image.shape[:2]
+        if self.way == "pad":
+            mode = "reflect" if self.fill == "reflect" else "constant"
+            return np.pad(image, [*self.padding(height, width), (0, 0)], mode)
+        height, width = self.size(height, width)
+        return image[:height, :width]
 
     def check(self, height: int, width: int, system: str, name: str) -> None:
         """Raises `UserError` unless the system takes images of this size.

@@ -184,7 +184,7 @@ def _evaluate_pairs(run, numbered_pairs, results, folder) -> Duration:
     """Restores, measures and records pairs, each with its number."""
 
     def read(item):
-        return [_as_protocol(run, pixels) for pixels in read_pair(item[1])]
+        return _read(run, item[1])
 
     def restore(item, pixels):
         tell(f"{item[0] + 1} of {len(run.pairs)}: {item[1].name}")
@@ -196,11 +196,15 @@ def _evaluate_pairs(run, numbered_pairs, results, folder) -> Duration:
     return run_pipeline(numbered_pairs, read, restore, finish, measuring_threads())
 
 
-def _as_protocol(run, pixels):
-    """Returns the pixels of a file at the bit depth and with the frame of the protocol."""
-    if pixels is None:
-        return None
-    return run.profile.frame.fit(pixels if run.config.bit_depth == 16 else as_8_bits(pixels))
+def _read(run, pair):
+    """Returns source and target at the bit depth and with the frame of the protocol."""
+    frame = run.profile.frame
+    image, target = read_pair(pair)
+    frame.check(*image.shape[:2], run.profile.system, str(pair.source[0]))
+    pair = [None if pixels is None else frame.fit(pixels) for pixels in (image, target)]
+    if run.config.bit_depth == 16:
+        return pair
+    return [None if pixels is None else as_8_bits(pixels) for pixels in pair]
 
 
 def _tell_of_waiting(duration):
