@@ -186,6 +186,15 @@ BAD = [
         "the network takes 2 views, but data.sets.b.synthesis.dual_pixel is False: set "
         "data.sets.b.synthesis.dual_pixel to True, or the network's views to 1",
     ),
+    (
+        {"data__synthesis__device": True},
+        "data.synthesis.device is True, but data.kind is 'pairs'; set it to False, or the kind",
+    ),
+    (
+        {"data__sets": SETS, "data__mixture": (("b", 1.0), ("c", 1.0))}
+        | {"data__kind": "synthetic", "data__synthesis__device": True},
+        "data.sets.b.synthesis.device is True, but data.mixture has 2 sets; the device makes",
+    ),
     ({"model__views": 3}, "model.views is 3; it must be an integer from 1 to 2"),
     ({"model__views": 2}, "data.quarter_turns would put the left view above the right one"),
     (
@@ -256,7 +265,8 @@ def _paths(config, prefix=""):
 def test_the_defaults_are_the_published_method():
     config = default_config("base")
     check_config(config)
-    assert config.data.synthesis.to_dict() == dataclasses.asdict(SynthesisSettings())
+    synthesis = config.data.synthesis.to_dict()
+    assert synthesis == {"device": False, **dataclasses.asdict(SynthesisSettings())}
     weights = {name: w for name, w in loss_weights(config.loss).items() if w}
     assert weights == {"charbonnier": 1.0, "contextual_cosine": 0.2, "sharpness": 0.06}
     assert config.optimizer.weight_decay == 1e-2

@@ -89,7 +89,7 @@ def make_train_dataset(
     _check(sources, weights, seed, batch_size)
     rows = list(range(batch_size) if rows is None else rows)
     flips = {"vertical_flip": vertical_flip, "quarter_turns": quarter_turns}
-    examples = _mixed_indices([len(source) for source in sources], weights, seed)
+    examples = mixed_indices([len(source) for source in sources], weights, seed)
     examples = examples.random_map(partial(_augmented_example, list(sources), crop, flips))
     # Grain's own slices take every n-th batch of a process, but not some rows of each batch.
     batches = (
@@ -131,10 +131,13 @@ def synthetic_batches(
     return make_train_dataset([source], seed=seed, batch_size=batch_size, crop=crop)
 
 
-def _mixed_indices(
+def mixed_indices(
     lengths: Sequence[int], weights: Sequence[float | int] | None, seed: int
 ) -> grain.MapDataset[int]:
-    """Returns endless indices into the sources put one after the other, mixed by weight."""
+    """Returns endless indices into sources of these lengths, put one after the other, mixed.
+
+    This is the order in which `make_train_dataset` takes the examples.
+    """
     seeds = np.random.SeedSequence(seed).generate_state(len(lengths))
     ends = np.cumsum(lengths)
     shuffled = [

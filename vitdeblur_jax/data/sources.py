@@ -127,12 +127,17 @@ class SyntheticSource:
         scene, wanted = [], []
         for side in (height, width):
             start = int(rng.integers(side - self.crop + 1))
-            length = min(side, max(_SCENE, 2 * self.crop))
+            length = scene_length(side, self.crop)
             first = int(np.clip(start - (length - self.crop) // 2, 0, side - length))
             scene.append(slice(first, first + length))
             wanted.append(slice(start - first, start - first + self.crop))
         example = synthesize(sharp[tuple(scene)], self.settings, rng, wanted=tuple(wanted))
         return {key: value.copy() for key, value in example.items()}
+
+
+def scene_length(side: int, crop: int) -> int:
+    """Returns the length of the part of an image's side in which the scene of a crop is drawn."""
+    return min(side, max(_SCENE, 2 * crop))
 
 
 def with_name_in_bytes(example: Example) -> Example:

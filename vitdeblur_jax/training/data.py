@@ -1,16 +1,27 @@
 """The examples of a run: the batch of each step, and the validation images."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
 
+import grain
 import jax
 import ml_collections
 
-from vitdeblur_jax.data.input_pipeline import Source, locate, make_train_dataset
-from vitdeblur_jax.data.prefetch import DeviceBatches, TrainBatches, prefetch_to_device
+from vitdeblur_jax.data.device_synthesis import (
+    Recipe,
+    check_memory,
+    place_images,
+    scene_shape,
+    synthetic_device_batches,
+)
+from vitdeblur_jax.data.input_pipeline import Source, locate, make_train_dataset, mixed_indices
+from vitdeblur_jax.data.prefetch import TrainBatches, prefetch_to_device
 from vitdeblur_jax.distributed.sharding import rows_of_this_process
 from vitdeblur_jax.training.data_sets import (
     DataSet,
     mixture_weights,
+    synthesizes_on_device,
     training_sets,
     validation_sets,
 )
@@ -22,6 +33,7 @@ from vitdeblur_jax.training.examples import (
     make_source,
     split_off,
     spread,
+    synthesis_settings,
     validation_items,
 )
 from vitdeblur_jax.training.stages import Stage, stages
@@ -53,6 +65,8 @@ class TrainingData:
         self._sets = training_sets(config)
         split = {one.path: split_off(one) for one in self._sets}
         self._training = [split[one.path][0] for one in self._sets]
+        # On the devices of a mesh; once, because all stages use them.
+        self._place_images = functools.cache(functools.partial(place_images, self._training[0]))
         self.fingerprint = {path: fingerprint(items) for path, (items, _) in split.items()}
         self.validation: dict[str, Source] = {}
         if config.validation.every:
@@ -62,11 +76,15 @@ class TrainingData:
             }
         self._check_training()
 
-    def batches(self, step: int, stage: Stage, sharding: jax.sharding.Sharding) -> DeviceBatches:
+    def batches(
+        self, step: int, stage: Stage, sharding: jax.sharding.NamedSharding
+    ) -> Iterator[dict[str, Any]]:
         """Returns the batches of a stage from a step on, sharded over the devices.
 
-        Each process reads only the rows on its devices. Close the iterator after use.
+        Each process reads or computes only the rows on its devices. Close the iterator after use.
         """
+        if synthesizes_on_device(self._config):
+            return self._device_batches(step, stage, sharding)
         dataset = self._dataset(stage, rows_of_this_process(sharding, stage.batch_size))
         dataset.set_state({"next_index": step - stage.first_step})
         return prefetch_to_device(dataset, sharding, leave=("radius",))
@@ -81,14 +99,34 @@ class TrainingData:
         return min([*later, self._config.num_steps])
 
     def names(self, step: int) -> list[str]:
-        """Returns the names of the examples in the batch of a step; reads the examples again."""
+        """Returns the names of the examples in the batch of a step."""
         stage = self.stage(step)
         sources, named = self._sources(stage.crop), []
-        for index in self._dataset(stage).batches[step - stage.first_step]["index"]:
-            source, place = locate(sources, int(index))
+        order = self._order(step, stage)
+        for index in (order[row] for row in range(stage.batch_size)):
+            source, place = locate(sources, index)
             prefix = self._sets[sources.index(source)].name
             named.append(f"{f'{prefix}/' if prefix else ''}{source[place]['name']} (index {index})")
         return named
+
+    def _order(self, step: int, stage: Stage) -> grain.MapDataset[int]:
+        """Returns the indices of the examples from a step of a stage on, without end."""
+        lengths = list(map(len, self._training))
+        order = mixed_indices(lengths, mixture_weights(self._config), self._config.seed)
+        return order[stage.first_example + (step - stage.first_step) * stage.batch_size :]
+
+    def _device_batches(self, step: int, stage: Stage, sharding) -> Iterator[dict[str, jax.Array]]:
+        images, smallest = self._place_images(sharding.mesh)
+        recipe = Recipe(
+            synthesis_settings(self._sets[0]),
+            self._config.seed,
+            stage.crop,
+            scene_shape(smallest, stage.crop),
+            self._config.data.vertical_flip,
+            self._config.data.quarter_turns,
+        )
+        order, size = self._order(step, stage), stage.batch_size
+        return synthetic_device_batches(images, order, recipe, size, sharding, step)
 
     def _dataset(self, stage: Stage, rows: Sequence[int] | None = None) -> TrainBatches:
         data = self._config.data
@@ -130,6 +168,8 @@ class TrainingData:
         depths = {}
         for source in self._sources(None):
             check_crop(source, max(stage.crop for stage in self._stages))
+        if synthesizes_on_device(self._config):
+            check_memory(self._training[0], f"{self._sets[0].path}.synthesis.device")
         for one, source in zip(self._sets, self._sources(self._stages[0].crop), strict=True):
             example = source[0]
             check_example(example, self._views)

@@ -24,6 +24,7 @@ from vitdeblur_jax.utils.config_checks import (
     check_keys,
     check_values,
     choice,
+    flag,
     integer,
     number,
     text,
@@ -38,6 +39,7 @@ RULES = {
     "split": text(),
     "bit_depth": choice(8, 16),
     "hold_out": integer(0),
+    "synthesis.device": flag(),
     **{f"synthesis.{key}": rule for key, rule in SYNTHESIS_RULES.items()},
 }
 _KEYS = tuple(dict.fromkeys(key.partition(".")[0] for key in RULES))
@@ -86,6 +88,11 @@ def data_set(config: ml_collections.ConfigDict, name: str) -> DataSet:
         settings |= {**own, "synthesis": settings["synthesis"] | own.get("synthesis", {})}
     settings = ml_collections.ConfigDict(settings)
     return DataSet(name, f"data.sets.{name}" if name else "data", settings)
+
+
+def synthesizes_on_device(config: ml_collections.ConfigDict) -> bool:
+    """Returns whether the devices compute the training batches from sharp images."""
+    return training_sets(config)[0].settings.synthesis.device
 
 
 def named_groups() -> Rule:
@@ -145,6 +152,7 @@ def check_data_sets(config: ml_collections.ConfigDict, views: int) -> None:
             "validation_split, and name it in validation.sets"
         )
     _check_views(config, views)
+    _check_device(config)
 
 
 def _leaves(group: ml_collections.ConfigDict, prefix: str = "") -> Iterator[str]:
@@ -153,6 +161,22 @@ def _leaves(group: ml_collections.ConfigDict, prefix: str = "") -> Iterator[str]
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}"
+
+
+def _check_device(config):
+    sets = training_sets(config)
+    for one in sets:
+        key = f"{one.path}.synthesis.device"
+        if one.settings.synthesis.device and one.settings.kind != "synthetic":
+            raise UserError(
+                f"{key} is True, but {one.path}.kind is {one.settings.kind!r}; set it to False, or "
+                "the kind to 'synthetic'"
+            )
+        if one.settings.synthesis.device and len(sets) > 1:
+            raise UserError(
+                f"{key} is True, but data.mixture has {len(sets)} sets; the device makes the pairs "
+                "of a single set: set it to False"
+            )
 
 
 def _check_views(config, views):

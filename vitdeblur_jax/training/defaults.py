@@ -19,6 +19,7 @@ alone for module:attribute; none if `train` is given one |
 | data.bit_depth | pairs: 8 or 16 |
 | data.hold_out | number of sharp images held out for validation, evenly spaced by name |
 | data.synthesis | synthetic: `vitdeblur_jax.data.defocus.settings.SynthesisSettings` |
+| data.synthesis.device | synthetic: keep the images in device memory and make the pairs there |
 | data.sets | several data sets by name, see `vitdeblur_jax.training.data_sets` |
 | data.mixture | ((name, weight), ...): the data.sets to train on; empty: data itself |
 | data.vertical_flip, .quarter_turns | augmentation beyond the published horizontal flip |
@@ -97,7 +98,7 @@ def _common_config():
                 "split": "train",
                 "bit_depth": 8,
                 "hold_out": 0,
-                "synthesis": dataclasses.asdict(SynthesisSettings()),
+                "synthesis": {"device": False, **dataclasses.asdict(SynthesisSettings())},
                 "sets": {},
                 "mixture": (),
                 "vertical_flip": False,

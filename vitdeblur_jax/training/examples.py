@@ -78,9 +78,14 @@ def make_source(data_set: DataSet, items: Items, seed: int, crop: int | None) ->
         return items
     if data_set.settings.kind == "pairs":
         return FolderSource(items, data_set.settings.bit_depth)
-    values = data_set.settings.synthesis.items()
-    settings = SynthesisSettings(**{key: _plain(value) for key, value in values})
-    return SyntheticSource(items, settings, seed, crop=crop)
+    return SyntheticSource(items, synthesis_settings(data_set), seed, crop=crop)
+
+
+def synthesis_settings(data_set: DataSet) -> SynthesisSettings:
+    """Returns the settings of synthetic defocus of a data set."""
+    values = data_set.settings.synthesis.to_dict()
+    del values["device"]  # where, not how
+    return SynthesisSettings(**{key: _plain(value) for key, value in values.items()})
 
 
 def identities(items: Items) -> set[Any]:

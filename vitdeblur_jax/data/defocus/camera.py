@@ -2,27 +2,31 @@
 
 import io
 
+import jax
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 
 _Image = UInt8[np.ndarray, "height width 3"]
 _Light = Float[np.ndarray, "..."]
+_Values = Float[np.ndarray | jax.Array, "..."]
 
+CLIPPED = 250  # of 255; channels above this are probably clipped
+SLOPE_AT_MIDDLE_GRAY = 1.08  # of the sRGB curve
 _MIDDLE_GRAY = 0.2140  # in linear light; 0.5 in sRGB
-_SLOPE_AT_MIDDLE_GRAY = 1.08  # of the sRGB curve
 _READ_VARIANCE = 0.01  # fraction of the noise variance at middle gray; the rest is shot noise
-_CLIPPED = 250  # of 255; channels above this are probably clipped
 
 
-def srgb_to_linear(encoded: _Light) -> _Light:
+def srgb_to_linear(encoded: _Values) -> _Values:
     """Converts sRGB values in [0, 1] to linear light in [0, 1] (IEC 61966-2-1)."""
-    return np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
+    where = encoded.__array_namespace__().where
+    return where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
 
 
-def linear_to_srgb(light: _Light) -> _Light:
+def linear_to_srgb(light: _Values) -> _Values:
     """Converts linear light in [0, 1] to sRGB values in [0, 1] (IEC 61966-2-1)."""
-    return np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
+    where = light.__array_namespace__().where
+    return where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
 
 
 def extend_highlights(sharp: _Image, gain: float) -> Float32[np.ndarray, "height width 3"]:
@@ -35,9 +39,7 @@ def extend_highlights(sharp: _Image, gain: float) -> Float32[np.ndarray, "height
     light = srgb_to_linear(np.arange(256) / 255).astype(np.float32)[sharp]
     if gain == 1:
         return light
-    clipped = np.clip(
-        (sharp.min(-1, keepdims=True) - np.float32(_CLIPPED)) / (255 - _CLIPPED), 0, 1
-    )
+    clipped = np.clip((sharp.min(-1, keepdims=True) - np.float32(CLIPPED)) / (255 - CLIPPED), 0, 1)
     return light * (1 + np.float32(gain - 1) * clipped)
 
 
@@ -52,14 +54,19 @@ def add_noise(light: _Light, deviation: float, rng: np.random.Generator) -> _Lig
         deviation: Standard deviation at middle gray after the sRGB curve.
         rng: The random generator.
     """
-    at_gray = deviation / _SLOPE_AT_MIDDLE_GRAY
-    shot = (1 - _READ_VARIANCE) / _MIDDLE_GRAY * np.maximum(light, 0)
+    at_gray = np.float32(deviation / SLOPE_AT_MIDDLE_GRAY)
+    variance = noise_variance(np.maximum(light, 0))
     noise = rng.standard_normal(light.shape, np.float32)
-    return light + np.float32(at_gray) * np.sqrt(_READ_VARIANCE + shot) * noise
+    return light + at_gray * np.sqrt(variance) * noise
+
+
+def noise_variance(light: _Values) -> _Values:
+    """Returns the variance of read and shot noise, divided by that at middle gray."""
+    return _READ_VARIANCE + (1 - _READ_VARIANCE) / _MIDDLE_GRAY * light
 
 
 def through_jpeg(image: _Image, quality: int) -> _Image:
-    """Compress an image as JPEG and decode it again."""
+    """Compresses an image as JPEG and decode it again."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=quality)
     return np.asarray(Image.open(buffer, formats=["JPEG"]))

@@ -11,7 +11,7 @@ from vitdeblur_jax.data.defocus.settings import SynthesisSettings
 _Image = UInt8[np.ndarray, "height width 3"]
 _Map = Float32[np.ndarray, "height width"]
 
-_COARSE = 4  # pixels per value and axis of a scene's smooth fields
+COARSE = 4  # pixels per value and axis of a scene's smooth fields
 
 
 def draw_radius_map(
@@ -77,10 +77,10 @@ def _draw_layers(
 ) -> Integer[np.ndarray, "height width"]:
     """Draws a layer for each pixel. Its boundaries partly follow those of the image."""
     layers = np.zeros(sharp.shape[:2], np.int64)
-    coarse = np.asarray(Image.fromarray(sharp).reduce(_COARSE), np.float32)
+    coarse = np.asarray(Image.fromarray(sharp).reduce(COARSE), np.float32)
     for layer in range(1, count):
         colors = coarse @ rng.standard_normal(3).astype(np.float32)
-        colors = ndimage.gaussian_filter(colors, 4 / _COARSE)
+        colors = ndimage.gaussian_filter(colors, 4 / COARSE)
         field = 0.1 * (colors - colors.mean()) / (colors.std() + 1e-3)
         field += _smooth_field(layers.shape, rng)
         threshold = np.quantile(field, rng.uniform(0.4, 0.85))
@@ -93,7 +93,7 @@ def _smooth_field(
 ) -> Float[np.ndarray, "coarse_height coarse_width"]:
     """Draws a coarse field from 0 to 1 with wavelengths of a few hundred pixels or more."""
     half_wave = rng.uniform(80, 320)
-    coefficients = np.zeros([-(-side // _COARSE) for side in shape], np.float32)
+    coefficients = np.zeros([-(-side // COARSE) for side in shape], np.float32)
     lowest = tuple(slice(int(side / half_wave) + 2) for side in shape)
     coefficients[lowest] = rng.standard_normal(coefficients[lowest].shape)
     field = fft.idctn(coefficients)
@@ -103,8 +103,8 @@ def _smooth_field(
 def _enlarged(
     field: Float[np.ndarray, "coarse_height coarse_width"], shape: tuple[int, int]
 ) -> _Map:
-    """Upsamples a coarse field bilinearly by `_COARSE`."""
+    """Upsamples a coarse field bilinearly by `COARSE`."""
     height, width = shape
-    box = (0, 0, width / _COARSE, height / _COARSE)
+    box = (0, 0, width / COARSE, height / COARSE)
     coarse = Image.fromarray(field.astype(np.float32))
     return np.asarray(coarse.resize((width, height), Image.Resampling.BILINEAR, box=box))

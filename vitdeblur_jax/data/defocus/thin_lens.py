@@ -7,10 +7,9 @@ f^2 / (2 N p (s - f)) * (1 - s / z) at depth z, for a pixel pitch p. The radius 
 so for a plane in space it is affine in image coordinates. Continuous depth is split into slices of
 nearly constant radius.
 
-All images are in linear light. The code uses NumPy and SciPy in float32. On one core, which a data
-worker has, and for a 360 x 360 crop, jitted JAX takes 1.5 times as long for a smooth field of radii
-and 0.8 times as long for a few flat layers, and it compiles again for each number of slices; see
-`benchmarks/defocus_speed.py`.
+All images are in linear light. The code uses NumPy and SciPy in float32, for data workers of one
+core. `vitdeblur_jax.data.defocus.on_device` does the same on the devices, where the pairs need no
+worker; `benchmarks/defocus_speed.py` compares their speed.
 
 Sources: M. Potmesil, I. Chakravarty, "A lens and aperture camera model for synthetic image
 generation", SIGGRAPH 1981 (thin lens, circle of confusion); T. Porter, T. Duff, "Compositing
@@ -34,8 +33,8 @@ _Image = Float[np.ndarray, "height width 3"]
 _Packed = Complex64[np.ndarray, "2 rows columns"]
 
 EDGE = 0.5  # pixels; neighbors with a larger difference in radius belong to different surfaces
-_SLICE = 0.25  # step of asinh(radius / 2): 0.5 pixels in focus, radius / 4 for large radii
-_FEW = 16  # up to this many distinct radii, each is a slice
+SLICE_STEP = 0.25  # step of asinh(radius / 2): 0.5 pixels in focus, radius / 4 for large radii
+FEW_RADII = 16  # up to this many distinct radii, each is a slice
 
 
 class Surface(NamedTuple):
@@ -178,10 +177,10 @@ def _box(marked: Bool[np.ndarray, "height width"], margin: int) -> tuple[slice, 
 
 def _slice_radii(surfaces: Sequence[Surface]) -> Float[np.ndarray, " slices"]:
     radii = np.unique(np.concatenate([surface.radius.ravel() for surface in surfaces]))
-    if len(radii) <= _FEW:
+    if len(radii) <= FEW_RADII:
         return radii.astype(np.float64)
     first, last = np.arcsinh(np.float64(radii[[0, -1]]) / 2)
-    return 2 * np.sinh(np.linspace(first, last, math.ceil((last - first) / _SLICE) + 1))
+    return 2 * np.sinh(np.linspace(first, last, math.ceil((last - first) / SLICE_STEP) + 1))
 
 
 def _blur(packed: _Packed, kernel: Float[np.ndarray, "size size"]) -> _Packed:
