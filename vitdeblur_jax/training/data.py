@@ -55,8 +55,8 @@ class TrainingData:
 
     Raises:
       UserError: The data does not exist, no examples remain for training or validation, the bit
-        depths of the training sets differ, or a crop is larger than an image (of at most 1000
-        images whose sizes are read).
+        depths of the training sets differ, a crop is larger than an image (of at most 1000 images
+        whose sizes are read), or the images are too large for device memory.
     """
 
     def __init__(self, config: ml_collections.ConfigDict, views: int = 1):

@@ -14,6 +14,7 @@ from vitdeblur_jax.data.defocus.camera import (
 )
 
 _Light = Float[Array, "height width 3"]
+_Views = Float[Array, "height width channels"]
 
 _BLOCK = 8
 _DCT = dct(np.eye(_BLOCK), axis=0, norm="ortho").astype(np.float32)
@@ -41,7 +42,7 @@ def extend_highlights(light: _Light, gain: Float[Array, ""] | float) -> _Light:
     return light * (1 + (gain - 1) * jnp.clip((darkest - CLIPPED) / (255 - CLIPPED), 0, 1))
 
 
-def add_noise(key: Key[Array, ""], light: _Light, deviation: Float[Array, ""] | float) -> _Light:
+def add_noise(key: Key[Array, ""], light: _Views, deviation: Float[Array, ""] | float) -> _Views:
     """Adds read and shot noise; see the NumPy function of the same name.
 
     Args:

@@ -69,11 +69,11 @@ def synthesize(
     light = sharp[window.rows][:, window.columns]
     inside = tuple(slice(margin, margin + length) for length in shape)
     aperture = draw_aperture(aperture_key, settings)
-    blurred = _photograph(camera_key, light, radius, aperture, settings)
+    blurred = _captured(camera_key, light, radius, aperture, settings)
     return Synthetic(blurred, _eight_bits(light[inside]), radius[inside])
 
 
-def _photograph(key, light, radius, aperture, settings: SynthesisSettings) -> Array:
+def _captured(key, light, radius, aperture, settings: SynthesisSettings) -> Array:
     """Returns the views of a scene, without its margin, through a random camera."""
     keys = jax.random.split(key, 5)
     if settings.highlight_gain > 1:
