@@ -15,6 +15,7 @@ from tests.data.image_io.made_up_files import SRGB, encoded, exif_block, loaded,
 from tests.data.image_io.written_files import UPRIGHT_XMP, lost, pillow_info, png_chunks
 from tests.data.image_io.written_files import rewritten as again
 from vitdeblur_jax.data.image_io import DecodedImage, Metadata, read_image, size_of, write_image
+from vitdeblur_jax.data.image_io.boxes import boxes
 from vitdeblur_jax.utils.errors import UserError
 
 HAS_HEIC = importlib.util.find_spec("pillow_heif") is not None
@@ -169,6 +170,17 @@ def test_the_profile_of_a_recompressed_jpeg_is_kept():
     decoded = read_image(imagecodecs.jpegxl_encode_jpeg(jpeg))
     assert decoded.metadata.icc_profile == ADOBE
     assert np.abs(decoded.pixels.astype(int) - read_image(jpeg).pixels).max() <= 3
+
+
+def test_a_profile_that_cannot_be_read_is_noted():
+    """Without the box to restore the JPEG, only its pixels and the coded profile remain."""
+    jpeg = encoded(samples(8), "JPEG", quality=95, icc_profile=ADOBE, subsampling=0)
+    data = imagecodecs.jpegxl_encode_jpeg(jpeg, usecontainer=True)
+    kept = [data[a - 8 : b] for kind, a, b in boxes(data) if kind != b"jbrd"]
+    decoded = read_image(b"".join(kept))
+    assert decoded.notes == ("the color profile cannot be read; colors may be off",)
+    assert (decoded.metadata.icc_profile, decoded.metadata.png_color) == (None, {})
+    np.testing.assert_array_equal(decoded.pixels, read_image(data).pixels)
 
 
 def codes_of(suffix: str, primaries: int, transfer: int) -> bytes:

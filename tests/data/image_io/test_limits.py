@@ -7,6 +7,7 @@ import sys
 import tracemalloc
 import zlib
 
+import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image
@@ -152,16 +153,20 @@ CHANNELS = {
     "palette.tif": 1,
     "rgba.webp": 4,
     "palette.gif": 1,
+    "rgb.avif": 3,
+    "rgba16.avif": 4,
+    "rgb.jxl": 3,
+    "rgba16.jxl": 4,
 }
 PROGRAM = """
 import sys
 import vitdeblur_jax.data.image_io as image_io
-from vitdeblur_jax.data.image_io import formats, jpeg, pillow, png, tiff
+from vitdeblur_jax.data.image_io import avif, formats, jpeg, jxl, pillow, png, tiff
 image_io.read_image(sys.argv[2])
 allowed = []
 def watch(width, height, per_pixel):
     allowed.append(width * height * per_pixel)
-for module in (jpeg, pillow, png, tiff):
+for module in (avif, jpeg, jxl, pillow, png, tiff):
     module.check_memory = watch
 def peak():
     with open("/proc/self/status") as status:
@@ -188,6 +193,12 @@ def test_memory_stays_below_what_is_counted(tmp_path, name):
 
 def file_of(samples: np.ndarray, name: str) -> bytes:
     stem, suffix = name.split(".")
+    if suffix == "jxl":
+        return imagecodecs.jpegxl_encode(samples, lossless=stem == "rgba16", effort=1)
+    if suffix == "avif":
+        options = {"bitspersample": 12} if stem == "rgba16" else {}
+        stored = samples >> 4 if stem == "rgba16" else samples
+        return imagecodecs.avif_encode(stored, level=60, speed=10, **options)
     if name in ("planes.tif", "rgb16.tif", "rgba16.tif"):
         extra = {"extrasamples": [1]} if samples.shape[-1] == 4 else {}
         if stem == "planes":

@@ -14,7 +14,12 @@ from vitdeblur_jax.data.image_io.decoder_output import (
     read_exif,
     unpremultiply,
 )
-from vitdeblur_jax.data.image_io.formats import check_memory, open_with_pillow, require
+from vitdeblur_jax.data.image_io.formats import (
+    check_memory,
+    decoding_bytes,
+    open_with_pillow,
+    require,
+)
 from vitdeblur_jax.data.image_io.jxl_header import (
     CODESTREAM,
     Colors,
@@ -27,7 +32,7 @@ from vitdeblur_jax.utils.errors import UserError
 _CONTAINER = b"\0\0\0\x0cJXL \r\n\x87\n"
 SIGNATURES = (CODESTREAM, _CONTAINER)
 
-_BYTES_PER_PIXEL = 32  # libjxl's channels and coefficients, and the result with its copies
+_FLOAT = 4  # bytes of a sample in libjxl's planes
 _MOST_EXPANDED = 2**24  # bytes of compressed EXIF or XMP
 _ALPHA, _BLACK = 0, 4
 _UNFIT = "{}; save it as gray or RGB with 8 or 16 bits a channel"
@@ -42,7 +47,7 @@ def decode_jxl(data: bytes) -> DecoderOutput:
     """
     require("JXL")
     header = _header(data)
-    check_memory(header.width, header.height, _BYTES_PER_PIXEL)
+    check_memory(header.width, header.height, _bytes_per_pixel(header))
     if header.is_float or header.depth > 16:
         kind = "floating-point" if header.is_float else "unsigned"
         raise UserError(_UNFIT.format(f"{header.depth}-bit {kind} samples"))
@@ -58,6 +63,12 @@ def decode_jxl(data: bytes) -> DecoderOutput:
     samples, icc_profile, color, color_notes = _colored(samples, header, data)
     metadata = Metadata(icc_profile=icc_profile, png_color=color, exif=exif, xmp=found.get(b"xml "))
     return DecoderOutput(samples, 1, metadata, notes=(*notes, *exif_notes, *color_notes))
+
+
+def _bytes_per_pixel(header: Header) -> int:
+    channels = (1 if header.colors.is_gray else 3) + (_ALPHA in header.extra)
+    planes = _FLOAT * (3 + len(header.extra))  # a gray image is decoded as three
+    return planes + decoding_bytes(channels, 1 + (header.depth > 8), copies=1)
 
 
 def jxl_size(head: bytes) -> tuple[int, int]:
