@@ -94,3 +94,17 @@ def test_the_fused_kernel_keeps_forward_mode(qkv, monkeypatch):
     pairs = zip(gradient(attention.dot_product_attention), gradient(plain), strict=True)
     for one, other in pairs:
         np.testing.assert_allclose(one, other, atol=2e-5)
+
+
+def test_blocks_of_equal_shapes_share_a_trace(monkeypatch):
+    calls = []
+
+    def counted(query, *others, **settings):
+        calls.append(query.shape)
+        return attention_by_head(query, *others, **settings)
+
+    monkeypatch.setattr(attention, "attention_by_head", counted)
+    compute = attention.dot_product_attention
+    x = jnp.zeros((1, 3, 2, 7))  # no other test has this shape
+    jax.make_jaxpr(lambda x: compute(compute(x, x, x), x, x))(x)
+    assert calls == [x.shape]

@@ -5,7 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.errors import ScopeParamShapeError
 
+from vitdeblur_jax.models.layers.dense import Dense
 from vitdeblur_jax.models.layers.transformer_block import transformer_blocks
 
 CASES = [("float32", False), ("float32", True), ("bfloat16", False), ("bfloat16", True)]
@@ -71,3 +73,11 @@ def test_a_table_with_flops(dtype, remat):
     for layer in ("qkv", "fc2", "mlp_norm"):
         assert layer in table
     assert "flops" in table
+
+
+def test_an_applied_dense_layer_checks_its_shape_without_its_initializer():
+    layer = Dense(3, kernel_init=lambda *_: 1 / 0)
+    params = {"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)}
+    np.testing.assert_array_equal(layer.apply({"params": params}, jnp.ones((1, 2))), [[2, 2, 2]])
+    with pytest.raises(ScopeParamShapeError):
+        layer.apply({"params": params}, jnp.ones((1, 4)))
