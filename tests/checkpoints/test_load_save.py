@@ -128,7 +128,7 @@ def test_a_file_that_fits_no_configuration_is_compared_with_the_nearest(small, t
 @pytest.mark.parametrize("changes", [{"decoder__width": 96}, {"decoder__num_heads": 8}])
 def test_another_network_is_refused(small, tmp_path, name, changes):
     save_pretrained(small, tmp_path / name)
-    with pytest.raises(UserError, match=r"does not fit the model: its model.decoder\..* should be"):
+    with pytest.raises(UserError, match=r"of another network: its model.decoder\..*, and yours is"):
         load_pretrained(tmp_path / name, small_configuration(**changes))
 
 
@@ -233,6 +233,15 @@ def test_an_unknown_name_lists_the_bundled_weights(tmp_path, small, monkeypatch)
     with pytest.raises(UserError, match="come with the package: demo"):
         load_pretrained("nothing")
     assert load_pretrained("demo").config == small.config
+
+
+def test_a_missing_step_lists_the_steps(tmp_path):
+    for step in (280, 300):
+        (tmp_path / "checkpoints" / str(step)).mkdir(parents=True)
+    with pytest.raises(UserError, match=r"/301'; \S+/checkpoints has the steps 280, 300$"):
+        load_pretrained(tmp_path / "checkpoints" / "301")
+    with pytest.raises(UserError, match=r"no checkpoint 'x.safetensors': no such file or folder$"):
+        load_pretrained("x.safetensors")
 
 
 def test_an_unknown_ending_is_refused(small, tmp_path):
@@ -412,12 +421,13 @@ def test_a_changed_network_is_saved_and_loaded_with_its_model(small, tmp_path, m
         loaded = load_pretrained(path, model)
         assert loaded.model is model
         jax.tree.map(np.testing.assert_array_equal, loaded.variables, variables)
-        with pytest.raises(UserError, match="does not fit the model"):
+        with pytest.raises(UserError, match=r"does not fit the model|of another network"):
             load_pretrained(path, make(small_configuration(primary_encoder__width=64)))
-        with pytest.raises(UserError, match=f"of the class '{name}', not of Dense"):
+        with pytest.raises(UserError, match=f"its class is '{name}', and your class is 'Dense'"):
             load_pretrained(path, nn.Dense(3))
     save_pretrained(small, tmp_path / "small")
-    with pytest.raises(UserError, match=f"of the network 'vitdeblur', not of the class {name}"):
+    message = f"its network is 'vitdeblur', and your class is '{name}'. .* save dataclasses.replace"
+    with pytest.raises(UserError, match=message):
         load_pretrained(tmp_path / "small", model)
 
 

@@ -22,6 +22,7 @@ from tests.small_model import small_pretrained, write_deep_checkpoint
 from vitdeblur_jax import Pretrained, deblur, load_pretrained, save_pretrained
 from vitdeblur_jax.data.layouts import LAYOUTS
 from vitdeblur_jax.evaluation import evaluate, run
+from vitdeblur_jax.evaluation.metrics_json import check_results_folder
 from vitdeblur_jax.evaluation.results_folder import Results
 from vitdeblur_jax.evaluation.score import Method, score
 from vitdeblur_jax.metrics import DEFAULT
@@ -425,7 +426,7 @@ def refusal(config: ml_collections.ConfigDict, workdir: Path) -> str:
         ({"data_dir": "nowhere"}, "nowhere"),
         ({"layout": "pears"}, "did you mean 'pairs'"),
         ({"network": "bass"}, "there is no network 'bass' (did you mean 'base'?)"),
-        ({"network": "tiny"}, "1.safetensors does not fit"),
+        ({"network": "tiny"}, "1.safetensors is of another network"),
         ({"bit_depth": 12}, "--config.bit_depth is 12; it must be one of 0, 8, 16"),
         ({"dtype": "float16"}, "--config.dtype is 'float16' (did you mean 'bfloat16'?)"),
         ({"precision": "best"}, "precision is 'best'; it must be one of highest, high, default"),
@@ -485,6 +486,17 @@ def test_results_of_another_run_are_not_mixed(tmp_path, settings, small, capsys)
     save_pretrained(small_pretrained(seed=1), config.checkpoint, overwrite=True)
     assert "another run (other weights)" in refusal(config, tmp_path / "results")
     assert contents(tmp_path / "results") == before
+
+
+def test_a_training_run_is_no_results_folder(tmp_path, settings):
+    make_pairs(tmp_path)
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.json").touch()
+    assert "run is the workdir of a training run; choose another" in refusal(settings(), run)
+    with pytest.raises(UserError, match="is the workdir of a training run"):
+        check_results_folder(run)
+    assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "config.json"]
 
 
 def test_a_run_that_did_nothing_can_be_corrected(tmp_path, settings):

@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 from vitdeblur_jax import deblur, load_pretrained, save_pretrained
 from vitdeblur_jax.checkpoints.pretrained import config_to_json, digest
 from vitdeblur_jax.cli.main import main
-from vitdeblur_jax.inference.export import exported_functions
+from vitdeblur_jax.inference.export import checkpoint_name, exported_functions
 
 RESTORE = """
 import sys
@@ -124,6 +124,11 @@ def test_images_are_restored_without_this_package(checkpoint, exported, tmp_path
         # Integers may be rounded the other way.
         atol = {"u1": 1, "u2": 2, "f4": 1e-5}[image.dtype.str[1:]]
         np.testing.assert_allclose(restored[name].astype(float), expected.astype(float), atol=atol)
+
+
+def test_a_step_is_named_with_its_run():
+    assert checkpoint_name(Path("/home/me/RUN/checkpoints/300")) == "RUN/checkpoints/300"
+    assert checkpoint_name(Path("/home/me/small.safetensors")) == "small.safetensors"
 
 
 def test_metadata(checkpoint, exported):

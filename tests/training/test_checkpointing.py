@@ -139,6 +139,19 @@ def test_the_last_two_and_the_best_are_kept(tmp_path, psnrs, kept):
     assert steps_in(tmp_path) == kept
 
 
+def test_a_checkpoint_that_is_not_complete_is_removed_and_told(tmp_path, capfd):
+    (tmp_path / "5.orbax-checkpoint-tmp").mkdir()
+    with TrainingCheckpoints(tmp_path, keep=1) as checkpoints:
+        save(checkpoints, state_of_step(1))
+    said = "note: the checkpoint of step {} was not complete and is removed; the run {}\n"
+    assert capfd.readouterr().err == said.format(5, "starts anew")
+    (tmp_path / "6.orbax-checkpoint-tmp").mkdir()
+    with TrainingCheckpoints(tmp_path, keep=1):
+        pass
+    assert capfd.readouterr().err == said.format(6, "resumes from step 1")
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+
+
 def test_a_saved_step_stays_as_it_is(tmp_path):
     with TrainingCheckpoints(tmp_path, 2) as checkpoints:
         save(checkpoints, state_of_step(1))

@@ -99,10 +99,6 @@ BAD = [
     ({"loss__charbonnier": 0.0}, "decoder would not be trained; raise loss.charbonnier above 0"),
     ({"loss__sharpness": math.nan}, "loss.sharpness is nan; it must be a finite number >= 0"),
     (
-        {"optimizer__lr_mults": (("tokenizer/.*", 0),)},
-        "optimizer.lr_mults freezes 'tokenizer/.*' at random values; name pretrained weights",
-    ),
-    (
         {"grad_accum_steps": 4},
         "batch norm needs at least two images per step",
     ),

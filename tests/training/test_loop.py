@@ -416,7 +416,7 @@ def compilations():
         ({"data__root": "empty"}, "no folder source or input"),
         (
             {"initial__checkpoint": "other.safetensors"},
-            "model.primary_encoder.depth is 2, should be 1; model.primary_encoder.width is 64",
+            "its model.primary_encoder.depth is 2, and yours is 1; its model.primary_encoder.width",
         ),
         ({"initial__checkpoint": "deep.safetensors"}, "contextual_encoder.depth is 3000"),
         ({"initial__checkpoint": "nowhere"}, "there is no checkpoint 'nowhere'"),

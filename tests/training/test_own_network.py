@@ -1,5 +1,6 @@
 """A network that the package does not know goes through everything that the package does."""
 
+import dataclasses
 import functools
 import importlib
 import json
@@ -12,20 +13,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from configs.evaluate import get_config
 from tests.training.small_run import after_step, images
-from tests.training.test_loop import lines, send
+from tests.training.test_loop import RATES, lines, send
 from vitdeblur_jax import UserError, deblur, load_pretrained, save_pretrained
-from vitdeblur_jax.checkpoints.pretrained import Pretrained
+from vitdeblur_jax.checkpoints.pretrained import Pretrained, check_pretrained
 from vitdeblur_jax.evaluation import evaluate
 from vitdeblur_jax.inference.export import export
 from vitdeblur_jax.inference.restoration import restore
 from vitdeblur_jax.inference.self_ensemble import symmetries
 from vitdeblur_jax.models.network import initial_variables, with_numerics
+from vitdeblur_jax.models.network_checks import check_is_instance
 from vitdeblur_jax.models.tilings import HaloTiles, WholeImage
 from vitdeblur_jax.training import default_config, train
+from vitdeblur_jax.training.configuration import check_config
+from vitdeblur_jax.training.initialization import given_variables
 from vitdeblur_jax.training.log import TrainingLog
+from vitdeblur_jax.training.objective_checks import RESERVED_TERMS
 
 
 class OwnNetwork(nn.Module):
@@ -100,6 +106,12 @@ def test_a_stopped_run_resumes_bit_for_bit(pairs, trained, tmp_path, monkeypatch
     assert np.abs(once["batch_stats"]["BatchNorm_0"]["mean"]).max() > 0
 
 
+def test_the_reserved_terms_are_the_other_entries_of_the_log(trained):
+    for line in lines(trained, "train"):
+        entries = {*line, *RATES} - {"charbonnier", "brightness"}
+        assert entries == set(RESERVED_TERMS) - {"finite", "images_finite"}
+
+
 def test_validation_is_that_of_deblur(trained):
     (logged,) = lines(trained, "validation")
     assert np.isfinite(logged["psnr"])
@@ -108,7 +120,7 @@ def test_validation_is_that_of_deblur(trained):
 def test_its_checkpoint_needs_the_network(trained, tmp_path):
     with pytest.raises(UserError, match=r"of the class 'OwnNetwork': load it with .*network="):
         load_pretrained(trained)
-    with pytest.raises(UserError, match="does not fit"):
+    with pytest.raises(UserError, match=r"its features is 4, and yours is 5\. Load"):
         load_pretrained(trained, OwnNetwork(features=5))
     loaded = load_pretrained(trained, OwnNetwork())
     save_pretrained(loaded, tmp_path / "own.safetensors")
@@ -161,6 +173,8 @@ def test_an_export_restores_images_of_any_size(pretrained, tmp_path, monkeypatch
         np.testing.assert_allclose(
             restore_exported(image, batch_size=2), deblur(image, pretrained), atol=1e-5
         )
+    with pytest.raises(ValueError, match="an image is an array, and this is a str"):
+        restore_exported("x")
     for name in [name for name in sys.modules if name.startswith("own_export")]:
         monkeypatch.delitem(sys.modules, name)
 
@@ -229,6 +243,34 @@ class _Demanding(nn.Module):
         return image
 
 
+class _Dropping(nn.Module):
+    @nn.compact
+    def __call__(self, image):
+        return nn.Dropout(0.5, deterministic=False)(nn.Dense(3)(image))
+
+
+class _Failing(nn.Module):
+    @nn.compact
+    def __call__(self, image):
+        return nn.Dense(3)(image) + jnp.zeros(7)
+
+
+class _Strided(nn.Module):
+    tiling: HaloTiles = HaloTiles(multiple=2)
+
+    @nn.compact
+    def __call__(self, image):
+        x = nn.Conv(8, (4, 4), strides=4)(image)
+        return nn.ConvTranspose(3, (4, 4), strides=(4, 4))(x)
+
+
+class _Halo(nn.Module):
+    tiling: HaloTiles = HaloTiles(halo=-1)
+
+    def __call__(self, image):
+        return image
+
+
 class _Tiled(nn.Module):
     tiling: int = 32
 
@@ -245,7 +287,14 @@ class _Tiled(nn.Module):
             "_Features returns 2 x 64 x 64 for images of 2 x 64 x 64 x 3; it must return",
         ),
         (_List(), "_List returns list for images of"),
-        (_Demanding(), "_Demanding cannot be applied to images .*is_training"),
+        (_Demanding(), "_Demanding.__call__ needs the argument 'is_training'; .* named `train`"),
+        (_Dropping(), "_Dropping cannot be applied .*PRNG.* deterministic=not train"),
+        (_Failing(), r"_Failing cannot be applied to images \(test_own_network.py, line \d+: Val"),
+        (
+            _Strided(),
+            r"_Strided returns 2 x 68 x 68 x 3 for .* 2 x 66 x .* The multiple .* is 2; make",
+        ),
+        (_Halo(), "_Halo.tiling has the halo -1; it must be an integer of at least 0"),
         (_Tiled(), "_Tiled.tiling is 32; it must be a HaloTiles, WholeImage or Windows"),
     ],
 )
@@ -256,6 +305,29 @@ def test_a_network_that_cannot_be_trained_is_refused(network, message, pairs, tm
         train(config, tmp_path / "run", network=network)
     assert "\n" not in str(refusal.value)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        (
+            "Conv_0/.*",
+            r"freezes 'Conv_0/\.\*' at random values; name pretrained weights ",
+        ),
+        ("Conv_7/.*", r"'Conv_7/\.\*' matches no parameter \(did you mean"),
+    ],
+)
+def test_a_pattern_is_matched_before_what_it_freezes_is_checked(pattern, message, pairs, tmp_path):
+    config = own_config(pairs)
+    config.optimizer.lr_mults = ((pattern, 0),)
+    with pytest.raises(UserError, match=message):
+        train(config, tmp_path / "run", network=OwnNetwork())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_class_in_place_of_a_network_is_told():
+    with pytest.raises(UserError, match=r"is the class _Failing; .*: network=_Failing\(\)"):
+        check_is_instance(_Failing)
 
 
 def test_a_flax_error_while_restoring_is_one_line():
@@ -273,8 +345,10 @@ def test_a_run_is_not_resumed_with_another_network_of_equal_shapes(pairs, traine
     class Other(OwnNetwork):
         pass
 
-    with pytest.raises(UserError, match=r"was started with another network, .*'OwnNetwork'"):
+    with pytest.raises(UserError, match=r"another network: its class is '.*OwnNetwork', and your "):
         train(own_config(pairs, num_steps=6), trained, network=Other())
+    with pytest.raises(UserError, match=r"another network: its features is 4, and yours is 5; ch"):
+        train(own_config(pairs, num_steps=6), trained, network=OwnNetwork(5))
 
 
 def test_a_checkpoint_tells_attributes_that_shapes_do_not(tmp_path):
@@ -289,7 +363,7 @@ def test_a_checkpoint_tells_attributes_that_shapes_do_not(tmp_path):
     for name in ("own", "own.safetensors"):
         save_pretrained(own, tmp_path / name)
         load_pretrained(tmp_path / name, Scaled())
-        with pytest.raises(UserError, match=r"its factor is 1\.0, should be 2\.0"):
+        with pytest.raises(UserError, match=r"its factor is 1\.0, and yours is 2\.0\. Load"):
             load_pretrained(tmp_path / name, Scaled(2.0))
 
 
@@ -347,3 +421,39 @@ def test_a_whole_image_is_not_copied_to_fill_a_batch(pretrained, monkeypatch):
     monkeypatch.setattr("vitdeblur_jax.inference.restoration.restored_tiles", restored)
     deblur(np.zeros((20, 24, 3), np.uint8), pretrained, batch_size=8)
     assert seen == [(1, 20, 24, 3)]
+
+
+def test_a_network_starts_from_the_variables_of_its_parent(pretrained, pairs, tmp_path):
+    class WithTerm(OwnNetwork):
+        LOSS_TERMS: ClassVar = {}
+
+    save_pretrained(pretrained, tmp_path / "parent")
+    with pytest.raises(UserError, match=r"dataclasses\.replace\(pretrained, model=network\)"):
+        load_pretrained(tmp_path / "parent", WithTerm())
+    moved = dataclasses.replace(
+        load_pretrained(tmp_path / "parent", OwnNetwork()), model=WithTerm()
+    )
+    save_pretrained(moved, tmp_path / "start")
+    config = own_config(pairs)
+    config.initial.checkpoint = str(tmp_path / "start")
+    given = traverse_util.unflatten_dict(given_variables(config, WithTerm()))
+    jax.tree.map(np.testing.assert_allclose, given, pretrained.variables)
+
+
+def test_a_config_of_another_network_lacks_its_keys(pairs):
+    config = default_config()
+    config.data.root = str(pairs)
+    with pytest.raises(
+        UserError, match=r"'loss.brightness', which OwnNetwork needs; .*\(network\)"
+    ):
+        check_config(config, OwnNetwork())
+    config = default_config()
+    with config.unlocked():
+        config.network = "own"
+    with pytest.raises(UserError, match=r"network is 'own', .*your own as module:attribute"):
+        check_config(config)
+
+
+def test_what_is_no_pretrained_network_is_told():
+    with pytest.raises(UserError, match=r"deblur\(image, pretrained\) is given OwnNetwork\("):
+        check_pretrained(OwnNetwork(), "deblur(image, pretrained)")

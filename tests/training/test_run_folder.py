@@ -183,6 +183,20 @@ def test_results_without_a_config_are_left_alone(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["checkpoints", "log.jsonl"]
 
 
+@pytest.mark.parametrize("name", ["photo.JPG", "metrics.json"])
+def test_images_and_results_are_no_workdir(tmp_path, name):
+    (tmp_path / name).touch()
+    with pytest.raises(UserError, match=rf"holds {name}, which is not of a training run; choose"):
+        open_and_close(tmp_path)
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_a_run_keeps_its_folder_with_images_in_it(tmp_path):
+    open_and_close(tmp_path)
+    (tmp_path / "curve.png").touch()
+    open_and_close(tmp_path)
+
+
 def test_a_folder_may_hold_other_things(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     open_and_close(tmp_path)

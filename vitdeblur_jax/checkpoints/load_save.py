@@ -29,10 +29,12 @@ from vitdeblur_jax.checkpoints.orbax_folders import (
     flat_shapes,
     read_folder_metadata,
     read_folder_variables,
+    step_folders,
     write_folder,
 )
 from vitdeblur_jax.checkpoints.pretrained import (
     Pretrained,
+    check_pretrained,
     check_same_network,
     checked_config,
     config_from_json,
@@ -50,6 +52,7 @@ from vitdeblur_jax.checkpoints.safetensors_files import write_safetensors
 from vitdeblur_jax.checkpoints.state_dicts import read_state_dict
 from vitdeblur_jax.models.import_network import network_by_name
 from vitdeblur_jax.models.network import abstract_variables, with_numerics
+from vitdeblur_jax.models.network_checks import check_is_instance
 from vitdeblur_jax.models.networks import (
     NUMERICS_RULES,
     Config,
@@ -110,6 +113,8 @@ def load_pretrained(
 def _load(source, network):
     if isinstance(network, str):
         network = network_by_name(network)
+    if isinstance(network, type):
+        check_is_instance(network)
     if network is not None and not isinstance(network, nn.Module):
         network = create_network(complete_config(network))
     path = _DEFAULT if source is None else chosen_checkpoint(_find(source))
@@ -157,6 +162,7 @@ def save_pretrained(
       UserError: `destination` exists and may not be replaced, cannot be written, or does not
         support half precision; or the variables do not fit the network.
     """
+    check_pretrained(pretrained, "save_pretrained(pretrained, destination)")
     path = check_destination(destination)
     _check_vacant(path, overwrite, "overwrite=True replaces it")
     if (half or metadata) and path.suffix != ".safetensors":
@@ -247,6 +253,13 @@ def _find(source):
         return Path(source)
     if str(source) in bundled_names():
         return BUNDLED_WEIGHTS / f"{source}.safetensors"
+    path = Path(source)
+    if path.parent != Path() or path.suffix:
+        steps = ", ".join(map(str, step_folders(path.parent)))
+        raise UserError(
+            f"there is no checkpoint {str(source)!r}"
+            + (f"; {path.parent} has the steps {steps}" if steps else ": no such file or folder")
+        )
     names = ", ".join(bundled_names()) or "none"
     raise UserError(
         f"there is no checkpoint {str(source)!r}: no such file or folder "

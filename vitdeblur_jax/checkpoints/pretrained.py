@@ -48,6 +48,15 @@ class Pretrained:
         return f"<Pretrained {name}, {size / 1e6:.1f} M values, from {self.source!r}>"
 
 
+def check_pretrained(value: Any, caller: str) -> None:
+    """Raises `UserError` unless an argument is a `Pretrained`; `caller` names the function."""
+    if not isinstance(value, Pretrained):
+        raise UserError(
+            f"{caller} is given {shown(value)} in place of a Pretrained, which load_pretrained "
+            "returns; of your own, it is Pretrained(network, variables, source)"
+        )
+
+
 def on_local_devices(pretrained: Pretrained) -> Pretrained:
     """Copies the variables to all devices of this process, so that later calls need no copies."""
     variables = jax.device_put(pretrained.variables, replicated(local_mesh()))
@@ -135,35 +144,45 @@ def check_same_network(
       saved: The output of `checked_config`; None if the checkpoint has no description.
       where: The checkpoint's name, for errors.
     """
+    differences = network_differences(network, saved)
+    if differences:
+        raise UserError(
+            f"{where} is of another network: {'; '.join(differences)}. Load it with that network. "
+            "To use its variables in yours, save dataclasses.replace(pretrained, model=network)"
+        )
+
+
+def network_differences(
+    network: nn.Module, saved: ml_collections.ConfigDict | dict | None
+) -> list[str]:
+    """Returns what differs between a network and the one that a checkpoint describes.
+
+    Args:
+      network: The network.
+      saved: The output of `checked_config`; None if the checkpoint has no description.
+
+    Returns:
+      A text for each difference, such as "its width is 8, and yours is 12".
+    """
     wanted = config_of(network)
     if saved is None:
-        return
-    if isinstance(saved, dict):
-        if saved["network"] != type(network).__qualname__:
-            raise UserError(
-                f"{where} is a checkpoint of the class {shown(saved['network'])}, not of "
-                f"{type(network).__qualname__}"
-            )
-        ours, theirs = saved_config(network).get("attributes", {}), saved["attributes"]
-        _refuse_differences({k: ours[k] for k in ours if k in theirs}, theirs, where)
-        return
-    if wanted is None:
-        raise UserError(
-            f"{where} is a checkpoint of the network {saved.network!r}, not of the class "
-            f"{type(network).__qualname__}"
-        )
-    ours, theirs = (_flat(config) for config in (wanted, saved))
-    _refuse_differences(ours, theirs, where)
-
-
-def _refuse_differences(ours, theirs, where):
-    wrong = [
-        f"{key} is {shown(theirs.get(key))}, should be {shown(value)}"
+        return []
+    is_own = isinstance(saved, dict)
+    if is_own != (wanted is None) or (is_own and saved["network"] != type(network).__qualname__):
+        theirs = saved["network"]
+        ours = type(network).__qualname__ if wanted is None else wanted.network
+        kinds = ["network" if described else "class" for described in (not is_own, wanted)]
+        return [f"its {kinds[0]} is {shown(theirs)}, and your {kinds[1]} is {shown(ours)}"]
+    if is_own:
+        ours, theirs = saved_config(network)["attributes"], saved["attributes"]
+        ours = {key: value for key, value in ours.items() if key in theirs}
+    else:
+        ours, theirs = (_flat(config) for config in (wanted, saved))
+    return [
+        f"its {key} is {shown(theirs.get(key))}, and yours is {shown(value)}"
         for key, value in ours.items()
         if theirs.get(key) != value
     ]
-    if wrong:
-        raise UserError(f"{where} does not fit the model: its {'; '.join(wrong)}")
 
 
 def _flat(config):

@@ -178,6 +178,10 @@ def _mistake_in_flags(error: BaseException, name: str) -> str | None:
     is_key = isinstance(cause, KeyError)
     if is_key and (unknown := _unknown_key(sys.argv, name)):
         return unknown
+    if isinstance(cause, AttributeError) and "attribute 'get_config'" in str(cause):
+        named = [word.partition("=")[2] for word in sys.argv if word.startswith(f"--{name}=")]
+        file = f"{named[-1].partition(':')[0]} " if named else ""
+        return f"the config file {file}has no function get_config()"
     what = "the config does not have this key" if is_key else "the config file cannot be read"
     return f"{what}: {_last_line(cause)}"
 

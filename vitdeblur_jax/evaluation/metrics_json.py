@@ -125,12 +125,22 @@ def summarize(scores: dict[str, Any], subsets: Mapping[str, Sequence[str]]) -> N
     scores["comparisons"] = [comparison for comparison in compared if comparison]
 
 
+def check_holds_no_run(folder: Path) -> None:
+    """Raises `UserError` if the folder is the workdir of a training run."""
+    if os.path.isdir(folder / "checkpoints") and os.path.lexists(folder / "config.json"):
+        raise UserError(
+            f"{folder} is the workdir of a training run; choose another folder for the results"
+        )
+
+
 def check_results_folder(folder: Path) -> None:
     """Checks that `vitdeblur score` may write its results into a folder.
 
     Raises:
-      UserError: The folder holds results of evaluate.py, or other files with the same names.
+      UserError: The folder holds results of evaluate.py, a training run, or other files with the
+        same names.
     """
+    check_holds_no_run(folder)
     path = folder / _JSON
     there = [name for name in (_JSON, *_TABLES, REPORT) if os.path.lexists(folder / name)]
     if not there:

@@ -21,6 +21,7 @@ import numpy as np
 
 from vitdeblur_jax.data.pairs import Pair
 from vitdeblur_jax.evaluation.metrics_json import (
+    check_holds_no_run,
     image_record,
     new_method,
     new_scores,
@@ -36,7 +37,7 @@ from vitdeblur_jax.utils.json_files import read_json
 from vitdeblur_jax.utils.table import format_table
 
 COMPARED = {
-    "input": "the blurred images, of two views their mean",
+    "input": "the blurred images; the mean of two views",
     "output": "the network's float output",
     "saved": "the PNGs as they were written",
 }
@@ -75,9 +76,10 @@ class Results:
           part: Index of this process. Process 0 must open the folder first.
 
         Raises:
-          UserError: The folder holds results of another config or checkpoint, or cannot be
-            written.
+          UserError: The folder holds results of another config or checkpoint, or a training run,
+            or cannot be written.
         """
+        check_holds_no_run(folder)
         data = config.layout, config.split, str(config.data_dir)
         fresh = {
             "config": config.to_dict(),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Num
 
-from vitdeblur_jax.checkpoints.pretrained import Pretrained
+from vitdeblur_jax.checkpoints.pretrained import Pretrained, check_pretrained
 from vitdeblur_jax.inference.pixels import as_dtype, as_float
 from vitdeblur_jax.inference.restoration import check_image, restore
 from vitdeblur_jax.inference.self_ensemble import Ensemble, self_ensemble
@@ -53,6 +53,7 @@ def deblur(
       UserError: The image or an option is invalid, or this is called inside `jax.jit`, `jax.grad`
         or `jax.vmap`.
     """
+    check_pretrained(pretrained, "deblur(image, pretrained)")
     _check_not_traced(image, pretrained.variables)
     array = np.asarray(image)
     images = array if array.ndim == 4 else array[None]

@@ -176,9 +176,15 @@ def _flat(variables):
     return traverse_util.flatten_dict(variables, sep="/")
 
 
+def checkpoint_name(source: Path) -> str:
+    """Returns the name of a checkpoint; of a step, with its run's folder."""
+    is_step = source.parent.name == "checkpoints"
+    return str(Path(*source.parts[-3:])) if is_step else source.name
+
+
 def _metadata(pretrained, platforms, batch_size):
     return {
-        "source": Path(pretrained.source).name,
+        "source": checkpoint_name(Path(pretrained.source)),
         "config": saved_config(pretrained.model),
         "views": views_of(pretrained.model),
         "tiling": tiling_of(pretrained.model)._asdict(),

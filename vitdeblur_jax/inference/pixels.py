@@ -10,6 +10,8 @@ from numpy.typing import DTypeLike
 
 def image_fault(views: int, image: np.ndarray) -> str | None:
     """Returns an error message if a network with `views` views cannot take the image, else None."""
+    if not hasattr(image, "ndim"):
+        return f"an image is an array, and this is a {type(image).__name__}"
     channels = 3 * views
     if image.ndim != 3 or image.shape[-1] != channels or 0 in image.shape:
         named = {1: "1 view", 2: "2 views, left and right"}.get(views, f"{views} views")

@@ -11,7 +11,8 @@ A network is a Linen module that maps images `(batch, height, width, 3 * views)`
 | dtype, precision, remat | numerics of the computation | as the module is written |
 | LOSS_TERMS | names of the network's own loss terms, with default weights | none |
 | training_outputs(blurred, sharp, train, terms) | the restored images and these terms | none |
-| params_without_gradient(terms) | paths of the parameters that these terms do not train | none |
+| params_without_gradient(terms) | paths of the parameters without gradient if these own terms are \
+used | none |
 | check_training(crop, batch_size, weights) | raises `UserError` for invalid settings | none |
 | INITIAL_OPTIONS | keys of `config.initial` with defaults: non-random initialization | none |
 | check_initial(options) | raises `UserError` for conflicting options | none |
@@ -57,13 +58,18 @@ def tiling_of(network: nn.Module) -> Tiling:
     tiling = getattr(network, "tiling", None)
     if tiling is None:
         return HaloTiles()
-    if not isinstance(tiling, Tiling) or any(value < 0 for value in tiling):
+    if not isinstance(tiling, Tiling):
         raise UserError(
             f"{type(network).__name__}.tiling is {shown(tiling)}; it must be a HaloTiles, "
             "WholeImage or Windows of vitdeblur_jax.models.tilings"
         )
-    if not getattr(tiling, "multiple", 1) or not getattr(tiling, "tile", 1):
-        raise UserError(f"{type(network).__name__}.tiling is {shown(tiling)}; no size may be 0")
+    for size, value in tiling._asdict().items():
+        least = 1 if size in ("multiple", "tile", "size", "stride", "period") else 0
+        if not isinstance(value, int) or value < least:
+            raise UserError(
+                f"{type(network).__name__}.tiling has the {size} {shown(value)}; it must be an "
+                f"integer of at least {least}"
+            )
     return tiling
 
 
@@ -183,7 +189,8 @@ def initial_variables(network: nn.Module, seed: int) -> dict:
     return _initialize(network, jax.random.key(seed))
 
 
-def _initial_side(network):
+def initial_side(network: nn.Module) -> int:
+    """Returns the side of the images, in pixels, with which a network is initialized."""
     tiling = tiling_of(network)
     if isinstance(tiling, Windows):
         return tiling.size
@@ -192,7 +199,7 @@ def _initial_side(network):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _initialize(network, key):
-    side = _initial_side(network)
+    side = initial_side(network)
     keys = {"params": key, "dropout": key}
     settings = {"train": False} if takes_train(network) else {}
     return network.init(keys, jnp.zeros((2, side, side, 3 * views_of(network))), **settings)
@@ -228,9 +235,10 @@ def training_outputs(
     state = {name: collection for name, collection in variables.items() if name != "params"}
     settings = {"mutable": list(state), "rngs": {"dropout": rng}}
     if hasattr(network, "training_outputs"):
-        (restored, found), updated = network.apply(
+        outputs, updated = network.apply(
             variables, blurred, sharp, True, terms, method="training_outputs", **settings
         )
+        restored, found = _checked_outputs(network, outputs, sharp.shape)
         return restored, found, {**state, **updated}
     if takes_train(network):
         settings["train"] = True
@@ -238,44 +246,20 @@ def training_outputs(
     return restored, {}, {**state, **updated}
 
 
-def check_network(network: nn.Module) -> None:
-    """Checks by shapes alone that the network can be trained; nothing is compiled.
-
-    Raises:
-      UserError: The network cannot be initialized or applied, does not return images, has batch
-        statistics that training could never update, or its `tiling` is none.
-    """
-    name = type(network).__name__
-    variables = _traced(name, lambda: abstract_variables(network))
-    if "params" not in variables:
-        raise UserError(f"{name} has no parameters, so there is nothing to train")
-    if "batch_stats" in variables and not takes_train(network):
+def _checked_outputs(network, outputs, shape):
+    is_pair = isinstance(outputs, tuple) and len(outputs) == 2 and isinstance(outputs[1], dict)
+    if not is_pair or jnp.shape(outputs[0]) != shape:
+        found = f"images of {sides(jnp.shape(outputs[0]))}" if is_pair else "something else"
         raise UserError(
-            f"{name} has batch statistics, but its call has no argument `train`: they would never "
-            "be updated. Write `def __call__(self, image, train=False)`, and "
-            "`nn.BatchNorm(use_running_average=not train)`"
+            f"{type(network).__name__}.training_outputs returns {found}; it must return the "
+            f"restored images, of {sides(shape)}, and a dict of its loss terms"
         )
-    side = _initial_side(network)
-    images = jax.ShapeDtypeStruct((2, side, side, 3 * views_of(network)), jnp.float32)
-    restored = _traced(
-        name, lambda: jax.eval_shape(functools.partial(restored_images, network), variables, images)
-    )
-    shape = getattr(restored, "shape", None)
-    if shape != (2, side, side, 3):
-        found = type(restored).__name__ if shape is None else " x ".join(map(str, shape))
-        raise UserError(
-            f"{name} returns {found} for images of {' x '.join(map(str, images.shape))}; it must "
-            f"return images of 2 x {side} x {side} x 3"
-        )
+    return outputs
 
 
-def _traced(name, trace):
-    try:
-        return trace()
-    except UserError:
-        raise
-    except Exception as error:  # anything that a module of the user's raises
-        raise UserError(f"{name} cannot be applied to images ({one_line(error)})") from error
+def sides(shape: tuple[int, ...]) -> str:
+    """Returns a shape as text, for a message."""
+    return " x ".join(map(str, shape))
 
 
 def restored_images(

@@ -30,6 +30,7 @@ from vitdeblur_jax.checkpoints.orbax_folders import (
 from vitdeblur_jax.distributed.processes import gather, is_first, tells_of_a_loss
 from vitdeblur_jax.training.state import TrainState
 from vitdeblur_jax.utils.errors import UserError
+from vitdeblur_jax.utils.output import tell
 from vitdeblur_jax.utils.shapes import few_of, shape_differences
 
 _NOT_WRITTEN = (
@@ -235,8 +236,12 @@ def _remove_unfinished(folder):
     Orbax removes them in a thread that only its next save waits for. That thread may still be
     running when this manager is closed and another one is open.
     """
-    for path in folder.glob("*.orbax-checkpoint-tmp*"):
+    latest = max(step_folders(folder), default=None)
+    then = "starts anew" if latest is None else f"resumes from step {latest}"
+    for path in sorted(folder.glob("*.orbax-checkpoint-tmp*")):
         shutil.rmtree(path)
+        step = path.name.partition(".")[0]
+        tell(f"note: the checkpoint of step {step} was not complete and is removed; the run {then}")
 
 
 def _tree(metadata):

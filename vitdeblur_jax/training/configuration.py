@@ -6,13 +6,15 @@ import ml_collections
 from vitdeblur_jax.data.defocus.settings import check_settings
 from vitdeblur_jax.inference.chosen_tiling import check_options
 from vitdeblur_jax.models.import_network import is_import_path, network_by_name
-from vitdeblur_jax.models.network import check_network, check_training, own_loss_terms, views_of
-from vitdeblur_jax.models.networks import GROUPS, create_network
+from vitdeblur_jax.models.network import check_training, own_loss_terms, views_of
+from vitdeblur_jax.models.network_checks import check_network
+from vitdeblur_jax.models.networks import GROUPS, NETWORKS, create_network
 from vitdeblur_jax.training.data_sets import RULES as DATA_SET_RULES
 from vitdeblur_jax.training.data_sets import check_data_sets, named_groups, weighted_names
 from vitdeblur_jax.training.initialization import check_initial, initial_options
 from vitdeblur_jax.training.losses import RULES as LOSS_RULES
 from vitdeblur_jax.training.losses import WEIGHT_RULE, check_losses, loss_weights
+from vitdeblur_jax.training.objective_checks import check_term_name
 from vitdeblur_jax.training.optimizer import RULES as OPTIMIZER_RULES
 from vitdeblur_jax.training.optimizer import check_optimizer
 from vitdeblur_jax.training.stages import stages
@@ -117,6 +119,7 @@ def check_config(config: ml_collections.ConfigDict, network: nn.Module | None = 
     common = ml_collections.ConfigDict(
         {key: value for key, value in config.items() if key not in GROUPS}
     )
+    _check_own_keys(config, network)
     check_paths(common, rules)
     check_values(common, rules)
     check_optimizer(config.optimizer, config.num_steps)
@@ -126,7 +129,6 @@ def check_config(config: ml_collections.ConfigDict, network: nn.Module | None = 
     _check_turns(config, views_of(network))
     _check_stages(config, network)
     check_initial(config, network)
-    _check_frozen(config)
     _check_profile(config)
     return network
 
@@ -140,6 +142,7 @@ def rules_for(network: nn.Module) -> dict[str, Rule]:
                 f"{type(network).__name__}.LOSS_TERMS has {term!r}, which the config's loss has "
                 "already; rename the term"
             )
+        check_term_name(term, f"{type(network).__name__}.LOSS_TERMS")
     return {
         **RULES,
         **_within("loss", dict.fromkeys(own_loss_terms(network), WEIGHT_RULE)),
@@ -169,6 +172,12 @@ def _network(config, network):
         check_network(network)
         return network
     if missing:
+        name = config.get("network")
+        if isinstance(name, str) and name not in NETWORKS:
+            raise UserError(
+                f"network is {name!r}, which is none of {', '.join(NETWORKS)}; name a network of "
+                "your own as module:attribute, the attribute being its class or an instance"
+            )
         raise UserError(f"the config lacks the key {missing[0]!r}")
     for group in GROUPS[1:]:
         if not isinstance(config[group], ml_collections.ConfigDict):
@@ -176,21 +185,29 @@ def _network(config, network):
     return create_network(config)
 
 
+def _check_own_keys(config, network):
+    """Raises `UserError` if keys of the network are missing, as in a config made for another."""
+    keys = {"loss": own_loss_terms(network), "initial": initial_options(network)}
+    missing = [
+        f"{group}.{key}"
+        for group, own in keys.items()
+        for key in own
+        if isinstance(config.get(group), ml_collections.ConfigDict) and key not in config[group]
+    ]
+    if missing:
+        name = type(network).__name__
+        argument = repr(config.network) if "network" in config else "network"
+        raise UserError(
+            f"the config lacks the key {missing[0]!r}, which {name} needs; start from "
+            f"default_config({argument})"
+        )
+
+
 def _check_turns(config, views):
     if config.data.quarter_turns and views > 1:
         raise UserError(
             "data.quarter_turns would put the left view above the right one; disable it for a "
             "network with two views"
-        )
-
-
-def _check_frozen(config):
-    frozen = [pattern for pattern, multiplier in config.optimizer.lr_mults if multiplier == 0]
-    if frozen and not any(config.initial.values()):
-        raise UserError(
-            f"optimizer.lr_mults freezes {frozen[0]!r} at random values; name pretrained weights "
-            "with --config.initial.checkpoint or another of initial.*, or raise the multiplier "
-            "above 0"
         )
 
 

@@ -9,8 +9,8 @@
 | progressive | ((first_step, crop, batch_size), ...): later stages of crop and batch size |
 | grad_accum_steps | parts of a batch, processed one after the other to save memory |
 | mesh.data, .fsdp | the grid of devices, see `make_mesh`; -1: inferred from the device count |
-| network, model, tiling, numerics | the network, see `vitdeblur_jax.models.networks`; network \
-alone for module:attribute; none if `train` is given one |
+| network, model, tiling, numerics | the network, see `vitdeblur_jax.models.networks`. For \
+module:attribute, only the key network; for a network passed to `train`, no key |
 | initial.checkpoint | checkpoint to start from, with the same architecture; empty: none |
 | initial.* | other initializations, which depend on the network |
 | data.kind | pairs (files), prepared (by `vitdeblur data prepare`), synthetic (from sharp images) |
@@ -43,7 +43,7 @@ of the training |
 | validation.num_logged_images | number of these images logged to TensorBoard |
 | validation.stride, .batch_size | as in configs/evaluate.py |
 | profile | (first, last) step to profile; empty: none |
-| afterwards | lines to print when the run is complete |
+| afterwards | lines to print when the run is complete, such as a command to try its result |
 """
 
 import dataclasses

@@ -80,11 +80,11 @@ def train(
                 TrainingCheckpoints(folder / "checkpoints", config.keep_checkpoints)
             )
         with together():
+            check_network(folder, network)
             state, resume_state = first_state(config, run, checkpoints, given)
             del given  # frees memory: it is as large as the network
             step = int(state.step)
             check_steps(folder, step, config)
-            check_network(folder, resume_state, network)
             check_data(folder, resume_state, data.fingerprint, config)
             log = stack.enter_context(_begin_log(folder, step, config, run))
         if resume_state:
@@ -249,9 +249,9 @@ class _Loop:
             resume_state = {
                 **{"next_step": self.step, "window": self.window.state()},
                 "data": self.data.fingerprint,
-                "network": saved_config(self.fixed.network),
             }
-            self.checkpoints.save(self.state, resume_state["network"], resume_state, psnr)
+            description = saved_config(self.fixed.network)
+            self.checkpoints.save(self.state, description, resume_state, psnr)
             self.saved_step = self.step
 
 

@@ -59,12 +59,7 @@ def weighted_objective(
     check_keys(weights, [*RESTORATION_LOSSES, LPIPS, *own], "the loss")
     wanted = own if any(weights.get(name) for name in own) else frozenset()
     restored, found, model_state = training_outputs(network, variables, blurred, sharp, wanted, rng)
-    missing = [name for name in wanted if weights.get(name) and name not in found]
-    if missing:
-        raise UserError(
-            f"{type(network).__name__} has the loss term {missing[0]!r} in LOSS_TERMS, but its "
-            "`training_outputs` does not return it"
-        )
+    _check_own_terms(network, found, [name for name in wanted if weights.get(name)], len(blurred))
     inside = slice(border, -border or None)
     images = restored[:, inside, inside], sharp[:, inside, inside]
     losses = RESTORATION_LOSSES if lpips is None else {**RESTORATION_LOSSES, LPIPS: lpips}
@@ -84,6 +79,36 @@ def weighted_objective(
         ),
         model_state=model_state,
     )
+
+
+def _check_own_terms(network, found, wanted, batch_size):
+    """Raises `UserError` for missing, unnamed or misshapen own terms; traced or not."""
+    name = type(network).__name__
+    if wanted and not hasattr(network, "training_outputs"):
+        raise UserError(
+            f"{name} has the loss term {wanted[0]!r} in LOSS_TERMS, but no method "
+            "`training_outputs` that returns it; see docs/research.md"
+        )
+    missing = [term for term in wanted if term not in found]
+    unnamed = [term for term in found if term not in own_loss_terms(network)]
+    if missing:
+        others = ", ".join(map(repr, unnamed or found)) or "no term"
+        raise UserError(
+            f"{name} has the loss term {missing[0]!r} in LOSS_TERMS, but its `training_outputs` "
+            f"returns {others}"
+        )
+    if unnamed:
+        raise UserError(
+            f"{name}.training_outputs returns the loss term {unnamed[0]!r}; add it to LOSS_TERMS, "
+            "with its default weight, or do not return it"
+        )
+    for term, values in found.items():
+        if jnp.shape(values) not in ((), (batch_size,)):
+            raise UserError(
+                f"{name}.training_outputs returns the loss term {term!r} of shape "
+                f"{jnp.shape(values)}; it must be one number per image, of shape ({batch_size},), "
+                "or a scalar"
+            )
 
 
 def restoration_objective(

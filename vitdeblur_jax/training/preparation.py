@@ -15,11 +15,13 @@ from jax.sharding import Mesh
 
 from vitdeblur_jax.distributed.sharding import FSDP, replicated, spec_of, state_sharding
 from vitdeblur_jax.models.network import abstract_variables, own_loss_terms, params_without_gradient
+from vitdeblur_jax.models.networks import config_of
 from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
 from vitdeblur_jax.training.initialization import given_variables, starting_variables
 from vitdeblur_jax.training.losses import LPIPS, loss_weights, read_lpips_loss
 from vitdeblur_jax.training.lr_mults import frozen_by_lr_mults
 from vitdeblur_jax.training.objective import Objective, weighted_objective
+from vitdeblur_jax.training.objective_checks import check_is_function, check_objective
 from vitdeblur_jax.training.optimizer import (
     make_optimizer,
     make_schedule,
@@ -67,8 +69,8 @@ def prepare(
       objective: See `train`.
 
     Raises:
-      UserError: A batch cannot be sharded over the devices of the mesh, or the weights of LPIPS
-        cannot be read.
+      UserError: A batch cannot be sharded over the devices of the mesh, a parameter is frozen at
+        random values, the weights of LPIPS cannot be read, or the objective is invalid.
     """
     for stage in stages(config):
         if stage.batch_size // config.grad_accum_steps % mesh.size:
@@ -80,10 +82,9 @@ def prepare(
     weights = loss_weights(config.loss)
     own = frozenset(name for name in own_loss_terms(network) if weights.get(name))
     params = abstract_variables(network)["params"]
-    frozen = (
-        *frozen_by_lr_mults(params, config.optimizer.lr_mults),
-        *params_without_gradient(network, own),
-    )
+    frozen = frozen_by_lr_mults(params, config.optimizer.lr_mults)
+    _check_frozen(config)
+    frozen = (*frozen, *params_without_gradient(network, own))
     schedule = make_schedule(config.optimizer, config.num_steps)
     optimizer = make_optimizer(config.optimizer, schedule)
 
@@ -91,13 +92,7 @@ def prepare(
         trained = trained_part(variables["params"], frozen)
         return create_state(variables, trained, optimizer, with_ema=config.ema_decay > 0)
 
-    constants = {}
-    if objective is not None:
-        objective = partial(objective, network)
-    else:
-        objective = partial(weighted_objective, network, weights, border=config.loss.border)
-        if weights[LPIPS]:
-            constants = {LPIPS: _on_all_devices(mesh, read_lpips_loss(config.loss))}
+    objective, constants = _objective(config, network, mesh, objective)
     train_step = compile_train_step(
         mesh,
         objective=objective,
@@ -109,6 +104,34 @@ def prepare(
         seed=config.seed,
     )
     return Run(network, train_step, schedule, create, frozen, mesh)
+
+
+def _check_frozen(config):
+    frozen = [pattern for pattern, multiplier in config.optimizer.lr_mults if multiplier == 0]
+    if frozen and not any(config.initial.values()):
+        raise UserError(
+            f"optimizer.lr_mults freezes {frozen[0]!r} at random values; name pretrained weights "
+            "with --config.initial.checkpoint or another of initial.*, or raise the multiplier "
+            "above 0"
+        )
+
+
+def _objective(config, network, mesh, objective):
+    """Returns the objective, checked if it runs code of the user's, and its constants."""
+    constants = {}
+    is_own = objective is not None or config_of(network) is None
+    if objective is not None:
+        check_is_function(objective)
+        objective = partial(objective, network)
+    else:
+        weights = loss_weights(config.loss)
+        objective = partial(weighted_objective, network, weights, border=config.loss.border)
+        if weights[LPIPS]:
+            constants = {LPIPS: _on_all_devices(mesh, read_lpips_loss(config.loss))}
+    if is_own:
+        batch_size = config.batch_size // config.grad_accum_steps
+        check_objective(objective, network, batch_size, config.crop, constants)
+    return objective, constants
 
 
 def _on_all_devices(mesh, tree):

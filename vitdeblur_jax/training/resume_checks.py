@@ -1,16 +1,15 @@
 """Checks before a run is resumed: its steps, its network and its data are those it started with."""
 
-import json
 from pathlib import Path
 
 import flax.linen as nn
 import ml_collections
 
-from vitdeblur_jax.checkpoints.pretrained import saved_config
-from vitdeblur_jax.models.networks import NETWORKS
+from vitdeblur_jax.checkpoints.orbax_folders import step_folders
+from vitdeblur_jax.checkpoints.pretrained import checked_config, network_differences
 from vitdeblur_jax.training.data_sets import training_sets
-from vitdeblur_jax.utils.config_checks import shown
 from vitdeblur_jax.utils.errors import UserError
+from vitdeblur_jax.utils.json_files import read_json
 
 
 def check_steps(folder: Path, step: int, config: ml_collections.ConfigDict) -> None:
@@ -22,16 +21,25 @@ def check_steps(folder: Path, step: int, config: ml_collections.ConfigDict) -> N
         )
 
 
-def check_network(folder: Path, resume_state: dict, network: nn.Module) -> None:
-    """Raises `UserError` if the run started with another network, which may have equal shapes."""
-    begun = resume_state.get("network", {})
-    if begun.get("network") in NETWORKS:
-        return  # the config of the run describes it
-    now = json.loads(json.dumps(saved_config(network)))
-    if begun and begun != now:
+def check_network(folder: Path, network: nn.Module) -> None:
+    """Raises `UserError` if the run started with another network, which may have equal shapes.
+
+    The code of the network is not compared.
+    """
+    steps = step_folders(folder / "checkpoints")
+    if not steps:
+        return
+    try:
+        saved = read_json(steps[max(steps)] / "config" / "metadata")
+        saved.pop("checksums", None)
+        saved = checked_config(saved, str(folder))
+    except UserError:
+        return  # damaged: restoring the checkpoint tells it with its fix
+    differences = network_differences(network, saved)
+    if differences:
         raise UserError(
-            f"the run in {folder} was started with another network, {shown(begun)}, not "
-            f"{shown(now)}; choose another --workdir"
+            f"the run in {folder} was started with another network: {'; '.join(differences)}; "
+            "choose another --workdir"
         )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import ml_collections
 
 from vitdeblur_jax.checkpoints.orbax_folders import step_folders
+from vitdeblur_jax.data.image_io import images_in
 from vitdeblur_jax.utils.errors import UserError, one_line
 from vitdeblur_jax.utils.files import write_text
 from vitdeblur_jax.utils.json_files import read_json
@@ -42,8 +43,8 @@ def run_folder(
     """Yields the folder of a run, locked for this process; created if missing.
 
     Writes `config.json` and `versions.json`. Once the folder has a checkpoint, only `free_keys` of
-    the config may change. The folder may hold other files, but not the results of a run without
-    its `config.json`.
+    the config may change. A new run's folder may hold other files, but not images, results of
+    `evaluate.py` or `vitdeblur score`, or those of a run without its `config.json`.
 
     Args:
       workdir: The folder.
@@ -67,8 +68,16 @@ def run_folder(
 
 
 def _check_contents(folder):
+    if (folder / "config.json").exists():
+        return
+    others = ["metrics.json"] if (folder / "metrics.json").exists() else images_in(folder)[:1]
+    if others:
+        raise UserError(
+            f"the workdir {folder} holds {Path(others[0]).name}, which is not of a training run; "
+            "choose another --workdir"
+        )
     written = [name for name in _WRITTEN if (folder / name).exists()]
-    if written and not (folder / "config.json").exists():
+    if written:
         raise UserError(
             f"the workdir {folder} holds {', '.join(written)} of a run, but not its config.json; "
             "choose another --workdir"

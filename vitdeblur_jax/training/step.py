@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float
 from vitdeblur_jax.data.transforms import unit_range
 from vitdeblur_jax.distributed.sharding import gathered, local_mesh, replicated, state_sharding
 from vitdeblur_jax.training.objective import Objective
+from vitdeblur_jax.training.objective_checks import check_result
 from vitdeblur_jax.training.optimizer import Frozen, frozen_paths, merge, trained_part
 from vitdeblur_jax.training.state import TrainState, create_state
 from vitdeblur_jax.utils.errors import UserError
@@ -160,7 +161,7 @@ def _accumulated(objective, state, trained, images, rng, parts) -> tuple[Objecti
 
     def of_part(trained, model_state, rng, blurred, sharp):
         variables = {"params": merge(trained, state.params), **model_state}
-        result = objective(variables, blurred, sharp, rng)
+        result = check_result(objective(variables, blurred, sharp, rng), model_state, len(blurred))
         return result.loss, result
 
     gradient = jax.grad(of_part, has_aux=True)

@@ -1,8 +1,12 @@
 """`UserError`, the exception for a user's mistake, and the exit statuses of the commands."""
 
 import difflib
+import os
 import struct
+import sysconfig
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 CHECKED_AND_WRONG = 1
 CANNOT = 2
@@ -32,6 +36,23 @@ def one_line(error: BaseException) -> str:
         return "it ends too early"
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(text.split())[:200]
+
+
+def raised_in(error: BaseException) -> str:
+    """Returns an exception's type and message, after the file and line of the user's code.
+
+    This is the innermost line outside this package, installed packages and Python's library.
+    """
+    others = (str(Path(__file__).parents[1]) + os.sep, sysconfig.get_paths()["stdlib"] + os.sep)
+    places = [
+        (frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)
+    ]
+    lines = [
+        f"{Path(file).name}, line {line}: "
+        for file, line in places
+        if not file.startswith(("<", *others)) and "-packages" + os.sep not in file
+    ]
+    return f"{lines[-1] if lines else ''}{type(error).__name__}: {one_line(error)}"
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
