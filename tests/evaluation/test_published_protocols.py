@@ -9,13 +9,15 @@ from skimage import metrics
 from configs.evaluate import get_config
 from tests.made_up_data import random_image, write_png
 from tests.metrics.golden_pairs import as_floats, golden_pair
-from vitdeblur_jax import create, deblur, load_pretrained, save_pretrained
+from vitdeblur_jax import Pretrained, create, deblur, load_pretrained, save_pretrained
 from vitdeblur_jax.data.image_io import read_rgb
 from vitdeblur_jax.evaluation import evaluate
 from vitdeblur_jax.evaluation.measure import load_metrics
 from vitdeblur_jax.evaluation.profiles import PROFILES, PUBLISHED, find_profile, find_protocol
 from vitdeblur_jax.evaluation.score import Method, score
+from vitdeblur_jax.inference import chosen_tiling
 from vitdeblur_jax.metrics import METRICS
+from vitdeblur_jax.models.network import initial_variables
 from vitdeblur_jax.utils.errors import UserError
 
 SIZE = (44, 52)
@@ -334,6 +336,32 @@ def test_running_statistics_do_not_fit(profile, running, image):
     assert said.endswith(f"add --config.network={image}")
     for network in (create(image), create("restormer")):
         found.protocol.check_network(found.system, network)
+
+
+@pytest.fixture
+def kpac(tmp_path):
+    """The path of a small network that takes the whole image."""
+    network = create("kpac", width=4)
+    pretrained = Pretrained(network, initial_variables(network, 0), "random")
+    save_pretrained(pretrained, tmp_path / "kpac.safetensors")
+    return str(tmp_path / "kpac.safetensors")
+
+
+def test_tiles_do_not_fit_a_network_of_whole_images(files, run, kpac):
+    changes = {"checkpoint": kpac, "stride": 0, "profile": "kpac"}
+    said = refusal(run, **changes, tile=16)
+    assert said == "the profile KPAC takes the whole image; leave out --config.tile"
+
+
+def test_too_little_memory_for_the_whole_image(tmp_path, files, run, kpac, monkeypatch):
+    """A published evaluation is refused; other figures get a note."""
+    monkeypatch.setattr(chosen_tiling, "_tile_that_fits", lambda *_: 16)
+    changes = {"checkpoint": kpac, "stride": 0, "metrics": "psnr"}
+    said = refusal(run, **changes, profile="kpac")
+    assert "a.png does not fit into memory as a whole" in said
+    found = run(**changes)
+    assert found["restored"]["a"]["approximate_tile"] == 16
+    assert found["notes"][-1].startswith("1 of 1 images were restored approximately, in tiles")
 
 
 def test_saved_images_that_lack_part_of_the_frame(tmp_path, files):

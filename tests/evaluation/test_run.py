@@ -21,7 +21,7 @@ from tests.made_up_data import write_png
 from tests.small_model import small_pretrained, write_deep_checkpoint
 from vitdeblur_jax import Pretrained, deblur, load_pretrained, save_pretrained
 from vitdeblur_jax.data.layouts import LAYOUTS
-from vitdeblur_jax.evaluation import evaluate, run
+from vitdeblur_jax.evaluation import evaluate, preparation, run
 from vitdeblur_jax.evaluation.metrics_json import check_results_folder
 from vitdeblur_jax.evaluation.results_folder import Results
 from vitdeblur_jax.evaluation.score import Method, score
@@ -261,7 +261,7 @@ def test_metrics_whose_weights_have_come_meanwhile(tmp_path, settings, monkeypat
     config = settings(metrics="mae,lpips_squeeze", metric_weights=str(tmp_path))
     evaluate(config, tmp_path / "results")
     loaded = lambda *_: (None, ["mae", "lpips_squeeze"], [])  # noqa: E731
-    monkeypatch.setattr(run, "load_metrics", loaded)
+    monkeypatch.setattr(preparation, "load_metrics", loaded)
     said = refusal(config, tmp_path / "results")
     assert "measured: mae there, mae, lpips_squeeze here" in said
 

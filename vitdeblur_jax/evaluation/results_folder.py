@@ -4,7 +4,7 @@ metrics.json has the format of `vitdeblur_jax.evaluation.metrics_json`, with thr
 "input", the float "output", and the PNG as "saved". It also holds:
 
     config, checkpoint_sha256   of the run
-    restored                    by image: source, target, width, height, seconds
+    restored                    by image: source, target, width, height, seconds, approximate_tile
 
 With several processes, the first one writes this file. Each other process writes its records to
 `metrics.part-INDEX.json`, which the first process merges at the end, or when a new run starts.
@@ -110,6 +110,7 @@ class Results:
         image: np.ndarray,
         seconds: float,
         figures: Mapping[str, Mapping[str, float]],
+        tile: int | None = None,
     ) -> None:
         """Records an image and saves all records; several threads may call this method.
 
@@ -118,6 +119,8 @@ class Results:
           image: Its pixels.
           seconds: Duration of its restoration.
           figures: The metrics of each method, with the keys of `COMPARED`.
+          tile: Side of its tiles, in pixels, if the network takes the whole image and these are an
+            approximation.
         """
         restored = {
             "source": [str(path) for path in pair.source],
@@ -125,6 +128,7 @@ class Results:
             "width": image.shape[1],
             "height": image.shape[0],
             "seconds": round(seconds, 3),
+            "approximate_tile": tile,
         }
         methods = []
         for name, values in figures.items():
@@ -144,8 +148,15 @@ class Results:
           The path of the file to open first.
         """
         self._merge_parts()
-        seconds = np.mean([record["seconds"] for record in self._contents["restored"].values()])
-        self._contents["notes"] = [*notes, f"seconds an image, for restoring alone: {seconds:.1f}"]
+        records = self._contents["restored"].values()
+        seconds = np.mean([record["seconds"] for record in records])
+        notes = [*notes, f"seconds an image, for restoring alone: {seconds:.1f}"]
+        if count := sum(record.get("approximate_tile") is not None for record in records):
+            notes.append(
+                f"{count} of {len(records)} images were restored approximately, in tiles; the "
+                "network takes the whole image"
+            )
+        self._contents["notes"] = notes
         summarize(self._contents, subsets)
         write = write_scores if self._contents["methods"] else write_json
         return write(self._folder, self._contents)

@@ -11,22 +11,16 @@ What each figure means:
   images that are measured and written meanwhile take part of its cores.
 """
 
-import dataclasses
-import os
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import flax.linen as nn
 import ml_collections
 import numpy as np
 
-from vitdeblur_jax.checkpoints.load_save import BUNDLED_NOTE, load_pretrained
-from vitdeblur_jax.checkpoints.pretrained import Pretrained, digest, on_local_devices
-from vitdeblur_jax.data.image_io import DecodedImage, as_8_bits, left_out, size_of, write_image
-from vitdeblur_jax.data.layouts import LAYOUTS, find_pairs
-from vitdeblur_jax.data.pairs import Pair, check_sizes, describe, read_pair
+from vitdeblur_jax.checkpoints.pretrained import digest
+from vitdeblur_jax.data.image_io import DecodedImage, as_8_bits, left_out, write_image
+from vitdeblur_jax.data.pairs import describe, read_pair
 from vitdeblur_jax.distributed.processes import (
     first_before_others,
     gather,
@@ -36,41 +30,22 @@ from vitdeblur_jax.distributed.processes import (
     together,
 )
 from vitdeblur_jax.evaluation.alignment import target_as_deep
-from vitdeblur_jax.evaluation.measure import Measure, load_metrics, measuring_threads
+from vitdeblur_jax.evaluation.measure import measuring_threads
 from vitdeblur_jax.evaluation.pipeline import Duration, run_pipeline
-from vitdeblur_jax.evaluation.profiles import PUBLISHED, Profile, find_protocol, profile_notes
+from vitdeblur_jax.evaluation.preparation import prepare
+from vitdeblur_jax.evaluation.profiles import OURS
 from vitdeblur_jax.evaluation.report import add_image
 from vitdeblur_jax.evaluation.results_folder import Results
-from vitdeblur_jax.evaluation.score import parse_metrics
-from vitdeblur_jax.evaluation.subsets import find_subsets
-from vitdeblur_jax.inference.chosen_tiling import check_options, count_tiles, tell_of_tiling
+from vitdeblur_jax.inference.chosen_tiling import count_tiles, tell_of_tiling, tiling_for
 from vitdeblur_jax.inference.deblurring import deblur
 from vitdeblur_jax.inference.pixels import as_dtype, as_float
 from vitdeblur_jax.models.layers.views import mean_of_views
-from vitdeblur_jax.models.network import tiling_of, with_numerics
-from vitdeblur_jax.models.networks import NUMERICS_RULES
+from vitdeblur_jax.models.network import tiling_of
+from vitdeblur_jax.models.tilings import WholeImage
 from vitdeblur_jax.utils import signals
-from vitdeblur_jax.utils.config_checks import check_paths, check_values, choice, integer, text
 from vitdeblur_jax.utils.errors import UserError
 from vitdeblur_jax.utils.output import results_go_to_terminal, show, tell
 from vitdeblur_jax.utils.progress import Progress
-
-RULES = {
-    "checkpoint": text(),
-    "network": text(),
-    "data_dir": text(),
-    "layout": choice(*LAYOUTS),
-    "split": text(),
-    "profile": choice("", *PUBLISHED),
-    "bit_depth": choice(0, 8, 16),
-    "stride": integer(0),
-    "tile": integer(0),
-    "batch_size": integer(0, 2**16),
-    "dtype": NUMERICS_RULES["dtype"],
-    "precision": NUMERICS_RULES["precision"],
-    "metrics": text(),
-    "metric_weights": text(),
-}
 
 
 def evaluate(
@@ -92,7 +67,7 @@ def evaluate(
     """
     signals.listen_again()
     with together():
-        run = _prepare(config, network)
+        run = prepare(config, network)
     if is_first():
         _tell_of_data(run)
     digest_of_weights = digest(run.pretrained.variables)
@@ -114,64 +89,6 @@ def evaluate(
         show(*results.table(results_go_to_terminal()).splitlines(), styled=True)
 
 
-class _Run(NamedTuple):
-    """All that is fixed before the first image."""
-
-    config: ml_collections.ConfigDict
-    profile: Profile
-    pairs: Sequence[Pair]
-    pretrained: Pretrained
-    measure: Measure
-    metrics: list[str]
-    notes: list[str]
-    subsets: dict[str, list[str]]
-
-
-def _prepare(config, network) -> _Run:
-    """Checks everything that can be checked before the first image is restored."""
-    _check(config)
-    pairs = find_pairs(config.data_dir, config.layout, config.split)
-    check_sizes(pairs)
-    pretrained = _load(config, network)
-    check_options(
-        pretrained.model, config.stride or None, config.batch_size or None, config.tile or None
-    )
-    profile = find_protocol(config.profile)
-    config = _resolved(config, profile, pairs, pretrained.model)
-    weights_folder = Path(config.metric_weights) if config.metric_weights else None
-    names = parse_metrics(config.metrics)
-    measure, metrics, notes = load_metrics(names, weights_folder, profile.protocol)
-    notes = [*notes, *profile_notes(profile, len(pairs[0].source))]
-    subsets = find_subsets(pairs, config.layout, config.split)
-    return _Run(config, profile, pairs, pretrained, measure, metrics, notes, subsets)
-
-
-def _resolved(config, profile, pairs, network) -> ml_collections.ConfigDict:
-    """Returns the config with what decides the results: no defaults, an absolute path.
-
-    Raises:
-      UserError: The profile does not take the images, the bit depth or the network.
-    """
-    protocol = profile.protocol
-    protocol.check_network(profile.system, network)
-    bits = protocol.bits(len(pairs[0].source))
-    if config.bit_depth not in (0, *bits):
-        raise UserError(
-            f"the profile {profile.system} reads {' or '.join(map(str, bits))} bits, and "
-            f"--config.bit_depth is {config.bit_depth}; leave it out"
-        )
-    for path in [pair.source[0] for pair in pairs]:
-        if (size := size_of(path)) is not None:
-            profile.frame.check(size[1], size[0], profile.system, str(path))
-    found = {
-        "bit_depth": config.bit_depth or bits[0],
-        "stride": config.stride or getattr(tiling_of(network), "stride", 0),
-        "metrics": config.metrics or ",".join(protocol.metrics),
-        "data_dir": os.path.abspath(config.data_dir),
-    }
-    return ml_collections.ConfigDict({**config, **found})
-
-
 def _tell_of_data(run):
     if paired := describe(run.pairs):
         tell(paired)
@@ -188,7 +105,8 @@ def _evaluate_pairs(run, numbered_pairs, results, folder) -> Duration:
 
     def restore(item, pixels):
         tell(f"{item[0] + 1} of {len(run.pairs)}: {item[1].name}")
-        return _restore(run.pretrained, pixels[0], run.config)
+        tile = _approximate_tile(run, item[1], pixels[0])
+        return *_restore(run.pretrained, pixels[0], run.config), tile
 
     def finish(item, pixels, restored):
         _finish_pair(run, item, pixels, restored, results, folder)
@@ -207,6 +125,24 @@ def _read(run, pair):
     return [None if pixels is None else as_8_bits(pixels) for pixels in pair]
 
 
+def _approximate_tile(run, pair, image) -> int | None:
+    """Returns the side of the tiles of a network that takes the whole image; None without tiles.
+
+    Raises:
+      UserError: There is too little memory for the whole image that a published evaluation takes.
+    """
+    network = run.pretrained.model
+    tiling = tiling_for(network, *image.shape[:2], run.config.tile or None)
+    if not isinstance(tiling_of(network), WholeImage) or isinstance(tiling, WholeImage):
+        return None
+    if run.profile is not OURS:
+        raise UserError(
+            f"{pair.source[0]} does not fit into memory as a whole, and tiles are not what the "
+            f"profile {run.profile.system} evaluates; leave the profile out"
+        )
+    return tiling.tile
+
+
 def _tell_of_waiting(duration):
     if duration.waited < duration.seconds:
         share = f"{100 * duration.waited / duration.seconds:.0f} % of {duration.seconds:.1f} s"
@@ -215,7 +151,7 @@ def _tell_of_waiting(duration):
 
 def _finish_pair(run, item, pixels, restored, results, folder):
     """Writes, measures and records one pair."""
-    (number, pair), (image, target), (output, seconds) = item, pixels, restored
+    (number, pair), (image, target), (output, seconds, tile) = item, pixels, restored
     protocol = run.profile.protocol
     saved = protocol.saved(output, image.dtype)
     write_image(DecodedImage(saved), results.image_path(pair.name))
@@ -226,29 +162,7 @@ def _finish_pair(run, item, pixels, restored, results, folder):
         compared = {"input": blurred, "output": output, "saved": as_float(saved)}
         figures = {name: run.measure(x, as_float(target)) for name, x in compared.items()}
         _add_images(folder, number, compared, target)
-    results.add(pair, image, seconds, figures)
-
-
-def _check(config):
-    check_paths(config, RULES)
-    check_values(config, RULES, "--config.")
-    if not config.data_dir:
-        raise UserError("--config.data_dir is missing")
-
-
-def _load(config, network) -> Pretrained:
-    if network is None:
-        network = config.network or None
-    elif config.network:
-        raise UserError("give evaluate a network, or --config.network, not both")
-    pretrained = on_local_devices(load_pretrained(config.checkpoint or None, network))
-    if not config.checkpoint and is_first():
-        tell(f"checkpoint: {BUNDLED_NOTE}")
-    model = with_numerics(pretrained.model, dtype=config.dtype, precision=config.precision)
-    before = getattr(pretrained.model, "dtype", config.dtype)
-    if is_first() and np.dtype(before) != np.dtype(config.dtype):
-        tell(f"note: computed in {config.dtype}, not in the checkpoint's {np.dtype(before).name}")
-    return dataclasses.replace(pretrained, model=model)
+    results.add(pair, image, seconds, figures, tile)
 
 
 def _restore(pretrained, image, config):
