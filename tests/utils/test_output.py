@@ -174,3 +174,11 @@ def test_only_one_module_prints():
     package = Path(vitdeblur_jax.__file__).parent
     paths = [path for path in package.rglob("*.py") if path != Path(output.__file__)]
     assert [found for path in paths for found in _prints(path)] == []
+
+
+def test_the_end_of_the_process_does_not_flush_standard_error(monkeypatch):
+    """Python 3.13 prints a traceback where modules are gone by then."""
+    flushed = []
+    monkeypatch.setattr(type(output.standard_error), "flush", lambda self: flushed.append(1))
+    type(output.standard_error)()  # deleted at once
+    assert flushed == []

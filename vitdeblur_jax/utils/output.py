@@ -156,6 +156,9 @@ class _StandardError(io.TextIOBase):
             if sys.stderr is not None:
                 sys.stderr.flush()
 
+    def __del__(self) -> None:
+        """Does nothing; `IOBase` would flush at exit, when this module's names are gone."""
+
 
 standard_error = _StandardError()
 
