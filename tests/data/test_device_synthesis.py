@@ -66,6 +66,27 @@ def test_crops_are_uniform_and_another_seed_gives_others(placed):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("rows", [3, 16])  # of a batch of 4
+def test_rows_computed_at_once_are_those_of_one_after_the_other(placed, monkeypatch, rows):
+    usual = jax.device_get(next(batches(placed)))
+    one_by_one = jax.lax.map
+
+    def at_once(function, places, batch_size):
+        assert batch_size is None  # on a CPU
+        return one_by_one(function, places, batch_size=min(rows, len(places)))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jax.lax, "map", at_once)
+        device_synthesis._compiled.cache_clear()
+        together = jax.device_get(next(batches(placed)))
+    device_synthesis._compiled.cache_clear()
+    np.testing.assert_array_equal(together["sharp"], usual["sharp"])
+    difference = np.abs(together["blurred"].astype(int) - usual["blurred"])
+    assert difference.max() <= 1  # rounding
+    assert difference.mean() < 0.01
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"dual_pixel": True}, {"jpeg_share": 1.0}, {"most_layers": 1}])
 def test_views_and_compression_reach_the_batch(placed, change):
     settings = replace(SETTINGS, **change)

@@ -26,6 +26,7 @@ from vitdeblur_jax.distributed.sharding import replicated, rows_of_this_process
 from vitdeblur_jax.utils.errors import UserError
 
 MOST_BYTES = 2**31 - 1  # an index into the pixels is an int32
+ROWS_AT_ONCE = 16  # bounds the memory: about 0.4 GB for crops of 360 pixels
 _VIEW = 3  # channels
 
 
@@ -143,8 +144,9 @@ def _compiled(recipe: Recipe, sharding: NamedSharding):
 
     def of_device(images, places):
         row = functools.partial(_example, images, recipe)
-        # One after the other, a CPU skips the slices that a scene lacks.
-        return jax.lax.map(row, places) if is_cpu else jax.vmap(row)(places)
+        # Not vmapped, a row skips the slices that its scene lacks: faster on a CPU.
+        at_once = None if is_cpu else min(ROWS_AT_ONCE, len(places))
+        return jax.lax.map(row, places, batch_size=at_once)
 
     of_all = jax.shard_map(
         of_device, mesh=mesh, in_specs=(PartitionSpec(), spec), out_specs=spec, check_vma=False
