@@ -26,7 +26,7 @@ from vitdeblur_jax.models.layers.cpu_depthwise import depthwise_by_shifts
 from vitdeblur_jax.models.layers.cpu_products import dense_on_cpu
 from vitdeblur_jax.models.layers.cpu_remat import gradient_computed_once
 from vitdeblur_jax.models.layers.depthwise import depthwise_by_xla
-from vitdeblur_jax.training.step import CPU_OPTIONS
+from vitdeblur_jax.training.step import SAVE_MEMORY_ON_CPU
 
 SECONDS = 2.0  # per pair of forms
 ENOUGH = 1.05
@@ -116,7 +116,7 @@ def remat(where: str, x: jax.Array, num_heads: int) -> None:
     for block_class in transformer_block.RematOnCpuBlock, nn.remat(block):
         blocks, params = chain(block_class, x, num_heads)
         lowered = jax.jit(gradient_of(blocks)).lower(params, x)
-        compiled = lowered.compile(compiler_options=CPU_OPTIONS)
+        compiled = lowered.compile(compiler_options=SAVE_MEMORY_ON_CPU)
         sizes.append(compiled.memory_analysis().temp_size_in_bytes / 1e6)
     show(f"cpu_remat, {where}, memory", *sizes, "MB")
 

@@ -22,10 +22,7 @@ from vitdeblur_jax.utils.errors import UserError
 
 # XLA's default CPU scheduler starts each operation as early as possible, so all recomputed
 # activations of the backward pass would be in memory at the same time.
-CPU_OPTIONS = {"xla_cpu_enable_concurrency_optimized_scheduler": False}
-# With jaxlib 0.11.2, a step of the tiny model hangs on two cores when YNNPACK computes fusions.
-if jax.__version_info__ >= (0, 11):
-    CPU_OPTIONS["xla_cpu_experimental_ynn_fusion_type"] = ""
+SAVE_MEMORY_ON_CPU = {"xla_cpu_enable_concurrency_optimized_scheduler": False}
 
 Metrics = dict[str, Float[Array, ""] | Bool[Array, ""] | Bool[Array, " batch"]]
 
@@ -110,7 +107,7 @@ def compile_train_step(
     step = jax.jit(
         sharded_train_step,
         donate_argnums=0,
-        compiler_options=CPU_OPTIONS if mesh.devices.flat[0].platform == "cpu" else None,
+        compiler_options=SAVE_MEMORY_ON_CPU if mesh.devices.flat[0].platform == "cpu" else None,
     )
     return partial(step, **constants) if constants else step
 

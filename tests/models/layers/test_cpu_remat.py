@@ -8,7 +8,7 @@ import pytest
 
 from vitdeblur_jax.models.layers.cpu_remat import gradient_computed_once, remat_on_cpu
 from vitdeblur_jax.models.layers.transformer_block import transformer_blocks
-from vitdeblur_jax.training.step import CPU_OPTIONS
+from vitdeblur_jax.training.step import SAVE_MEMORY_ON_CPU
 
 
 class _Blocks(nn.Module):
@@ -28,7 +28,7 @@ def _compiled_gradient(remat, x, depth=6):
     model = _Blocks(remat, depth)
     variables = model.init(jax.random.key(0), x)
     gradient = jax.jit(jax.grad(lambda v, x: (model.apply(v, x) ** 2).sum(), argnums=(0, 1)))
-    options = CPU_OPTIONS if jax.default_backend() == "cpu" else None
+    options = SAVE_MEMORY_ON_CPU if jax.default_backend() == "cpu" else None
     return gradient.lower(variables, x).compile(compiler_options=options), variables
 
 
