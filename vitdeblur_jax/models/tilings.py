@@ -13,8 +13,8 @@ class HaloTiles(NamedTuple):
 
     Attributes:
       halo: Width of the border around the kept part of a tile, in pixels.
-      multiple: Tiles start at multiples of it, in pixels. Images are extended by reflection to a
-        multiple of it.
+      multiple: Tiles start at multiples of it, in pixels; a multiple of the network's total stride.
+        Images are extended by reflection to a multiple of it.
       tile: Minimum side of the kept part of a tile, in pixels.
     """
 
