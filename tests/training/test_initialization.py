@@ -121,7 +121,7 @@ def test_a_run_starts_from_a_checkpoint(tmp_path, another):
 def test_a_checkpoint_that_does_not_fit_is_told(tmp_path, another):
     save_pretrained(another, tmp_path / "small.safetensors")
     changes = {"initial__checkpoint": str(tmp_path / "small.safetensors")}
-    with pytest.raises(UserError, match=r"its model.primary_encoder.depth is 1, should be 2"):
+    with pytest.raises(UserError, match=r"its model.primary_encoder.depth is 1, and yours is 2"):
         _started(small_config(**changes, model__primary_encoder__depth=2))
 
 
