@@ -1,45 +1,48 @@
 r"""Seconds and peak memory of one training step of the base model: JAX against PyTorch.
 
-    python -m benchmarks.training_step [--keep-activations]
+    python -m benchmarks.training_step
 
-The step has batch size 2, crop 360, the published objective and AdamW. It runs on the CPU in
-float32 and in bfloat16 (PyTorch's automatic mixed precision; parameters remain float32). Each case
-runs in its own process, with the same weights and images, and the first losses are compared. The
-time is the shorter of two steps after the first one, in which JAX compiles. Memory is the
-high-water mark of the process. JAX recomputes each block in the backward pass (`remat`) unless
-`--keep-activations` is given. Needs Linux, and PyTorch in addition to the package's own
-requirements.
+The step has batch size 2, crop 360, the published objective and AdamW, on the CPU. Both sides run
+in float32 and in bfloat16 (PyTorch's automatic mixed precision; parameters remain float32), with
+all activations kept and with each transformer block recomputed in the backward pass (`remat`,
+`torch.utils.checkpoint`). Speed and memory are relative to PyTorch in the same precision with all
+activations kept.
+
+Each case runs in its own process, with the same weights and images. The first losses must agree up
+to the precision. The time is the shorter of two steps after the first one, in which JAX compiles.
+Memory is the high-water mark of the process. Needs Linux, 12 GB of memory, and PyTorch in addition
+to the package's own requirements. Takes 5 to 10 minutes on two cores.
 """
 
-import argparse
+import functools
+import itertools
 import multiprocessing
 import time
 
 import numpy as np
 
 from benchmarks.process_memory import begin_high_water_mark, memory
+from vitdeblur_jax.utils.table import format_table
 
 STEPS = 3
+HEADER = ("", "seconds per step", "peak memory", "first loss", "relative speed", "relative memory")
 
 
 def main() -> None:
-    """Prints a line for each case."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--keep-activations", action="store_true", help="train without remat")
-    options = parser.parse_args()
+    """Prints a line for each precision, mode and side."""
     context = multiprocessing.get_context("spawn")
-    reference = None
-    for name, side in {"PyTorch": theirs, "ours": ours}.items():
-        for dtype in "float32", "bfloat16":
-            with context.Pool(1) as pool:
-                loss, seconds, peak = pool.apply(side, (dtype, not options.keep_activations))
-            reference = reference or (seconds, peak)
-            print(
-                f"{name}, {dtype}: {seconds:.1f} s per step, {peak:.2f} GB, first loss {loss:.6f}; "
-                f"{reference[0] / seconds:.2f} times as fast as PyTorch in float32, "
-                f"{peak / reference[1]:.2f} of the memory",
-                flush=True,
-            )
+    sides = {"PyTorch": theirs, "ours": ours}
+    modes = {"kept": False, "recomputed": True}
+    rows, references = [], {}
+    for dtype, mode, side in itertools.product(("float32", "bfloat16"), modes, sides):
+        case = f"{side}, {dtype}, {mode}"
+        print(f"measuring {case}", flush=True)
+        with context.Pool(1) as pool:
+            loss, seconds, peak = pool.apply(sides[side], (dtype, modes[mode]))
+        whole, most = references.setdefault(dtype, (seconds, peak))
+        figures = f"{seconds:.1f}", f"{peak:.2f} GB", f"{loss:.6f}"
+        rows.append((case, *figures, f"{whole / seconds:.2f}", f"{peak / most:.2f}"))
+    print(format_table(HEADER, rows))
 
 
 def ours(dtype: str, remat: bool) -> tuple[float, float, float]:
@@ -69,9 +72,10 @@ def ours(dtype: str, remat: bool) -> tuple[float, float, float]:
     return _measure(step)
 
 
-def theirs(dtype: str, _: bool) -> tuple[float, float, float]:
+def theirs(dtype: str, remat: bool) -> tuple[float, float, float]:
     """Returns first loss, seconds per step and peak memory in GB of the PyTorch step."""
     import torch
+    import torch.utils.checkpoint
 
     from benchmarks import pytorch_rendering
     from benchmarks.random_model import random_base_model
@@ -85,11 +89,14 @@ def theirs(dtype: str, _: bool) -> tuple[float, float, float]:
         torch.tensor(pixels[..., ::-1].transpose(0, 3, 1, 2).copy()).float() / 255
         for pixels in _batch().values()
     ]
+    block = pytorch_rendering.explicit_block
+    if remat:
+        block = functools.partial(torch.utils.checkpoint.checkpoint, block, use_reentrant=False)
 
     def step():
         optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
-            loss = pytorch_rendering.training_loss(weights, *images)
+            loss = pytorch_rendering.training_loss(weights, *images, block)
         loss.backward()
         optimizer.step()
         return loss.item()
