@@ -52,10 +52,27 @@ def product_on_cpu(
     return with_gradient(product, lambda *factors: (product(*factors), factors), backward)(a, b)
 
 
-def _dot(a, b, transposed, precision="default"):
+def product_of_columns(
+    a: Float[Array, "*batch rows width"],
+    b: Float[Array, "*batch rows columns"],
+    precision: str | None = None,
+) -> Float32[Array, "*batch width columns"]:
+    """Returns a^T @ b as float32; in half precision, transposes the narrower factor in memory."""
+    if a.dtype.itemsize != 2:
+        return _dot(a, b, precision=precision, contracted=(a.ndim - 2, b.ndim - 2))
+    if a.shape[-1] > b.shape[-1]:
+        return jnp.swapaxes(product_of_columns(b, a), -1, -2)
+    # A row of padding prevents XLA from folding the transposition into the product, which it would
+    # then compute in float32.
+    no_padding = [(0, 0)] * (a.ndim - 2)
+    padded = jnp.pad(jnp.swapaxes(a, -1, -2), [*no_padding, (0, 1), (0, 0)])
+    return _dot(padded, b)[..., :-1, :]
+
+
+def _dot(a, b, transposed=False, precision="default", contracted=None):
     batch = tuple(range(a.ndim - 2))
-    contracted = ((a.ndim - 1,), (b.ndim - 1 if transposed else b.ndim - 2,))
-    return jax.lax.dot_general(a, b, (contracted, (batch, batch)), precision, jnp.float32)
+    one, other = contracted or (a.ndim - 1, b.ndim - 1 if transposed else b.ndim - 2)
+    return jax.lax.dot_general(a, b, (((one,), (other,)), (batch, batch)), precision, jnp.float32)
 
 
 def _backward(transposed, factors, gradient):
@@ -63,16 +80,5 @@ def _backward(transposed, factors, gradient):
     a, b = factors
     gradient = gradient.astype(a.dtype)
     of_a = _dot(gradient, b, not transposed)
-    of_b = _dot_of_columns(gradient, a) if transposed else _dot_of_columns(a, gradient)
+    of_b = product_of_columns(gradient, a) if transposed else product_of_columns(a, gradient)
     return of_a.astype(a.dtype), of_b.astype(b.dtype)
-
-
-def _dot_of_columns(a, b):
-    """Returns a^T @ b; transposes the narrower factor in memory."""
-    if a.shape[-1] > b.shape[-1]:
-        return jnp.swapaxes(_dot_of_columns(b, a), -1, -2)
-    # A row of padding prevents XLA from folding the transposition into the product, which it would
-    # then compute in float32.
-    no_padding = [(0, 0)] * (a.ndim - 2)
-    padded = jnp.pad(jnp.swapaxes(a, -1, -2), [*no_padding, (0, 1), (0, 0)])
-    return _dot(padded, b, transposed=False)[..., :-1, :]
