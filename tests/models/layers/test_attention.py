@@ -1,3 +1,4 @@
+import functools
 import re
 from collections import Counter
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from vitdeblur_jax.models.layers import attention
-from vitdeblur_jax.models.layers.cpu_attention import attention_by_head
+from vitdeblur_jax.models.layers.cpu_attention import QUERIES, attention_by_head
 
 
 @pytest.fixture
@@ -43,14 +44,30 @@ def test_large_scores_do_not_overflow(qkv):
     np.testing.assert_allclose(mixed, _by_definition(300 * query, 300 * key, value), atol=1e-3)
 
 
-def test_a_cpu_has_the_same_gradient(qkv):
-    def loss(compute):
-        return lambda x: (compute(*x, precision="highest") ** 2).sum()
+@pytest.mark.parametrize("tokens", [13, 2 * QUERIES + 9])
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-5), ("bfloat16", 2.0**-6)])
+def test_a_cpu_has_the_same_gradient(tokens, dtype, bound):
+    """One block of queries, and several with padding; the gradients of two losses at once."""
+    rng = np.random.default_rng(0)
+    qkv = [jnp.asarray(rng.standard_normal((2, tokens, 3, 8)), dtype) for _ in range(3)]
+    losses = jnp.asarray(rng.standard_normal((2, *qkv[0].shape)), dtype)
 
-    by_head = jax.grad(loss(attention_by_head))(qkv)
-    at_once = jax.grad(loss(attention._plain))(qkv)
-    for one, other in zip(by_head, at_once, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-5)
+    def pull_back(compute, arrays):
+        return jax.vjp(functools.partial(compute, precision="highest"), *arrays)[1]
+
+    found = jax.jit(jax.vmap(pull_back(attention_by_head, qkv)))(losses)
+    exact = pull_back(attention._plain, [x.astype(jnp.float32) for x in qkv])
+    expected = jax.vmap(exact)(losses.astype(jnp.float32))
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == dtype
+        scale = np.abs(other).max()
+        np.testing.assert_allclose(np.float32(one), other, rtol=0, atol=bound * scale)
+
+
+def test_a_cpu_keeps_forward_mode(qkv):
+    moved = jax.jvp(attention_by_head, qkv, qkv[::-1])[1]
+    expected = jax.jvp(jax.nn.dot_product_attention, qkv, qkv[::-1])[1]
+    np.testing.assert_allclose(moved, expected, atol=2e-5)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -60,7 +60,8 @@ def _gradients(precision, kept, gradient):
 
     def one_head(head):
         query, key, value, mixed, gradient = head
-        blocks = [_in_blocks(x) for x in (_scaled(query), mixed, gradient)]
+        mean = (mixed.astype(jnp.float32) * gradient).sum(axis=-1, keepdims=True)
+        blocks = [_in_blocks(x) for x in (_scaled(query), gradient, mean)]
         start = (jnp.zeros(key.shape, jnp.float32),) * 2
         of_block = functools.partial(_gradients_of_block, precision, key, value)
         (of_key, of_value), of_queries = jax.lax.scan(of_block, start, blocks)
@@ -72,13 +73,11 @@ def _gradients(precision, kept, gradient):
 
 def _gradients_of_block(precision, key, value, sums, block):
     """Adds a block's part to the gradients of key and value; returns those and the queries'."""
-    query, mixed, gradient = block
+    query, gradient, mean = block
     weights, total = _weights(query, key, precision)
-    gradient = gradient / total
-    mean = (mixed * gradient).sum(axis=-1, keepdims=True)
-    gradient = gradient.astype(value.dtype)
+    gradient = (gradient / total).astype(value.dtype)
     of_weights = product_on_cpu(gradient, value, transposed=True, precision=precision)
-    of_scores = (weights * (of_weights - mean)).astype(value.dtype)
+    of_scores = (weights * (of_weights - mean / total)).astype(value.dtype)
     of_query = product_on_cpu(of_scores, key, precision=precision)
     of_key = product_of_columns(of_scores, query, precision)
     of_value = product_of_columns(weights.astype(value.dtype), gradient, precision)
