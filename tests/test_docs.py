@@ -59,6 +59,7 @@ OTHERS = {
     *("--nodes", "--requeue", "--build-arg"),  # Slurm's, Docker's
     *("--topology", "--fsdp", "--search", "--pairs"),  # of benchmarks
     "--small",  # of benchmarks/accelerator.py
+    "--xla_cpu_multi_thread_eigen",  # XLA's
 }
 
 
