@@ -191,6 +191,16 @@ def test_images_and_results_are_no_workdir(tmp_path, name):
     assert os.listdir(tmp_path) == [name]
 
 
+def test_the_folder_of_the_data_is_no_workdir(tmp_path):
+    (tmp_path / "source").mkdir()
+    for data in ({"root": str(tmp_path)}, {"root": "", "sets": {"a": {"root": str(tmp_path)}}}):
+        changed = config()
+        changed.data = ml_collections.ConfigDict(data)
+        with pytest.raises(UserError, match="is the folder of the data; choose another --workdir"):
+            run_folder(tmp_path, changed, FREE).__enter__()
+    assert os.listdir(tmp_path) == ["source"]
+
+
 def test_a_run_keeps_its_folder_with_images_in_it(tmp_path):
     open_and_close(tmp_path)
     (tmp_path / "curve.png").touch()

@@ -59,6 +59,7 @@ def run_folder(
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _check_contents(folder)
+            _check_is_no_data(folder, config)
             _take(stack.enter_context(open(folder / "lock", "a+")), folder)
         except OSError as error:
             raise UserError(f"the workdir {folder} cannot be used ({one_line(error)})") from error
@@ -82,6 +83,13 @@ def _check_contents(folder):
             f"the workdir {folder} holds {', '.join(written)} of a run, but not its config.json; "
             "choose another --workdir"
         )
+
+
+def _check_is_no_data(folder, config):
+    sets = [config.data, *config.data.get("sets", {}).values()]
+    roots = [Path(data["root"]) for data in sets if data.get("root")]
+    if any(root.exists() and root.samefile(folder) for root in roots):
+        raise UserError(f"the workdir {folder} is the folder of the data; choose another --workdir")
 
 
 def _take(lock, folder):
