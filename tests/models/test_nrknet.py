@@ -20,9 +20,9 @@ from tests.published_networks import (
 from tests.stand_in_weights import stand_in_state_dict
 from vitdeblur_jax.models.nrknet import (
     NRKNet,
+    output_losses,
     published_entries,
     published_unused,
-    pyramid_losses,
 )
 from vitdeblur_jax.models.published import from_published, to_published
 from vitdeblur_jax.models.tilings import HaloTiles, WholeImage
@@ -157,7 +157,7 @@ def test_conversion_permutes_bgr():
     assert params["reblur"]["sum"]["bias"][0] == published["SummationLayer.conv.bias"][2]
 
 
-def test_pyramid_losses():
+def test_output_losses():
     rng = np.random.default_rng(0)
     sharp = rng.random((2, 8, 12, 3))
     targets = [sharp.reshape(2, 2, 4, 3, 4, 3)[:, :, 1:3, :, 1:3].mean((2, 4))]
@@ -165,7 +165,7 @@ def test_pyramid_losses():
     outputs = [target + rng.standard_normal(target.shape) for target in targets]
     names = frozenset({"pyramid_mse", "pyramid_fourier"})
     arrays = [jnp.asarray(x, "f4") for x in (*outputs, sharp)]
-    found = jax.jit(pyramid_losses, static_argnums=2)(arrays[:4], arrays[4], names)
+    found = jax.jit(output_losses, static_argnums=2)(arrays[:4], arrays[4], names)
     assert set(found) == names
     mse, fourier = 0, 0
     for weight, output, target in zip((0.25, 0.5, 0.75, 1), outputs, targets, strict=True):
@@ -191,7 +191,7 @@ def test_training_outputs_are_those_of_all_scales():
     names = frozenset(NRKNet.LOSS_TERMS)
     scales, reblurred, (restored, terms) = outputs_of(random_variables(network, (1, 64, 64, 3)))
     outputs = [*(sum(scale.terms) for scale in scales), restored]
-    expected = pyramid_losses(outputs, sharp, names)
+    expected = output_losses(outputs, sharp, names)
     expected["reblurring"] = sum(
         np.asarray((image - scale.terms[0]) ** 2).mean((1, 2, 3))
         for image, scale in zip(reblurred, scales, strict=True)

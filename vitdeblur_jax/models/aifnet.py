@@ -25,7 +25,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from vitdeblur_jax.models.layers.resize import double_from_corner, nearest_upsample
-from vitdeblur_jax.models.layers.unet import max_pool
+from vitdeblur_jax.models.layers.unet import max_pool, same_conv
 from vitdeblur_jax.models.published import SAME, Entry, Path, joined, keras_conv, reversed_along
 from vitdeblur_jax.models.tilings import HaloTiles, check_image
 from vitdeblur_jax.utils.config_checks import integer, sequence
@@ -41,6 +41,9 @@ RULES = {
 _REFINEMENTS = 7
 _VGG_CONVS = (2, 2, 4, 4, 4)
 _VGG_MEAN = (123.68, 116.779, 103.939)  # RGB, of images in [0, 255]
+_XAVIER = {"kernel_init": nn.initializers.xavier_uniform()}
+
+_leaky_relu = functools.partial(nn.leaky_relu, negative_slope=0.2)
 
 Maps = Float[Array, "batch height width channels"]
 
@@ -106,17 +109,11 @@ class Part(nn.Module):
     dtype: str
     precision: str
 
-    def conv(self, features: int, name: str, kernel_size: int = 3, **settings) -> nn.Conv:
-        """Returns a convolution with TensorFlow's zero padding."""
-        settings = {"kernel_init": nn.initializers.he_normal(), "padding": "SAME"} | settings
-        size = (kernel_size, kernel_size)
-        return nn.Conv(features, size, name=name, **self._numerics, **settings)
-
     def edge_conv(self, x: Maps, features: int, name: str, kernel_size: int = 3, **settings):
         """Convolves images that are extended by their border pixels."""
         side = kernel_size // 2
         padded = jnp.pad(x, ((0, 0), (side, side), (side, side), (0, 0)), mode="edge")
-        return self.conv(features, name, kernel_size, padding="VALID", **settings)(padded)
+        return same_conv(self, features, kernel_size, name, padding="VALID", **settings)(padded)
 
     @property
     def _numerics(self):
@@ -168,7 +165,7 @@ class ZeroConv(Part):
     @nn.compact
     def __call__(self, x: Maps) -> Float[Array, "batch out_height out_width features"]:
         settings = {"strides": self.stride, "kernel_dilation": self.dilation}
-        return _leaky_relu(self.conv(self.features, "conv", **settings)(x))
+        return _leaky_relu(same_conv(self, self.features, 3, "conv", **settings)(x))
 
 
 class DefocusDecoder(Part):
@@ -190,7 +187,7 @@ class DefocusDecoder(Part):
             x = Refinement(name=f"refinement_{i}", **self._numerics)(x, train)
         x = norm_conv(x, self.widths[0], "tail_0")
         x = norm_conv(x, self.widths[0] // 2, "tail_1")
-        return self.edge_conv(x, 1, "logits", kernel_init=nn.initializers.xavier_uniform())
+        return self.edge_conv(x, 1, "logits", **_XAVIER)
 
 
 class Refinement(Part):
@@ -225,7 +222,7 @@ class DeblurringUNet(Part):
             x = double_from_corner(conv(features=width, name=f"up_{level}")(x))
             for i in range(2 if level == 2 else 1):
                 x = conv(features=width, name=f"decoder_{level}_{i}")(x)
-        return self.conv(3, "logits", kernel_init=nn.initializers.xavier_uniform())(x)
+        return same_conv(self, 3, 3, "logits", **_XAVIER)(x)
 
 
 def defocus_stack(
@@ -237,10 +234,6 @@ def defocus_stack(
     weights = 1 - jnp.abs(defocus - jnp.linspace(0, 1, levels))
     stack = weights[..., None] * image[..., None, :]
     return stack.reshape(*image.shape[:3], -1)
-
-
-def _leaky_relu(x):
-    return nn.leaky_relu(x, 0.2)
 
 
 def published_entries(network: AIFNet) -> dict[Path, Entry]:
@@ -294,9 +287,8 @@ def _unet_entries() -> list[dict[Path, Entry]]:
 
 def published_unused(network: AIFNet) -> dict[str, np.ndarray]:
     """Returns neutral values of the side outputs, which only the published training uses."""
-    widths = (*network.decoder_widths, network.encoder_widths[-1])
     unused = {}
-    for level, width in enumerate(widths):
+    for level, width in enumerate((*network.decoder_widths, network.encoder_widths[-1])):
         name = f"defocus_net/decoder/u{level}_aux"
         for i, (channels, features) in enumerate(((width, width // 2), (width // 2, 1)), start=1):
             conv, norm = f"{name}/c{i}", f"{name}/b{i}"

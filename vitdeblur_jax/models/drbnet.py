@@ -20,7 +20,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from vitdeblur_jax.models.layers.adaptive_filter import adaptive_filter
-from vitdeblur_jax.models.layers.leaky import LeakyChain, LeakyConv, LeakyUpsample, leaky_encoder
+from vitdeblur_jax.models.layers.leaky import (
+    LeakyChain,
+    LeakyConv,
+    LeakyUpsample,
+    leaky_encoder,
+    leaky_encoder_entries,
+)
 from vitdeblur_jax.models.layers.resize import nearest_upsample
 from vitdeblur_jax.models.layers.views import views_and_combined
 from vitdeblur_jax.models.published import CONV, CONV_TRANSPOSE, Entry, Path, conv, joined, rolled
@@ -188,12 +194,8 @@ def published_entries(network: DRBNet) -> dict[Path, Entry]:
     The dual-pixel network's first kernel takes the right view first.
     """
     right_view_first = CONV.then(rolled(_VIEW_CHANNELS, axis=2))
-    parts = []
+    parts = [leaky_encoder_entries("encoder", "conv", len(_SCALES), right_view_first)]
     for i, scale in enumerate(_SCALES):
-        for j in range(3):
-            layout = right_view_first if i == j == 0 else CONV
-            path = (f"encoder_{scale}", f"conv_{j}", "conv")
-            parts.append(conv(path, f"conv{i + 1}_{j + 1}.0", layout))
         parts.append(_dynamic_entries(f"dynamic_{scale}", scale, f"upconv{i}"))
     for j in (0, 3):
         parts.append(conv((f"bottleneck_{j}", "conv"), f"conv4_4.{j}.0"))

@@ -25,8 +25,8 @@ from jaxtyping import Array, Float
 
 from vitdeblur_jax.models.layers.batch_norm import BatchNorm
 from vitdeblur_jax.models.layers.blur_stacks import gaussian_blurs
-from vitdeblur_jax.models.layers.convolution import PYTORCH_KERNEL_INIT
-from vitdeblur_jax.models.layers.image_losses import check_pyramid, dissimilarity, mse
+from vitdeblur_jax.models.layers.convolution import conv_layer, doubling_layer
+from vitdeblur_jax.models.layers.image_losses import check_pyramid, pyramid_losses
 from vitdeblur_jax.models.layers.recurrent_maps import Carry, RecurrentMaps, enlarged_carry
 from vitdeblur_jax.models.layers.resize import enlarge, pillow_pyramid
 from vitdeblur_jax.models.published import CONV_TRANSPOSE, Entry, Path, batch_norm, conv, joined
@@ -76,13 +76,11 @@ class ConvNorm(nn.Module):
     def __call__(
         self, x: Features, train: bool
     ) -> Float[Array, "batch out_height out_width features"]:
-        options = {"kernel_init": PYTORCH_KERNEL_INIT, "name": "conv"}
-        options |= {"dtype": self.dtype, "precision": self.precision}
         if self.scale == 2:
-            up = nn.ConvTranspose(self.features, (2, 2), (2, 2), transpose_kernel=True, **options)
-            x = up(x)
+            x = doubling_layer(self, self.features, 2, "conv")(x)
         else:
-            x = nn.Conv(self.features, (3, 3), round(1 / self.scale), padding=1, **options)(x)
+            stride = round(1 / self.scale)
+            x = conv_layer(self, self.features, 3, "conv", strides=stride, padding=1)(x)
         if self.is_plain:
             return x
         norm = BatchNorm(image_statistics=self.image_statistics, dtype=self.dtype, name="norm")
@@ -109,9 +107,7 @@ class Gate(nn.Module):
         pooled = jnp.stack([x.max(self.axis), x.mean(self.axis)], axis=-1)
         is_turned = self.axis == 1  # width and channels remain; the rows of the map are channels
         pooled = pooled.swapaxes(1, 2) if is_turned else pooled
-        options = {"kernel_init": PYTORCH_KERNEL_INIT, "name": "conv"}
-        options |= {"dtype": self.dtype, "precision": self.precision}
-        conv = nn.Conv(1, (7, 7), use_bias=False, **options)
+        conv = conv_layer(self, 1, 7, "conv", use_bias=False)
         norm = BatchNorm(0.99, self.image_statistics, dtype=self.dtype, name="norm")
         gate = nn.sigmoid(norm(conv(pooled), train))[..., 0]
         gate = gate.swapaxes(1, 2) if is_turned else gate
@@ -136,11 +132,7 @@ class Block(nn.Module):
     precision: str = "highest"
 
     def setup(self):
-        options = {
-            "image_statistics": self.image_statistics,
-            "dtype": self.dtype,
-            "precision": self.precision,
-        }
+        options = _options(self)
         self.front = ConvNorm(self.features, self.scale, self.is_plain, **options)
         self.residual = [ConvNorm(self.features, **options) for _ in range(2)]
         self.gates = {name: Gate(axis, **options) for name, axis in _GATES.items()}
@@ -152,6 +144,10 @@ class Block(nn.Module):
         for residual in self.residual:
             x = x + residual(x, train)
         return sum(gate(x, train) for gate in self.gates.values()) / 3
+
+
+def _options(module):
+    return {name: getattr(module, name) for name in ("image_statistics", "dtype", "precision")}
 
 
 class GKMNet(nn.Module):
@@ -176,30 +172,23 @@ class GKMNet(nn.Module):
     precision: str = "highest"
 
     def setup(self):
-        numerics = {"dtype": self.dtype, "precision": self.precision}
-        options = {"image_statistics": self.image_statistics, **numerics}
+        options = _options(self)
         first, second, third = self.widths
         self.first = Block(first, is_plain=True, **options)
         self.down = [Block(width, 1 / 2, **options) for width in (second, third)]
         self.bottleneck = Block(third, **options)
         self.up = [Block(width, 2, **options) for width in (second, first)]
         self.maps = RecurrentMaps(2 * self.num_blurs, **options)
-        self.sum = nn.Conv(3, (1, 1), kernel_init=PYTORCH_KERNEL_INIT, **numerics)
+        self.sum = conv_layer(self, 3, 1)
 
     def __call__(
         self, image: Float[ArrayLike, "batch height width 3"], train: bool = False
     ) -> Images:
-        """Restores images.
+        """Returns the restored images, not clipped.
 
         Args:
           image: RGB in [0, 1]; sides are multiples of 16.
           train: Normalize with the batch statistics and update the running statistics.
-
-        Returns:
-          RGB, not clipped.
-
-        Raises:
-          UserError: A side is not a multiple of 16.
         """
         return self._outputs(image, train)[-1]
 
@@ -221,18 +210,13 @@ class GKMNet(nn.Module):
           train: See `__call__`.
           terms: Names in `LOSS_TERMS` of the terms to compute.
         """
-        outputs, targets = self._outputs(blurred, train), pillow_pyramid(sharp)
-        losses = {"pyramid_mse": mse, "pyramid_ssim": dissimilarity}
-        found = {
-            name: sum(map(loss, outputs, targets)) for name, loss in losses.items() if name in terms
-        }
-        return outputs[-1], found
+        outputs = self._outputs(blurred, train)
+        return outputs[-1], pyramid_losses(outputs, pillow_pyramid(sharp), (1, 1, 1), terms)
 
     @nn.nowrap
     def check_training(self, crop: int, batch_size: int, weights: Mapping[str, float]) -> None:
         """Raises `UserError` if crops are too small for the loss terms; see `models.network`."""
-        if any(weights.get(name) for name in self.LOSS_TERMS):
-            check_pyramid("GKMNet", crop)
+        check_pyramid(self, crop, weights)
 
     def _outputs(self, image, train) -> list[Images]:
         """Returns the outputs at quarter, half and full resolution."""

@@ -26,10 +26,12 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from vitdeblur_jax.models.layers.adaptive_filter import adaptive_filter
+from vitdeblur_jax.models.layers.convolution import conv_layer
 from vitdeblur_jax.models.layers.leaky import (
     LeakyConv,
     LeakyUpsample,
     leaky_encoder,
+    leaky_encoder_entries,
     leaky_relu,
 )
 from vitdeblur_jax.models.layers.views import views_and_combined
@@ -38,7 +40,6 @@ from vitdeblur_jax.models.published import (
     CONV_TRANSPOSE,
     POINTWISE,
     Entry,
-    Layout,
     Path,
     conv,
     joined,
@@ -124,7 +125,7 @@ class IFANet(nn.Module):
         """Returns the features for filter prediction, which include the estimated disparity."""
         width, settings = self.widths[3], self._settings
         estimating = ResidualStage(width, (2, 2), **settings, name="disparity_estimation")(x)
-        disparity = nn.Conv(1, (3, 3), **settings, name="disparity")(estimating)
+        disparity = conv_layer(self, 1, 3, "disparity", kernel_init=_XAVIER)(estimating)
         seen = LeakyConv(width, **settings, name="disparity_features")(disparity)
         x = jnp.concatenate([x, seen], axis=-1)
         x = ResidualStage(width, (2, 2), **settings, name="joining")(x)
@@ -157,14 +158,7 @@ class ResidualBlocks(nn.Module):
         start, width = x, x.shape[-1]
         for i in range(self.number):
             inner = LeakyConv(width, 3, 1, *settings, name=f"conv_{i}_0")(x)
-            conv = nn.Conv(
-                width,
-                (3, 3),
-                dtype=self.dtype,
-                precision=self.precision,
-                kernel_init=self.kernel_init,
-                name=f"conv_{i}_1",
-            )
+            conv = conv_layer(self, width, 3, f"conv_{i}_1", kernel_init=self.kernel_init)
             x = leaky_relu(x + conv(inner))
         return x + start if self.number > 1 else x
 
@@ -253,8 +247,8 @@ def published_entries(network: IFANet) -> dict[Path, Entry]:
     """
     right_view_first = CONV.then(rolled(3, axis=2)) if network.views > 1 else CONV
     parts = [
-        *_encoder_entries("encoder", "conv", CONV),
-        *_encoder_entries("filter_encoder", "kconv", right_view_first),
+        leaky_encoder_entries("encoder", "conv", len(_SCALES)),
+        leaky_encoder_entries("filter_encoder", "kconv", len(_SCALES), right_view_first),
         *_stage_entries("disparity_estimation", "DME", (2, 2)),
         conv(("disparity",), "DME.3"),
         conv(("disparity_features", "conv"), "conv_DME.0"),
@@ -272,18 +266,6 @@ def published_entries(network: IFANet) -> dict[Path, Entry]:
         for j in range(2):
             parts.append(_blocks_entries((f"decoder_{scale}_{j}",), f"{name}_{j + 1}", 1))
     return joined(parts)
-
-
-def _encoder_entries(path: str, name: str, first: Layout):
-    return [
-        conv(
-            (f"{path}_{scale}", f"conv_{j}", "conv"),
-            f"{name}{i + 1}_{j + 1}.0",
-            first if i == j == 0 else CONV,
-        )
-        for i, scale in enumerate(_SCALES)
-        for j in range(3)
-    ]
 
 
 def _stage_entries(path: str, name: str, blocks: tuple[int, ...]):

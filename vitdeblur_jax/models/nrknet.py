@@ -26,8 +26,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from vitdeblur_jax.models.layers.blur_stacks import Reblur
-from vitdeblur_jax.models.layers.convolution import PYTORCH_KERNEL_INIT
-from vitdeblur_jax.models.layers.image_losses import check_pyramid, dissimilarity, fourier_l1, mse
+from vitdeblur_jax.models.layers.convolution import conv_layer, doubling_layer
+from vitdeblur_jax.models.layers.image_losses import check_pyramid, mse, pyramid_losses
 from vitdeblur_jax.models.layers.recurrent_maps import RecurrentMaps, enlarged_carry
 from vitdeblur_jax.models.layers.resize import enlarge, reduce
 from vitdeblur_jax.models.published import (
@@ -52,14 +52,8 @@ RULES = {
     "image_statistics": flag(),
 }
 
-_OUTPUT_WEIGHTS = (0.25, 0.5, 0.75, 1)
-_PYRAMID_LOSSES = {"pyramid_mse": mse, "pyramid_fourier": fourier_l1, "pyramid_ssim": dissimilarity}
 
-_PLAIN = {"use_bias": False, "kernel_init": PYTORCH_KERNEL_INIT}
-_conv3x3 = functools.partial(nn.Conv, kernel_size=(3, 3), padding="REFLECT", **_PLAIN)
-_double = functools.partial(
-    nn.ConvTranspose, kernel_size=(4, 4), strides=(2, 2), transpose_kernel=True, **_PLAIN
-)
+_conv3x3 = functools.partial(conv_layer, side=3, padding="REFLECT", use_bias=False)
 
 
 class ResidualBlock(nn.Module):
@@ -72,9 +66,8 @@ class ResidualBlock(nn.Module):
     def __call__(
         self, x: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch height width channels"]:
-        numerics = {"dtype": self.dtype, "precision": self.precision}
-        inner = nn.relu(_conv3x3(x.shape[-1], name="conv_0", **numerics)(x))
-        return x + _conv3x3(x.shape[-1], name="conv_1", **numerics)(inner)
+        inner = nn.relu(_conv3x3(self, x.shape[-1], name="conv_0")(x))
+        return x + _conv3x3(self, x.shape[-1], name="conv_1")(inner)
 
 
 class UNet(nn.Module):
@@ -89,28 +82,21 @@ class UNet(nn.Module):
     dtype: str = "float32"
     precision: str = "highest"
 
-    def setup(self):
-        numerics = {"dtype": self.dtype, "precision": self.precision}
-        self.down = [
-            _conv3x3(x, strides=s, **numerics) for x, s in zip(self.widths, (1, 2, 2), strict=True)
-        ]
-        self.encoder = [ResidualBlock(**numerics) for _ in self.widths]
-        self.bottleneck_conv = _conv3x3(self.widths[-1], **numerics)
-        self.bottleneck = ResidualBlock(**numerics)
-        self.decoder = [ResidualBlock(**numerics) for _ in self.widths]
-        self.up = [_double(width, **numerics) for width in self.widths[-2::-1]]
-
+    @nn.compact
     def __call__(
         self, image: Float[Array, "batch height width 3"]
     ) -> Float[Array, "batch height width features"]:
+        block = functools.partial(ResidualBlock, self.dtype, self.precision)
         x, skips = image, []
-        for down, encoder in zip(self.down, self.encoder, strict=True):
-            x = encoder(nn.relu(down(x)))
-            skips.append(x)
-        x = self.bottleneck(nn.relu(self.bottleneck_conv(x)))
-        x = self.decoder[0](x + skips.pop())
-        for up, decoder in zip(self.up, self.decoder[1:], strict=True):
-            x = decoder(nn.relu(up(x)) + skips.pop())
+        for i, width in enumerate(self.widths):
+            x = nn.relu(_conv3x3(self, width, name=f"down_{i}", strides=2 if i else 1)(x))
+            skips.append(x := block(name=f"encoder_{i}")(x))
+        x = nn.relu(_conv3x3(self, self.widths[-1], name="bottleneck_conv")(x))
+        x = block(name="bottleneck")(x)
+        x = block(name="decoder_0")(x + skips.pop())
+        for i, width in enumerate(self.widths[-2::-1]):
+            up = doubling_layer(self, width, 4, f"up_{i}", use_bias=False)
+            x = block(name=f"decoder_{i + 1}")(nn.relu(up(x)) + skips.pop())
         return x
 
 
@@ -177,14 +163,11 @@ class NRKNet(nn.Module):
     def __call__(
         self, image: Float[ArrayLike, "batch height width 3"], train: bool = False
     ) -> Float[Array, "batch height width 3"]:
-        """Restores images.
+        """Returns the restored images, not clipped.
 
         Args:
-          image: RGB in [0, 1] with sides that are multiples of 16.
+          image: RGB in [0, 1]; sides are multiples of 16.
           train: Normalize with the batch statistics and update the running statistics.
-
-        Returns:
-          RGB, not clipped.
         """
         return _restored(image, self._scales(image, train))
 
@@ -209,7 +192,7 @@ class NRKNet(nn.Module):
         scales = self._scales(blurred, train)
         restored = _restored(blurred, scales)
         outputs = [*(sum(scale.terms) for scale in scales), restored]
-        found = pyramid_losses(outputs, sharp, terms)
+        found = output_losses(outputs, sharp, terms)
         if "reblurring" in terms:
             reblurred = self._reblurred(sharp, scales)
             found["reblurring"] = sum(map(mse, reblurred, _pyramid(blurred)))
@@ -218,8 +201,7 @@ class NRKNet(nn.Module):
     @nn.nowrap
     def check_training(self, crop: int, batch_size: int, weights: Mapping[str, float]) -> None:
         """Raises `UserError` if crops are too small for the loss terms; see `models.network`."""
-        if any(weights.get(name) for name in self.LOSS_TERMS):
-            check_pyramid("NRKNet", crop)
+        check_pyramid(self, crop, weights)
 
     def _scales(self, image, train) -> list[Scale]:
         check_image(image.shape, self.views, self.tiling.multiple, (1,))
@@ -239,28 +221,18 @@ class NRKNet(nn.Module):
         return [self.reblur(s.maps, x) for s, x in zip(scales, _pyramid(sharp), strict=True)]
 
 
-def pyramid_losses(
+def output_losses(
     outputs: list[Float[Array, "batch _ _ 3"]],
     sharp: Float[ArrayLike, "batch height width 3"],
     terms: frozenset[str],
 ) -> dict[str, Float[Array, " batch"]]:
-    """Returns the pyramid losses in `terms`.
+    """Returns the `pyramid_losses` in `terms` of images at quarter, half, full and full resolution.
 
-    Args:
-      outputs: Images at quarter, half, full and full resolution, with weights 0.25, 0.5, 0.75, 1.
-      sharp: The target. It is reduced by bilinear interpolation without a low-pass filter.
-      terms: Names of terms.
+    The target is reduced by bilinear interpolation without a low-pass filter.
     """
     sharp = jnp.asarray(sharp, jnp.float32)
     targets = [reduce(sharp, 4), reduce(sharp, 2), sharp, sharp]
-
-    def total(loss):
-        return sum(
-            weight * loss(output, target)
-            for weight, output, target in zip(_OUTPUT_WEIGHTS, outputs, targets, strict=True)
-        )
-
-    return {name: total(loss) for name, loss in _PYRAMID_LOSSES.items() if name in terms}
+    return pyramid_losses(outputs, targets, (0.25, 0.5, 0.75, 1), terms)
 
 
 def published_entries(network: NRKNet) -> dict[Path, Entry]:

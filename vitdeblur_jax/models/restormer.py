@@ -24,10 +24,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from vitdeblur_jax.models.layers.convolution import PYTORCH_KERNEL_INIT
+from vitdeblur_jax.models.layers.convolution import PYTORCH_KERNEL_INIT, conv_layer
 from vitdeblur_jax.models.layers.depthwise import DepthwiseConv
 from vitdeblur_jax.models.layers.transformer_block import layer_norm
-from vitdeblur_jax.models.published import POINTWISE, Entry, Layout, Path, conv, joined, norm
+from vitdeblur_jax.models.published import POINTWISE, Entry, Path, conv, joined, norm, reshaped
 from vitdeblur_jax.models.tilings import WholeImage, check_image
 from vitdeblur_jax.utils.config_checks import integer, number, sequence
 from vitdeblur_jax.utils.errors import UserError
@@ -43,6 +43,8 @@ RULES = {
 }
 
 Maps = Float[Array, "batch height width channels"]
+
+_conv3x3 = functools.partial(conv_layer, side=3, use_bias=False)
 
 
 class Restormer(nn.Module):
@@ -83,24 +85,24 @@ class Restormer(nn.Module):
         _check_levels(self)
         check_image(image.shape, self.views, self.tiling.multiple, (1, 2))
         image = jnp.asarray(image, jnp.float32)
-        conv3x3, pointwise = layers_without_bias(self.dtype, self.precision)
-        embedded = conv3x3(self.width, name="embedding")(image)
+        numerics = (self.dtype, self.precision)
+        embedded = _conv3x3(self, self.width, name="embedding")(image)
         x, skips = embedded, []
         for level, depth in enumerate(self.depths):
             if level:
                 skips.append(x)
-                x = Downsample(self.dtype, self.precision, name=f"down_{level}")(x)
+                x = Resample(x.shape[-1] // 2, pixel_unshuffle, *numerics, name=f"down_{level}")(x)
             x = self._blocks(x, f"encoder_{level}", level, depth)
         for level, skip in reversed(list(enumerate(skips))):
-            x = Upsample(self.dtype, self.precision, name=f"up_{level}")(x)
+            x = Resample(2 * x.shape[-1], pixel_shuffle, *numerics, name=f"up_{level}")(x)
             x = jnp.concatenate([x, skip], axis=-1)
             if level:  # the first level keeps all channels
-                x = pointwise(skip.shape[-1], name=f"reduction_{level}")(x)
+                x = _pointwise(self, skip.shape[-1], f"reduction_{level}")(x)
             x = self._blocks(x, f"decoder_{level}", level, self.depths[level])
         x = self._blocks(x, "refinement", 0, self.refinement_depth)
         if self.views == 2:
-            x = x + pointwise(2 * self.width, name="skip")(embedded)
-        output = conv3x3(3, name="output")(x).astype(jnp.float32)
+            x = x + _pointwise(self, 2 * self.width, "skip")(embedded)
+        output = _conv3x3(self, 3, name="output")(x).astype(jnp.float32)
         return output if self.views == 2 else output + image
 
     def _blocks(self, x: Maps, name: str, level: int, depth: int) -> Maps:
@@ -154,17 +156,16 @@ class ChannelAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Maps) -> Maps:
-        _, pointwise = layers_without_bias(self.dtype, self.precision)
         *batch, height, width, channels = x.shape
         qkv = DepthwiseConv(self.dtype, self.precision, name="qkv_depthwise")(
-            pointwise(3 * channels, name="qkv")(x)
+            _pointwise(self, 3 * channels, "qkv")(x)
         )
         split = qkv.reshape(*batch, height * width, 3, self.heads, channels // self.heads)
         temperature = self.param("temperature", nn.initializers.ones, (self.heads,))
         mixed = channel_attention(
             split[:, :, 0], split[:, :, 1], split[:, :, 2], temperature, self.precision
         )
-        return pointwise(channels, name="output")(mixed.reshape(x.shape))
+        return _pointwise(self, channels, "output")(mixed.reshape(x.shape))
 
 
 def channel_attention(
@@ -204,36 +205,25 @@ class GatedFeedForward(nn.Module):
 
     @nn.compact
     def __call__(self, x: Maps) -> Maps:
-        _, pointwise = layers_without_bias(self.dtype, self.precision)
         channels = x.shape[-1]
-        hidden = pointwise(2 * int(self.expansion * channels), name="input")(x)
+        hidden = _pointwise(self, 2 * int(self.expansion * channels), "input")(x)
         hidden = DepthwiseConv(self.dtype, self.precision, name="depthwise")(hidden)
         gate, gated = jnp.split(hidden, 2, axis=-1)
-        return pointwise(channels, name="output")(jax.nn.gelu(gate, approximate=False) * gated)
+        gated = jax.nn.gelu(gate, approximate=False) * gated
+        return _pointwise(self, channels, "output")(gated)
 
 
-class Downsample(nn.Module):
-    """Halves the channels, then moves each 2 x 2 pixels to channels."""
+class Resample(nn.Module):
+    """A 3 x 3 convolution to `features` channels, then `pixel_unshuffle` or `pixel_shuffle`."""
 
+    features: int
+    rearrange: Callable[[Array], Array]
     dtype: str
     precision: str
 
     @nn.compact
     def __call__(self, x: Maps) -> Array:
-        conv3x3, _ = layers_without_bias(self.dtype, self.precision)
-        return pixel_unshuffle(conv3x3(x.shape[-1] // 2, name="conv")(x))
-
-
-class Upsample(nn.Module):
-    """Doubles the channels, then moves each four channels to 2 x 2 pixels."""
-
-    dtype: str
-    precision: str
-
-    @nn.compact
-    def __call__(self, x: Maps) -> Array:
-        conv3x3, _ = layers_without_bias(self.dtype, self.precision)
-        return pixel_shuffle(conv3x3(2 * x.shape[-1], name="conv")(x))
+        return self.rearrange(_conv3x3(self, self.features, name="conv")(x))
 
 
 def pixel_unshuffle(x: Maps) -> Float[Array, "batch half_height half_width quadruple"]:
@@ -250,42 +240,35 @@ def pixel_shuffle(x: Maps) -> Float[Array, "batch double_height double_width qua
     return squares.transpose(0, 1, 4, 2, 5, 3).reshape(batch, 2 * height, 2 * width, -1)
 
 
-def layers_without_bias(dtype: str, precision: str) -> tuple[Callable, Callable]:
-    """Returns a 3 x 3 and a 1 x 1 convolution with PyTorch's default initializer."""
-    settings = {
-        "use_bias": False,
-        "dtype": dtype,
-        "precision": precision,
-        "kernel_init": PYTORCH_KERNEL_INIT,
-    }
-    conv3x3 = functools.partial(nn.Conv, kernel_size=(3, 3), **settings)
-    return conv3x3, functools.partial(nn.Dense, **settings)
+def _pointwise(module, features, name):
+    """Returns a 1 x 1 convolution."""
+    settings = {"use_bias": False, "kernel_init": PYTORCH_KERNEL_INIT}
+    settings |= {"dtype": module.dtype, "precision": module.precision}
+    return nn.Dense(features, name=name, **settings)
 
 
-TEMPERATURE = Layout(  # (heads, 1, 1) in the checkpoint
-    lambda value: value[:, 0, 0], lambda value: value[:, None, None]
-)
+_CONV3X3 = functools.partial(conv, bias=False)
+_POINTWISE = functools.partial(conv, layout=POINTWISE, bias=False)
+_TEMPERATURE = reshaped((-1, 1, 1), (-1,))
 
 
 def published_entries(network: Restormer) -> dict[Path, Entry]:
     """Returns the name and layout of each variable in the published checkpoint."""
-    conv3x3 = functools.partial(conv, bias=False)
-    pointwise = functools.partial(conv, layout=POINTWISE, bias=False)
     last = len(network.depths)
-    parts = [conv3x3(("embedding",), "patch_embed.proj"), conv3x3(("output",), "output")]
+    parts = [_CONV3X3(("embedding",), "patch_embed.proj"), _CONV3X3(("output",), "output")]
     for level, depth in enumerate(network.depths, start=1):
         published = "latent" if level == last else f"encoder_level{level}"
         parts += _blocks(f"encoder_{level - 1}", published, depth)
         if level < last:
             down, up = f"down{level}_{level + 1}", f"up{level + 1}_{level}"
             parts += _blocks(f"decoder_{level - 1}", f"decoder_level{level}", depth)
-            parts += [conv3x3((f"down_{level}", "conv"), f"{down}.body.0")]
-            parts += [conv3x3((f"up_{level - 1}", "conv"), f"{up}.body.0")]
+            parts += [_CONV3X3((f"down_{level}", "conv"), f"{down}.body.0")]
+            parts += [_CONV3X3((f"up_{level - 1}", "conv"), f"{up}.body.0")]
         if 1 < level < last:
-            parts += [pointwise((f"reduction_{level - 1}",), f"reduce_chan_level{level}")]
+            parts += [_POINTWISE((f"reduction_{level - 1}",), f"reduce_chan_level{level}")]
     parts += _blocks("refinement", "refinement", network.refinement_depth)
     if network.views == 2:
-        parts += [pointwise(("skip",), "skip_conv")]
+        parts += [_POINTWISE(("skip",), "skip_conv")]
     return joined(parts)
 
 
@@ -294,19 +277,18 @@ def _blocks(name: str, published: str, depth: int) -> list[dict[Path, Entry]]:
 
 
 def _block(path: Path, name: str) -> dict[Path, Entry]:
-    conv3x3 = functools.partial(conv, bias=False)
-    pointwise = functools.partial(conv, layout=POINTWISE, bias=False)
     attention, feed_forward = (*path, "attention"), (*path, "feed_forward")
+    temperature = ("params", *attention, "temperature")
     return joined(
         [
             norm((*path, "attention_norm"), f"{name}.norm1.body"),
-            {("params", *attention, "temperature"): Entry(f"{name}.attn.temperature", TEMPERATURE)},
-            pointwise((*attention, "qkv"), f"{name}.attn.qkv"),
-            conv3x3((*attention, "qkv_depthwise"), f"{name}.attn.qkv_dwconv"),
-            pointwise((*attention, "output"), f"{name}.attn.project_out"),
+            {temperature: Entry(f"{name}.attn.temperature", _TEMPERATURE)},
+            _POINTWISE((*attention, "qkv"), f"{name}.attn.qkv"),
+            _CONV3X3((*attention, "qkv_depthwise"), f"{name}.attn.qkv_dwconv"),
+            _POINTWISE((*attention, "output"), f"{name}.attn.project_out"),
             norm((*path, "feed_forward_norm"), f"{name}.norm2.body"),
-            pointwise((*feed_forward, "input"), f"{name}.ffn.project_in"),
-            conv3x3((*feed_forward, "depthwise"), f"{name}.ffn.dwconv"),
-            pointwise((*feed_forward, "output"), f"{name}.ffn.project_out"),
+            _POINTWISE((*feed_forward, "input"), f"{name}.ffn.project_in"),
+            _CONV3X3((*feed_forward, "depthwise"), f"{name}.ffn.dwconv"),
+            _POINTWISE((*feed_forward, "output"), f"{name}.ffn.project_out"),
         ]
     )

@@ -72,13 +72,7 @@ def prepare(
       UserError: A batch cannot be sharded over the devices of the mesh, a parameter is frozen at
         random values, the weights of LPIPS cannot be read, or the objective is invalid.
     """
-    for stage in stages(config):
-        if stage.batch_size // config.grad_accum_steps % mesh.size:
-            raise UserError(
-                f"a batch of {stage.batch_size} in {config.grad_accum_steps} part(s) cannot be "
-                f"sharded over {mesh.size} devices; make batch_size a multiple of "
-                f"{config.grad_accum_steps * mesh.size}"
-            )
+    _check_batches(config, mesh)
     weights = loss_weights(config.loss)
     own = frozenset(name for name in own_loss_terms(network) if weights.get(name))
     params = abstract_variables(network)["params"]
@@ -132,6 +126,16 @@ def _objective(config, network, mesh, objective):
         batch_size = config.batch_size // config.grad_accum_steps
         check_objective(objective, network, batch_size, config.crop, constants)
     return objective, constants
+
+
+def _check_batches(config, mesh):
+    for stage in stages(config):
+        if stage.batch_size // config.grad_accum_steps % mesh.size:
+            raise UserError(
+                f"a batch of {stage.batch_size} in {config.grad_accum_steps} part(s) cannot be "
+                f"sharded over {mesh.size} devices; make batch_size a multiple of "
+                f"{config.grad_accum_steps * mesh.size}"
+            )
 
 
 def _on_all_devices(mesh, tree):

@@ -7,7 +7,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from vitdeblur_jax.models.layers.convolution import PYTORCH_KERNEL_INIT
+from vitdeblur_jax.models.layers.convolution import conv_layer
 
 
 def recursive_blurs(
@@ -102,6 +102,4 @@ class Reblur(nn.Module):
         taps = self.param("taps", nn.initializers.zeros, (self.num_blurs, 3, 2))
         blurred = recursive_blurs(image, taps)
         weighted = (maps[..., None] * blurred).reshape(*maps.shape[:3], -1)
-        numerics = {"dtype": self.dtype, "precision": self.precision}
-        mixed = nn.Conv(3, (1, 1), kernel_init=PYTORCH_KERNEL_INIT, name="sum", **numerics)
-        return mixed(weighted).astype(image.dtype)
+        return conv_layer(self, 3, 1, "sum")(weighted).astype(image.dtype)

@@ -1,5 +1,8 @@
 """Losses of images: one float32 number per image, from inputs of any float dtype."""
 
+from collections.abc import Mapping, Sequence
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -45,17 +48,44 @@ def dissimilarity(output: Images, target: Images) -> Float[Array, " batch"]:
     return 1 - jax.vmap(structural_similarity_gaussian)(_float32(output), _float32(target))
 
 
-def check_pyramid(network: str, crop: int) -> None:
+_PYRAMID_LOSSES = {"pyramid_mse": mse, "pyramid_fourier": fourier_l1, "pyramid_ssim": dissimilarity}
+
+
+def pyramid_losses(
+    outputs: Sequence[Float[Array, "batch _ _ 3"]],
+    targets: Sequence[Float[Array, "batch _ _ 3"]],
+    weights: Sequence[float],
+    terms: frozenset[str],
+) -> dict[str, Float[Array, " batch"]]:
+    """Returns the weighted sums of losses over several scales, by the name of the term.
+
+    Args:
+      outputs: One image per scale.
+      targets: The target of each of them.
+      weights: Weights of the scales.
+      terms: Terms to compute: "pyramid_mse", "pyramid_fourier", "pyramid_ssim". Other names are
+        ignored.
+    """
+
+    def total(loss):
+        losses = map(loss, outputs, targets)
+        return sum(weight * value for weight, value in zip(weights, losses, strict=True))
+
+    return {name: total(loss) for name, loss in _PYRAMID_LOSSES.items() if name in terms}
+
+
+def check_pyramid(network: nn.Module, crop: int, weights: Mapping[str, float]) -> None:
     """Raises `UserError` if crops at a quarter of their size are too small for SSIM.
 
     Args:
-      network: Name of the network, for the message.
+      network: The network. `LOSS_TERMS` has its terms, which `pyramid_losses` computes.
       crop: Side of the training crops, pixels; a multiple of 16.
+      weights: Weights of all loss terms, by name.
     """
-    if crop < _LEAST_PYRAMID:
+    if crop < _LEAST_PYRAMID and any(weights.get(name) for name in network.LOSS_TERMS):
         raise UserError(
-            f"crop is {crop}; the loss terms of {network} need at least {_LEAST_PYRAMID}, because "
-            "SSIM needs 11 pixels at a quarter of the size"
+            f"crop is {crop}; the loss terms of {type(network).__name__} need at least "
+            f"{_LEAST_PYRAMID}, because SSIM needs 11 pixels at a quarter of the size"
         )
 
 

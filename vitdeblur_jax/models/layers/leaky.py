@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from vitdeblur_jax.models.layers.convolution import PYTORCH_KERNEL_INIT
+from vitdeblur_jax.models.layers.convolution import PYTORCH_KERNEL_INIT, conv_layer, doubling_layer
+from vitdeblur_jax.models.published import CONV, Entry, Layout, Path, conv, joined
 
 
 def leaky_relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -36,16 +37,9 @@ class LeakyConv(nn.Module):
     def __call__(
         self, x: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch out_height out_width features"]:
-        conv = nn.Conv(
-            self.features,
-            (self.kernel_size, self.kernel_size),
-            self.stride,
-            padding=self.kernel_size // 2,
-            kernel_init=self.kernel_init,
-            dtype=self.dtype,
-            precision=self.precision,
-            name="conv",
-        )
+        settings = {"strides": self.stride, "padding": self.kernel_size // 2}
+        settings["kernel_init"] = self.kernel_init
+        conv = conv_layer(self, self.features, self.kernel_size, "conv", **settings)
         return leaky_relu(conv(x))
 
 
@@ -100,10 +94,30 @@ def leaky_encoder(
     return features
 
 
+def leaky_encoder_entries(
+    path: str, name: str, levels: int, first: Layout = CONV
+) -> dict[Path, Entry]:
+    """Returns the published entries of a `leaky_encoder`: `name1_1.0.weight` and so on.
+
+    Args:
+      path: The encoder's name in this package.
+      name: Its name in the published checkpoints of DRBNet and IFANet.
+      levels: Number of scales.
+      first: Layout of the first kernel.
+    """
+    return joined(
+        conv(
+            (f"{path}_{2**i}", f"conv_{j}", "conv"),
+            f"{name}{i + 1}_{j + 1}.0",
+            CONV if i or j else first,
+        )
+        for i in range(levels)
+        for j in range(3)
+    )
+
+
 class LeakyUpsample(nn.Module):
     """A transposed convolution that doubles the size (4 x 4, stride 2), then the leaky ReLU.
-
-    Tap o - 2 i + 1 connects input pixel i to output pixel o, as in PyTorch with padding 1.
 
     Attributes:
       features, dtype, precision, kernel_init: See `LeakyConv`.
@@ -120,15 +134,5 @@ class LeakyUpsample(nn.Module):
     def __call__(
         self, x: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch out_height out_width features"]:
-        conv = nn.ConvTranspose(
-            self.features,
-            (4, 4),
-            (2, 2),
-            padding="SAME",
-            transpose_kernel=True,
-            kernel_init=self.kernel_init,
-            dtype=self.dtype,
-            precision=self.precision,
-            name="conv",
-        )
+        conv = doubling_layer(self, self.features, 4, "conv", kernel_init=self.kernel_init)
         return nn.leaky_relu(conv(x), self.slope)

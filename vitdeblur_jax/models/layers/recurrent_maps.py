@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vitdeblur_jax.models.layers.batch_norm import BatchNorm
-from vitdeblur_jax.models.layers.convolution import PYTORCH_KERNEL_INIT
+from vitdeblur_jax.models.layers.convolution import conv_layer
 from vitdeblur_jax.models.layers.resize import enlarge, nearest_upsample
 
 Carry = tuple[
@@ -36,16 +36,9 @@ class ConvLSTM(nn.Module):
     def __call__(self, x: Float[Array, "batch height width channels"], carry: Carry) -> Carry:
         """Returns the new state (h, c)."""
         h, c = carry
-        gates = nn.Conv(
-            4 * self.features,
-            (5, 5),
-            padding=2,
-            kernel_init=PYTORCH_KERNEL_INIT,
-            dtype=self.dtype,
-            precision=self.precision,
-            name="gates",
-        )(jnp.concatenate([x, h.astype(x.dtype)], axis=-1))
-        i, f, o, g = jnp.split(gates, 4, axis=-1)
+        gates = conv_layer(self, 4 * self.features, 5, "gates")
+        joint = jnp.concatenate([x, h.astype(x.dtype)], axis=-1)
+        i, f, o, g = jnp.split(gates(joint), 4, axis=-1)
         c = nn.sigmoid(f) * c + nn.sigmoid(i) * jnp.tanh(g)
         return nn.sigmoid(o) * jnp.tanh(c), c
 
@@ -68,17 +61,10 @@ class RecurrentMaps(nn.Module):
     precision: str = "highest"
 
     def setup(self):
-        numerics = {"dtype": self.dtype, "precision": self.precision}
-        self.conv = nn.Conv(
-            self.features,
-            (3, 3),
-            padding="REFLECT" if self.reflect else 1,
-            use_bias=not self.reflect,
-            kernel_init=PYTORCH_KERNEL_INIT,
-            **numerics,
-        )
+        padding = "REFLECT" if self.reflect else "SAME"
+        self.conv = conv_layer(self, self.features, 3, padding=padding, use_bias=not self.reflect)
         self.norm = BatchNorm(image_statistics=self.image_statistics, dtype=self.dtype)
-        self.lstm = ConvLSTM(self.features, **numerics)
+        self.lstm = ConvLSTM(self.features, self.dtype, self.precision)
 
     def __call__(
         self,

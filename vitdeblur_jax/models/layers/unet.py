@@ -1,7 +1,9 @@
-"""Layers of the U-Nets of DPDNet and MDP."""
+"""Layers of the U-Nets of DPDNet, MDP and AIFNet."""
 
 import flax.linen as nn
 from jaxtyping import Array, Float
+
+from vitdeblur_jax.models.layers.convolution import conv_layer
 
 
 class ReluConv(nn.Module):
@@ -29,17 +31,10 @@ class ReluConv(nn.Module):
         return nn.relu(same_conv(self, self.features, self.kernel_size, "conv")(x))
 
 
-def same_conv(module: nn.Module, features: int, kernel_size: int, name: str) -> nn.Conv:
-    """Returns a convolution with Keras' padding, He-normal kernels and the module's dtype."""
-    return nn.Conv(
-        features,
-        (kernel_size, kernel_size),
-        padding="SAME",
-        kernel_init=nn.initializers.he_normal(),
-        dtype=module.dtype,
-        precision=module.precision,
-        name=name,
-    )
+def same_conv(module: nn.Module, features: int, kernel_size: int, name: str, **settings) -> nn.Conv:
+    """Returns a `conv_layer` with Keras' zero padding and He-normal kernels."""
+    settings = {"kernel_init": nn.initializers.he_normal()} | settings
+    return conv_layer(module, features, kernel_size, name, **settings)
 
 
 def max_pool(
