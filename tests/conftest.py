@@ -1,7 +1,5 @@
 """Fixtures. While the tests run, jaxtyping checks every annotation of shapes in the package."""
 
-import ctypes
-import gc
 import os
 import signal
 from pathlib import Path
@@ -26,6 +24,7 @@ with install_import_hook("vitdeblur_jax", "beartype.beartype"):
     import vitdeblur_jax.training.loop  # noqa: F401
 
 from tests.compilation import compile_fast_and_cache, optimized_compilation
+from tests.memory import release_memory, share_malloc_arenas
 from tests.small_model import small_pretrained
 from tests.stand_in_weights import reference_state_dict
 from vitdeblur_jax.checkpoints.pretrained import Pretrained
@@ -33,12 +32,12 @@ from vitdeblur_jax.checkpoints.recognition import variables_from_published
 from vitdeblur_jax.models import create_network, named_config
 
 DATA = Path(__file__).parent / "data"
-_LIBC = ctypes.CDLL(None) if os.name == "posix" else None
 
 
 def pytest_configure(config):
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell
         signal.signal(signal.SIGINT, signal.default_int_handler)  # child processes inherit it
+    share_malloc_arenas()
     compile_fast_and_cache(is_first=not hasattr(config, "workerinput"))
 
 
@@ -59,13 +58,14 @@ def optimized():
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _forget_compiled_programs():
+def _forget(request):
     """Bounds the memory of the process: no other module uses the programs of this one."""
     yield
     jax.clear_caches()
-    gc.collect()
-    if hasattr(_LIBC, "malloc_trim"):  # glibc keeps what is freed
-        _LIBC.malloc_trim(0)
+    for value in vars(request.module).values():
+        if hasattr(value, "cache_clear"):  # of `functools.cache`
+            value.cache_clear()
+    release_memory()
 
 
 @pytest.fixture(scope="session")
@@ -79,6 +79,7 @@ def base_model() -> Pretrained:
     """The published configuration with the stand-in weights of seed 0: half a gigabyte."""
     model = create_network(named_config("base"))
     variables, unused = variables_from_published(reference_state_dict(0), model, "stand-in")
+    release_memory()  # of the state dict, half a gigabyte
     # On the device once, instead of with each call.
     variables = jax.tree.map(jnp.asarray, variables)
     return Pretrained(model, variables, "stand-in", unused)

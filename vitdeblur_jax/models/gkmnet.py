@@ -211,7 +211,7 @@ class GKMNet(nn.Module):
           terms: Names in `LOSS_TERMS` of the terms to compute.
         """
         outputs = self._outputs(blurred, train)
-        return outputs[-1], pyramid_losses(outputs, pillow_pyramid(sharp), (1, 1, 1), terms)
+        return outputs[-1], pyramid_losses(outputs, pillow_pyramid(sharp), (1.0, 1.0, 1.0), terms)
 
     @nn.nowrap
     def check_training(self, crop: int, batch_size: int, weights: Mapping[str, float]) -> None:

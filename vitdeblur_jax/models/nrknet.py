@@ -232,7 +232,7 @@ def output_losses(
     """
     sharp = jnp.asarray(sharp, jnp.float32)
     targets = [reduce(sharp, 4), reduce(sharp, 2), sharp, sharp]
-    return pyramid_losses(outputs, targets, (0.25, 0.5, 0.75, 1), terms)
+    return pyramid_losses(outputs, targets, (0.25, 0.5, 0.75, 1.0), terms)
 
 
 def published_entries(network: NRKNet) -> dict[Path, Entry]:
