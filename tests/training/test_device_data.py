@@ -68,7 +68,7 @@ def test_a_batch_depends_on_the_step_alone_and_holds_crops(sharp):
 
 
 def assert_is_crop(crop, image):
-    """Assert that a crop is a part of an image, turned or mirrored."""
+    """Asserts that a crop is a part of an image, turned or mirrored."""
     turned = [np.rot90(side, turns) for side in (crop, crop[:, ::-1]) for turns in range(4)]
     parts = np.lib.stride_tricks.sliding_window_view(image, crop.shape)
     assert any((parts == one).all((-1, -2, -3)).any() for one in turned)

@@ -72,7 +72,7 @@ def test_apertures_are_drawn_as_in_numpy():
 
 
 def traits(radius: np.ndarray) -> list[float]:
-    """Return radii, edges and the number of distinct radii: few without a tilt."""
+    """Returns radii, edges and the number of distinct radii: few without a tilt."""
     edges = thin_lens._far_sides(radius).mean()
     few = min(len(np.unique(radius)), 30)
     return [radius[5, 9], radius[50, 60], radius.mean(), radius.std(), np.ptp(radius), edges, few]

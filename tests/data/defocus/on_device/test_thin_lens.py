@@ -50,7 +50,7 @@ def image() -> np.ndarray:
 
 
 def in_numpy(image, radius, aperture) -> np.ndarray:
-    """Return the three views."""
+    """Returns the three views."""
     radius = np.asarray(radius, np.float32)
     seen = [thin_lens.defocus(image, radius, aperture, half) for half in HALVES]
     return np.concatenate(seen, axis=-1)
@@ -138,19 +138,19 @@ SHIFTED = {  # scenes of one parameter, and its value
 
 
 def moving(scene: str) -> tuple[jax.Array, jax.Array]:
-    """Return the radii of a scene, and their derivatives."""
+    """Returns the radii of a scene, and their derivatives."""
     radius_of, value = SHIFTED[scene]
     radius, change = jax.jvp(radius_of, (value,), (1.0,))
     return jnp.array(radius, jnp.float32), jnp.array(change, jnp.float32)
 
 
 def details(image) -> np.ndarray:
-    """Return weights of a mean whose value falls with the blur."""
+    """Returns weights of a mean whose value falls with the blur."""
     return np.tile(image - ndimage.gaussian_filter(image, (3, 3, 0)), 3)
 
 
 def difference(image, scene: str, step: float = 0.04) -> float:
-    """Return the derivative of NumPy's weighted mean by central differences."""
+    """Returns the derivative of NumPy's weighted mean by central differences."""
     radius_of, value = SHIFTED[scene]
     ends = (
         np.sum(details(image) * in_numpy(image, radius_of(value + sign * step), PENTAGON[0]))
@@ -171,7 +171,7 @@ def test_derivatives_by_the_radius_match_finite_differences_of_numpy(image, forw
 
 @pytest.fixture(scope="module")
 def forward():
-    """Return the derivative of the weighted sum along a change of the radius."""
+    """Returns the derivative of the weighted sum along a change of the radius."""
 
     def derivative(image, radius, change, weights):
         def blur(radius):
@@ -184,7 +184,7 @@ def forward():
 
 @pytest.fixture(scope="module")
 def backward():
-    """Return the gradients of the weighted sum by image and radius."""
+    """Returns the gradients of the weighted sum by image and radius."""
 
     def blur(image, radius, weights):
         return jnp.sum(weights * views(image, radius, PENTAGON[1]))
