@@ -9,9 +9,9 @@ all activations kept and with each transformer block recomputed in the backward 
 activations kept.
 
 Each case runs in its own process, with the same weights and images. The first losses must agree up
-to the precision. The time is the shorter of two steps after the first one, in which JAX compiles.
-Memory is the high-water mark of the process. Needs Linux, 12 GB of memory, and PyTorch in addition
-to the package's own requirements. Takes 5 to 10 minutes on two cores.
+to the precision. The time is the shortest of the steps in 15 seconds after the first step, in which
+JAX compiles. Memory is the high-water mark of the process. Needs Linux, 12 GB of memory, and
+PyTorch in addition to the package's own requirements. Takes about 8 minutes on two idle cores.
 """
 
 import functools
@@ -24,24 +24,24 @@ import numpy as np
 from benchmarks.process_memory import begin_high_water_mark, memory
 from vitdeblur_jax.utils.table import format_table
 
-STEPS = 3
+SECONDS = 15  # of measured steps, at least
 HEADER = ("", "seconds per step", "peak memory", "first loss", "relative speed", "relative memory")
 
 
 def main() -> None:
-    """Prints a line for each precision, mode and side."""
+    """Prints a line for each precision, mode and side, and then all of them as a table."""
     context = multiprocessing.get_context("spawn")
     sides = {"PyTorch": theirs, "ours": ours}
     modes = {"kept": False, "recomputed": True}
     rows, references = [], {}
     for dtype, mode, side in itertools.product(("float32", "bfloat16"), modes, sides):
         case = f"{side}, {dtype}, {mode}"
-        print(f"measuring {case}", flush=True)
         with context.Pool(1) as pool:
             loss, seconds, peak = pool.apply(sides[side], (dtype, modes[mode]))
         whole, most = references.setdefault(dtype, (seconds, peak))
         figures = f"{seconds:.1f}", f"{peak:.2f} GB", f"{loss:.6f}"
         rows.append((case, *figures, f"{whole / seconds:.2f}", f"{peak / most:.2f}"))
+        print(*rows[-1], flush=True)
     print(format_table(HEADER, rows))
 
 
@@ -106,12 +106,12 @@ def theirs(dtype: str, remat: bool) -> tuple[float, float, float]:
 
 def _measure(step):
     begin_high_water_mark()
-    losses, times = [], []
-    for _ in range(STEPS):
+    loss, times = step(), []
+    while sum(times) < SECONDS:
         started = time.perf_counter()
-        losses.append(step())
+        step()
         times.append(time.perf_counter() - started)
-    return losses[0], min(times[1:]), memory("VmHWM") / 1e9
+    return loss, min(times), memory("VmHWM") / 1e9
 
 
 def _batch():
