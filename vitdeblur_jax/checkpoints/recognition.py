@@ -6,7 +6,9 @@ from pathlib import Path
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
 from vitdeblur_jax.checkpoints.keras_files import renumbered
 from vitdeblur_jax.checkpoints.state_dicts import read_state_dict
@@ -197,3 +199,30 @@ def read_entries(
     unused = [name for name in state_dict if name not in (*shapes, *optional)]
     tell(f"{path}: {len(unused)} of its entries are not used by the network")
     return state_dict
+
+
+def variables_by_path(state_dict: Mapping[str, np.ndarray], network: nn.Module, where: str) -> dict:
+    """Returns the variables of a network outside `NETWORKS`; entries are named by their paths.
+
+    Args:
+      state_dict: Entries by path, joined by "/".
+      network: The network.
+      where: The file's name, for errors.
+
+    Raises:
+      UserError: The entries do not fit the network.
+    """
+    wanted = traverse_util.flatten_dict(abstract_variables(network), sep="/")
+    stored = {name: value.shape for name, value in state_dict.items()}
+    check_shapes(stored, {name: leaf.shape for name, leaf in wanted.items()}, where)
+    floats = [name for name, leaf in wanted.items() if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    check_weights(state_dict, floats, where)
+    wrong = [
+        f"{name} is {state_dict[name].dtype}, should be {leaf.dtype}"
+        for name, leaf in wanted.items()
+        if name not in floats and state_dict[name].dtype != leaf.dtype
+    ]
+    if wrong:
+        raise UserError(f"{where} does not fit the network: {few_of(wrong, '; ')}")
+    flat = {name: np.asarray(state_dict[name], leaf.dtype) for name, leaf in wanted.items()}
+    return traverse_util.unflatten_dict(flat, sep="/")
