@@ -83,7 +83,8 @@ def decode_tiff(data: bytes) -> DecoderOutput:
 def tiff_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Returns the width and height of the first page."""
     with tifffile.TiffFile(path) as file:
-        return file.pages.first.imagewidth, file.pages.first.imagelength
+        page = file.pages.first
+        return int(page.imagewidth), int(page.imagelength)  # a damaged tag may hold many values
 
 
 def _full_range(samples: np.ndarray, page: tifffile.TiffPage, colors: int) -> Samples:
