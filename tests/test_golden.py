@@ -20,6 +20,7 @@ def _release_memory():
     release_memory()
 
 
+@pytest.mark.slow  # the stages below, and whole images of a small model, are checked by default
 @pytest.mark.usefixtures("optimized")
 def test_the_public_face_gives_what_the_reference_gives(tmp_path, golden):
     state_dict = {f"module.{name}": value for name, value in reference_state_dict(0).items()}
