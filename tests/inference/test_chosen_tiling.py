@@ -79,7 +79,8 @@ def test_free_memory(monkeypatch, tmp_path):
     assert memory.free_bytes(cpu) == 3000 * 1024
     (tmp_path / "memory.max").write_text("2000000\n")
     (tmp_path / "memory.current").write_text("500000\n")
-    assert memory.free_bytes(cpu) == 1500000
+    (tmp_path / "memory.stat").write_text("anon 90000\ninactive_file 300000\n")
+    assert memory.free_bytes(cpu) == 1800000
     (tmp_path / "memory.max").write_text("max\n")
     assert memory.free_bytes(cpu) == 3000 * 1024
     (tmp_path / "meminfo").unlink()

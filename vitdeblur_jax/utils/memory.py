@@ -34,7 +34,11 @@ def _of_machine():
 
 def _of_container():
     try:
-        limit, used = ((_CGROUP / f"memory.{name}").read_text() for name in ("max", "current"))
-        return int(limit) - int(used)
-    except (OSError, ValueError):  # no container, or "max"
+        limit, used, parts = (
+            (_CGROUP / f"memory.{name}").read_text() for name in ("max", "current", "stat")
+        )
+        # The kernel counts files that were read as used, and drops them when memory runs short.
+        files = dict(line.split() for line in parts.splitlines())["inactive_file"]
+        return int(limit) - int(used) + int(files)
+    except (OSError, ValueError, KeyError):  # no container, or "max"
         return None
