@@ -9,7 +9,12 @@ import pytest
 from vitdeblur_jax import UserError, deblur
 from vitdeblur_jax.checkpoints.pretrained import Pretrained
 from vitdeblur_jax.inference import chosen_tiling
-from vitdeblur_jax.inference.chosen_tiling import check_options, count_tiles, tiling_for
+from vitdeblur_jax.inference.chosen_tiling import (
+    check_options,
+    count_tiles,
+    tell_of_tiling,
+    tiling_for,
+)
 from vitdeblur_jax.models.network import initial_variables
 from vitdeblur_jax.models.tilings import HaloTiles, WholeImage
 from vitdeblur_jax.utils import memory
@@ -18,7 +23,7 @@ from vitdeblur_jax.utils import memory
 class _Blur(nn.Module):
     """Takes the whole image, though its receptive field would fit into the halo of tiles."""
 
-    tiling: WholeImage | HaloTiles = WholeImage(4)
+    tiling: WholeImage | HaloTiles | None = WholeImage(4)
 
     @nn.compact
     def __call__(self, image):
@@ -62,6 +67,13 @@ def test_an_image_that_needs_too_much_memory_is_tiled(monkeypatch, capsys, blur,
     assert said.count("note: _Blur takes the whole image; 350 x 210 pixels need") == (not is_whole)
     assert said.count("\n") <= 1
     assert tiling_for(blur.model, 10, 100) == blur.model.tiling
+
+
+@pytest.mark.parametrize(("tile", "side"), [(None, 512 + 2 * 64), (100, 100 + 2 * 64)])
+def test_a_network_without_a_tiling_gets_a_note(capsys, tile, side):
+    tell_of_tiling(_Blur(None), None, tile)
+    said = capsys.readouterr().err
+    assert f"images larger than {side} pixels are restored in tiles with a halo of 64" in said
 
 
 def test_wrong_tiles_are_refused(small, blur):

@@ -140,8 +140,9 @@ def tell_of_tiling(network: nn.Module, stride: int | None, tile: int | None = No
         if note is not None:
             tell(f"note: {note}")
     elif getattr(network, "tiling", None) is None and isinstance(tiling, HaloTiles):
+        side = (tile or tiling.tile) + 2 * tiling.halo
         tell(
             f"note: {type(network).__name__} has no attribute 'tiling'; images larger than "
-            f"{tiling.tile + 2 * tiling.halo} pixels are restored in tiles with a halo of "
-            f"{tiling.halo} pixels, which is exact only if the receptive field is not larger"
+            f"{side} pixels are restored in tiles with a halo of {tiling.halo} pixels, which is "
+            "exact only if the receptive field is not larger"
         )
