@@ -16,6 +16,7 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
@@ -59,8 +60,8 @@ from vitdeblur_jax.models.networks import (
     complete_config,
     create_network,
 )
-from vitdeblur_jax.utils.config_checks import shown
-from vitdeblur_jax.utils.errors import UserError, known
+from vitdeblur_jax.utils.config_checks import check_values, shown
+from vitdeblur_jax.utils.errors import UserError
 from vitdeblur_jax.utils.files import check_regular, repair_folder
 from vitdeblur_jax.utils.output import tell
 from vitdeblur_jax.utils.shapes import check_most_names, check_shapes, few_of
@@ -103,8 +104,7 @@ def load_pretrained(
     """
     numerics = {"dtype": dtype, "precision": precision}
     numerics = {key: value for key, value in numerics.items() if value is not None}
-    for key, value in numerics.items():
-        known(key, value, NUMERICS_RULES[key].choices)
+    check_values(SimpleNamespace(**numerics), {key: NUMERICS_RULES[key] for key in numerics})
     pretrained = _load(source, network)
     return dataclasses.replace(pretrained, model=with_numerics(pretrained.model, **numerics))
 
