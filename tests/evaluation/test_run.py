@@ -483,6 +483,9 @@ def test_results_of_another_run_are_not_mixed(tmp_path, settings, small, capsys)
     other.update(stride=29, split="train")
     said = refusal(other, tmp_path / "results")
     assert "another run (split: 'test' there, 'train' here, stride: 30 there, 29 here)" in said
+    other.network = "gkmnet"  # other statistics with the same weights
+    with pytest.raises(UserError, match=r"another run \(network: '' there, 'gkmnet' here"):
+        Results.open(tmp_path / "results", other, "", ["a", "b"], DEFAULT)
     save_pretrained(small_pretrained(seed=1), config.checkpoint, overwrite=True)
     assert "another run (other weights)" in refusal(config, tmp_path / "results")
     assert contents(tmp_path / "results") == before

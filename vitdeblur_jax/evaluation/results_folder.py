@@ -43,7 +43,7 @@ COMPARED = {
 }
 # Config keys that change the results; the weights are compared by their digest.
 _KEYS_OF_RESULTS = (
-    *("data_dir", "layout", "split", "profile", "bit_depth"),
+    *("network", "data_dir", "layout", "split", "profile", "bit_depth"),
     *("stride", "tile", "dtype", "precision", "metrics"),
 )
 
