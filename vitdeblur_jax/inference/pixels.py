@@ -1,4 +1,4 @@
-"""Converts pixels between integer images and batches of floats for a network.
+"""Checks images, and converts pixels between integers and floats.
 
 This file is copied into exported models, which do not have this package. So it uses only NumPy, has
 no jaxtyping annotations, and returns error messages instead of raising `UserError`.

@@ -24,14 +24,8 @@ from vitdeblur_jax.inference.strips import FLOAT_OUTPUT, NonFiniteError, Output
 from vitdeblur_jax.inference.tiles import count_tiles as count_halo_tiles
 from vitdeblur_jax.inference.tiles import tile_rows
 from vitdeblur_jax.inference.windows import window_rows
-from vitdeblur_jax.models.network import (
-    check_hashable,
-    restored_images,
-    views_of,
-)
-from vitdeblur_jax.models.tilings import (
-    Windows,
-)
+from vitdeblur_jax.models.network import check_hashable, restored_images, views_of
+from vitdeblur_jax.models.tilings import Windows
 from vitdeblur_jax.utils.errors import UserError, one_line
 
 Images = Float[ArrayLike, "batch height width channels"]

@@ -138,7 +138,7 @@ def cut(strip: Strip, left: ArrayLike, width: int) -> jax.Array:
     return _as_floats(tile, strip.white)
 
 
-def empty(rows: int, width: int, channels: int) -> jax.Array:
+def zeros(rows: int, width: int, channels: int) -> jax.Array:
     """Returns zeros on the device, float32."""
     return jax.device_put(np.zeros((rows, width, channels), np.float32), _device())
 
@@ -173,13 +173,13 @@ def place(
 
 
 def finished(
-    joined: jax.Array, given: Strip, offset: int, output: Output
+    joined: jax.Array, given: Strip | None, offset: int, output: Output
 ) -> tuple[jax.Array, jax.Array]:
     """Returns restored rows as the output wants them, and whether all are finite.
 
     Args:
       joined: Restored rows, `(rows, bucket, 3)`, float32.
-      given: A strip of the blurred image that contains these rows.
+      given: A strip of the blurred image that contains these rows; None if the strength is 1.
       offset: The first of them in that strip.
       output: The dtype, and the weight of the restored image.
     """

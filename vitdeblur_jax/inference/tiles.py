@@ -15,12 +15,12 @@ from .strips import (
     FLOAT_OUTPUT,
     Output,
     cut,
-    empty,
     extended_image,
     finished,
     in_batches,
     on_host,
     place,
+    zeros,
 )
 
 
@@ -82,10 +82,11 @@ def tile_rows(
     def restored_strips():
         restored = in_batches(restore_tiles, tiles(), batch_size, on_tiles)
         for row in rows:
-            joined = empty(tile_height, source.bucket, 3)
+            joined = zeros(tile_height, source.bucket, 3)
             for start, kept_from, kept_to in columns:
                 joined = place(joined, *next(restored), start, kept_from - start, kept_to - start)
-            yield finished(joined, source.strip(row.start, tile_height), 0, output)
+            given = None if output.strength == 1 else source.strip(row.start, tile_height)
+            yield finished(joined, given, 0, output)
 
     for row, strip in zip(rows, on_host(restored_strips()), strict=True):
         wanted = strip[row.kept_from - row.start : min(row.kept_to, height) - row.start, :width]

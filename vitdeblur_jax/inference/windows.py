@@ -22,12 +22,12 @@ from .strips import (
     Output,
     bucket_of,
     cut,
-    empty,
     extended_image,
     finished,
     in_batches,
     on_host,
     place,
+    zeros,
 )
 
 
@@ -172,7 +172,7 @@ def _restored_strips(layout, source, maps, head_tile, output):
             results, index = next(maps)
             if total is None:
                 width = bucket_of(layout.width) - layout.window + layout.side
-                total = empty(2 * layout.side, width, results.shape[-1])
+                total = zeros(2 * layout.side, width, results.shape[-1])
             total = _add(total, results, index, top - total_from, left)
         while heads and heads[0].map_top + layout.side <= following:
             head = heads.pop(0)
@@ -187,7 +187,7 @@ def _restored_strip(layout, source, total, head, head_tile, output):
     row_counts = _coverage(layout.rows, layout.side, layout.map_height)
     row_counts = row_counts[head.map_top : head.map_top + layout.side]
     column_counts = _coverage(layout.columns, layout.side, layout.map_width)
-    joined = empty(layout.tile, source.bucket, 3)
+    joined = zeros(layout.tile, source.bucket, 3)
     for left in window_starts(layout.width, layout.tile, layout.tile):
         map_left, columns = _part_of_map(layout, left, layout.map_width)
         counts = row_counts[:, None] * column_counts[map_left : map_left + layout.side]
