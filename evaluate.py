@@ -10,4 +10,4 @@ def evaluate(config, workdir):
 
 
 if __name__ == "__main__":
-    run_with_config(evaluate, smaller="--config.batch_size")
+    run_with_config(evaluate, smaller="--config.batch_size or --config.tile")

@@ -144,7 +144,8 @@ def _run(options) -> int:
         from vitdeblur_jax.distributed.processes import end_with_others
         from vitdeblur_jax.inference import restore_files  # noqa: F401 (`_restore` uses it)
 
-    return end_with_others(lambda: exit_status(lambda: _restore(options), "--batch-size"))
+    smaller = "--batch-size or --tile"
+    return end_with_others(lambda: exit_status(lambda: _restore(options), smaller))
 
 
 def _restore(options) -> int:
