@@ -13,7 +13,7 @@ from vitdeblur_jax.utils.output import show
 
 _DESCRIPTION = """\
 Prints versions, devices, image formats and caches. Paste the text into a bug report. It holds no
-file names except of caches, in which ~ stands for your home folder.
+file names except those of caches and in XLA_FLAGS, in which ~ stands for your home folder.
 """
 _PACKAGES = (
     *("jax", "jaxlib", "jax-cuda12-plugin", "libtpu", "flax", "optax", "orbax-checkpoint"),

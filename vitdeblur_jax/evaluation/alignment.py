@@ -30,13 +30,13 @@ def align(
     """Makes the saved image and its target the same part of the scene.
 
     Args:
-      image: H x W x 3, as saved.
-      target: of the size of the image.
-      profiles: that may have cropped or padded it.
+      image: `(height, width, 3)`, as saved.
+      target: Of the size of the input.
+      profiles: That may have cropped or padded the image.
 
     Returns:
-      Both, of one size, and a sentence on what was done, which is empty where nothing was; None
-      where no profile has this size, or two explain it in different ways.
+      Both, of one size, and a note on what was done, which is empty if nothing was; None if no
+      profile has this size, or two explain it in different ways.
     """
     height, width = target.shape[:2]
     if image.shape == target.shape:
@@ -61,7 +61,7 @@ def align_to_frame(
     """Makes the saved image and its target the part of the scene that a protocol measures.
 
     Args:
-      image: H x W x 3, as saved.
+      image: `(height, width, 3)`, as saved.
       target: Of the size of the input.
       profiles: That may have cropped or padded the image.
       frame: What the protocol measures.

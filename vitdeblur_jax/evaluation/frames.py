@@ -16,8 +16,8 @@ class Frame(NamedTuple):
     """How a system fits images to the sizes that it takes.
 
     Attributes:
-      way: "whole" leaves images as they are; "crop" and "pad" make the sides multiples.
-      multiple: Of it, in pixels.
+      way: "whole" leaves images as they are; "crop" and "pad" change their size.
+      multiple: The sides are made multiples of it, in pixels.
       place: Where "pad" pads: "end" (bottom and right), "start" (top and left), or "around" (the
         smaller half first). "crop" crops at the end.
       fill: What "pad" pads with: "reflect" (without the edge pixel) or "black".
@@ -76,7 +76,7 @@ class Frame(NamedTuple):
 
     @property
     def in_words(self) -> str:
-        """What happens to images whose sides are no multiples."""
+        """What happens to images whose sides are not multiples of `multiple`."""
         if self.way == "pad":
             where, what = _PLACES[self.place], _FILLS[self.fill]
             return f"padded to a multiple of {self.multiple} {where} {what}"

@@ -19,11 +19,11 @@ _Image = Float[np.ndarray, "height width 3"]
 
 
 class Values(NamedTuple):
-    """The values of an image, and of its reference, that a metric is computed of.
+    """The values of an image, and of its reference, from which a metric is computed.
 
     Attributes:
       of: Takes an image whose range is [0, 1], not clipped; returns the values.
-      in_words: Them in words; "" for the image clipped to [0, 1].
+      in_words: A description of the values; "" for the image clipped to [0, 1].
     """
 
     of: Callable[[_Image], _Image]

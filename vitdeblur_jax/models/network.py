@@ -53,7 +53,7 @@ def tiling_of(network: nn.Module) -> Tiling:
     """Returns the tiling of the network.
 
     Raises:
-      UserError: Its attribute `tiling` is no tiling, or has sizes that cannot be.
+      UserError: Its attribute `tiling` is not a tiling, or one of its sizes is invalid.
     """
     tiling = getattr(network, "tiling", None)
     if tiling is None:

@@ -42,7 +42,7 @@ def dissimilarity(output: Images, target: Images) -> Float[Array, " batch"]:
     Raises:
       UserError: A side is shorter than 11 pixels.
     """
-    # A late import: this file is imported by networks that are only restored with.
+    # Late, because restoration imports this file and needs no metrics.
     from vitdeblur_jax.metrics.similarity import structural_similarity_gaussian
 
     return 1 - jax.vmap(structural_similarity_gaussian)(_float32(output), _float32(target))
