@@ -38,7 +38,7 @@ def get_config(layout: str = "pairs") -> ml_collections.ConfigDict:
             "bit_depth": 0,  # read 16-bit files as 8 bits or as 16; 0: as the profile, or 8
             "stride": 0,  # step between windows, pixels; 0: the model's, 94 for the published one
             "tile": 0,  # side of a tile without its halo, pixels; 0: the network's
-            "batch_size": 0,  # windows at once; 0: 1 a CPU, 8 another device
+            "batch_size": 0,  # windows or tiles at once; 0: the default of `vitdeblur --batch-size`
             "dtype": "float32",
             "precision": "highest",
             "metrics": "",  # see docs/metrics.md, or all; empty: the profile's, or psnr,ssim,mae

@@ -15,6 +15,7 @@ from vitdeblur_jax.inference.chosen_tiling import (
     tell_of_tiling,
     tiling_for,
 )
+from vitdeblur_jax.inference.restoration import usual_batch_size
 from vitdeblur_jax.models.network import initial_variables
 from vitdeblur_jax.models.tilings import HaloTiles, WholeImage
 from vitdeblur_jax.utils import memory
@@ -74,6 +75,14 @@ def test_a_network_without_a_tiling_gets_a_note(capsys, tile, side):
     tell_of_tiling(_Blur(None), None, tile)
     said = capsys.readouterr().err
     assert f"images larger than {side} pixels are restored in tiles with a halo of 64" in said
+
+
+@pytest.mark.parametrize(
+    ("tiling", "platform", "count"),
+    [(HaloTiles(), "cpu", 1), (HaloTiles(), "gpu", 8), (WholeImage(4), "gpu", 1)],
+)
+def test_tiles_that_save_memory_are_restored_one_by_one(tiling, platform, count):
+    assert usual_batch_size(_Blur(tiling), SimpleNamespace(platform=platform)) == count
 
 
 def test_wrong_tiles_are_refused(small, blur):

@@ -72,7 +72,8 @@ def _add_restoration(parser) -> None:
     parser.add_argument(
         "--batch-size",
         type=int,
-        help="windows or tiles per batch (default: 1 on a CPU, 8 on other devices)",
+        help="windows or tiles per batch (default: 1 on a CPU and for networks that take the whole "
+        "image, else 8)",
     )
     parser.add_argument(
         "--dtype",

@@ -42,7 +42,8 @@ def deblur(
         smoother. Only for networks that work in overlapping windows.
       tile: Minimum side of a tile without its halo, in pixels; None for the network's. Smaller
         needs less memory. A network that takes the whole image then restores approximately.
-      batch_size: Windows or tiles per batch; None for 1 on a CPU and 8 on other devices.
+      batch_size: Windows or tiles per batch; None for 1 on a CPU and for a network that takes the
+        whole image, else 8.
       on_tiles: Called after each batch with its number of windows or tiles.
 
     Returns:

@@ -8,6 +8,7 @@ image have the same shape, so the network is compiled once or twice.
 
 import functools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -24,8 +25,8 @@ from vitdeblur_jax.inference.strips import FLOAT_OUTPUT, NonFiniteError, Output
 from vitdeblur_jax.inference.tiles import count_tiles as count_halo_tiles
 from vitdeblur_jax.inference.tiles import tile_rows
 from vitdeblur_jax.inference.windows import window_rows
-from vitdeblur_jax.models.network import check_hashable, restored_images, views_of
-from vitdeblur_jax.models.tilings import Windows
+from vitdeblur_jax.models.network import check_hashable, restored_images, tiling_of, views_of
+from vitdeblur_jax.models.tilings import WholeImage, Windows
 from vitdeblur_jax.utils.errors import UserError, one_line
 
 Images = Float[ArrayLike, "batch height width channels"]
@@ -93,7 +94,7 @@ def restore(
       tile: Minimum side of the kept part of a tile, in pixels; see `tiling_for`. Not for networks
         that work in overlapping windows.
       batch_size: Windows or tiles per batch, rounded up to a multiple of the number of local
-        devices; None for 1 on each CPU and 8 on each other device.
+        devices; None for `usual_batch_size` on each of them.
       output: The dtype of the rows, and the weight of the restored image in them.
       on_tiles: Called after each batch with its number of windows or tiles.
 
@@ -112,7 +113,7 @@ def restore(
     if most is not None and most < mesh.size:  # a batch is not filled with copies of a tile
         mesh = make_mesh(1, 1, [first])
     placed = jax.device_put(variables, replicated(mesh))
-    batch_size = _whole_batch(batch_size, mesh, most)
+    batch_size = _whole_batch(batch_size, network, mesh, most)
     settings = {"batch_size": batch_size, "output": output, "on_tiles": on_tiles}
 
     def on_all_devices(function, batch):
@@ -150,10 +151,19 @@ def _told(network, image_rows):
         raise UserError(f"{name} cannot be applied to images ({one_line(error)})") from error
 
 
-def _whole_batch(batch_size, mesh, most=None):
+def usual_batch_size(network: nn.Module, device: Any) -> int:
+    """Returns the default number of windows or tiles on a JAX device: 1 on a CPU, else 8.
+
+    It is 1, too, for tiles of a network that takes the whole image: they are to save memory.
+    """
+    is_one = device.platform == "cpu" or isinstance(tiling_of(network), WholeImage)
+    return 1 if is_one else 8
+
+
+def _whole_batch(batch_size, network, mesh, most):
     devices = mesh.devices.flat
     if batch_size is None:
-        batch_size = sum(1 if device.platform == "cpu" else 8 for device in devices)
+        batch_size = sum(usual_batch_size(network, device) for device in devices)
     if most is not None:
         batch_size = min(batch_size, most)
     return -(-batch_size // len(devices)) * len(devices)

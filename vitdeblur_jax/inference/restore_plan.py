@@ -34,7 +34,7 @@ class Options(NamedTuple):
       uncertainty: File for a map of the ensemble's spread, or None; needs `ensemble`.
       stride: Step between windows, in pixels; None for the network's.
       tile: Minimum side of a tile without its halo, in pixels; None for the network's.
-      batch_size: Windows or tiles per batch; None for 1 on a CPU and 8 on other devices.
+      batch_size: Windows or tiles per batch; None for the default of `deblur`.
       overwrite: Replace existing files. Otherwise they are an error before any work.
       skip_existing: Skip images whose results exist, which resumes an interrupted run.
       recursive: Also restore the images in subfolders.
