@@ -173,7 +173,7 @@ import sys
 import jax, numpy as np
 from tests.small_model import small_pretrained
 from tests.inference.test_restoration import _image, _restore
-from vitdeblur_jax.inference import restoration, strips, windows
+from vitdeblur_jax.inference import restoration
 from vitdeblur_jax.distributed import sharding
 from vitdeblur_jax.models.network import with_numerics
 assert jax.device_count() == 4
