@@ -120,5 +120,14 @@ def test_images_beyond_device_memory_are_told(files, monkeypatch):
     check_memory(files, "data.synthesis.device")
     total = 3 * sum(height * width for height, width in SIZES)
     monkeypatch.setattr(device_synthesis, "MOST_BYTES", total - 1)
-    with pytest.raises(UserError, match=r"data\.synthesis\.device: the 3 training images take"):
-        check_memory(files, "data.synthesis.device")
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"data\.synthesis\.device: the 3 training images take"):
+            check_memory(files, "data.synthesis.device")
+        monkeypatch.setattr(device_synthesis, "size_of", lambda path: None)  # not in the header
+
+
+def test_scenes_fit_into_all_images_and_a_crop_that_does_not_is_told():
+    assert scene_shape((600, 100), 64) == (480, 100)
+    assert scene_shape((600, 900), 300) == (600, 600)
+    with pytest.raises(UserError, match="crop is 64 pixels, but a training image has a side of 60"):
+        scene_shape((600, 60), 64)

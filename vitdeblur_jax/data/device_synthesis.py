@@ -65,14 +65,16 @@ class Recipe(NamedTuple):
 
 
 def check_memory(images: Sequence[Path], key: str) -> None:
-    """Raises `UserError` if the images have too many pixels for device memory; reads all sizes.
+    """Raises `UserError` if the images have too many pixels for device memory.
+
+    Reads the sizes in the headers of all files, and images whose header does not tell.
 
     Args:
         images: Files of the images.
         key: Key of the config that asks for them to be there.
     """
-    sizes = [size_of(path) for path in images]
-    total = sum(_VIEW * size[0] * size[1] for size in sizes if size)
+    sizes = (size_of(path) or read_rgb(path).shape for path in images)
+    total = sum(_VIEW * size[0] * size[1] for size in sizes)
     if total > MOST_BYTES:
         raise UserError(
             f"{key}: the {len(images)} training images take {total / 2**30:.2f} GiB of device "
@@ -103,7 +105,16 @@ def place_images(images: Sequence[Path], mesh: Mesh) -> tuple[DeviceImages, tupl
 
 
 def scene_shape(smallest: tuple[int, int], crop: int) -> tuple[int, int]:
-    """Returns the height and width of the scenes around the crops, which all images must hold."""
+    """Returns the height and width of the scenes around the crops, which all images must hold.
+
+    Raises:
+        UserError: An image is smaller than the crop.
+    """
+    if crop > min(smallest):
+        raise UserError(
+            f"crop is {crop} pixels, but a training image has a side of {min(smallest)}; choose a "
+            "smaller crop, or remove this image"
+        )
     return tuple(scene_length(side, crop) for side in smallest)
 
 

@@ -368,12 +368,15 @@ def test_a_file_cut_short_is_one_line(suffix, capfd):
 
 
 @needs_heic
-def test_depth_and_auxiliary_images_of_a_heic_are_named():
+@pytest.mark.parametrize("primary", [0, 1])
+def test_the_primary_image_of_a_heic_is_read(primary):
     import pillow_heif
 
-    file = pillow_heif.from_pillow(Image.fromarray(samples(8)))
-    file.add_from_pillow(Image.fromarray(samples(8)[::-1]))
+    images = samples(8), samples(8)[::-1]
+    file = pillow_heif.from_pillow(Image.fromarray(images[0]))
+    file.add_from_pillow(Image.fromarray(images[1]))
     buffer = io.BytesIO()
-    file.save(buffer, quality=90)
-    (note,) = read_image(buffer.getvalue()).notes
-    assert note == "only the first of 2 images in the file is used"
+    file.save(buffer, quality=90, primary_index=primary)
+    decoded = read_image(buffer.getvalue())
+    assert np.abs(decoded.pixels.astype(int) - images[primary]).mean() < 3
+    assert decoded.notes == ("only the primary one of 2 images in the file is used",)

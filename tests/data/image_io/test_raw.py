@@ -144,6 +144,10 @@ def test_exif_of_a_cr3():
     assert (exif[271], exif[274], notes) == ("Canon", 1, ())
     assert exif.get_ifd(0x8769)[36867] == "2020:01:02 03:04:05"
     assert exif.get_ifd(0x8825)[1] == "N"
+    canon += box(b"CMT3", bytes(8))
+    data = box(b"ftyp", b"crx \0\0\0\1crx isom") + box(b"moov", box(b"uuid", canon))
+    _, _, notes = metadata_of(data)
+    assert notes == ("the camera's maker note is left out",)
 
 
 def test_exif_of_a_raf():

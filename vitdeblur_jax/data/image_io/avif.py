@@ -60,7 +60,7 @@ def nclx_color(properties: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
 def _depth(data: bytes, properties: list[tuple[bytes, bytes]]) -> int:
     """Returns the bits per sample of a file with more than 8."""
     for kind, content in properties:
-        if kind == b"pixi" and len(content) > 5:
+        if kind == b"pixi" and content[5:6] in (b"\x0a", b"\x0c"):  # it may be damaged
             return content[5]
     at = data.find(b"av1C")  # the image or a tile of it
     is_twelve = at >= 0 and data[at + 6] & 0x20

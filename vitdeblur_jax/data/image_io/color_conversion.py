@@ -31,8 +31,8 @@ def to_standard_colors(
 ) -> tuple[Samples, Metadata]:
     """Converts samples, H x W (gray) or H x W x 2 to 4, from their profile to sRGB or Display P3.
 
-    sRGB is chosen if the profile has its primaries. The metadata then has a cICP chunk instead of
-    the profile. Without a usable profile the samples stay.
+    sRGB is chosen if the profile has its primaries. In the metadata, a cICP chunk replaces the
+    profile; sRGB needs none. Without a usable profile the samples stay.
     """
     profile = metadata.icc_profile
     if not profile:
@@ -41,7 +41,7 @@ def to_standard_colors(
     metadata = metadata.replace(icc_profile=None, png_color=color_chunk(*target))
     channels = np.atleast_3d(samples)
     count = 1 if is_gray else 3
-    colors = np.ascontiguousarray(channels[..., :count].squeeze() if is_gray else channels[..., :3])
+    colors = np.ascontiguousarray(channels[..., 0] if is_gray else channels[..., :3])
     space = "gray" if is_gray else "rgb"
     try:
         converted = _transformed(colors, profile, profile_of(*target, is_gray), (space, space))

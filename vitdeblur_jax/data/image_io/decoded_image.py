@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from vitdeblur_jax.data.image_io.exif import first_directory
 
+HDR_LEVELS = "the HDR light levels"  # as `Metadata.others` names them
 _ORIENTATION = 274
 
 Samples = NDArray[np.uint8] | NDArray[np.uint16]

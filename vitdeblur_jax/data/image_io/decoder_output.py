@@ -64,9 +64,11 @@ def unpremultiply(samples: Samples) -> None:
 
 
 def frame_notes(kind: str | None, count: int) -> tuple[str, ...]:
-    """Returns a note if the file contains more than one image. Only the first one is used."""
+    """Returns a note if a file holds several images: the first is used; of HEIC, the primary."""
     if count < 2:
         return ()
-    if kind in ("TIFF", "MPO", "HEIC"):
+    if kind == "HEIC":
+        return (f"only the primary one of {count} images in the file is used",)
+    if kind in ("TIFF", "MPO"):
         return (f"only the first of {count} images in the file is used",)
     return (f"animation: only the first of {count} frames is used",)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import imagecodecs
 
 from vitdeblur_jax.data.image_io.color_codes import codes, profile_of
-from vitdeblur_jax.data.image_io.decoded_image import Metadata
+from vitdeblur_jax.data.image_io.decoded_image import HDR_LEVELS, Metadata
 from vitdeblur_jax.data.image_io.jxl_header import can_write_codes
 
 _NAMES = {
@@ -31,6 +31,7 @@ _HELD = {
 }
 # Largest content of one JPEG segment in bytes, without its length and its name.
 _LONGEST_IN_JPEG = {"exif": 65_527, "xmp": 65_504, "iptc": 65_506, "comment": 65_533}
+_HDR_CHUNKS = {b"mDCV", b"cLLI"}
 _SRGB_GAMMA = 45_455  # 1 / 2.2, which PNG files use for sRGB
 _SRGB_PRIMARIES = (31_270, 32_900, 64_000, 33_000, 30_000, 60_000, 15_000, 6_000)
 _SRGB_CODES = (b"\1\x0d\0\1",)  # primaries, transfer function, matrix, full range
@@ -44,9 +45,11 @@ def fitting(metadata: Metadata, kind: str, is_gray: bool) -> tuple[Metadata, tup
         kind: One of the values of `formats.FORMATS`.
         is_gray: Whether the image is gray. A color profile made for gray needs a gray image.
     """
+    others = metadata.others
     if kind == "PNG":
         metadata = _with_fallback(metadata, is_gray)
     else:
+        others = (*others, *([HDR_LEVELS] if _HDR_CHUNKS & metadata.png_color.keys() else ()))
         metadata = _with_profile(metadata, kind, is_gray)
     lost = [
         key
@@ -58,7 +61,7 @@ def fitting(metadata: Metadata, kind: str, is_gray: bool) -> tuple[Metadata, tup
     if not is_gray and "icc_profile" not in lost and is_gray_profile(metadata.icc_profile):
         lost, names = [*lost, "icc_profile"], [*names, "the color profile, which is for gray"]
     kept = metadata.replace(others=(), **{key: getattr(empty, key) for key in lost})
-    return kept, (*names, *metadata.others)
+    return kept, (*names, *others)
 
 
 def _is_too_long(metadata: Metadata, key: str) -> bool:

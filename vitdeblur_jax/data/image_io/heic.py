@@ -5,7 +5,7 @@ import io
 import numpy as np
 
 from vitdeblur_jax.data.image_io.color_codes import SRGB, codes, color_chunk
-from vitdeblur_jax.data.image_io.decoded_image import Metadata, Samples
+from vitdeblur_jax.data.image_io.decoded_image import HDR_LEVELS, Metadata, Samples
 from vitdeblur_jax.data.image_io.decoder_output import (
     DecoderOutput,
     frame_notes,
@@ -66,7 +66,8 @@ def _metadata(info: dict, exif: bytes | None) -> Metadata:
         color = color_chunk(nclx["color_primaries"], nclx["transfer_characteristics"])
     others = [f"the auxiliary image {name.rsplit(':', 1)[-1]}" for name in info.get("aux", ())]
     others += ["the depth map"] if info["depth_images"] else []
-    others += ["the HDR light levels"] if info.get("content_light_level") else []
+    is_hdr = info.get("content_light_level") or info.get("mastering_display_colour_volume")
+    others += [HDR_LEVELS] if is_hdr else []
     return Metadata(
         icc_profile=icc_profile,
         png_color=color,

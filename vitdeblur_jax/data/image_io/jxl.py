@@ -35,6 +35,7 @@ SIGNATURES = (CODESTREAM, _CONTAINER)
 _FLOAT = 4  # bytes of a sample in libjxl's planes
 _MOST_EXPANDED = 2**24  # bytes of compressed EXIF or XMP
 _ALPHA, _BLACK = 0, 4
+_GAMMAS, _HDR = {8: 1.0, 17: 1 / 2.6}, (16, 18)  # by the code of the transfer function
 _UNFIT = "{}; save it as gray or RGB with 8 or 16 bits a channel"
 
 
@@ -56,7 +57,7 @@ def decode_jxl(data: bytes) -> DecoderOutput:
     notes = ("animation: only the first frame is used",) if header.is_animated else ()
     if set(header.extra) - {_ALPHA}:
         notes += ("a channel of unknown meaning is left out",)
-    found = dict(_metadata_boxes(data))
+    found = _metadata_boxes(data)
     # The pixels are upright already, and EXIF may still have the orientation.
     _, exif, exif_notes = read_exif(_exif(found.get(b"Exif")))
     samples = _samples(data, header)
@@ -103,17 +104,17 @@ def _codestream(data: bytes) -> bytes:
     raise UserError("the JPEG XL header is damaged")
 
 
-def _metadata_boxes(data: bytes) -> list[tuple[bytes, bytes]]:
-    if data.startswith(CODESTREAM):
-        return []
-    found = []
-    for kind, start, end in boxes(data):
-        content = data[start:end]
-        if kind == b"brob":
-            kind, content = content[:4], _expanded(content[4:])
-        if kind in (b"Exif", b"xml ") and content:
-            found.append((kind, content))
-    return found[::-1]  # the first one counts in a dict
+def _metadata_boxes(data: bytes) -> dict[bytes, bytes | None]:
+    """Returns the content of the first box of EXIF and of XMP, by type; None if it is damaged."""
+    found = {}
+    for kind, start, end in () if data.startswith(CODESTREAM) else boxes(data):
+        if is_compressed := kind == b"brob":
+            kind, start = data[start : start + 4], start + 4
+        # Expand only the first one: each may grow to many times its size.
+        if kind in (b"Exif", b"xml ") and kind not in found:
+            content = data[start:end]
+            found[kind] = _expanded(content) if is_compressed else content or None
+    return found
 
 
 def _expanded(compressed: bytes) -> bytes | None:
@@ -152,7 +153,10 @@ def _colored(
 ) -> tuple[Samples, bytes | None, dict[bytes, bytes], tuple[str, ...]]:
     """Returns samples, their ICC profile or color chunks, and notes."""
     if not header.colors.has_icc:
-        return samples, None, _color_chunks(header.colors), ()
+        color = _color_chunks(header.colors)
+        is_flattened = header.colors.transfer in _HDR and b"cICP" not in color
+        notes = ("HDR with unusual primaries is read as SDR",) if is_flattened else ()
+        return samples, None, color, notes
     if header.is_xyb:  # libjxl cannot convert to the profile and returns linear sRGB
         note = "colors converted from the file's own profile to sRGB"
         return _srgb_from_linear(samples, header), None, {}, (note,)
@@ -166,7 +170,7 @@ def _color_chunks(colors: Colors) -> dict[bytes, bytes]:
     if not colors.gamma and is_standard:
         primaries = 12 if (colors.primaries, colors.white) == (11, 1) else colors.primaries
         return color_chunk(primaries, colors.transfer)
-    gamma = colors.gamma or 1 / 2.2
+    gamma = colors.gamma or _GAMMAS.get(colors.transfer, 1 / 2.2)
     points = [round(1e5 * value) for value in colors.points]
     return {
         b"gAMA": struct.pack(">I", round(1e5 * gamma)),
@@ -206,6 +210,8 @@ def encode_jxl(samples: Samples, metadata: Metadata) -> bytes:
     added = _box(b"Exif", bytes(4) + metadata.exif) if metadata.exif else b""
     added += _box(b"xml ", metadata.xmp) if metadata.xmp else b""
     written = []
+    if all(kind != b"jxlc" for kind, _, _ in boxes(encoded)):
+        raise RuntimeError("the JPEG XL encoder wrote an unexpected container")
     for kind, start, end in boxes(encoded):
         content = encoded[start:end]
         if kind == b"jxlc":

@@ -61,7 +61,8 @@ def raw_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 def decode_raw(data: bytes) -> DecoderOutput:
     """Develops a raw file to 16-bit sRGB, with the camera's white balance and its orientation.
 
-    The brightness is not adjusted: the value at which the sensor saturates becomes white.
+    The image is not brightened: the value at which the sensor saturates, as LibRaw estimates it
+    from the camera and the image, becomes white.
 
     Raises:
         UserError: rawpy is missing, the image exceeds the memory limit, or LibRaw cannot read it.
@@ -94,7 +95,7 @@ def metadata_of(data: bytes) -> tuple[bytes | None, bytes | None, tuple[str, ...
         if data.startswith(RAF):
             exif, notes = _exif_of_raf(data), ()
         elif data[4:8] == b"ftyp":
-            exif, notes = _exif_of_cr3(data), ()
+            exif, notes = _exif_of_cr3(data)
         else:
             if data.startswith(RAW_SIGNATURES):
                 data = (b"II*\0" if data[:2] == b"II" else b"MM\0*") + data[4:]
@@ -115,11 +116,11 @@ def _exif_of_raf(data: bytes) -> bytes | None:
         return preview.info.get("exif")
 
 
-def _exif_of_cr3(data: bytes) -> bytes | None:
-    """Joins the directories of a CR3, which are TIFF streams of their own."""
+def _exif_of_cr3(data: bytes) -> tuple[bytes | None, tuple[str, ...]]:
+    """Joins the directories of a CR3, which are TIFF streams of their own; returns notes, too."""
     canon = find(data, b"moov", b"uuid")
     if not canon or not canon.startswith(_CANON):
-        return None
+        return None, ()
     exif = Image.Exif()
     main = find(canon, b"CMT1", start=len(_CANON))
     if main:
@@ -130,4 +131,5 @@ def _exif_of_cr3(data: bytes) -> bytes | None:
             part = Image.Exif()
             part.load(content)
             exif.get_ifd(directory).update(part)
-    return exif.tobytes()
+    has_maker_note = find(canon, b"CMT3", start=len(_CANON)) is not None
+    return exif.tobytes(), ("the camera's maker note is left out",) if has_maker_note else ()

@@ -109,7 +109,7 @@ def check_quality(quality: int) -> None:
 
 
 def check_can_be_written(path: str | os.PathLike[str]) -> None:
-    """Raises `UserError` if the package that writes the format of a path is missing."""
+    """Raises `UserError` if no format has the extension of a path, or its package is missing."""
     try:
         _kind(Path(path).suffix)
     except UserError as error:
