@@ -47,7 +47,12 @@ _XYZ_TO_SRGB = (3.2404542, -1.5371385, -0.4985314, -0.969266, 1.8760108, 0.04155
 _XYZ_TO_SRGB += (0.0556434, -0.2040259, 1.0572252)
 
 
-def dng(mosaic: np.ndarray, orientation: int = 1, neutral: tuple[float, ...] = (1, 1, 1)) -> bytes:
+def dng(
+    mosaic: np.ndarray,
+    orientation: int = 1,
+    neutral: tuple[float, ...] = (1, 1, 1),
+    xmp: bytes = b"",
+) -> bytes:
     """Returns a DNG of 14 bits with the pattern RGGB, of a camera that sees sRGB's primaries."""
 
     def rationals(values: tuple[float, ...]) -> list[int]:
@@ -59,6 +64,7 @@ def dng(mosaic: np.ndarray, orientation: int = 1, neutral: tuple[float, ...] = (
         *[(50714, 3, 1, 0), (50717, 4, 1, 16_383), (50778, 3, 1, 21), (274, 3, 1, orientation)],
         *[(50721, 10, 9, rationals(_XYZ_TO_SRGB)), (50728, 5, 3, rationals(neutral))],
     ]
+    tags += [(700, 1, len(xmp), xmp)] if xmp else []
     return tiff(mosaic, photometric="cfa", extratags=tags)
 
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageCms, ImageOps
 from scipy.ndimage import gaussian_filter
 
 from tests.data.image_io.made_up_files import SRGB, encoded, exif_block, loaded, noise
-from tests.data.image_io.written_files import UPRIGHT_XMP, lost, pillow_info, png_chunks
+from tests.data.image_io.written_files import UPRIGHT_XMP, XMP, lost, pillow_info, png_chunks
 from tests.data.image_io.written_files import rewritten as again
 from vitdeblur_jax.data.image_io import DecodedImage, Metadata, read_image, size_of, write_image
 from vitdeblur_jax.data.image_io.boxes import boxes
@@ -272,11 +272,17 @@ def test_orientation_of_a_jxl(tmp_path, orientation):
     more = [(1, 1), (orientation - 1, 3), (0, 3)]
     new = Bits().put(*size, (0, 1), *more, *until_colors, (1, 1), (0, 2), (1, 1))
     path = tmp_path / "photo.jxl"
-    path.write_bytes(new.done() + data[len(old.done()) :])
+    turned = new.done() + data[len(old.done()) :]
+    path.write_bytes(turned)
     exif = exif_block(orientation).tobytes()
     upright = np.asarray(ImageOps.exif_transpose(with_exif(Image.fromarray(stored), exif_of(exif))))
     np.testing.assert_array_equal(read_image(path).pixels, upright)
     assert size_of(path) == upright.shape[1::-1]
+    parts = {b"ftyp": b"jxl \0\0\0\0jxl ", b"xml ": XMP, b"jxlc": turned}
+    boxed = [struct.pack(">I", len(part) + 8) + kind + part for kind, part in parts.items()]
+    decoded = read_image(b"\0\0\0\x0cJXL \r\n\x87\n" + b"".join(boxed))
+    np.testing.assert_array_equal(decoded.pixels, upright)
+    assert (b'Orientation="1"' in decoded.metadata.xmp) == (orientation != 1)
 
 
 def exif_of(data: bytes) -> Image.Exif:

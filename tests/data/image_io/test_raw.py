@@ -10,7 +10,7 @@ import tifffile
 from PIL import Image, ImageCms
 
 from tests.data.image_io.made_up_files import dng, encoded, exif_block, loaded, noise, tiff
-from tests.data.image_io.written_files import pillow_info, rewritten
+from tests.data.image_io.written_files import UPRIGHT_XMP, XMP, pillow_info, rewritten
 from vitdeblur_jax.data.image_io import read_image, size_of
 from vitdeblur_jax.data.image_io.raw import is_raw_tiff, metadata_of
 from vitdeblur_jax.utils.errors import UserError
@@ -74,6 +74,12 @@ def test_orientation_of_a_raw_file(tmp_path, orientation, turns):
     np.testing.assert_array_equal(decoded.pixels, upright)
     assert size_of(path) == upright.shape[1::-1]
     assert loaded(decoded.metadata.exif).get(274, 1) == 1
+
+
+@needs_raw
+def test_orientation_in_the_xmp_of_a_raw_file():
+    decoded = read_image(dng(mosaic(scene()), 6, NEUTRAL, XMP))
+    assert decoded.metadata.xmp == UPRIGHT_XMP.replace(b"PixelX", b"PixelY")
 
 
 @needs_raw

@@ -63,6 +63,7 @@ def decode_jxl(data: bytes) -> DecoderOutput:
     samples = _samples(data, header)
     samples, icc_profile, color, color_notes = _colored(samples, header, data)
     metadata = Metadata(icc_profile=icc_profile, png_color=color, exif=exif, xmp=found.get(b"xml "))
+    metadata = metadata.upright(header.orientation)
     return DecoderOutput(samples, 1, metadata, notes=(*notes, *exif_notes, *color_notes))
 
 

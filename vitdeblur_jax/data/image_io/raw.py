@@ -26,6 +26,7 @@ _XMP = 700
 _BYTES_PER_PIXEL = 20  # LibRaw's sensor values, four channels, and three of the result
 _SRGB_CURVE = (2.4, 12.92)  # gamma and the slope near black
 _CANON = bytes.fromhex("85c0b687820f11e08111f4ce462b6a48")  # the box that has CR3's EXIF
+_ORIENTATIONS = (1, 2, 4, 3, 5, 8, 6, 7)  # those of EXIF, by LibRaw's code
 _PREVIEW_OF_RAF = 84  # where the place and the size of its JPEG are stored
 
 
@@ -73,6 +74,7 @@ def decode_raw(data: bytes) -> DecoderOutput:
     try:
         with rawpy.imread(io.BytesIO(data)) as file:
             check_memory(file.sizes.raw_width, file.sizes.raw_height, _BYTES_PER_PIXEL)
+            orientation = _ORIENTATIONS[file.sizes.flip & 7]
             balance = "the camera's" if any(file.camera_whitebalance) else "a daylight"
             samples = file.postprocess(
                 use_camera_wb=True, output_bps=16, no_auto_bright=True, gamma=_SRGB_CURVE
@@ -84,8 +86,10 @@ def decode_raw(data: bytes) -> DecoderOutput:
     exif, xmp, notes = metadata_of(data)
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     developed = f"raw file developed to 16-bit sRGB with {balance} white balance"
-    metadata = Metadata(icc_profile=srgb, exif=exif, xmp=xmp)
-    return DecoderOutput(np.atleast_3d(samples), 1, metadata, notes=(developed, *notes))
+    samples = np.atleast_3d(samples)
+    icc_profile = srgb if samples.shape[-1] == 3 else None  # a monochrome sensor
+    metadata = Metadata(icc_profile=icc_profile, exif=exif, xmp=xmp).upright(orientation)
+    return DecoderOutput(samples, 1, metadata, notes=(developed, *notes))
 
 
 def metadata_of(data: bytes) -> tuple[bytes | None, bytes | None, tuple[str, ...]]:
