@@ -83,6 +83,17 @@ def test_orientation_in_the_xmp_of_a_raw_file():
 
 
 @needs_raw
+def test_a_monochrome_sensor_gives_a_gray_image():
+    tags = [(50706, 1, 4, b"\1\4\0\0"), (50708, 2, None, "Maker Model"), (50717, 4, 1, 16_383)]
+    data = bytearray(tiff(mosaic(scene()), photometric="minisblack", extratags=tags))
+    at = data.index(struct.pack("<HHIH", 262, 3, 1, 1))  # the photometric interpretation
+    struct.pack_into("<H", data, at + 8, 34892)  # linear raw
+    decoded = read_image(bytes(data))
+    assert decoded.is_gray
+    assert decoded.metadata.icc_profile is None  # that of RGB does not fit a gray file
+
+
+@needs_raw
 @pytest.mark.parametrize("format", [".png", ".tif"])
 def test_a_raw_file_becomes_a_png_or_a_tiff_with_its_exif(format):
     data = dng(mosaic(scene()), neutral=NEUTRAL)
