@@ -8,11 +8,10 @@ import numpy as np
 from jaxtyping import Float, Num
 
 from vitdeblur_jax.checkpoints.pretrained import Pretrained, check_pretrained
-from vitdeblur_jax.inference.pixels import as_dtype, as_float
+from vitdeblur_jax.inference.pixels import as_dtype, as_float, blended
 from vitdeblur_jax.inference.restoration import check_image, restore
 from vitdeblur_jax.inference.self_ensemble import Ensemble, self_ensemble
 from vitdeblur_jax.inference.strips import Output
-from vitdeblur_jax.models.layers.views import mean_of_views
 from vitdeblur_jax.models.network import views_of
 from vitdeblur_jax.utils.errors import UserError
 
@@ -64,7 +63,7 @@ def deblur(
     for one in images:
         check_image(pretrained.model, one)
     options = {"stride": stride, "tile": tile, "batch_size": batch_size, "on_tiles": on_tiles}
-    output = Output(array.dtype if array.dtype.kind == "u" else np.float32, strength)
+    output = Output(array.dtype, strength)
     restored = np.empty((*images.shape[:3], 3), array.dtype)
     for one, result in zip(images, restored, strict=True):
         if ensemble:
@@ -106,8 +105,7 @@ def blend(
     """Returns `strength * restored + (1 - strength) * image`; of views, their mean."""
     if strength == 1:
         return restored
-    given = mean_of_views(as_float(image))
-    return given + np.float32(strength) * (restored - given)
+    return blended(as_float(image), restored, np.float32(strength))
 
 
 def _check_not_traced(*trees):

@@ -39,9 +39,21 @@ def as_float(image: np.ndarray) -> np.ndarray:
     return image.astype(np.float32)
 
 
-def as_dtype(image: np.ndarray, dtype: DTypeLike) -> np.ndarray:
-    """Returns floats as `dtype`; for integers, clips to [0, 1], scales and rounds."""
+def as_dtype(image, dtype: DTypeLike):
+    """Returns floats, of NumPy or JAX, as `dtype`; clips to [0, 1], scales and rounds integers."""
     if np.dtype(dtype).kind != "u":
         return image.astype(dtype)
     whole = np.iinfo(dtype).max
-    return np.round(image.clip(0, 1) * np.float32(whole)).astype(dtype)
+    return (image.clip(0, 1) * np.float32(whole)).round().astype(dtype)
+
+
+def blended(given, restored, strength):
+    """Returns `strength * restored + (1 - strength) * given`; of NumPy or JAX.
+
+    Args:
+      given: The blurred image as floats, `(height, width, 3 * views)`; the mean of views is taken.
+      restored: `(height, width, 3)`.
+      strength: Weight of the restored image, float32.
+    """
+    blurred = given.reshape(*given.shape[:-1], -1, 3).mean(axis=-2)
+    return blurred + strength * (restored - blurred)

@@ -20,7 +20,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from numpy.typing import DTypeLike
 
-from .pixels import as_float
+from .pixels import as_dtype, as_float, blended
 
 _SMALLEST_BUCKET = 256  # pixels
 
@@ -36,7 +36,7 @@ class Output(NamedTuple):
     """What becomes of the restored pixels.
 
     Attributes:
-      dtype: uint8 or uint16, which clip and round, or float32, which does not.
+      dtype: uint8 or uint16, which clip and round; any other gives float32, which does not.
       strength: Weight of the restored image, from 0 to 1; the rest is the mean of the views.
     """
 
@@ -184,22 +184,18 @@ def finished(
       output: The dtype, and the weight of the restored image.
     """
     dtype = np.dtype(output.dtype)
-    white = np.float32(np.iinfo(dtype).max if dtype.kind == "u" else 1)
+    dtype = dtype if dtype.kind == "u" else np.dtype(np.float32)
     strength = None if output.strength == 1 else np.float32(output.strength)
-    return _finished(joined, given, offset, strength, white, dtype)
+    return _finished(joined, given, offset, strength, dtype)
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
-def _finished(joined, given, offset, strength, white, dtype):
+def _finished(joined, given, offset, strength, dtype):
     is_finite = jnp.isfinite(joined).all()
     if strength is not None:
         pixels = jax.lax.dynamic_slice_in_dim(given.pixels, offset, joined.shape[0], axis=0)
-        views = _as_floats(pixels, given.white).reshape(*joined.shape[:2], -1, 3)
-        blurred = views.mean(axis=-2)
-        joined = blurred + strength * (joined - blurred)
-    if dtype.kind == "u":
-        joined = jnp.round(joined.clip(0, 1) * white)
-    return joined.astype(dtype), is_finite
+        joined = blended(_as_floats(pixels, given.white), joined, strength)
+    return as_dtype(joined, dtype), is_finite
 
 
 def _as_floats(pixels, white):

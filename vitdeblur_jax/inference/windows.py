@@ -70,8 +70,7 @@ def window_rows(
     layout = _layout(tiling, len(source.rows), len(source.columns), stride)
     maps = in_batches(window_features, _windows(layout, source), batch_size, on_tiles)
     strips = on_host(_restored_strips(layout, source, maps, head_tile, output))
-    tops = window_starts(layout.height, layout.tile, layout.tile)
-    return _cropped(_new_rows(strips, tops, layout.tile), margin, *image.shape[:2])
+    return _cropped(_new_rows(strips, layout), margin, *image.shape[:2])
 
 
 def count_windows(tiling, height: int, width: int, stride: int | None = None) -> int:
@@ -109,35 +108,43 @@ def _cropped(image_rows, margin, height, width):
 class _Layout(NamedTuple):
     """Positions of windows and head tiles in an image, in pixels."""
 
-    height: int
     width: int
     window: int
     side: int  # of a window's feature map; a head tile reads a square of this side
     tile: int  # side of a head tile
     padding: int  # by reflection, for the head
-    rows: list[int]
+    rows: list[int]  # starts of the windows
     columns: list[int]
+    tops: list[int]  # starts of the head tiles
+    lefts: list[int]
+    row_counts: np.ndarray  # windows over each row of the map
+    column_counts: np.ndarray
 
     @property
     def map_height(self) -> int:
-        return self.height - self.window + self.side
+        return len(self.row_counts)
 
     @property
     def map_width(self) -> int:
-        return self.width - self.window + self.side
+        return len(self.column_counts)
 
 
 def _layout(tiling, height, width, stride) -> _Layout:
     side = tiling.size - 2 * tiling.trim
+    tile = side - 2 * tiling.reach
+    rows, columns = (window_starts(length, tiling.size, stride) for length in (height, width))
     return _Layout(
-        height=height,
         width=width,
         window=tiling.size,
         side=side,
-        tile=side - 2 * tiling.reach,
+        tile=tile,
         padding=tiling.trim + tiling.reach,
-        rows=window_starts(height, tiling.size, stride),
-        columns=window_starts(width, tiling.size, stride),
+        rows=rows,
+        columns=columns,
+        tops=window_starts(height, tile, tile),
+        lefts=window_starts(width, tile, tile),
+        row_counts=_coverage(rows, side),
+        column_counts=_coverage(columns, side),
     )
 
 
@@ -164,8 +171,7 @@ class _HeadRow(NamedTuple):
 
 def _restored_strips(layout, source, maps, head_tile, output):
     """Yields `finished` strips, one for each row of head tiles."""
-    tops = window_starts(layout.height, layout.tile, layout.tile)
-    heads = [_HeadRow(top, *_part_of_map(layout, top, layout.map_height)) for top in tops]
+    heads = [_HeadRow(top, *_part_of_map(layout, top, layout.map_height)) for top in layout.tops]
     total, total_from = None, 0
     for top, following in zip(layout.rows, [*layout.rows[1:], layout.map_height], strict=True):
         for left in layout.columns:
@@ -184,13 +190,11 @@ def _restored_strips(layout, source, maps, head_tile, output):
 
 def _restored_strip(layout, source, total, head, head_tile, output):
     strip = source.strip(head.map_top, layout.window)
-    row_counts = _coverage(layout.rows, layout.side, layout.map_height)
-    row_counts = row_counts[head.map_top : head.map_top + layout.side]
-    column_counts = _coverage(layout.columns, layout.side, layout.map_width)
+    row_counts = layout.row_counts[head.map_top : head.map_top + layout.side]
     joined = zeros(layout.tile, source.bucket, 3)
-    for left in window_starts(layout.width, layout.tile, layout.tile):
+    for left in layout.lefts:
         map_left, columns = _part_of_map(layout, left, layout.map_width)
-        counts = row_counts[:, None] * column_counts[map_left : map_left + layout.side]
+        counts = row_counts[:, None] * layout.column_counts[map_left : map_left + layout.side]
         features = _averaged(total, counts, map_left)
         square = cut(strip, map_left, layout.window)
         tile = head_tile(square, features, head.map_rows, columns)
@@ -198,12 +202,12 @@ def _restored_strip(layout, source, total, head, head_tile, output):
     return finished(joined, strip, head.top - head.map_top, output)
 
 
-def _new_rows(strips, tops, tile):
+def _new_rows(strips, layout):
     """Yields the rows of each strip that the one above does not have."""
     done = 0
-    for top, strip in zip(tops, strips, strict=True):
+    for top, strip in zip(layout.tops, strips, strict=True):
         yield strip[done - top :]
-        done = top + tile
+        done = top + layout.tile
 
 
 def _part_of_map(layout, start, map_length):
@@ -214,8 +218,8 @@ def _part_of_map(layout, start, map_length):
     return part, (rows - part).astype(np.int32)
 
 
-def _coverage(starts, side, length) -> np.ndarray:
-    counts = np.zeros(length, np.float32)
+def _coverage(starts, side) -> np.ndarray:
+    counts = np.zeros(starts[-1] + side, np.float32)
     for start in starts:
         counts[start : start + side] += 1
     return counts

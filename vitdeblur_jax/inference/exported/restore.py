@@ -74,8 +74,7 @@ def load(folder: str | Path = _HERE) -> Callable[..., np.ndarray]:
             raise ValueError(fault)
         if not (in_windows or metadata["batch_size"]):
             batch_size = min(batch_size, count_tiles(tiling, *image.shape[:2]))
-        dtype = image.dtype if image.dtype.kind == "u" else np.float32
-        settings = {"batch_size": batch_size, "output": Output(dtype)}
+        settings = {"batch_size": batch_size, "output": Output(image.dtype)}
         settings |= {"stride": tiling.stride} if in_windows else {}
         rows = (window_rows if in_windows else tile_rows)(tiling, image, *functions, **settings)
         return np.concatenate(list(rows)).astype(image.dtype, copy=False)
