@@ -22,7 +22,7 @@ from vitdeblur_jax.data.defocus.on_device.synthesis import synthesize
 from vitdeblur_jax.data.defocus.settings import SynthesisSettings
 from vitdeblur_jax.data.image_io import as_8_bits, read_rgb, size_of
 from vitdeblur_jax.data.sources import scene_length
-from vitdeblur_jax.distributed.sharding import replicated, rows_of_this_process
+from vitdeblur_jax.distributed.sharding import global_array, replicated, rows_of_this_process
 from vitdeblur_jax.utils.errors import UserError
 
 MOST_BYTES = 2**31 - 1  # an index into the pixels is an int32
@@ -97,10 +97,7 @@ def place_images(images: Sequence[Path], mesh: Mesh) -> tuple[DeviceImages, tupl
     ends = np.cumsum([image.size for image in pixels])
     starts = np.concatenate(([0], ends[:-1])).astype(np.int32)
     whole = DeviceImages(np.concatenate([image.ravel() for image in pixels]), starts, sizes)
-
-    def place(array):
-        return jax.make_array_from_callback(array.shape, replicated(mesh), array.__getitem__)
-
+    place = functools.partial(global_array, sharding=replicated(mesh))
     return jax.tree.map(place, whole), tuple(sizes.min(0).tolist())
 
 

@@ -97,6 +97,11 @@ def batch_sharded(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec((DATA, FSDP)))
 
 
+def global_array(array: Any, sharding: NamedSharding) -> jax.Array:
+    """Returns a sharded array from a host array of which every process has the whole."""
+    return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
+
+
 def spec_of(shape: Sequence[int], fsdp: int) -> PartitionSpec:
     """Returns the partition spec of a parameter.
 

@@ -13,7 +13,13 @@ import optax
 from flax import traverse_util
 from jax.sharding import Mesh
 
-from vitdeblur_jax.distributed.sharding import FSDP, replicated, spec_of, state_sharding
+from vitdeblur_jax.distributed.sharding import (
+    FSDP,
+    global_array,
+    replicated,
+    spec_of,
+    state_sharding,
+)
 from vitdeblur_jax.models.network import abstract_variables, own_loss_terms, params_without_gradient
 from vitdeblur_jax.models.networks import config_of
 from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
@@ -86,7 +92,7 @@ def prepare(
         trained = trained_part(variables["params"], frozen)
         return create_state(variables, trained, optimizer, with_ema=config.ema_decay > 0)
 
-    objective, constants = _objective(config, network, mesh, objective)
+    objective, constants = _objective(config, network, mesh, weights, objective)
     train_step = compile_train_step(
         mesh,
         objective=objective,
@@ -110,7 +116,7 @@ def _check_frozen(config):
         )
 
 
-def _objective(config, network, mesh, objective):
+def _objective(config, network, mesh, weights, objective):
     """Returns the objective, checked if it runs code of the user's, and its constants."""
     constants = {}
     is_own = objective is not None or config_of(network) is None
@@ -118,10 +124,10 @@ def _objective(config, network, mesh, objective):
         check_is_function(objective)
         objective = partial(objective, network)
     else:
-        weights = loss_weights(config.loss)
         objective = partial(weighted_objective, network, weights, border=config.loss.border)
         if weights[LPIPS]:
-            constants = {LPIPS: _on_all_devices(mesh, read_lpips_loss(config.loss))}
+            place = partial(global_array, sharding=replicated(mesh))
+            constants = {LPIPS: jax.tree.map(place, read_lpips_loss(config.loss))}
     if is_own:
         batch_size = config.batch_size // config.grad_accum_steps
         check_objective(objective, network, batch_size, config.crop, constants)
@@ -136,13 +142,6 @@ def _check_batches(config, mesh):
                 f"sharded over {mesh.size} devices; make batch_size a multiple of "
                 f"{config.grad_accum_steps * mesh.size}"
             )
-
-
-def _on_all_devices(mesh, tree):
-    def place(leaf):
-        return jax.make_array_from_callback(leaf.shape, replicated(mesh), leaf.__getitem__)
-
-    return jax.tree.map(place, tree)
 
 
 def first_state(
@@ -181,11 +180,7 @@ def _new_state(config, run: Run, given: dict) -> TrainState:
 
     given = {path: np.asarray(leaf) for path, leaf in given.items()}
     shardings = state_sharding(run.mesh, given)
-    parts = {
-        path: jax.make_array_from_callback(leaf.shape, shardings[path], leaf.__getitem__)
-        for path, leaf in given.items()
-    }
-    return jax.jit(create)(parts)
+    return jax.jit(create)(jax.tree.map(global_array, given, shardings))
 
 
 def abstract_state(run: Run) -> TrainState:
