@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -16,7 +17,7 @@ _Field = Float[np.ndarray, "..."]
 Aperture = Callable[[_Field, _Field], _Field]
 Half = Literal["left", "right"]
 
-_LEAST_SAMPLES, _SAMPLES = 8, 48  # per pixel and axis, and per half kernel and axis
+LEAST_SAMPLES, SAMPLES = 8, 48  # per pixel and axis, and per half kernel and axis
 
 
 def disk() -> Aperture:
@@ -83,21 +84,23 @@ def point_image(
     reach = max(math.ceil(abs(radius) - 0.5), 0)
     if reach == 0:
         return np.ones((1, 1))
-    size, samples = 2 * reach + 1, max(_LEAST_SAMPLES, _SAMPLES // reach)
+    size, samples = 2 * reach + 1, max(LEAST_SAMPLES, SAMPLES // reach)
     centers = (np.arange(size * samples) + 0.5) / samples - size / 2
     x, y = np.meshgrid(centers / abs(radius), centers / abs(radius))
     coverage = np.clip(0.5 - aperture(x, y) * (abs(radius) * samples), 0, 1)
     if half:
-        left = _left_share(coverage)
+        left = left_share(coverage)
         coverage = coverage * (left if half == "left" else 1 - left)
     kernel = coverage.reshape(size, samples, size, samples).sum((1, 3))
     kernel /= kernel.sum()
     return kernel[::-1, ::-1] if radius < 0 else kernel
 
 
-def _left_share(coverage: Float[np.ndarray, "n n"]) -> Float[np.ndarray, " n"]:
+def left_share(
+    coverage: Float[np.ndarray | jax.Array, "n n"],
+) -> Float[np.ndarray | jax.Array, " n"]:
     """Returns the fraction of each column that belongs to the left half of the light."""
     columns = coverage.sum(0)
-    before = np.cumsum(columns) - columns
+    before = columns.cumsum() - columns
     missing = columns.sum() / 2 - before
-    return np.clip(missing / np.maximum(columns, 1e-12), 0, 1)
+    return (missing / columns.clip(1e-12)).clip(0, 1)

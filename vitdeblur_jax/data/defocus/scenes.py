@@ -12,6 +12,11 @@ _Image = UInt8[np.ndarray, "height width 3"]
 _Map = Float32[np.ndarray, "height width"]
 
 COARSE = 4  # pixels per value and axis of a scene's smooth fields
+HALF_WAVES = 80, 320  # pixels, of smooth fields
+COVERED = 0.4, 0.85  # quantile of the field above which a layer covers the ones behind it
+OFFSETS = 0.2, 0.9  # of the disks of a cat's eye
+BLADES = 5, 9  # of polygons
+TILT = 0.5  # largest change of radius across a tilted plane, of the largest usual radius
 
 
 def draw_radius_map(
@@ -42,8 +47,8 @@ def draw_radius_map(
 
 def draw_aperture(settings: SynthesisSettings, rng: np.random.Generator) -> Aperture:
     """Draws an aperture."""
-    kind, angle, offset = rng.random(), rng.uniform(0, 2 * np.pi), rng.uniform(0.2, 0.9)
-    blades = int(rng.integers(5, 9, endpoint=True))
+    kind, angle, offset = rng.random(), rng.uniform(0, 2 * np.pi), rng.uniform(*OFFSETS)
+    blades = int(rng.integers(*BLADES, endpoint=True))
     if kind < settings.disk_share:
         return disk()
     if kind < settings.disk_share + settings.polygon_share:
@@ -65,7 +70,7 @@ def _draw_tilt(
     settings: SynthesisSettings, rng: np.random.Generator, shape: tuple[int, int]
 ) -> Float[np.ndarray, "height width"] | float:
     """Draws the tilt of a plane as a map of defocus radii; half of the planes have no tilt."""
-    is_tilted, slopes = rng.random() < 0.5, rng.uniform(-0.5, 0.5, 2) * settings.usual_radius[1]
+    is_tilted, slopes = rng.random() < 0.5, rng.uniform(-TILT, TILT, 2) * settings.usual_radius[1]
     if not is_tilted:
         return 0.0
     y, x = (np.linspace(-0.5, 0.5, side, dtype=np.float32) for side in shape)
@@ -83,7 +88,7 @@ def _draw_layers(
         colors = ndimage.gaussian_filter(colors, 4 / COARSE)
         field = 0.1 * (colors - colors.mean()) / (colors.std() + 1e-3)
         field += _smooth_field(layers.shape, rng)
-        threshold = np.quantile(field, rng.uniform(0.4, 0.85))
+        threshold = np.quantile(field, rng.uniform(*COVERED))
         layers[_enlarged(field, layers.shape) > threshold] = layer
     return layers
 
@@ -92,7 +97,7 @@ def _smooth_field(
     shape: tuple[int, int], rng: np.random.Generator
 ) -> Float[np.ndarray, "coarse_height coarse_width"]:
     """Draws a coarse field from 0 to 1 with wavelengths of a few hundred pixels or more."""
-    half_wave = rng.uniform(80, 320)
+    half_wave = rng.uniform(*HALF_WAVES)
     coefficients = np.zeros([-(-side // COARSE) for side in shape], np.float32)
     lowest = tuple(slice(int(side / half_wave) + 2) for side in shape)
     coefficients[lowest] = rng.standard_normal(coefficients[lowest].shape)

@@ -9,10 +9,9 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from vitdeblur_jax.data.defocus.apertures import Half
+from vitdeblur_jax.data.defocus.apertures import LEAST_SAMPLES, SAMPLES, Half, left_share
 
 MOST_BLADES = 9
-_LEAST_SAMPLES, _SAMPLES = 8, 48  # per pixel and axis, and per half kernel and axis
 _RIM = 1.5  # samples on either side of the rim
 _EXACT = jax.lax.Precision.HIGHEST
 
@@ -69,7 +68,7 @@ def point_image(
     most = max(math.ceil(largest_radius - 0.5), 0)
     size = jnp.abs(jnp.asarray(radius, jnp.float32))
     reach = jnp.clip(jnp.ceil(size - 0.5), 0, most).astype(jnp.int32)
-    samples = jnp.maximum(_LEAST_SAMPLES, _SAMPLES // jnp.maximum(reach, 1))
+    samples = jnp.maximum(LEAST_SAMPLES, SAMPLES // jnp.maximum(reach, 1))
     numbers = np.arange(_most_samples(most))
     is_inside = numbers < (2 * reach + 1) * samples
     centers = (numbers + 0.5) / samples - (reach + 0.5)
@@ -78,7 +77,7 @@ def point_image(
     coverage = _coverage(_distance(aperture, x, y) * (scale * samples))
     coverage = jnp.where(is_inside & is_inside[:, None], coverage, 0)
     if half:
-        left = _left_share(coverage)
+        left = left_share(coverage)
         coverage = coverage * (left if half == "left" else 1 - left)
     pixels = numbers // samples + most - reach
     pool = (is_inside & (pixels == np.arange(2 * most + 1)[:, None])).astype(jnp.float32)
@@ -89,8 +88,8 @@ def point_image(
 
 def _most_samples(most_reach: int) -> int:
     reaches = range(1, most_reach + 1)
-    counts = [(2 * reach + 1) * max(_LEAST_SAMPLES, _SAMPLES // reach) for reach in reaches]
-    return max([_SAMPLES, *counts])
+    counts = [(2 * reach + 1) * max(LEAST_SAMPLES, SAMPLES // reach) for reach in reaches]
+    return max([SAMPLES, *counts])
 
 
 def _distance(
@@ -127,11 +126,3 @@ def _coverage_jvp(primals, tangents):
 
 def _norm(x: Float[Array, "..."], y: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.sqrt(x**2 + y**2 + 1e-12)  # with a gradient at the center
-
-
-def _left_share(coverage: Float[Array, "n n"]) -> Float[Array, " n"]:
-    """Returns the fraction of each column that belongs to the left half of the light."""
-    columns = coverage.sum(0)
-    before = jnp.cumsum(columns) - columns
-    missing = columns.sum() / 2 - before
-    return jnp.clip(missing / jnp.maximum(columns, 1e-12), 0, 1)

@@ -12,14 +12,13 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from vitdeblur_jax.data.defocus.on_device.apertures import Aperture
-from vitdeblur_jax.data.defocus.scenes import COARSE
+from vitdeblur_jax.data.defocus.scenes import BLADES, COARSE, COVERED, HALF_WAVES, OFFSETS, TILT
 from vitdeblur_jax.data.defocus.settings import SynthesisSettings
 
 _Key = Key[Array, ""]
 _Field = Float[Array, "coarse_height coarse_width"]
 _Map = Float[Array, "height width"]
 
-_HALF_WAVES = 80.0, 320.0  # pixels, of smooth fields
 _EXACT = jax.lax.Precision.HIGHEST
 
 
@@ -41,9 +40,9 @@ def draw_aperture(key: _Key, settings: SynthesisSettings) -> Aperture:
     kind = jax.random.uniform(keys[0])
     is_disk = kind < settings.disk_share
     is_polygon = ~is_disk & (kind < settings.disk_share + settings.polygon_share)
-    offset = jax.random.uniform(keys[1], minval=0.2, maxval=0.9)
+    offset = jax.random.uniform(keys[1], minval=OFFSETS[0], maxval=OFFSETS[1])
     return Aperture(
-        blades=jnp.where(is_polygon, jax.random.randint(keys[2], (), 5, 10), 0),
+        blades=jnp.where(is_polygon, jax.random.randint(keys[2], (), BLADES[0], BLADES[1] + 1), 0),
         angle=jax.random.uniform(keys[3], maxval=2 * np.pi),
         offset=jnp.where(is_disk | is_polygon, 0, offset),
     )
@@ -123,7 +122,7 @@ def _draw_tilts(key: _Key, settings: SynthesisSettings) -> Float[Array, "layers 
     """Draws the change of radius down and across the scene; half of the planes have no tilt."""
     is_tilted, slopes = jax.random.split(key)
     is_tilted = jax.random.bernoulli(is_tilted, 0.5, (settings.most_layers, 1))
-    slopes = jax.random.uniform(slopes, (settings.most_layers, 2), minval=-0.5, maxval=0.5)
+    slopes = jax.random.uniform(slopes, (settings.most_layers, 2), minval=-TILT, maxval=TILT)
     return jnp.where(is_tilted, slopes * settings.usual_radius[1], 0)
 
 
@@ -133,7 +132,7 @@ def _is_covered(key, colors, shape, window) -> Array:
     mixed = jnp.dot(255 * colors, jax.random.normal(mix_key, (3,)), precision=_EXACT)
     mixed = _smoothed(mixed)
     field = 0.1 * (mixed - mixed.mean()) / (mixed.std() + 1e-3) + _smooth_field(field_key, shape)
-    level = jax.random.uniform(threshold_key, minval=0.4, maxval=0.85)
+    level = jax.random.uniform(threshold_key, minval=COVERED[0], maxval=COVERED[1])
     return _enlarged(field, window) > jnp.quantile(field, level)
 
 
@@ -156,11 +155,11 @@ def _smoothed(field: _Field) -> _Field:
 def _smooth_field(key: _Key, shape: tuple[int, int]) -> _Field:
     """Draws a coarse field from 0 to 1 with wavelengths of a few hundred pixels or more."""
     wave_key, key = jax.random.split(key)
-    half_wave = jax.random.uniform(wave_key, minval=_HALF_WAVES[0], maxval=_HALF_WAVES[1])
+    half_wave = jax.random.uniform(wave_key, minval=HALF_WAVES[0], maxval=HALF_WAVES[1])
     bases, are_used = [], []
     for side in shape:
         length = -(-side // COARSE)
-        numbers = np.arange(min(int(side / _HALF_WAVES[0]) + 2, length))
+        numbers = np.arange(min(int(side / HALF_WAVES[0]) + 2, length))
         cosines = np.cos(np.pi * numbers * (2 * np.arange(length)[:, None] + 1) / (2 * length))
         bases.append((cosines * np.where(numbers, 2, 1)).astype(np.float32))
         are_used.append(numbers < jnp.floor(side / half_wave) + 2)
