@@ -36,10 +36,9 @@ def make_parser() -> argparse.ArgumentParser:
 
 def describe_installation() -> Iterator[str]:
     """Yields the lines of the report. A device or package that does not work is a line too."""
-    from vitdeblur_jax.utils.versions import installed
+    from vitdeblur_jax.utils.versions import installed, own_version
 
-    ours = installed(["vitdeblur_jax"])
-    yield f"vitdeblur_jax: {ours.get('vitdeblur_jax', 'not installed')}"
+    yield f"vitdeblur_jax: {own_version()}"
     yield f"python: {platform.python_version()} ({platform.python_implementation()})"
     yield f"system: {platform.platform()}, {os.cpu_count()} CPUs"
     yield f"devices: {_devices()}"

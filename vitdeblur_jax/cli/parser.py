@@ -31,9 +31,9 @@ class ShowVersion(argparse.Action):
         super().__init__(option_strings, argparse.SUPPRESS, nargs=0, **options)
 
     def __call__(self, parser, namespace, values, option_string=None):
-        from vitdeblur_jax.utils.versions import installed  # late: most commands do not need it
+        from vitdeblur_jax.utils.versions import own_version  # late: most commands do not need it
 
-        show(f"vitdeblur_jax {installed(['vitdeblur_jax']).get('vitdeblur_jax', 'not installed')}")
+        show(f"vitdeblur_jax {own_version()}")
         parser.exit()
 
 

@@ -21,6 +21,11 @@ def installed(packages: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def own_version() -> str:
+    """Returns the version of this package."""
+    return installed(["vitdeblur_jax"]).get("vitdeblur_jax", "not installed")
+
+
 def versions() -> dict[str, str | int]:
     """Returns the versions of Python and of the installed packages, and the devices."""
     import jax  # late, so that `installed` works without it
