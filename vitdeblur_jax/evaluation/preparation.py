@@ -104,7 +104,7 @@ def _resolved(config, profile, pairs, network) -> ml_collections.ConfigDict:
         raise UserError(
             f"the profile {profile.system} takes the whole image; leave out --config.tile"
         )
-    for path in [pair.source[0] for pair in pairs]:
+    for path in () if profile is OURS else [pair.source[0] for pair in pairs]:
         if (size := size_of(path)) is not None:
             profile.frame.check(size[1], size[0], profile.system, str(path))
     found = {
