@@ -334,6 +334,18 @@ def with_other_size(data: bytes) -> bytes:
 
 
 @needs_heic
+def test_a_heic_with_a_crop_outside_of_the_image_is_refused():
+    """Libheif leaves such an image uncropped: it has another size than the header says."""
+    data = written_as(".heic", DecodedImage(samples(8)))
+    at = data.index(b"clap") + 4
+    crop = list(struct.unpack(">8i", data[at : at + 32]))  # fractions: width, height, offsets
+    assert crop[:4] == [60, 1, 40, 1]
+    crop[4] -= 1000
+    with pytest.raises(UserError, match="damaged"):
+        read_image(data[:at] + struct.pack(">8i", *crop) + data[at + 32 :])
+
+
+@needs_heic
 def test_a_large_heic_is_refused_before_it_is_decoded(monkeypatch):
     """Libheif refuses a size other than that of the coded image by itself."""
     import pillow_heif

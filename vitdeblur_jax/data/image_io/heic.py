@@ -34,7 +34,10 @@ def decode_heic(data: bytes) -> DecoderOutput:
     file = pillow_heif.open_heif(data, convert_hdr_to_8bit=False, hdr_to_16bit=False)
     image = file[file.primary_index]
     check_memory(*image.size, _BYTES_PER_PIXEL)
+    width, height = image.size
     samples = np.atleast_3d(np.asarray(image))
+    if samples.shape[:2] != (height, width):
+        raise ValueError("the pixels have another size than the header says")
     if samples.dtype != np.uint8:
         samples = full_range(samples, image.info["bit_depth"])
     if image.premultiplied_alpha:
