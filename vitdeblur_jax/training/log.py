@@ -4,12 +4,13 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
+from vitdeblur_jax.training.trackers import Tracker
 from vitdeblur_jax.utils.errors import UserError, one_line
 from vitdeblur_jax.utils.files import write_text
 from vitdeblur_jax.utils.json_files import parse_json
@@ -23,7 +24,13 @@ class TrainingLog:
     killed run loses nothing.
     """
 
-    def __init__(self, folder: Path, first_step: int, total_steps: int):
+    def __init__(
+        self,
+        folder: Path,
+        first_step: int,
+        total_steps: int,
+        trackers: Sequence[Tracker] = (),
+    ):
         """Resumes the log in `folder`, or starts one.
 
         Steps after `first_step` and incomplete lines, left by a killed run, are removed from
@@ -33,6 +40,7 @@ class TrainingLog:
           folder: Folder of the run; created if missing.
           first_step: Number of steps already done; 0 in a new run.
           total_steps: Last step of the run.
+          trackers: Trackers that get the same records and images.
 
         Raises:
           UserError: tensorboardX is missing, or the folder cannot be written.
@@ -50,6 +58,10 @@ class TrainingLog:
             self._events = resources.enter_context(contextlib.closing(events))
             progress = Progress(total_steps, "steps", done=first_step, periodic_lines=False)
             self._progress = resources.enter_context(progress)
+            self._trackers = trackers
+            for tracker in trackers:
+                resources.enter_context(contextlib.closing(tracker))
+                tracker.begin(self._records(), self.say)
             self._resources = resources.pop_all()
         self._images, self._seconds_waiting = 0, 0.0
         self._interval_began = time.monotonic()
@@ -148,17 +160,21 @@ class TrainingLog:
         Raises:
           UserError: The file cannot be read.
         """
+        records = reversed(self._records())
+        return next((record for record in records if record.get("kind") == kind), None)
+
+    def _records(self):
         with _as_user_error(self._path, "read"):
             lines = self._path.read_text().splitlines()
-        records = (parse_json(line, str(self._path)) for line in reversed(lines))
-        return next((record for record in records if record.get("kind") == kind), None)
+        return [parse_json(line, str(self._path)) for line in lines]
 
     def _record(self, kind, step, values, images=None):
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         record = {"kind": kind, "step": step, **{name: finite.get(name) for name in values}}
         with _as_user_error(self._path), open(self._path, "a") as file:
             file.write(json.dumps(record, allow_nan=False) + "\n")
-        self._events.add(kind, step, finite, images or {})
+        for target in (self._events, *self._trackers):
+            target.add(kind, step, finite, images or {})
 
     def _report(self, step, loss, steps_rate, images_rate, waiting_share, seconds_left):
         figures = [

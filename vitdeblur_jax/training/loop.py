@@ -34,6 +34,7 @@ from vitdeblur_jax.training.preparation import (
 from vitdeblur_jax.training.profiling import Profile
 from vitdeblur_jax.training.resume_checks import check_data, check_network, check_steps
 from vitdeblur_jax.training.run_folder import run_folder
+from vitdeblur_jax.training.trackers import Tracker, connect
 from vitdeblur_jax.training.validation import validate_sets
 from vitdeblur_jax.utils.errors import UserError
 from vitdeblur_jax.utils.files import write_text
@@ -66,6 +67,7 @@ def train(
     with contextlib.ExitStack() as stack:
         with together():
             network = check_config(config, network)
+            tracker_runs = connect(config.trackers) if is_first() else {}
             mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
             run = prepare(config, network, mesh, objective)
             data = TrainingData(config, views_of(network))
@@ -86,7 +88,7 @@ def train(
             step = int(state.step)
             check_steps(folder, step, config)
             check_data(folder, resume_state, data.fingerprint, config)
-            log = stack.enter_context(_begin_log(folder, step, config, run))
+            log = stack.enter_context(_begin_log(folder, step, config, run, tracker_runs))
         if resume_state:
             log.say(_what_was_done(folder, step, config))
         loop = _Loop(config, run, data, checkpoints, log, preemption, state, resume_state)
@@ -121,7 +123,7 @@ def _what_was_done(folder, step, config) -> str:
     return f"this run is complete: all {step} steps are done; {longer}"
 
 
-def _begin_log(folder, step, config, run):
+def _begin_log(folder, step, config, run, tracker_runs):
     if not is_first():
         return SilentLog(folder)
     table = describe(run)
@@ -129,7 +131,11 @@ def _begin_log(folder, step, config, run):
     tell(table.splitlines()[-1])
     for stride in {None, config.validation.stride or None}:
         tell_of_tiling(run.network, stride)
-    return TrainingLog(folder, step, config.num_steps)
+    trackers = [
+        Tracker(name, tracker_run, folder, step, config.to_dict())
+        for name, tracker_run in tracker_runs.items()
+    ]
+    return TrainingLog(folder, step, config.num_steps, trackers)
 
 
 class _Loop:

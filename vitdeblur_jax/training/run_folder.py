@@ -26,6 +26,7 @@ _WRITTEN = (
         "parameters.txt",
         "log.jsonl",
         "tensorboard",
+        "trackers",
         "checkpoints",
         "validation_images",
     ),
