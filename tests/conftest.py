@@ -1,5 +1,6 @@
 """Fixtures. While the tests run, jaxtyping checks every annotation of shapes in the package."""
 
+import importlib.util
 import os
 import signal
 from pathlib import Path
@@ -21,7 +22,10 @@ with install_import_hook("vitdeblur_jax", "beartype.beartype"):
     import vitdeblur_jax.evaluation
     import vitdeblur_jax.inference.export
     import vitdeblur_jax.inference.restore_files
-    import vitdeblur_jax.training.loop  # noqa: F401
+    import vitdeblur_jax.training.loop
+
+    if importlib.util.find_spec("uvicorn"):
+        import vitdeblur_jax.web.serve  # noqa: F401
 
 from tests.compilation import compile_fast_and_cache, optimized_compilation
 from tests.memory import release_memory, share_malloc_arenas

@@ -212,6 +212,7 @@ def helps() -> Iterator[str]:
         ("networks",),
         ("score",),
         ("info",),
+        ("web",),
         *(("data", verb) for verb in data),
     ):
         with contextlib.redirect_stdout(io.StringIO()) as written, pytest.raises(SystemExit):

@@ -3,6 +3,7 @@
 import errno
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -178,3 +179,17 @@ def test_json_is_read_as_it_was_written(tmp_path):
     for name, told in (("b.json", "cannot be read"), ("c.json", "No such file")):
         with pytest.raises(UserError, match=told):
             read_json(tmp_path / name)
+
+
+def test_a_private_folder_is_removed_in_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left = left_by_a_killed_process(tmp_path / "page", monkeypatch)
+    (left / "folder").mkdir(parents=True)
+    with files.private_folder("page") as folder:
+        (folder / "file").write_text("private")
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert list(tmp_path.iterdir()) == [folder]
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with pytest.raises(UserError, match="missing"), files.private_folder("page"):
+        pass

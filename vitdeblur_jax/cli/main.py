@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from vitdeblur_jax.cli import convert, data, export, info, networks, restore, score
+from vitdeblur_jax.cli import convert, data, export, info, networks, restore, score, web
 from vitdeblur_jax.cli.compilation_cache import use_compilation_cache
 from vitdeblur_jax.cli.process import exit_status, run_process
 from vitdeblur_jax.utils.errors import UserError
@@ -18,6 +18,7 @@ _COMMANDS = {
     "data": data.make_parser,
     "score": score.make_parser,
     "info": info.make_parser,
+    "web": web.make_parser,
 }
 
 

@@ -55,7 +55,7 @@ def exit_status(work: Callable[[], int | None], smaller: str = "") -> int:
         tell("interrupted")
         return INTERRUPTED
     except Exception as error:
-        message = _message(error, smaller)
+        message = error_message(error, smaller)
         if message is None:
             raise
         tell(f"error: {message}")
@@ -127,8 +127,13 @@ def _no_devices(reason: str) -> str:
     )
 
 
-def _message(error: Exception, smaller: str) -> str | None:
-    """Returns the message for a user's mistake or a lack of memory; None for a bug."""
+def error_message(error: Exception, smaller: str = "") -> str | None:
+    """Returns the message for a user's mistake or a lack of memory; None for a bug.
+
+    Args:
+      error: The error.
+      smaller: The options to lower when memory runs out.
+    """
     if isinstance(error, UserError):
         return str(error)
     if str(error) == _NUL:

@@ -12,7 +12,8 @@ Restores images that are out of focus. A result keeps the size, EXIF (with the o
 and reset), ICC profile, alpha, gray and 16 bits of its image. `vitdeblur IMAGE` is short for
 `vitdeblur restore IMAGE`. Other commands: `vitdeblur networks` (a list), `vitdeblur convert`
 (checkpoints), `vitdeblur export` (StableHLO), `vitdeblur data` (data sets), `vitdeblur score`
-(saved images) and `vitdeblur info` (this installation, for bug reports); each has --help.
+(saved images), `vitdeblur info` (this installation, for bug reports) and `vitdeblur web` (a page in
+the browser); each has --help.
 """
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from vitdeblur_jax.checkpoints.load_save import BUNDLED_NOTE, load_pretrained
 from vitdeblur_jax.checkpoints.pretrained import Pretrained, on_local_devices
-from vitdeblur_jax.data.image_io import DecodedImage, read_image, what_is_lost, write_image
+from vitdeblur_jax.data.image_io import DecodedImage, Samples, read_image, what_is_lost, write_image
 from vitdeblur_jax.distributed.processes import gather, is_first, split_across_processes, together
 from vitdeblur_jax.inference.chosen_tiling import check_options, count_tiles, tell_of_tiling
 from vitdeblur_jax.inference.deblurring import blend, check_strength, deblur, restored_ensemble
@@ -68,7 +68,7 @@ def restore_files(
         ]
         numerics = {"dtype": options.dtype, "precision": options.precision}
         pretrained = on_local_devices(load_pretrained(checkpoint, network, **numerics))
-        _check_views(pretrained)
+        check_one_view(pretrained)
         check_options(pretrained.model, options.stride, options.batch_size, options.tile)
         make_folders(tasks, output)
     if is_first():
@@ -108,7 +108,8 @@ def _try_task(task: Task, place: str, pretrained: Pretrained, options: Options) 
     return True
 
 
-def _check_views(pretrained: Pretrained) -> None:
+def check_one_view(pretrained: Pretrained) -> None:
+    """Raises `UserError` if the network takes several views, which no image file holds."""
     if views_of(pretrained.model) != 1:
         raise UserError(
             f"{pretrained.source} needs a left and a right view, and an image file holds one; use "
@@ -129,10 +130,10 @@ def _restore_file(task: Task, pretrained: Pretrained, options: Options) -> None:
     result = dataclasses.replace(image, pixels=restored)
     _write(result, destination, suffix, options.overwrite, options.quality)
     if options.change is not None:
-        change = np.abs(as_float(restored) - as_float(given)).mean(axis=-1)
-        _write_map(change / WHITE_CHANGE, options.change, options.overwrite)
+        _write(change_map(given, restored), Path(options.change), None, options.overwrite)
     if options.uncertainty is not None:
-        _write_map(spread / WHITE_UNCERTAINTY, options.uncertainty, options.overwrite)
+        doubt = _map(spread / WHITE_UNCERTAINTY)
+        _write(doubt, Path(options.uncertainty), None, options.overwrite)
 
 
 def _restored(pixels, pretrained, options):
@@ -163,6 +164,13 @@ def _write(image, destination, suffix, overwrite, quality=None):
     tell(f"written: {destination}")
 
 
-def _write_map(shares, name, overwrite):
-    gray = as_dtype(np.repeat(shares[..., None].astype(np.float32), 3, axis=-1), np.uint8)
-    _write(DecodedImage(gray), Path(name), None, overwrite)
+def change_map(given: Samples, restored: Samples) -> DecodedImage:
+    """Returns the map of the change: white is `WHITE_CHANGE` or more, mean of the channels."""
+    change = np.abs(as_float(restored) - as_float(given)).mean(axis=-1)
+    return _map(change / WHITE_CHANGE)
+
+
+def _map(shares):
+    return DecodedImage(
+        as_dtype(np.repeat(shares[..., None].astype(np.float32), 3, axis=-1), np.uint8)
+    )

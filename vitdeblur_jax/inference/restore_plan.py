@@ -152,13 +152,18 @@ def _destination(
         return output if output == STANDARD else Path(output)
     if file == STANDARD:
         return Path(output) / "restored.png" if into_folder else STANDARD
+    if into_folder:
+        return Path(output) / below / result_name(file, "")
+    return file.with_name(result_name(file))
+
+
+def result_name(file: Path, addition: str = "_restored") -> str:
+    """Returns the name of the result of an image file, with an addition before the ending."""
     stem = _stem(file)
     suffix = file.name.removeprefix(stem)
     if suffix.lower() not in IMAGE_SUFFIXES:
         suffix += ".png"  # a.gif.png or a.dng.png, because a.png may be the result of another image
-    if into_folder:
-        return Path(output) / below / f"{stem}{suffix}"
-    return file.with_name(f"{stem}_restored{suffix}")
+    return f"{stem}{addition}{suffix}"
 
 
 def _stem(file: Path) -> str:

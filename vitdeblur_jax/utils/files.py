@@ -15,6 +15,7 @@ import re
 import shutil
 import socket
 import stat
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -130,6 +131,30 @@ def folder_when_whole(
             os.rename(old, target)
         shutil.rmtree(temporary, ignore_errors=True)
         del _in_use[temporary]
+
+
+@contextlib.contextmanager
+def private_folder(name: str) -> Iterator[Path]:
+    """Yields an empty folder for temporary files that only this user can read, and removes it.
+
+    It is in the system's temporary folder (TMPDIR). It is also removed when a signal ends the
+    process; if the process is killed, the next one that calls this function removes it.
+
+    Raises:
+      UserError: The folder cannot be created.
+    """
+    target = Path(tempfile.gettempdir()).absolute() / name
+    remove_abandoned(target.parent)
+    folder = _temporary(target)
+    try:
+        try:
+            folder.mkdir(mode=0o700)
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be written ({one_line(error)})") from error
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        del _in_use[folder]
 
 
 def repair_folder(path: str | os.PathLike[str]) -> None:

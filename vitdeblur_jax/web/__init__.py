@@ -1,0 +1,1 @@
+"""The local page of `vitdeblur web`; needs the extra `web`."""
