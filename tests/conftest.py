@@ -2,7 +2,9 @@
 
 import importlib.util
 import os
+import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -99,3 +101,26 @@ def small() -> Pretrained:
 def data_folder() -> Path:
     """The golden files."""
     return DATA
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    """The system's Chromium, headless."""
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        _no_browser("Playwright is not installed")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    executable = next(filter(None, map(shutil.which, names)), None)
+    if executable is None:
+        _no_browser("Chromium is not installed")
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=executable)
+        yield launched
+        launched.close()
+
+
+def _no_browser(reason: str) -> None:
+    if os.environ.get("CI"):
+        pytest.fail(f"pages are to be opened in a browser here, but {reason}")
+    pytest.skip(f"opening a page needs a browser, but {reason}")

@@ -1,6 +1,5 @@
 """The report in headless Chromium, opened from disk as a reader would."""
 
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -20,28 +19,6 @@ WIDTH, HEIGHT = 96, 64
 RED, BLUE = (220, 20, 20), (20, 20, 220)
 IMAGES = [*HOSTILE, "plain"]
 PHONE = {"width": 360, "height": 740}
-
-
-def lacks(what: str) -> None:
-    if os.environ.get("CI"):
-        pytest.fail(f"the report is to be opened in a browser here, but {what}")
-    pytest.skip(f"opening the report needs a browser, but {what}")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        lacks("Playwright is not installed")
-    names = ("chromium", "chromium-browser", "google-chrome")
-    executable = next(filter(None, map(shutil.which, names)), None)
-    if executable is None:
-        lacks("Chromium is not installed")
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=executable)
-        yield launched
-        launched.close()
 
 
 def flat(colour: tuple[int, int, int], height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:

@@ -9,17 +9,10 @@ from PIL import Image
 
 from tests.cli.restored import PHOTO
 from tests.web.served import served, wait_until
-from vitdeblur_jax import UserError, save_pretrained
+from vitdeblur_jax import UserError
 from vitdeblur_jax.cli.main import main
 from vitdeblur_jax.data.image_io import DecodedImage, read_image, write_image
 from vitdeblur_jax.web.images import Models, restore_job
-
-
-@pytest.fixture(scope="module")
-def checkpoint(small, tmp_path_factory) -> str:
-    path = tmp_path_factory.mktemp("checkpoint") / "small.safetensors"
-    save_pretrained(small, path)
-    return str(path)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import io
 import os
 import re
-import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -16,43 +15,14 @@ from PIL import Image
 from tests.cli.restored import PHOTO
 from tests.forked import start_program
 from tests.web.served import wait_until
-from vitdeblur_jax import save_pretrained
 from vitdeblur_jax.cli.main import main
 from vitdeblur_jax.web.app import EXAMPLES
 
 pytestmark = pytest.mark.slow
 
 PHONE = {"width": 390, "height": 844}
-LARGE = np.tile(PHOTO, (20, 20, 1))  # takes the small model some seconds
-
-
-def lacks(what: str) -> None:
-    if os.environ.get("CI"):
-        pytest.fail(f"the page is to be opened in a browser here, but {what}")
-    pytest.skip(f"opening the page needs a browser, but {what}")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        lacks("Playwright is not installed")
-    names = ("chromium", "chromium-browser", "google-chrome")
-    executable = next(filter(None, map(shutil.which, names)), None)
-    if executable is None:
-        lacks("Chromium is not installed")
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=executable)
-        yield launched
-        launched.close()
-
-
-@pytest.fixture(scope="module")
-def checkpoint(small, tmp_path_factory) -> str:
-    path = tmp_path_factory.mktemp("checkpoint") / "small.safetensors"
-    save_pretrained(small, path)
-    return str(path)
+# Takes the small model some seconds.
+LARGE = np.tile(PHOTO, (20, 20, 1))
 
 
 @pytest.fixture(scope="module")
@@ -236,8 +206,9 @@ def test_a_hostile_upload(open_page):
 
 def test_cancel(open_page):
     page = open_page()
-    drop(page, ("large.png", encoded(LARGE)), ("next.png", encoded(PHOTO)))
-    page.get_by_role("button", name="Cancel large.png").click()
+    large = np.tile(LARGE, (2, 2, 1))
+    drop(page, ("large.jpg", encoded(large, "jpeg")), ("next.png", encoded(PHOTO)))
+    page.get_by_role("button", name="Cancel large.jpg").click()
     wait_for_restored(page)
     assert page.locator("#jobs .name").all_inner_texts() == ["next.png"]
     assert page.locator("#title").inner_text() == "next.png"
@@ -256,7 +227,7 @@ def test_two_tabs_show_the_same_images(open_page):
 
 def test_closing_the_browser_loses_nothing(open_page):
     page = open_page()
-    drop(page, ("large.png", encoded(LARGE)), ("next.png", encoded(PHOTO)))
+    drop(page, ("large.jpg", encoded(LARGE, "jpeg")), ("next.png", encoded(PHOTO)))
     page.locator("#jobs .running").wait_for()
     wait_until(lambda: page.locator("#jobs li").count() == 2)
     page.context.close()
