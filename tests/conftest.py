@@ -36,6 +36,7 @@ from tests.stand_in_weights import reference_state_dict
 from vitdeblur_jax.checkpoints.pretrained import Pretrained
 from vitdeblur_jax.checkpoints.recognition import variables_from_published
 from vitdeblur_jax.models import create_network, named_config
+from vitdeblur_jax.utils.buckets import AnyPath, as_path
 
 DATA = Path(__file__).parent / "data"
 
@@ -54,6 +55,21 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the real images in {folder} (or where VITDEBLUR_SHARED says)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """An S3 server on this machine, see `S3Server`."""
+    from tests.s3_server import running_s3_server  # late: its imports take a second
+
+    with running_s3_server() as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3_server) -> AnyPath:
+    """A new bucket."""
+    return as_path(s3_server.new_bucket())
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ import ml_collections
 from tests.forked import Ended, run_program
 from tests.made_up_data import write
 from tests.small_model import small_configuration
+from vitdeblur_jax.checkpoints.orbax_folders import step_folders
 from vitdeblur_jax.training import preparation
 from vitdeblur_jax.training.defaults import default_config
 from vitdeblur_jax.training.log import TrainingLog
@@ -111,7 +112,7 @@ def get_config(argument: str = "small") -> ml_collections.ConfigDict:
 
 
 def _happen(what, workdir):
-    while what in ("SIGKILL", "full") and not (workdir / "checkpoints/10").exists():
+    while what in ("SIGKILL", "full") and 10 not in step_folders(workdir / "checkpoints"):
         time.sleep(0.01)
     if what == "full":
         resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, 2**16))
@@ -119,7 +120,7 @@ def _happen(what, workdir):
         os.killpg(0, signal.Signals[what])
 
 
-def train_py(workdir: Path, argument: str, *flags: str, **environment: str) -> Ended:
+def train_py(workdir: Path | str, argument: str, *flags: str, **environment: str) -> Ended:
     """Runs train.py.
 
     Args:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from configs.evaluate import get_config as evaluation_config
 from tests.small_model import small_pretrained, write_deep_checkpoint
+from tests.training.same_run import assert_same_run, last_state, lines
 from tests.training.small_run import (
     after_step,
     images,
@@ -31,13 +32,10 @@ from vitdeblur_jax.distributed.sharding import local_mesh
 from vitdeblur_jax.evaluation import evaluate
 from vitdeblur_jax.models.networks import create_network
 from vitdeblur_jax.training import loop, preparation, train
-from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
 from vitdeblur_jax.training.data import TrainingData
 from vitdeblur_jax.training.log import TrainingLog
-from vitdeblur_jax.training.preparation import first_state
 from vitdeblur_jax.utils.errors import UserError
 
-RATES = ("steps_per_second", "images_per_second", "waiting_share")
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
 pytestmark = pytest.mark.usefixtures("shared_steps")
@@ -61,34 +59,6 @@ def finished(small, tmp_path_factory):
 @pytest.fixture
 def stand_in(monkeypatch):
     monkeypatch.setattr(preparation, "weighted_objective", stand_in_objective)
-
-
-def lines(workdir, kind):
-    """Returns the records of the log without what depends on the machine's speed."""
-    records = [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
-    return [
-        {name: value for name, value in record.items() if name not in RATES}
-        for record in records
-        if record["kind"] == kind
-    ]
-
-
-def last_state(workdir, config):
-    run = prepare_once(config, create_network(config), local_mesh())
-    with TrainingCheckpoints(workdir / "checkpoints", 2) as checkpoints:
-        return first_state(config, run, checkpoints)
-
-
-def assert_same_run(workdir, expected, config):
-    """Asserts equal bits of all that is saved of the last step, and equal logs."""
-    (state, resume_state), (other, other_resume_state) = (
-        last_state(folder, config) for folder in (workdir, expected)
-    )
-    assert int(state.step) == config.num_steps
-    assert resume_state == other_resume_state
-    jax.tree.map(np.testing.assert_array_equal, state, other)
-    for kind in ("train", "validation"):
-        assert lines(workdir, kind) == lines(expected, kind)
 
 
 def send(number, _):

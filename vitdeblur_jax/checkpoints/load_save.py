@@ -60,6 +60,7 @@ from vitdeblur_jax.models.networks import (
     complete_config,
     create_network,
 )
+from vitdeblur_jax.utils.buckets import downloaded, exists, is_remote, reachable
 from vitdeblur_jax.utils.config_checks import check_values, shown
 from vitdeblur_jax.utils.errors import UserError
 from vitdeblur_jax.utils.files import check_regular, repair_folder
@@ -72,7 +73,7 @@ _DEFAULT = BUNDLED_WEIGHTS / "demo.safetensors"
 
 
 def load_pretrained(
-    source: str | Path | None = None,
+    source: str | os.PathLike[str] | None = None,
     network: nn.Module | Config | str | None = None,
     *,
     dtype: str | None = None,
@@ -85,7 +86,8 @@ def load_pretrained(
         `state_dicts.read_state_dict`; it is read without that code's framework, and no code in it
         is executed), or the name of weights that come with the package. For the folder of a
         training run, or its `checkpoints`, the checkpoint with the best validation PSNR is loaded,
-        or the newest if none was validated. None loads the small model that comes with the package.
+        or the newest if none was validated. All of these may be in a bucket, gs:// or s3://. None
+        loads the small model that comes with the package.
       network: The module, its config, or its name: a configuration, such as "base", or
         "module:attribute", which is imported. None for the network that the checkpoint describes. A
         published checkpoint describes no network; the first configuration that fits its entries is
@@ -119,7 +121,7 @@ def _load(source, network):
     path = _DEFAULT if source is None else chosen_checkpoint(_find(source))
     if path.is_dir():
         return _load_folder(path, network)
-    state_dict, text = read_state_dict(path)
+    state_dict, text = _read_file(path)
     saved = None if text is None else config_from_json(text, str(path))
     is_tested = network is None and path.parent == BUNDLED_WEIGHTS
     network = _network_for(path, network, saved) or recognized_network(state_dict, str(path))
@@ -141,7 +143,7 @@ def _load(source, network):
 
 def save_pretrained(
     pretrained: Pretrained,
-    destination: str | Path,
+    destination: str | os.PathLike[str],
     *,
     overwrite: bool = False,
     half: bool = False,
@@ -213,8 +215,8 @@ def _as_half(values, name):
 
 
 def convert(
-    source: str | Path,
-    destination: str | Path,
+    source: str | os.PathLike[str],
+    destination: str | os.PathLike[str],
     overwrite: bool,
     half: bool = False,
     network: nn.Module | None = None,
@@ -245,14 +247,22 @@ def bundled_names() -> list[str]:
     return sorted(file.stem for file in BUNDLED_WEIGHTS.glob("*.safetensors"))
 
 
+def _read_file(path):
+    if not is_remote(path):
+        return read_state_dict(path)
+    with downloaded(path) as local:
+        return read_state_dict(local)
+
+
 def _find(source):
-    repair_folder(source)
-    if os.path.exists(source):
+    path = reachable(source)
+    if not is_remote(source):
+        repair_folder(source)
+    if exists(path):
         check_regular(source)
-        return Path(source)
+        return path
     if str(source) in bundled_names():
         return BUNDLED_WEIGHTS / f"{source}.safetensors"
-    path = Path(source)
     if path.parent != Path() or path.suffix:
         steps = ", ".join(map(str, step_folders(path.parent)))
         raise UserError(

@@ -10,7 +10,6 @@ import json
 import math
 import os
 import shutil
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -18,11 +17,21 @@ import jax
 from vitdeblur_jax.checkpoints.checksums import checksum
 from vitdeblur_jax.checkpoints.destinations import check_replaceable
 from vitdeblur_jax.checkpoints.orbax_errors import orbax_reason, quiet_orbax
+from vitdeblur_jax.checkpoints.orbax_s3 import prepare_for
+from vitdeblur_jax.utils.buckets import (
+    AnyPath,
+    absolute,
+    is_folder,
+    is_remote,
+    lexists,
+    names_in,
+)
 from vitdeblur_jax.utils.config_checks import shown
 from vitdeblur_jax.utils.errors import UserError, one_line
 from vitdeblur_jax.utils.files import check_absent, check_regular, folder_when_whole, write_text
 from vitdeblur_jax.utils.json_files import read_json
 
+_COMMITTED = "commit_success.txt"
 _NO_FOLDER = (
     "{} is not a checkpoint folder of this package (it has no readable 'config' and 'variables')"
 )
@@ -42,19 +51,19 @@ class FolderMetadata(NamedTuple):
     shapes: dict[str, tuple[int, ...]]
 
 
-def read_folder_metadata(path: Path) -> FolderMetadata:
+def read_folder_metadata(path: AnyPath) -> FolderMetadata:
     """Reads the metadata of a checkpoint folder.
 
     Raises:
       UserError: The folder is not a checkpoint of this package.
     """
-    path = path.resolve()
-    if not os.path.lexists(path / "config" / "metadata"):
+    path = absolute(path)
+    if not lexists(path / "config" / "metadata"):
         raise UserError(_NO_FOLDER.format(path))
     _check_all_regular(path)
     try:
         config = read_json(path / "config" / "metadata")
-        with _checkpointer() as checkpointer:
+        with _checkpointer(path) as checkpointer:
             tree = checkpointer.metadata(path).item_metadata["variables"].tree
             shapes = flat_shapes(tree)
     except Exception as error:  # damaged files make Orbax raise almost any exception
@@ -63,7 +72,7 @@ def read_folder_metadata(path: Path) -> FolderMetadata:
     return FolderMetadata(config, checksums, shapes)
 
 
-def read_folder_variables(path: Path, abstract_variables: dict, checksums: dict) -> dict:
+def read_folder_variables(path: AnyPath, abstract_variables: dict, checksums: dict) -> dict:
     """Reads the variables of a checkpoint folder onto the first local device.
 
     The sharding is explicit, because Orbax would otherwise require the devices that saved them.
@@ -83,9 +92,9 @@ def read_folder_variables(path: Path, abstract_variables: dict, checksums: dict)
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), abstract_variables
     )
     items = ocp.args.Composite(variables=ocp.args.StandardRestore(placed))
-    with _checkpointer() as checkpointer:
+    with _checkpointer(path) as checkpointer:
         try:
-            variables = checkpointer.restore(path.resolve(), items).variables
+            variables = checkpointer.restore(absolute(path), items).variables
         except Exception as error:  # TensorStore's exceptions have no common type
             raise UserError(f"{path}: cannot be read ({orbax_reason(error)})") from error
     if damaged_items({"variables": variables}, checksums):
@@ -106,7 +115,7 @@ def damaged_items(trees: dict, checksums: Any) -> list[str]:
     return [name for name in trees if name in saved and checksum(trees[name]) != saved[name]]
 
 
-def write_folder(path: Path, variables: dict, config: dict, overwrite: bool) -> None:
+def write_folder(path: AnyPath, variables: dict, config: dict, overwrite: bool) -> None:
     """Writes a checkpoint folder; it appears at `path` only when it is complete.
 
     Args:
@@ -127,7 +136,7 @@ def write_folder(path: Path, variables: dict, config: dict, overwrite: bool) -> 
     )
     with folder_when_whole(path, check_replaceable if overwrite else check_absent) as new:
         try:
-            with _checkpointer() as checkpointer:
+            with _checkpointer(path) as checkpointer:
                 checkpointer.save(new, items, force=True)
         except Exception as error:  # TensorStore's exceptions have no common type
             raise UserError(f"{path}: cannot be written ({orbax_reason(error)})") from error
@@ -136,14 +145,16 @@ def write_folder(path: Path, variables: dict, config: dict, overwrite: bool) -> 
 def _check_all_regular(folder):
     for parent, _, files in os.walk(folder):
         for name in files:
-            check_regular(Path(parent) / name)
+            check_regular(os.path.join(parent, name))
 
 
-def check_space(tree, folder: Path) -> None:
+def check_space(tree, folder: AnyPath) -> None:
     """Raises `UserError` if the disk of `folder` has too little space for the arrays of `tree`.
 
     Checks in advance, because Orbax's threads print long tracebacks when a disk fills up.
     """
+    if is_remote(folder):
+        return
     needed = sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
     free = shutil.disk_usage(folder).free
     if free < needed:
@@ -164,17 +175,31 @@ def flat_shapes(tree) -> dict[str, tuple[int, ...]]:
     return {name: tuple(leaf.shape) for name, leaf in flat.items()}
 
 
-def step_folders(folder: Path) -> dict[int, Path]:
+def step_folders(folder: AnyPath) -> dict[int, AnyPath]:
     """Returns the complete checkpoints in a run's folder of checkpoints, by step, in order.
 
-    An incomplete checkpoint has a longer name.
+    On disk an incomplete checkpoint has a longer name; in a bucket it lacks Orbax's last file.
     """
+    if is_remote(folder):
+        found = {step: folder / str(step) for step in _steps(names_in(folder))}
+        return {step: path for step, path in found.items() if (path / _COMMITTED).exists()}
     _, names, _ = next(os.walk(folder), (folder, [], []))
-    steps = sorted(int(name) for name in names if name.isdecimal() and str(int(name)) == name)
-    return {step: folder / str(step) for step in steps}
+    return {step: folder / str(step) for step in _steps(names)}
 
 
-def chosen_checkpoint(path: Path) -> Path:
+def unfinished_folders(folder: AnyPath) -> list[AnyPath]:
+    """Returns the checkpoints of interrupted saves in a run's folder of checkpoints."""
+    if not is_remote(folder):
+        return sorted(folder.glob("*.orbax-checkpoint-tmp*"))
+    complete = step_folders(folder)
+    return [folder / str(step) for step in _steps(names_in(folder)) if step not in complete]
+
+
+def _steps(names):
+    return sorted(int(name) for name in names if name.isdecimal() and str(int(name)) == name)
+
+
+def chosen_checkpoint(path: AnyPath) -> AnyPath:
     """Returns the best checkpoint of a training run, or `path` if it is not the folder of a run.
 
     Args:
@@ -184,15 +209,15 @@ def chosen_checkpoint(path: Path) -> Path:
       UserError: The run has no checkpoint yet, or one is damaged.
     """
     inside = path / "checkpoints"
-    steps = step_folders(inside if os.path.isdir(inside) else path)
+    steps = step_folders(inside if is_folder(inside) else path)
     if steps:
         return steps[max(steps, key=lambda step: (read_psnr(steps[step]), step))]
-    if os.path.isdir(inside):
+    if is_folder(inside):
         raise UserError(f"{path}: this run has saved no checkpoint yet")
     return path
 
 
-def read_psnr(step_folder: Path) -> float:
+def read_psnr(step_folder: AnyPath) -> float:
     """Returns the validation PSNR saved with a step, in dB; minus infinity if there is none.
 
     Raises:
@@ -200,7 +225,7 @@ def read_psnr(step_folder: Path) -> float:
     """
     path = _metrics_file(step_folder)
     try:
-        return psnr_of(read_json(path)) if os.path.lexists(path) else -math.inf
+        return psnr_of(read_json(path)) if lexists(path) else -math.inf
     except UserError as error:
         raise UserError(f"{error}; delete {step_folder}") from error
     except (TypeError, ValueError) as error:
@@ -209,7 +234,7 @@ def read_psnr(step_folder: Path) -> float:
         )
 
 
-def write_psnr(step_folder: Path, psnr: float) -> None:
+def write_psnr(step_folder: AnyPath, psnr: float) -> None:
     """Writes the PSNR of a step that was saved without one, for `read_psnr` and for Orbax.
 
     Raises:
@@ -237,9 +262,10 @@ def psnr_of(metrics: dict) -> float:
 
 
 @contextlib.contextmanager
-def _checkpointer():
+def _checkpointer(path):
     import orbax.checkpoint as ocp
 
+    prepare_for(path)
     handlers = {"variables": ocp.StandardCheckpointHandler(), "config": ocp.JsonCheckpointHandler()}
     with (
         quiet_orbax(),

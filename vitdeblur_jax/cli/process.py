@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 from vitdeblur_jax.utils import signals
+from vitdeblur_jax.utils.buckets import is_of_storage
 from vitdeblur_jax.utils.errors import CANNOT, CHECKED_AND_WRONG, INTERRUPTED, UserError, one_line
 from vitdeblur_jax.utils.output import (
     drop_what_cannot_be_written,
@@ -136,6 +137,8 @@ def error_message(error: Exception, smaller: str = "") -> str | None:
     """
     if isinstance(error, UserError):
         return str(error)
+    if not isinstance(error, OSError) and is_of_storage(error):
+        return f"a bucket cannot be used ({one_line(error)}); run the same command to resume"
     if str(error) == _NUL:
         return "a path cannot hold a NUL character"
     is_of_device = "RESOURCE_EXHAUSTED" in str(error) and type(error).__name__ in _ERRORS_OF_JAX

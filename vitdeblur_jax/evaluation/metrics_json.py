@@ -21,7 +21,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +30,7 @@ from vitdeblur_jax.evaluation.protocols import UNIFORM, Protocol
 from vitdeblur_jax.evaluation.report import REPORT, write_report
 from vitdeblur_jax.evaluation.statistics import mean_interval, paired_difference
 from vitdeblur_jax.metrics import METRICS
+from vitdeblur_jax.utils.buckets import AnyPath, is_folder, lexists
 from vitdeblur_jax.utils.errors import UserError
 from vitdeblur_jax.utils.files import write_text
 from vitdeblur_jax.utils.json_files import read_json
@@ -125,15 +125,15 @@ def summarize(scores: dict[str, Any], subsets: Mapping[str, Sequence[str]]) -> N
     scores["comparisons"] = [comparison for comparison in compared if comparison]
 
 
-def check_holds_no_run(folder: Path) -> None:
+def check_holds_no_run(folder: AnyPath) -> None:
     """Raises `UserError` if the folder is the workdir of a training run."""
-    if os.path.isdir(folder / "checkpoints") and os.path.lexists(folder / "config.json"):
+    if is_folder(folder / "checkpoints") and lexists(folder / "config.json"):
         raise UserError(
             f"{folder} is the workdir of a training run; choose another folder for the results"
         )
 
 
-def check_results_folder(folder: Path) -> None:
+def check_results_folder(folder: AnyPath) -> None:
     """Checks that `vitdeblur score` may write its results into a folder.
 
     Raises:
@@ -160,14 +160,14 @@ def check_results_folder(folder: Path) -> None:
         raise UserError(f"{path} is not from an earlier `vitdeblur score`; choose another folder")
 
 
-def write_json(folder: Path, contents: dict[str, Any]) -> Path:
+def write_json(folder: AnyPath, contents: dict[str, Any]) -> AnyPath:
     """Writes metrics.json into a folder and returns its path."""
     path = folder / _JSON
     write_text(path, json.dumps(contents, indent=2, allow_nan=False) + "\n")
     return path
 
 
-def write_scores(folder: Path, scores: dict[str, Any]) -> Path:
+def write_scores(folder: AnyPath, scores: dict[str, Any]) -> AnyPath:
     """Writes metrics.json, the tables as CSV, Markdown and LaTeX, and the report into a folder.
 
     Returns:

@@ -10,7 +10,6 @@ import hashlib
 import json
 import re
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import imagecodecs
@@ -19,7 +18,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from vitdeblur_jax.data.image_io import size_of
-from vitdeblur_jax.utils.errors import UserError, one_line
+from vitdeblur_jax.utils.buckets import AnyPath, as_user_error
 from vitdeblur_jax.utils.files import replaced_when_whole, write_text
 
 REPORT = "report.html"
@@ -29,7 +28,7 @@ _TARGET = 0
 
 
 def add_image(
-    folder: Path,
+    folder: AnyPath,
     image_number: int,
     method_number: int,
     pixels: UInt8[np.ndarray, "height width 3"],
@@ -49,10 +48,8 @@ def add_image(
     Raises:
       UserError: A file cannot be written.
     """
-    try:
+    with as_user_error(folder / "images", "made"):
         (folder / "images").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder / 'images'}: cannot be made ({one_line(error)})") from error
     name = f"{image_number}-{method_number}"
     with replaced_when_whole(_path(folder, f"{name}.png")) as temporary:
         temporary.write_bytes(_encode_quickly(pixels))
@@ -76,7 +73,7 @@ def error_map(
     return np.rint(np.minimum(mean / WHITE_ERROR, 255)).astype(np.uint8)
 
 
-def write_report(out: Path, scores: dict[str, Any]) -> Path:
+def write_report(out: AnyPath, scores: dict[str, Any]) -> AnyPath:
     """Writes report.html. The page leaves out images that `add_image` did not write.
 
     Args:
@@ -97,7 +94,7 @@ def write_report(out: Path, scores: dict[str, Any]) -> Path:
     return path
 
 
-def _path(folder: Path, name: str) -> Path:
+def _path(folder: AnyPath, name: str) -> AnyPath:
     return folder / "images" / name
 
 
@@ -107,12 +104,12 @@ def _encode_quickly(pixels: np.ndarray) -> bytes:
     return imagecodecs.png_encode(pixels, level=1, strategy=strategy, filter=filters)
 
 
-def _write_jpeg(image: Image.Image, path: Path) -> None:
+def _write_jpeg(image: Image.Image, path: AnyPath) -> None:
     with replaced_when_whole(path) as temporary:
         image.save(temporary, "JPEG", quality=85)
 
 
-def _sizes(out: Path, scores: dict[str, Any]) -> list[list[tuple[int, int] | None]]:
+def _sizes(out: AnyPath, scores: dict[str, Any]) -> list[list[tuple[int, int] | None]]:
     """Returns the width and height by image and method, the sharp image first."""
     return [
         [

@@ -14,7 +14,6 @@ import contextlib
 import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import ml_collections
 import numpy as np
@@ -31,6 +30,7 @@ from vitdeblur_jax.evaluation.metrics_json import (
 )
 from vitdeblur_jax.evaluation.profiles import find_protocol
 from vitdeblur_jax.evaluation.tables import terminal
+from vitdeblur_jax.utils.buckets import AnyPath
 from vitdeblur_jax.utils.errors import UserError, one_line
 from vitdeblur_jax.utils.files import write_text
 from vitdeblur_jax.utils.json_files import read_json
@@ -51,14 +51,14 @@ _KEYS_OF_RESULTS = (
 class Results:
     """The results of one run, saved after each image."""
 
-    def __init__(self, folder: Path, contents: dict, part: int):
+    def __init__(self, folder: AnyPath, contents: dict, part: int):
         self._folder, self._contents, self._part = folder, contents, part
         self._adding = threading.Lock()
 
     @classmethod
     def open(
         cls,
-        folder: Path,
+        folder: AnyPath,
         config: ml_collections.ConfigDict,
         checkpoint_digest: str,
         names: Sequence[str],
@@ -96,7 +96,7 @@ class Results:
             results._merge_parts()
         return results
 
-    def image_path(self, name: str) -> Path:
+    def image_path(self, name: str) -> AnyPath:
         """Returns the path of the restored image of that name."""
         return self._folder / "restored" / f"{name}.png"
 
@@ -139,7 +139,7 @@ class Results:
             self._add_records({"methods": methods, "restored": {pair.name: restored}})
             self._save()
 
-    def finish(self, subsets: Mapping[str, Sequence[str]], notes: Sequence[str]) -> Path:
+    def finish(self, subsets: Mapping[str, Sequence[str]], notes: Sequence[str]) -> AnyPath:
         """Computes means, and writes the tables and the report if anything was measured.
 
         Only process 0 calls it, after all other processes have finished.

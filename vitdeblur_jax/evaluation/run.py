@@ -11,8 +11,8 @@ What each figure means:
   images that are measured and written meanwhile take part of its cores.
 """
 
+import os
 import time
-from pathlib import Path
 
 import flax.linen as nn
 import ml_collections
@@ -43,13 +43,16 @@ from vitdeblur_jax.models.layers.views import mean_of_views
 from vitdeblur_jax.models.network import tiling_of
 from vitdeblur_jax.models.tilings import WholeImage
 from vitdeblur_jax.utils import signals
+from vitdeblur_jax.utils.buckets import reachable
 from vitdeblur_jax.utils.errors import UserError
 from vitdeblur_jax.utils.output import results_go_to_terminal, show, tell
 from vitdeblur_jax.utils.progress import Progress
 
 
 def evaluate(
-    config: ml_collections.ConfigDict, workdir: str | Path, network: nn.Module | None = None
+    config: ml_collections.ConfigDict,
+    workdir: str | os.PathLike[str],
+    network: nn.Module | None = None,
 ) -> None:
     """Restores every image of a data set into `workdir` and computes the metrics.
 
@@ -59,7 +62,7 @@ def evaluate(
     Args:
       config: See `configs/evaluate.py`.
       workdir: Folder for `restored/NAME.png`, `metrics.json` and, if there are targets, the tables
-        and `report.html`.
+        and `report.html`; on disk or in a bucket.
       network: The module of `config.checkpoint`, if it is not one of the package.
 
     Raises:
@@ -67,11 +70,12 @@ def evaluate(
     """
     signals.listen_again()
     with together():
+        folder = reachable(workdir)
         run = prepare(config, network)
     if is_first():
         _tell_of_data(run)
     digest_of_weights = digest(run.pretrained.variables)
-    names, folder = [pair.name for pair in run.pairs], Path(workdir)
+    names = [pair.name for pair in run.pairs]
     results = first_before_others(
         lambda: Results.open(
             folder, run.config, digest_of_weights, names, run.metrics, part=place()[0]

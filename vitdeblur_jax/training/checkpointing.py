@@ -12,9 +12,7 @@
 import contextlib
 import json
 import math
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 from vitdeblur_jax.checkpoints.checksums import checksum
 from vitdeblur_jax.checkpoints.orbax_errors import orbax_reason, quiet_orbax
@@ -25,10 +23,13 @@ from vitdeblur_jax.checkpoints.orbax_folders import (
     psnr_of,
     read_psnr,
     step_folders,
+    unfinished_folders,
     write_psnr,
 )
+from vitdeblur_jax.checkpoints.orbax_s3 import prepare_for
 from vitdeblur_jax.distributed.processes import gather, is_first, tells_of_a_loss
 from vitdeblur_jax.training.state import TrainState
+from vitdeblur_jax.utils.buckets import AnyPath, absolute, remove_tree
 from vitdeblur_jax.utils.errors import UserError
 from vitdeblur_jax.utils.output import tell
 from vitdeblur_jax.utils.shapes import few_of, shape_differences
@@ -46,7 +47,7 @@ class TrainingCheckpoints:
     if it failed. Incomplete checkpoints of an earlier process are removed.
     """
 
-    def __init__(self, folder: Path, keep: int):
+    def __init__(self, folder: AnyPath, keep: int):
         """Opens the folder, or creates it.
 
         Args:
@@ -56,7 +57,7 @@ class TrainingCheckpoints:
         Raises:
           UserError: The folder cannot be used, or a checkpoint in it is damaged.
         """
-        self._folder = folder.resolve()
+        self._folder = absolute(folder)
         for step_folder in step_folders(self._folder).values():
             read_psnr(step_folder)  # Orbax's error does not name the damaged one
         self._saving = None
@@ -226,6 +227,7 @@ def _manager(folder, keep):
         options=ocp.CheckpointManagerOptions(
             best_fn=psnr_of,  # without it, Orbax writes no metrics
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
+            **prepare_for(folder),
         ),
     )
 
@@ -238,8 +240,8 @@ def _remove_unfinished(folder):
     """
     latest = max(step_folders(folder), default=None)
     then = "starts anew" if latest is None else f"resumes from step {latest}"
-    for path in sorted(folder.glob("*.orbax-checkpoint-tmp*")):
-        shutil.rmtree(path)
+    for path in unfinished_folders(folder):
+        remove_tree(path)
         step = path.name.partition(".")[0]
         tell(f"note: the checkpoint of step {step} was not complete and is removed; the run {then}")
 

@@ -5,13 +5,14 @@ import json
 import math
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
+from vitdeblur_jax.training.event_file import EventFile
 from vitdeblur_jax.training.trackers import Tracker
-from vitdeblur_jax.utils.errors import UserError, one_line
+from vitdeblur_jax.utils.buckets import AnyPath, as_user_error, is_remote
+from vitdeblur_jax.utils.errors import UserError
 from vitdeblur_jax.utils.files import write_text
 from vitdeblur_jax.utils.json_files import parse_json
 from vitdeblur_jax.utils.progress import Progress
@@ -26,7 +27,7 @@ class TrainingLog:
 
     def __init__(
         self,
-        folder: Path,
+        folder: AnyPath,
         first_step: int,
         total_steps: int,
         trackers: Sequence[Tracker] = (),
@@ -46,15 +47,14 @@ class TrainingLog:
           UserError: tensorboardX is missing, or the folder cannot be written.
         """
         self.folder, self._path = folder, folder / "log.jsonl"
-        with _as_user_error(self._path):
+        with as_user_error(self._path):
             folder.mkdir(parents=True, exist_ok=True)
-            self._path.touch()
-            _remove_later_lines(self._path, first_step)
+        self._lines = _Lines(self._path, first_step)
         self._total_steps = total_steps
         self._shown_step = self._last_step = first_step
         self._steady_since = None  # step and time of the first `train` call, after compilation
         with contextlib.ExitStack() as resources:
-            events = _EventFile(folder / "tensorboard", purge_step=first_step + 1)
+            events = EventFile(folder / "tensorboard", purge_step=first_step + 1)
             self._events = resources.enter_context(contextlib.closing(events))
             progress = Progress(total_steps, "steps", done=first_step, periodic_lines=False)
             self._progress = resources.enter_context(progress)
@@ -164,15 +164,13 @@ class TrainingLog:
         return next((record for record in records if record.get("kind") == kind), None)
 
     def _records(self):
-        with _as_user_error(self._path, "read"):
-            lines = self._path.read_text().splitlines()
+        lines = self._lines.read().splitlines()
         return [parse_json(line, str(self._path)) for line in lines]
 
     def _record(self, kind, step, values, images=None):
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         record = {"kind": kind, "step": step, **{name: finite.get(name) for name in values}}
-        with _as_user_error(self._path), open(self._path, "a") as file:
-            file.write(json.dumps(record, allow_nan=False) + "\n")
+        self._lines.append(json.dumps(record, allow_nan=False) + "\n")
         for target in (self._events, *self._trackers):
             target.add(kind, step, finite, images or {})
 
@@ -200,7 +198,7 @@ class TrainingLog:
 class SilentLog:
     """A `TrainingLog` that writes nothing, for the other processes."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: AnyPath):
         self.folder = folder
 
     def __enter__(self):
@@ -223,64 +221,35 @@ class SilentLog:
     def last(self, kind) -> None: ...
 
 
-class _EventFile:
-    """A TensorBoard event file, written in the calling thread.
+class _Lines:
+    """The file `log.jsonl`. In a bucket, where nothing can be appended, it is written anew."""
 
-    tensorboardX's `SummaryWriter` writes in a thread, with a short queue. A full disk ends that
-    thread; the next call that adds an event then blocks forever.
-    """
+    def __init__(self, path, last_step):
+        self._path, self._is_remote = path, is_remote(path)
+        with as_user_error(path):
+            if not path.exists():
+                write_text(path, "")
+            text = path.read_bytes().decode(errors="replace")
+            lines = (line for line in text.splitlines() if _step_of(line) <= last_step)
+            kept = "".join(f"{line}\n" for line in lines)
+            if kept != text:
+                write_text(path, kept)
+        self._text = kept if self._is_remote else None
 
-    def __init__(self, folder, purge_step):
-        try:
-            from tensorboardX import RecordWriter, summary
-            from tensorboardX.proto.event_pb2 import Event, SessionLog
-        except ImportError as error:
-            message = "training's log needs tensorboardX: pip install 'vitdeblur_jax[train]'"
-            raise UserError(message) from error
-        self._event, self._summary = Event, summary
-        # TensorBoard reads the files of a folder in order of their names.
-        self._path = folder / f"events.out.tfevents.{time.time_ns()}"
-        with _as_user_error(self._path):
-            folder.mkdir(exist_ok=True)
-            self._file = RecordWriter(str(self._path))
-        self._write(0, file_version="brain.Event:2")
-        # TensorBoard ignores this step and later ones in earlier files.
-        self._write(purge_step, session_log=SessionLog(status=SessionLog.START))
+    def append(self, line):
+        with as_user_error(self._path):
+            if self._is_remote:
+                self._text += line
+                self._path.write_text(self._text)
+            else:
+                with open(self._path, "a") as file:
+                    file.write(line)
 
-    def add(self, kind, step, values, images):
-        parts = [
-            *(self._summary.scalar(f"{kind}/{name}", value) for name, value in values.items()),
-            *(
-                self._summary.image(f"{kind}/{name}", image, dataformats="HWC")
-                for name, image in images.items()
-            ),
-        ]
-        self._write(step, summary={"value": [value for part in parts for value in part.value]})
-
-    def close(self):
-        with _as_user_error(self._path):
-            self._file.close()
-
-    def _write(self, step, **content):
-        event = self._event(wall_time=time.time(), step=step, **content)
-        with _as_user_error(self._path):
-            self._file.write(event.SerializeToString())
-            self._file.flush()
-
-
-@contextlib.contextmanager
-def _as_user_error(path: Path, verb: str = "written") -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{path}: cannot be {verb} ({one_line(error)})") from error
-
-
-def _remove_later_lines(path: Path, last_step: int) -> None:
-    text = path.read_text(errors="replace")
-    kept = "".join(f"{line}\n" for line in text.splitlines() if _step_of(line) <= last_step)
-    if kept != text:
-        write_text(path, kept)
+    def read(self):
+        if self._is_remote:
+            return self._text
+        with as_user_error(self._path, "read"):
+            return self._path.read_text()
 
 
 def _step_of(line: str) -> int | float:

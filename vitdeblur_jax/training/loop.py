@@ -1,9 +1,9 @@
 """The training loop, for one device or many."""
 
 import contextlib
+import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -36,6 +36,7 @@ from vitdeblur_jax.training.resume_checks import check_data, check_network, chec
 from vitdeblur_jax.training.run_folder import run_folder
 from vitdeblur_jax.training.trackers import Tracker, connect
 from vitdeblur_jax.training.validation import validate_sets
+from vitdeblur_jax.utils.buckets import reachable
 from vitdeblur_jax.utils.errors import UserError
 from vitdeblur_jax.utils.files import write_text
 from vitdeblur_jax.utils.output import tell
@@ -43,7 +44,7 @@ from vitdeblur_jax.utils.output import tell
 
 def train(
     config: ml_collections.ConfigDict,
-    workdir: str | Path,
+    workdir: str | os.PathLike[str],
     objective: Callable[..., Objective] | None = None,
     network: nn.Module | None = None,
 ) -> int:
@@ -51,7 +52,7 @@ def train(
 
     Args:
       config: A config based on `default_config`.
-      workdir: Folder for the results.
+      workdir: Folder for the results, on disk or in a bucket: gs://BUCKET/RUN, s3://BUCKET/RUN.
       objective: Function of network, variables, blurred and sharp images and a key for dropout. It
         replaces the losses of `config.loss`. The weights there then only decide which heads are
         trained. A resumed run is not checked for the same objective.
@@ -67,12 +68,13 @@ def train(
     with contextlib.ExitStack() as stack:
         with together():
             network = check_config(config, network)
+            workdir = reachable(workdir)
             tracker_runs = connect(config.trackers) if is_first() else {}
             mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
             run = prepare(config, network, mesh, objective)
             data = TrainingData(config, views_of(network))
             given = None
-            if not step_folders(Path(workdir) / "checkpoints"):
+            if not step_folders(workdir / "checkpoints"):
                 given = given_variables(config, network)  # before anything is written
             folder = stack.enter_context(_shared_run_folder(workdir, config))
         preemption = stack.enter_context(AgreedPreemption() if is_multiprocess() else Preemption())
@@ -101,7 +103,7 @@ def train(
 def _shared_run_folder(workdir, config):
     if is_first():
         return run_folder(workdir, config, free_keys(config))
-    return contextlib.nullcontext(Path(workdir))
+    return contextlib.nullcontext(workdir)
 
 
 def _check_is_shared(folder):

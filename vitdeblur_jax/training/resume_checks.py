@@ -1,18 +1,17 @@
 """Checks before a run is resumed: its steps, its network and its data are those it started with."""
 
-from pathlib import Path
-
 import flax.linen as nn
 import ml_collections
 
 from vitdeblur_jax.checkpoints.orbax_folders import step_folders
 from vitdeblur_jax.checkpoints.pretrained import checked_config, network_differences
 from vitdeblur_jax.training.data_sets import training_sets
+from vitdeblur_jax.utils.buckets import AnyPath
 from vitdeblur_jax.utils.errors import UserError
 from vitdeblur_jax.utils.json_files import read_json
 
 
-def check_steps(folder: Path, step: int, config: ml_collections.ConfigDict) -> None:
+def check_steps(folder: AnyPath, step: int, config: ml_collections.ConfigDict) -> None:
     """Raises `UserError` if the run is past the steps of the config."""
     if step > config.num_steps:
         raise UserError(
@@ -21,7 +20,7 @@ def check_steps(folder: Path, step: int, config: ml_collections.ConfigDict) -> N
         )
 
 
-def check_network(folder: Path, network: nn.Module) -> None:
+def check_network(folder: AnyPath, network: nn.Module) -> None:
     """Raises `UserError` if the run started with another network, which may have equal shapes.
 
     The code of the network is not compared.
@@ -44,7 +43,7 @@ def check_network(folder: Path, network: nn.Module) -> None:
 
 
 def check_data(
-    folder: Path, resume_state: dict, found: dict, config: ml_collections.ConfigDict
+    folder: AnyPath, resume_state: dict, found: dict, config: ml_collections.ConfigDict
 ) -> None:
     """Raises `UserError` if the data differ, because the batches depend on the whole data set.
 

@@ -12,7 +12,9 @@ from pathlib import Path
 import ml_collections
 
 from vitdeblur_jax.checkpoints.orbax_folders import step_folders
-from vitdeblur_jax.data.image_io import images_in
+from vitdeblur_jax.data.image_io import READABLE_SUFFIXES, images_in
+from vitdeblur_jax.training.bucket_lock import bucket_lock
+from vitdeblur_jax.utils.buckets import AnyPath, as_path, is_of_storage, is_remote, names_in
 from vitdeblur_jax.utils.errors import UserError, one_line
 from vitdeblur_jax.utils.files import write_text
 from vitdeblur_jax.utils.json_files import read_json
@@ -39,8 +41,8 @@ _ABSENT = "absent"
 
 @contextlib.contextmanager
 def run_folder(
-    workdir: str | Path, config: ml_collections.ConfigDict, free_keys: Collection[str]
-) -> Iterator[Path]:
+    workdir: str | AnyPath, config: ml_collections.ConfigDict, free_keys: Collection[str]
+) -> Iterator[AnyPath]:
     """Yields the folder of a run, locked for this process; created if missing.
 
     Writes `config.json` and `versions.json`. Once the folder has a checkpoint, only `free_keys` of
@@ -55,14 +57,16 @@ def run_folder(
     Raises:
       UserError: The folder cannot be used, another process uses it, or it holds another run.
     """
-    folder = Path(workdir)
+    folder = as_path(workdir)
     with contextlib.ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _check_contents(folder)
             _check_is_no_data(folder, config)
-            _take(stack.enter_context(open(folder / "lock", "a+")), folder)
-        except OSError as error:
+            stack.enter_context(_locked(folder))
+        except Exception as error:
+            if not is_of_storage(error):
+                raise
             raise UserError(f"the workdir {folder} cannot be used ({one_line(error)})") from error
         _keep_config(folder / "config.json", config, free_keys)
         write_text(folder / "versions.json", json.dumps(versions(), indent=2) + "\n")
@@ -72,10 +76,10 @@ def run_folder(
 def _check_contents(folder):
     if (folder / "config.json").exists():
         return
-    others = ["metrics.json"] if (folder / "metrics.json").exists() else images_in(folder)[:1]
+    others = ["metrics.json"] if (folder / "metrics.json").exists() else _images(folder)[:1]
     if others:
         raise UserError(
-            f"the workdir {folder} holds {Path(others[0]).name}, which is not of a training run; "
+            f"the workdir {folder} holds {others[0]}, which is not of a training run; "
             "choose another --workdir"
         )
     written = [name for name in _WRITTEN if (folder / name).exists()]
@@ -86,11 +90,31 @@ def _check_contents(folder):
         )
 
 
+def _images(folder):
+    if is_remote(folder):
+        names = names_in(folder)
+        return [name for name in names if Path(name).suffix.lower() in READABLE_SUFFIXES]
+    return [path.name for path in images_in(folder)]
+
+
 def _check_is_no_data(folder, config):
+    if is_remote(folder):
+        return
     sets = [config.data, *config.data.get("sets", {}).values()]
     roots = [Path(data["root"]) for data in sets if data.get("root")]
     if any(root.exists() and root.samefile(folder) for root in roots):
         raise UserError(f"the workdir {folder} is the folder of the data; choose another --workdir")
+
+
+@contextlib.contextmanager
+def _locked(folder):
+    if is_remote(folder):
+        with bucket_lock(folder):
+            yield
+    else:
+        with open(folder / "lock", "a+") as lock:
+            _take(lock, folder)
+            yield
 
 
 def _take(lock, folder):

@@ -11,13 +11,13 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
 from vitdeblur_jax.training.tracker_runs import RUNS, TrackerRun
+from vitdeblur_jax.utils.buckets import AnyPath, absolute
 from vitdeblur_jax.utils.errors import UserError, one_line
 from vitdeblur_jax.utils.files import write_text
 from vitdeblur_jax.utils.json_files import read_json
@@ -50,7 +50,7 @@ class Tracker:
     """Sends the records of a run's log to one tracker. Use it in one thread."""
 
     def __init__(
-        self, name: str, run: TrackerRun, folder: Path, first_step: int, config: dict[str, Any]
+        self, name: str, run: TrackerRun, folder: AnyPath, first_step: int, config: dict[str, Any]
     ):
         """Reads what was sent before.
 
@@ -65,7 +65,7 @@ class Tracker:
           UserError: The tracker's file cannot be read.
         """
         self._name, self._run, self._config = name, run, config
-        self._run_name = folder.resolve().name
+        self._run_name = absolute(folder).name
         self._path = folder / FOLDER / f"{name}.json"
         self._state = _saved_state(self._path) if first_step else _NEW
         self._added = dict(self._state["sent"])

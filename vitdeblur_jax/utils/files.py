@@ -2,7 +2,8 @@
 
 A file or folder is written under a temporary name beside its target, `.TARGET.HOST-PID-RANDOM.tmp`,
 and renamed to the target once it is complete. If the process is killed, the temporary remains. The
-next process that writes into the same folder removes it.
+next process that writes into the same folder removes it. A file in a bucket is written on the local
+disk and uploaded once it is complete.
 """
 
 import contextlib
@@ -22,6 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from vitdeblur_jax.utils import signals
+from vitdeblur_jax.utils.buckets import as_path, as_user_error, is_remote, upload
 from vitdeblur_jax.utils.errors import ExistsError, UserError, one_line
 
 _TEMPORARY = re.compile(r"\.(.+)\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp", re.DOTALL)
@@ -54,6 +56,18 @@ def replaced_when_whole(path: str | os.PathLike[str], overwrite: bool = True) ->
     Raises:
       UserError: The block or the renaming failed with an `OSError` (a full disk, no permission).
     """
+    write = _uploaded if is_remote(path) else _renamed
+    with as_user_error(path):
+        try:
+            with write(path, overwrite) as temporary:
+                yield temporary
+        except FileExistsError as error:
+            message = f"another process has written {path} in the meantime; --force overwrites it"
+            raise ExistsError(message) from error
+
+
+@contextlib.contextmanager
+def _renamed(path, overwrite):
     target = Path(os.path.realpath(_absolute(path)))
     temporary = _temporary(target)
     try:
@@ -68,15 +82,19 @@ def replaced_when_whole(path: str | os.PathLike[str], overwrite: bool = True) ->
             os.replace(temporary, target)
         else:
             _rename_to_vacant(temporary, target)
-    except FileExistsError as error:
-        message = f"another process has written {path} in the meantime; --force overwrites it"
-        raise ExistsError(message) from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({one_line(error)})") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         del _in_use[temporary]
+
+
+@contextlib.contextmanager
+def _uploaded(path, overwrite):
+    path = as_path(path)
+    with tempfile.TemporaryDirectory() as scratch:
+        temporary = Path(scratch) / path.name
+        yield temporary
+        upload(temporary, path, overwrite)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -194,8 +212,13 @@ def _remove_temporary(path, target):
 
 
 def _is_abandoned(path, host, pid):
-    if host != _this_host():
+    if host != this_host():
         return time.time() - path.lstat().st_mtime > _DAY
+    return has_ended(pid)
+
+
+def has_ended(pid: int) -> bool:
+    """Returns whether no process of this host has the id `pid`."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -207,7 +230,7 @@ def _is_abandoned(path, host, pid):
 
 def _temporary(target):
     name = os.fsdecode(os.fsencode(target.name)[:_LONGEST_NAME])
-    path = target.parent / f".{name}.{_this_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
+    path = target.parent / f".{name}.{this_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
     _in_use[path] = target
     return path
 
@@ -230,7 +253,8 @@ def _absolute(path):
 
 
 @functools.cache
-def _this_host():
+def this_host() -> str:
+    """Returns a short text that differs between machines and between containers."""
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):
         parts.append(os.readlink("/proc/self/ns/pid"))  # containers count their own processes
@@ -278,6 +302,8 @@ def _exchange(one, other):
 
 def check_regular(path: str | os.PathLike[str]) -> None:
     """Raises `UserError` if `path` is a pipe, device or socket, whose reading may never end."""
+    if is_remote(path):
+        return
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError) as error:

@@ -4,6 +4,7 @@ import json
 import os
 from typing import Any
 
+from vitdeblur_jax.utils.buckets import read_start
 from vitdeblur_jax.utils.errors import UserError, one_line
 from vitdeblur_jax.utils.files import check_regular
 
@@ -19,8 +20,7 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     check_regular(path)
     try:
-        with open(path, "rb") as file:
-            text = file.read(_LARGEST_JSON + 1)
+        text = read_start(path, _LARGEST_JSON + 1)
         if len(text) > _LARGEST_JSON:
             raise UserError(f"{path}: too large for JSON (over {_LARGEST_JSON >> 20} MB)")
         return parse_json(text.decode("utf-8"), str(path))

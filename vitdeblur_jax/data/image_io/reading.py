@@ -13,6 +13,7 @@ from vitdeblur_jax.data.image_io.decoder_output import DecoderOutput
 from vitdeblur_jax.data.image_io.exif import TIFF_SIGNATURES
 from vitdeblur_jax.data.image_io.formats import FORMATS, RAW_SIGNATURES, open_with_pillow
 from vitdeblur_jax.data.image_io.pillow import decode_with_pillow
+from vitdeblur_jax.utils.buckets import read_start
 from vitdeblur_jax.utils.errors import UserError, one_line
 from vitdeblur_jax.utils.files import check_regular
 
@@ -79,8 +80,7 @@ def size_of(path: str | os.PathLike[str]) -> tuple[int, int] | None:
     """Returns the width and height from the file header, or None if the header is not enough."""
     try:
         check_regular(path)
-        with open(path, "rb") as file:
-            head = file.read(_HEAD)
+        head = read_start(path, _HEAD)
         match _format_of(head):
             case "PNG":
                 return png.png_header(head)[:2]
