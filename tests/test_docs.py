@@ -60,6 +60,9 @@ OTHERS = {
     *("--topology", "--fsdp", "--search", "--pairs"),  # of benchmarks
     "--small",  # of benchmarks/accelerator.py
     "--xla_cpu_multi_thread_eigen",  # XLA's
+    *("--implicit-dirs", "--cache-dir", "--file-cache-max-size-mb"),  # gcsfuse's
+    *("--file-cache-cache-file-for-range-read", "--metadata-cache-ttl-secs"),
+    *("--read-only", "--cache", "--metadata-ttl"),  # mount-s3's
 }
 
 

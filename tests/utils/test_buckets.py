@@ -38,6 +38,11 @@ def test_other_paths_are_on_disk(path):
     assert type(as_path(path)) is type(reachable(path)) is type(pathlib.Path())
 
 
+def test_other_addresses_are_refused():
+    with pytest.raises(UserError, match=r"^az://a/b: az:// is not supported; buckets are gs://"):
+        reachable("az://a/b")
+
+
 def test_text_is_written_whole_and_read_back(bucket):
     write_text(bucket / "run/config.json", '{"a": "\u00e4"}')
     assert objects(bucket) == {"run/config.json": '{"a": "\u00e4"}'.encode()}

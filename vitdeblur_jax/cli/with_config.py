@@ -20,7 +20,8 @@ usage: {program} --config=FILE[:ARGUMENT] --workdir=FOLDER [--config.KEY=VALUE .
 
   --config=FILE[:ARGUMENT]  the config file; its docstring lists its arguments and keys
   --config.KEY=VALUE        overrides the value of a key
-  --workdir=FOLDER          the folder for the results
+  --workdir=FOLDER          the folder for the results; gs://BUCKET/NAME or s3://BUCKET/NAME
+                            with the extra gcs or s3
   --coordinator=HOST:PORT --processes=COUNT --process=INDEX
                             several processes; Slurm, Open MPI, Kubernetes and Cloud TPU set these
                             automatically; --processes=1 ignores a cluster's settings

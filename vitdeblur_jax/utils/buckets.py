@@ -51,12 +51,17 @@ def reachable(path: str | os.PathLike[str]) -> AnyPath:
     """Returns a path on disk, or one in a bucket that exists and may be read.
 
     Raises:
-      UserError: A package is missing, or the bucket does not exist, cannot be reached or may not be
-        read.
+      UserError: The address is of another kind, a package is missing, or the bucket does not exist,
+        cannot be reached or may not be read.
     """
-    if not is_remote(path):
-        return Path(path)
+    scheme = scheme_of(path)
+    if scheme and scheme not in _PACKAGES:
+        raise UserError(
+            f"{path}: {scheme}:// is not supported; buckets are gs://BUCKET/NAME or s3://BUCKET/NAME"
+        )
     path = as_path(path)
+    if not scheme:
+        return path
     files = filesystem(path)
     try:
         files.ls(str(path), detail=False)
