@@ -334,6 +334,35 @@ def with_other_size(data: bytes) -> bytes:
 
 
 @needs_heic
+@pytest.mark.parametrize("make", ["SONY", "Canon", None])
+def test_a_sony_heic_is_of_full_range_whatever_its_box_says(make):
+    import pillow_heif
+
+    exif = Image.Exif()
+    if make:
+        exif[271] = make
+    stored, buffer = samples(10), io.BytesIO()
+    pillow_heif.encode(
+        *("RGB;10", (60, 40), stored.tobytes(), buffer),
+        **{"quality": -1, "chroma": "444", "bit_depth": 10, "exif": exif.tobytes()},
+        **{"color_primaries": 1, "transfer_characteristics": 13, "matrix_coefficients": 5},
+        full_range_flag=1,
+    )
+    whole = read_image(buffer.getvalue()).pixels.astype(int)
+    assert np.abs(whole - expected(stored, 10)).max() <= 3 * 64  # of the conversion to YCbCr
+    data = buffer.getvalue()
+    flag = data.index(b"colrnclx") + 14
+    stretched = read_image(data[:flag] + b"\0" + data[flag + 1 :]).pixels
+    if make == "SONY":
+        np.testing.assert_array_equal(stretched, whole)
+    else:
+        limits = np.array([16, 235]) * 65_535 / 255
+        luma = whole[..., 1].astype(float)
+        wanted = np.clip((luma - limits[0]) / (limits[1] - limits[0]), 0, 1) * 65_535
+        assert np.abs(stretched[..., 1] - wanted).mean() < 0.02 * 65_535
+
+
+@needs_heic
 def test_a_heic_with_a_crop_outside_of_the_image_is_refused():
     """Libheif leaves such an image uncropped: it has another size than the header says."""
     data = written_as(".heic", DecodedImage(samples(8)))

@@ -1,8 +1,11 @@
 """HEIC and HEIF by pillow-heif, which is an extra of this package."""
 
+import contextlib
 import io
 
 import numpy as np
+from PIL import Image
+from PIL.ExifTags import Base
 
 from vitdeblur_jax.data.image_io.color_codes import SRGB, codes, color_chunk
 from vitdeblur_jax.data.image_io.decoded_image import HDR_LEVELS, Metadata, Samples
@@ -16,6 +19,9 @@ from vitdeblur_jax.data.image_io.decoder_output import (
 from vitdeblur_jax.data.image_io.formats import check_memory, require
 
 _BYTES_PER_PIXEL = 30  # libheif's planes, RGBA of 16 bits, and the copies of this package
+_AS_STORED = {"convert_hdr_to_8bit": False, "hdr_to_16bit": False}
+# The colors of Sony's files: sRGB, the matrix of BT.601, limited range.
+_SONY_LIMITED = b"colrnclx" + bytes([0, 1, 0, 13, 0, 5, 0])
 _DEPTH = 10  # bits per sample of what is written from 16; more is not widely supported
 _QUALITY = 95
 _FULL_RANGE_BT601 = {"matrix_coefficients": 6, "full_range_flag": 1}  # of the stored YCbCr
@@ -31,7 +37,7 @@ def decode_heic(data: bytes) -> DecoderOutput:
     require("HEIC")
     import pillow_heif
 
-    file = pillow_heif.open_heif(data, convert_hdr_to_8bit=False, hdr_to_16bit=False)
+    file = pillow_heif.open_heif(_with_true_range(data), **_AS_STORED)
     image = file[file.primary_index]
     check_memory(*image.size, _BYTES_PER_PIXEL)
     width, height = image.size
@@ -47,6 +53,24 @@ def decode_heic(data: bytes) -> DecoderOutput:
     _, exif, notes = read_exif(image.info["exif"])
     notes += frame_notes("HEIC", len(file))
     return DecoderOutput(samples, 1, _metadata(image.info, exif), notes=notes)
+
+
+def _with_true_range(data: bytes) -> bytes:
+    """Returns the file with the range that a camera meant.
+
+    Some Sony cameras write full-range samples, as the H.265 stream and their own thumbnail show,
+    and state the limited range in the colr box. libheif follows the box, as the standard wants.
+    """
+    import pillow_heif
+
+    if _SONY_LIMITED not in data:
+        return data
+    file = pillow_heif.open_heif(data, **_AS_STORED)
+    exif = Image.Exif()
+    with contextlib.suppress(Exception):  # damaged EXIF; `read_exif` tells of it
+        exif.load(file[file.primary_index].info["exif"])
+    is_sony = str(exif.get(Base.Make, "")).upper().startswith("SONY")
+    return data.replace(_SONY_LIMITED, _SONY_LIMITED[:-1] + b"\x80") if is_sony else data
 
 
 def heic_size(data: bytes) -> tuple[int, int]:
