@@ -3,6 +3,8 @@
 import ast
 import errno
 import io
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -182,3 +184,15 @@ def test_the_end_of_the_process_does_not_flush_standard_error(monkeypatch):
     monkeypatch.setattr(type(output.standard_error), "flush", lambda self: flushed.append(1))
     type(output.standard_error)()  # deleted at once
     assert flushed == []
+
+
+def test_lines_of_a_c_library_are_collected_and_all_others_printed(capfd):
+    with output.c_messages(re.compile(rb"lib: (.*)$")) as messages:
+        os.write(2, b"lib: bad\nother\n")
+        tell("ours")
+    assert messages == ["bad"]
+    assert sorted(capfd.readouterr().err.splitlines()) == ["other", "ours"]
+    with pytest.raises(ValueError, match="kept"), output.c_messages(re.compile(rb"(.*)$")):
+        raise ValueError("kept")
+    os.write(2, b"after\n")
+    assert capfd.readouterr().err == "after\n"

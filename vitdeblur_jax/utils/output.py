@@ -9,8 +9,12 @@ import contextlib
 import errno
 import io
 import os
+import re
 import sys
+import tempfile
+import threading
 import traceback
+from collections.abc import Iterator
 
 from vitdeblur_jax.utils.errors import UserError, one_line
 
@@ -98,6 +102,44 @@ def read_input() -> bytes:
 def results_go_to_terminal() -> bool:
     """Returns whether standard output is a terminal, which can show styles."""
     return _is_terminal(sys.stdout)
+
+
+@contextlib.contextmanager
+def c_messages(pattern: re.Pattern[bytes]) -> Iterator[list[str]]:
+    """Collects the lines that a C library prints on standard error, instead of printing them.
+
+    Everything else that the process prints there meanwhile is printed after the block.
+
+    Args:
+      pattern: Matches a line of the library; its first group is the message.
+
+    Yields:
+      A list that has the messages after the block.
+    """
+    messages = []
+    with _one_at_a_time, contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(tempfile.TemporaryFile())
+            original = os.dup(2)
+        except OSError:  # the disk is full, or standard error is closed
+            yield messages
+            return
+        try:
+            os.dup2(file.fileno(), 2)
+            yield messages
+        finally:
+            os.dup2(original, 2)
+            os.close(original)
+            file.seek(0)
+            for line in file:
+                if found := pattern.match(line):
+                    messages.append(found[1].decode("utf-8", "replace"))
+                else:
+                    with contextlib.suppress(OSError):
+                        os.write(2, line)
+
+
+_one_at_a_time = threading.Lock()
 
 
 def occupy_closed_streams() -> None:

@@ -106,12 +106,16 @@ def test_a_raw_file_becomes_a_png_or_a_tiff_with_its_exif(format):
 
 
 @needs_raw
-def test_a_raw_file_cut_short_is_an_error():
+def test_a_raw_file_cut_short_is_an_error_in_one_line(capfd, tmp_path):
     data = dng(mosaic(scene()))
     for size in (20, 300, len(data) // 2, len(data) - 8):
         with pytest.raises(UserError) as caught:
             read_image(data[:size])
         assert "\n" not in str(caught.value)
+        (tmp_path / "cut.dng").write_bytes(data[:size])
+        size_of(tmp_path / "cut.dng")
+    assert "LibRaw (Unexpected end of file)" in str(caught.value)
+    assert capfd.readouterr().err == ""
 
 
 @needs_raw

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 
 import numpy as np
 import tifffile
@@ -20,9 +21,11 @@ from vitdeblur_jax.data.image_io.formats import (
 )
 from vitdeblur_jax.data.image_io.tiff import bytes_of, exif_of_page
 from vitdeblur_jax.utils.errors import UserError
+from vitdeblur_jax.utils.output import c_messages
 
 _SENSOR = (32803, 34892)  # photometric interpretations: color filter array, linear raw
 _XMP = 700
+_MESSAGE = re.compile(rb".*: (Unexpected end of file|data corrupted at \d+)$")  # of LibRaw
 _BYTES_PER_PIXEL = 20  # LibRaw's sensor values, four channels, and three of the result
 _SRGB_CURVE = (2.4, 12.92)  # gamma and the slope near black
 _CANON = bytes.fromhex("85c0b687820f11e08111f4ce462b6a48")  # the box that has CR3's EXIF
@@ -53,7 +56,7 @@ def raw_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     require("RAW")
     import rawpy
 
-    with rawpy.imread(os.fspath(path)) as file:
+    with c_messages(_MESSAGE), rawpy.imread(os.fspath(path)) as file:
         sizes = file.sizes
     width, height = sizes.iwidth, sizes.iheight
     return (height, width) if sizes.flip in (4, 5, 6, 7) else (width, height)
@@ -71,8 +74,9 @@ def decode_raw(data: bytes) -> DecoderOutput:
     require("RAW")
     import rawpy
 
+    messages = []
     try:
-        with rawpy.imread(io.BytesIO(data)) as file:
+        with c_messages(_MESSAGE) as messages, rawpy.imread(io.BytesIO(data)) as file:
             check_memory(file.sizes.raw_width, file.sizes.raw_height, _BYTES_PER_PIXEL)
             orientation = _ORIENTATIONS[file.sizes.flip & 7]
             balance = "the camera's" if any(file.camera_whitebalance) else "a daylight"
@@ -80,7 +84,7 @@ def decode_raw(data: bytes) -> DecoderOutput:
                 use_camera_wb=True, output_bps=16, no_auto_bright=True, gamma=_SRGB_CURVE
             )
     except rawpy.LibRawError as error:
-        reason = error.args[0] if error.args else ""
+        reason = messages[0] if messages else error.args[0] if error.args else ""
         reason = reason.decode("ascii", "replace") if isinstance(reason, bytes) else str(reason)
         raise UserError(f"damaged, cut short or not supported by LibRaw ({reason})") from error
     exif, xmp, notes = metadata_of(data)
