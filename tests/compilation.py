@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import jax
 import jaxlib
 
 from vitdeblur_jax.cli.compilation_cache import cpu_key, user_caches
@@ -18,14 +17,17 @@ from vitdeblur_jax.cli.compilation_cache import cpu_key, user_caches
 CACHE_LIMIT = 2 * 10**9  # bytes
 
 
-def compile_fast_and_cache(is_first: bool) -> None:
-    """Sets the environment of this process and its children, and this process's JAX.
+def drop_large_cache() -> None:
+    """Deletes the cache if it has outgrown its limit; no other process may use it yet."""
+    folder = cache_folder().parent
+    if sum(path.stat().st_size for path in folder.rglob("*-cache")) > CACHE_LIMIT:
+        shutil.rmtree(folder, ignore_errors=True)
 
-    Args:
-      is_first: No other process of this run of the tests uses the cache yet.
-    """
-    if is_first:
-        _drop_large_cache(cache_folder().parent)
+
+def compile_fast_and_cache() -> None:
+    """Sets the environment of this process and its children, and this process's JAX."""
+    import jax  # late: the process that hands out the tests needs none
+
     settings = {
         "jax_compilation_cache_dir": str(cache_folder()),
         "jax_disable_most_optimizations": True,
@@ -42,11 +44,6 @@ def cache_folder() -> Path:
     return user_caches() / "vitdeblur_jax" / "tests" / f"jaxlib-{jaxlib.__version__}-{cpu_key()}"
 
 
-def _drop_large_cache(folder: Path) -> None:
-    if sum(path.stat().st_size for path in folder.rglob("*-cache")) > CACHE_LIMIT:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 @contextlib.contextmanager
 def optimized_compilation() -> Iterator[None]:
     """Compiles as users do, in this process and in those that start meanwhile."""
@@ -56,6 +53,8 @@ def optimized_compilation() -> Iterator[None]:
 
 
 def _set_fast(fast: bool) -> None:
+    import jax
+
     jax.clear_caches()
     jax.config.update("jax_disable_most_optimizations", fast)
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(fast)

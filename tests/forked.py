@@ -6,6 +6,7 @@ themselves start an interpreter instead.
 """
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import runpy
@@ -116,11 +117,13 @@ def running(function, *arguments, stderr=os.devnull) -> Iterator[BaseProcess]:
 
 
 def _run_function(stderr, function, *arguments):
+    gc.freeze()  # so that garbage collection copies no page of the server
     _redirect(2, stderr)
     function(*arguments)
 
 
 def _run_program(arguments, folder, stdout, stderr, environment):
+    gc.freeze()  # so that garbage collection copies no page of the server
     os.setsid()
     os.chdir(folder)
     os.environ.update(environment)

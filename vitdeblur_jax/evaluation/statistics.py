@@ -4,7 +4,6 @@ import functools
 from typing import NamedTuple
 
 import numpy as np
-import scipy.stats
 from jaxtyping import Float
 
 _RESAMPLES = 10_000
@@ -50,6 +49,8 @@ def paired_difference(first: _Values, second: _Values) -> Difference | None:
     differences = first - second
     p_value = None
     if np.count_nonzero(differences) >= _LEAST_IMAGES:
+        import scipy.stats  # late: it takes 0.5 s, and most commands need no p value
+
         p_value = float(scipy.stats.wilcoxon(differences).pvalue)
     return Difference(float(differences.mean()), mean_interval(differences), p_value)
 

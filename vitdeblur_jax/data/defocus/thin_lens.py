@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Complex64, Float
-from scipy import ndimage, signal
+from scipy import ndimage
 
 from vitdeblur_jax.data.defocus.apertures import Aperture, Half, point_image
 
@@ -186,6 +186,8 @@ def _slice_radii(surfaces: Sequence[Surface]) -> Float[np.ndarray, " slices"]:
 def _blur(packed: _Packed, kernel: Float[np.ndarray, "size size"]) -> _Packed:
     if len(kernel) == 1:
         return packed
+    from scipy import signal  # imported late: training needs only what else is here
+
     return signal.fftconvolve(packed, kernel[None].astype(np.complex64), mode="same", axes=(1, 2))
 
 
