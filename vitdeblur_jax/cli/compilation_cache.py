@@ -11,9 +11,10 @@ import hashlib
 import os
 import platform
 import stat
-import sys
 import warnings
 from pathlib import Path
+
+from vitdeblur_jax.utils.caches import make_own_cache, user_caches
 
 MAX_BYTES = 256 * 2**20
 _FOLDER, _SWITCH = "JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE"
@@ -38,37 +39,14 @@ def use_compilation_cache() -> None:
     if _FOLDER in os.environ or os.environ.get(_SWITCH, "").lower() in _OFF:
         return
     with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: there is no home folder
-        caches = user_caches()
-        folder = caches / "vitdeblur_jax" / f"programs-{cpu_key()}"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not _is_private(folder, caches):
+        folder = make_own_cache(f"programs-{cpu_key()}")
+        if not _is_private(folder, user_caches()):
             return
         drop_oldest(folder, MAX_BYTES)
         os.environ[_FOLDER] = str(folder)
         for name, value in _SETTINGS.items():
             os.environ.setdefault(name, value)
         _handle_warnings(folder)
-
-
-def user_caches() -> Path:
-    """Returns the folder of the user's caches on this platform.
-
-    Raises:
-      RuntimeError: The user has no home folder.
-    """
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or _home() / "AppData" / "Local")
-    if sys.platform == "darwin":
-        return _home() / "Library" / "Caches"
-    given = os.environ.get("XDG_CACHE_HOME", "")
-    return Path(given) if os.path.isabs(given) else _home() / ".cache"
-
-
-def _home() -> Path:
-    home = Path.home()
-    if not home.is_dir():  # system users have none, and root would create it
-        raise RuntimeError(f"there is no home folder {home}")
-    return home
 
 
 def cpu_key() -> str:

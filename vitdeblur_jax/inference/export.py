@@ -32,6 +32,7 @@ import jax.export
 import numpy as np
 from flax import traverse_util
 
+from vitdeblur_jax.checkpoints.addresses import is_address
 from vitdeblur_jax.checkpoints.load_save import load_pretrained
 from vitdeblur_jax.checkpoints.pretrained import Pretrained, digest, saved_config
 from vitdeblur_jax.inference import pixels, strips, tiles, windows
@@ -176,15 +177,18 @@ def _flat(variables):
     return traverse_util.flatten_dict(variables, sep="/")
 
 
-def checkpoint_name(source: Path) -> str:
-    """Returns the name of a checkpoint; of a step, with its run's folder."""
-    is_step = source.parent.name == "checkpoints"
-    return str(Path(*source.parts[-3:])) if is_step else source.name
+def checkpoint_name(source: str) -> str:
+    """Returns a checkpoint's address, or the name of its file; of a step, with its run's folder."""
+    if is_address(source):
+        return source
+    path = Path(source)
+    is_step = path.parent.name == "checkpoints"
+    return str(Path(*path.parts[-3:])) if is_step else path.name
 
 
 def _metadata(pretrained, platforms, batch_size):
     return {
-        "source": checkpoint_name(Path(pretrained.source)),
+        "source": checkpoint_name(pretrained.source),
         "config": saved_config(pretrained.model),
         "views": views_of(pretrained.model),
         "tiling": tiling_of(pretrained.model)._asdict(),

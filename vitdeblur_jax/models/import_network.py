@@ -11,13 +11,35 @@ from types import ModuleType
 
 import flax.linen as nn
 
-from vitdeblur_jax.models.networks import configuration_names, create
+from vitdeblur_jax.models.network_checks import check_is_instance
+from vitdeblur_jax.models.networks import (
+    Config,
+    complete_config,
+    configuration_names,
+    create,
+    create_network,
+)
 from vitdeblur_jax.utils.errors import UserError, nearest, one_line
 
 
 def is_import_path(name: str) -> bool:
     """Returns whether a name has the form `module:attribute`."""
     return ":" in name
+
+
+def given_network(network: nn.Module | Config | str | None) -> nn.Module | None:
+    """Returns the network that a module, its config or its name stands for; None for None.
+
+    Raises:
+      UserError: There is no such network, or its config is invalid.
+    """
+    if isinstance(network, str):
+        return network_by_name(network)
+    if isinstance(network, type):
+        check_is_instance(network)
+    if network is None or isinstance(network, nn.Module):
+        return network
+    return create_network(complete_config(network))
 
 
 def network_by_name(name: str) -> nn.Module:

@@ -21,13 +21,10 @@ import jax.numpy as jnp
 import ml_collections
 from jaxtyping import Array, Float
 
-from vitdeblur_jax.checkpoints.metric_weights import (
-    READERS,
-    MissingWeightsError,
-    default_folder,
-)
+from vitdeblur_jax.checkpoints.metric_weights import CACHE, READERS, MissingWeightsError
 from vitdeblur_jax.metrics.lpips import BACKBONES, Params, lpips
 from vitdeblur_jax.models.layers.image_losses import dissimilarity, fourier_l1, l1, mse
+from vitdeblur_jax.utils.caches import own_cache
 from vitdeblur_jax.utils.config_checks import choice, integer, number, text
 from vitdeblur_jax.utils.errors import UserError
 
@@ -139,7 +136,7 @@ def read_lpips_loss(config: ml_collections.ConfigDict) -> Callable[[Array, Array
     backbone, folder = config["lpips_backbone"], config["lpips_weights"]
     read = READERS[f"lpips_{backbone}"]
     try:
-        params = read(Path(folder) if folder else default_folder())
+        params = read(Path(folder) if folder else own_cache(CACHE))
     except MissingWeightsError as error:
         raise UserError(f"loss.lpips with loss.lpips_backbone {backbone!r} {error}") from error
     return jax.tree_util.Partial(functools.partial(lpips_loss, backbone=backbone), params)
