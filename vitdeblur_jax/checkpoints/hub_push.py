@@ -59,9 +59,7 @@ def push(
     hub = hub_library(address)
     head = _head(hub, address, overwrite)
     pretrained = load_pretrained(source, network)
-    validation = (
-        None if is_address(pretrained.source) else read_validation(as_path(pretrained.source))
-    )
+    validation = read_validation(as_path(pretrained.source))
     card = model_card(pretrained, address, license_name, validation)
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / _WEIGHTS
