@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tests.forked import start_program
 from tests.web.served import wait_until
 from vitdeblur_jax.cli.main import main
 from vitdeblur_jax.web.app import EXAMPLES
+from vitdeblur_jax.web.jobs import LIMITS
 
 pytestmark = pytest.mark.slow
 
@@ -68,7 +70,8 @@ def open_page(browser, address) -> Iterator:
     for context in contexts:
         context.close()
     assert [url for url in asked if not url.startswith(address)] == []
-    assert complaints == []
+    # An image may be removed while the page loads its previews.
+    assert [line for line in complaints if "404 (Not Found)" not in line] == []
 
 
 def remove_all(page) -> None:
@@ -185,13 +188,15 @@ def test_an_example_a_queue_and_a_zip(open_page):
     page = open_page()
     name = next(iter(EXAMPLES))
     page.get_by_role("button", name=name.partition(".")[0]).click()
-    drop(page, ("a.png", encoded(PHOTO)), ("b.png", encoded(PHOTO)))
-    page.locator("#jobs .waiting").first.wait_for()
-    wait_for_restored(page, 3)
+    others = [f"{number}.png" for number in range(LIMITS.waiting + 3)]
+    drop(page, *((other, encoded(PHOTO)) for other in others))
+    page.locator("#held").filter(has_text="more wait in this tab").wait_for()
+    wait_for_restored(page, 1 + len(others))
+    assert not page.locator("#held").is_visible()
     zip_name, content = downloaded(page, "#zip")
     assert zip_name == "restored.zip"
-    assert content.startswith(b"PK")
-    assert page.locator("#status").inner_text().startswith("b.png: ")
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        assert len(archive.namelist()) == 1 + len(others)
 
 
 def test_a_hostile_upload(open_page):

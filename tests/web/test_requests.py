@@ -121,7 +121,7 @@ def test_a_large_upload_is_refused_and_leaves_nothing(tmp_path):
         assert list(tmp_path.iterdir()) == []
 
 
-def test_an_upload_that_breaks_off_leaves_nothing(page, tmp_path):
+def test_an_upload_that_breaks_off_leaves_nothing(page, tmp_path, capfd):
     host = f"127.0.0.1:{page.port}"
     head = f"POST /{TOKEN}/jobs?name=a HTTP/1.1\r\nHost: {host}\r\nOrigin: http://{host}\r\n"
     with socket.create_connection(("127.0.0.1", page.port)) as connection:
@@ -129,6 +129,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(page, tmp_path):
         wait_until(lambda: page.states() == ["uploading"])
     wait_until(lambda: page.states() == [])
     assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr().err == ""
 
 
 def test_the_queue_is_bounded_and_in_order(held):

@@ -1,5 +1,6 @@
 """The requests that the page makes. All addresses begin with a secret token."""
 
+import contextlib
 import tempfile
 import threading
 import zipfile
@@ -11,11 +12,11 @@ from urllib.parse import quote
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 
-from vitdeblur_jax.utils.errors import UserError
+from vitdeblur_jax.utils.errors import UserError, one_line
 from vitdeblur_jax.web.jobs import DONE, Full, Job, Jobs
 
 _HERE = Path(__file__).parent
@@ -108,11 +109,17 @@ class _Requests:
         if model not in map(str, range(len(self._models))):
             raise UserError(f"there is no model {model}")
         _check_size(name, int(request.headers.get("content-length", 0)), self._jobs.limits)
-        job = self._jobs.add(name, int(model))
+        try:
+            job = self._jobs.add(name, int(model))
+        except Full:
+            await _drain(request)
+            raise
         try:
             await _store(request, job, self._jobs.limits)
-        except BaseException:
+        except BaseException as error:
             self._jobs.remove(job)
+            if isinstance(error, ClientDisconnect):
+                return Response(status_code=400)  # nobody reads it
             raise
         self._jobs.enqueue(job)
         return JSONResponse(job.description(), status_code=201)
@@ -136,8 +143,9 @@ class _Requests:
             job = self._find(request)
             if job.state != DONE:
                 raise HTTPException(404)
+            strength = _strength(request.query_params)
             with self._making:
-                name, content = self._files.made[kind](job, _strength(request.query_params))
+                name, content = self._make(kind, job, strength)
             return Response(content, headers=_attachment(name))
 
         return respond
@@ -149,11 +157,17 @@ class _Requests:
             raise HTTPException(404)
         with self._making:
             made = (
-                self._files.made["result"](job, _strength(request.query_params, job_id))
+                self._make("result", job, _strength(request.query_params, job_id))
                 for job, job_id in chosen
             )
             path = _write_zip(made, chosen[0][0].folder.parent)
         return _OnceResponse(path, headers=_attachment("restored.zip"))
+
+    def _make(self, kind: str, job: Job, strength: float) -> tuple[str, bytes]:
+        try:
+            return self._files.made[kind](job, strength)
+        except OSError as error:
+            raise UserError(f"{job.name}: cannot be made ({one_line(error)})") from error
 
     def _find(self, request: Request) -> Job:
         job = self._jobs.find(request.path_params["id"])
@@ -187,6 +201,13 @@ async def _store(request: Request, job: Job, limits) -> None:
             size += len(chunk)
             _check_size(job.name, size, limits)
             file.write(chunk)
+
+
+async def _drain(request: Request) -> None:
+    """Reads the rest of a request: browsers may not read an answer that comes earlier."""
+    with contextlib.suppress(ClientDisconnect):
+        async for _ in request.stream():
+            pass
 
 
 def _strength(values: Mapping[str, str], key: str = "strength") -> float:

@@ -108,10 +108,10 @@ class Job:
         }
 
     def _seconds_left(self) -> float | None:
-        done = self._done - self._first
-        if self.state != RUNNING or not done:
+        start, done = self._first_time, self._done - self._first
+        if self.state != RUNNING or start is None or not done:
             return None
-        return (self.total - self._done) * (time.monotonic() - self._first_time) / done
+        return (self.total - self._done) * (time.monotonic() - start) / done
 
 
 class Jobs:
