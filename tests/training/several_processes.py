@@ -23,6 +23,7 @@ from vitdeblur_jax.distributed.sharding import make_mesh, whole_on_local_devices
 from vitdeblur_jax.models import create_network
 from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
 from vitdeblur_jax.training.preparation import abstract_state, placed, prepare
+from vitdeblur_jax.utils.buckets import AnyPath
 
 ROOT = Path(__file__).parents[2]
 
@@ -81,7 +82,7 @@ def on_devices(count: int, program: Sequence[str], folder: Path) -> str:
     return ended.output
 
 
-def restored(workdir: Path, step: int) -> dict[str, np.ndarray]:
+def restored(workdir: AnyPath, step: int) -> dict[str, np.ndarray]:
     """Returns all arrays of a checkpoint by path, restored onto all devices of all processes."""
     contents = json.loads((workdir / "config.json").read_text())
     encoder = contents["model"]["contextual_encoder"]

@@ -11,6 +11,7 @@ from tensorboardX.proto.event_pb2 import SessionLog
 from configs.evaluate import get_config as evaluation_config
 from tests.small_model import small_configuration
 from tests.training.same_run import assert_same_run, lines
+from tests.training.several_processes import end, restored, start
 from tests.training.small_run import quick_config, small_config, stand_in_objective, train_py
 from tests.training.test_checkpointing import (
     RESUME_STATE,
@@ -19,6 +20,7 @@ from tests.training.test_checkpointing import (
     state_of_step,
 )
 from tests.training.test_log import curves, events, trained
+from tests.training.test_several_processes import train as arguments_of_train
 from vitdeblur_jax import load_pretrained, save_pretrained
 from vitdeblur_jax.checkpoints.orbax_folders import read_psnr, step_folders
 from vitdeblur_jax.evaluation import evaluate
@@ -174,3 +176,17 @@ def test_killed_and_resumed_it_is_the_run_on_disk(pairs, s3_server, bucket, tmp_
     assert "resuming at step 10 of 20" in done.stderr
     assert train(config, tmp_path) == 0
     assert_same_run(workdir, tmp_path, config)
+
+
+@pytest.mark.slow
+def test_several_processes_save_one_checkpoint(pairs, s3_server, bucket, tmp_path):
+    for workdir in (tmp_path / "run", bucket / "run"):
+        program = arguments_of_train(pairs, workdir, "quick")
+        started = start(2, program, tmp_path / "output", **s3_server.environment)
+        for process in end(started, tmp_path / "output"):
+            assert process.status == 0, process.output
+    one, other = (lines(folder / "run", "train") for folder in (tmp_path, bucket))
+    assert [record["loss"] for record in one] == [record["loss"] for record in other]
+    for step in step_folders(bucket / "run/checkpoints"):
+        here, there = (restored(folder / "run", step) for folder in (tmp_path, bucket))
+        jax.tree.map(np.testing.assert_array_equal, here, there)

@@ -15,6 +15,7 @@ import pytest
 from tests.training.several_processes import Ended, end, free_port, restored, start
 from vitdeblur_jax.checkpoints.orbax_folders import step_folders
 from vitdeblur_jax.distributed.processes import SECONDS_TO_GATHER
+from vitdeblur_jax.utils.buckets import AnyPath
 
 CONFIG = "tests/training/small_run.py"
 LOST = (75, -signal.SIGABRT)  # statuses of one that has lost another: told by us, or by JAX
@@ -23,7 +24,7 @@ BETWEEN = 60  # seconds, within which the death of one process ends the others
 pytestmark = pytest.mark.slow
 
 
-def train(pairs: Path, workdir: Path, kind: str) -> list[str]:
+def train(pairs: Path, workdir: AnyPath, kind: str) -> list[str]:
     """Returns train.py and its arguments: `quick` or `small` of the config, validated."""
     values = {
         "data.root": pairs,

@@ -41,6 +41,8 @@ def test_other_paths_are_on_disk(path):
 def test_other_addresses_are_refused():
     with pytest.raises(UserError, match=r"^az://a/b: az:// is not supported; buckets are gs://"):
         reachable("az://a/b")
+    with pytest.raises(UserError, match=r"^s3:// names no bucket; write s3://BUCKET"):
+        reachable("s3://")
 
 
 def test_text_is_written_whole_and_read_back(bucket):

@@ -8,6 +8,7 @@ from pathlib import Path
 from vitdeblur_jax.data.image_io import images_in, list_images, subfolders
 from vitdeblur_jax.data.pairing import Pairing, pair_in_order, pair_names
 from vitdeblur_jax.data.pairs import Pair, UnpairedError
+from vitdeblur_jax.utils.buckets import is_remote
 from vitdeblur_jax.utils.errors import UserError, known
 from vitdeblur_jax.utils.natural_order import natural_key, some
 
@@ -38,7 +39,8 @@ def find_pairs(root: str | os.PathLike[str], layout: str, split: str = "test") -
     """
     known("layout", layout, LAYOUTS)
     if not os.path.isdir(root):
-        raise UserError(f"{layout}: {root} is not a folder")
+        advice = "; mount the bucket, see docs/pods.md" if is_remote(root) else ""
+        raise UserError(f"{layout}: {root} is not a folder{advice}")
     try:
         pairs = LAYOUTS[layout](Path(root), split)
         _refuse_twins((pair.name for pair in pairs), Path(root))

@@ -62,12 +62,13 @@ def reachable(path: str | os.PathLike[str]) -> AnyPath:
     path = as_path(path)
     if not scheme:
         return path
-    files = filesystem(path)
+    if len(path.parts) < 3:  # "/", the scheme, the bucket
+        raise UserError(f"{path} names no bucket; write {scheme}://BUCKET/NAME")
+    files, bucket = filesystem(path), path.parts[2]
     try:
         files.ls(str(path), detail=False)
     except FileNotFoundError:
-        bucket = path.parts[2] if len(path.parts) > 2 else ""
-        if not bucket or not files.exists(bucket):
+        if not files.exists(bucket):
             raise UserError(f"{path}: there is no bucket {bucket!r}; create it first") from None
     except Exception as error:
         if not is_of_storage(error):
@@ -167,7 +168,7 @@ def read_start(path: str | os.PathLike[str], count: int) -> bytes:
     """
     if is_remote(path):
         with filesystem(path).open(os.fspath(path), "rb", cache_type="none") as file:
-            return file.read(count)
+            return file.read(min(count, file.size))
     with open(path, "rb") as file:
         return file.read(count)
 
