@@ -40,7 +40,7 @@ def small_configuration(**changes) -> ml_collections.ConfigDict:
     }
     for key, value in changes.items():
         *groups, name = key.split("__")
-        in_group = {"window": "tiling", "stride": "tiling", "margin": "tiling"}
+        in_group = dict.fromkeys(("window", "stride", "margin", "train_stride"), "tiling")
         in_group |= dict.fromkeys(("dtype", "precision", "remat"), "numerics")
         place = values[in_group.get(name, "model")]
         for group in groups:

@@ -140,8 +140,9 @@ def prepare_once(
     objective: Callable | None = None,
 ) -> preparation.Run:
     """Returns what `prepare` does, for equal settings the very same."""
-    settings = ("loss", "optimizer", "num_steps", "ema_decay", "grad_accum_steps", "seed")
-    values = json.dumps([config.to_dict()[key] for key in settings])
+    settings = ("loss", "optimizer", "ema_decay", "grad_accum_steps", "seed")
+    num_steps = None if config.time_limit_s else config.num_steps
+    values = json.dumps([num_steps, *(config.to_dict()[key] for key in settings)])
     key = preparation.weighted_objective, objective, network, values
     if key not in _PREPARED:
         _PREPARED[key] = preparation.prepare(config, network, mesh, objective)

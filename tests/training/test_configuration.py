@@ -42,6 +42,7 @@ GOOD = [
     },
     {"validation__every": 1, "validation__stride": 36},
     {"optimizer__schedule": "multistep", "optimizer__milestones": (5, 15)},
+    {"optimizer__schedule": "wsd", "time_limit_s": 60.0},
     {"optimizer__lr_mults": (("tokenizer/.*", 0.1), [".*/bias", 1])},
     {"optimizer__lr_mults": (("tokenizer/.*", 0.0),), "initial__checkpoint": "a"},
     {"data__sets": SETS, "data__mixture": (("a", 2), ["b", 0.5]), "validation__sets": ("b", "c")},
@@ -115,6 +116,7 @@ BAD = [
         "optimizer.milestones is ('a',); it must be a tuple, each an integer",
     ),
     ({"optimizer__name": "adam"}, "optimizer.name is 'adam' (did you mean 'adamw'?)"),
+    ({"time_limit_s": 60.0}, "optimizer.schedule is 'cosine', which counts steps"),
     ({"optimizer__schedule": "cosin"}, "optimizer.schedule is 'cosin' (did you mean 'cosine'?)"),
     (
         {"optimizer__warmup_steps": 21},
@@ -274,11 +276,17 @@ def test_free_keys_are_keys():
     assert set(free_keys(config)) <= set(_paths(config))
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "multistep", "constant"])
+@pytest.mark.parametrize("schedule", ["cosine", "multistep", "constant", "wsd"])
 def test_the_number_of_steps_is_free_unless_the_schedule_depends_on_it(schedule):
     config = small_config(optimizer__schedule=schedule, optimizer__milestones=(8,))
-    rates = [make_schedule(config.optimizer, steps)(7) for steps in (20, 40)]
+    rates = [make_schedule(config.optimizer, steps)(7) for steps in (8, 40)]
     assert ("num_steps" in free_keys(config)) == (rates[0] == rates[1])
+
+
+def test_with_a_time_limit_the_number_of_steps_is_free_and_the_limit_is_not():
+    config = small_config(optimizer__schedule="wsd", time_limit_s=60.0)
+    assert "num_steps" in free_keys(config)
+    assert "time_limit_s" not in free_keys(config)
 
 
 RULES_FOR_VITDEBLUR = rules_for(create_network(named_config("base")))

@@ -11,6 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from vitdeblur_jax.training.lr_mults import frozen_by_lr_mults
 from vitdeblur_jax.training.optimizer import (
     check_optimizer,
+    decay_factor,
     frozen_paths,
     make_optimizer,
     make_schedule,
@@ -36,6 +37,7 @@ def configuration(**changes):
         "schedule": "constant",
         "warmup_steps": 0,
         "final_learning_rate": 1e-4,
+        "decay_share": 0.2,
         "milestones": (),
         "gamma": 0.5,
         "weight_decay": 1e-2,
@@ -171,6 +173,23 @@ def test_cosine_falls_from_the_first_to_the_final_learning_rate():
     np.testing.assert_allclose(rates, [0.8, 0.712132, 0.5, 0.2, 0.2], rtol=1e-6)
 
 
+def test_wsd_is_constant_then_falls_linearly():
+    changes = {"schedule": "wsd", "decay_share": 0.25, "final_learning_rate": 0.2}
+    rates = rates_at([0, 74, 75, 80, 90, 100, 120], **changes)
+    # 0.8 - 0.6 * t / 25, t steps after the 75th.
+    np.testing.assert_allclose(rates, [0.8, 0.8, 0.8, 0.68, 0.44, 0.2, 0.2], rtol=1e-6)
+    config = configuration(learning_rate=0.8, **changes)
+    in_time = [0.8 * decay_factor(config, done) for done in (0, 0.74, 0.75, 0.8, 0.9, 1, 1.2)]
+    np.testing.assert_allclose(in_time, rates, rtol=1e-6)
+
+
+def test_with_a_time_limit_the_steps_decide_on_the_warmup_alone():
+    config = configuration(learning_rate=0.8, schedule="wsd", warmup_steps=4)
+    schedule = make_schedule(config, None)
+    rates = [schedule(step) for step in (0, 3, 10**6)]
+    np.testing.assert_allclose(rates, [0.2, 0.8, 0.8], rtol=1e-6)
+
+
 def test_warmup_wastes_no_step_and_leaves_milestones_where_they_are():
     rates = rates_at(
         [0, 1, 2, 3, 4, 49, 50], schedule="multistep", milestones=(2, 50), warmup_steps=4
@@ -181,7 +200,7 @@ def test_warmup_wastes_no_step_and_leaves_milestones_where_they_are():
 
 
 def test_the_learning_rate_is_a_float32_scalar():
-    for name in ("constant", "multistep", "cosine"):
+    for name in ("constant", "multistep", "cosine", "wsd"):
         schedule = make_schedule(configuration(schedule=name, milestones=(3,)), 10)
         for step in (0, np.int32(3), jnp.int32(3)):
             rate = schedule(step)
@@ -365,7 +384,7 @@ def test_muon_decays_as_adamw_does(decay_norms_and_biases):
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
-@pytest.mark.parametrize("schedule", ["constant", "multistep", "cosine"])
+@pytest.mark.parametrize("schedule", ["constant", "multistep", "cosine", "wsd"])
 def test_the_state_holds_arrays_alone_and_keeps_their_types(name, schedule):
     config = configuration(name=name, schedule=schedule, milestones=(3,), clip_norm=1.0)
     optimizer = make_optimizer(config, make_schedule(config, 10))

@@ -158,6 +158,26 @@ def test_what_is_not_finite_changes_nothing_but_the_counts():
     )
 
 
+def test_the_scale_of_the_learning_rate_scales_the_update():
+    variables, batch = _minimal({"decoder": 2.0}), batch_of(4)
+
+    def params_after(rate, **arguments):
+        optimizer = optax.adamw(rate, weight_decay=0.1)
+        state = create_state(variables, variables["params"], optimizer, with_ema=False)
+        settings = {"objective": _product, "optimizer": optimizer}
+        return train_step(state, batch, **settings, **arguments)[0].params
+
+    scaled = params_after(0.1, lr_scale=jnp.float32(0.25))
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-6), scaled, params_after(0.025)
+    )
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        params_after(0.1, lr_scale=jnp.float32(0)),
+        variables["params"],
+    )
+
+
 def test_frozen_parameters_stay_and_take_no_memory():
     optimizer = optax.adamw(0.1)
     frozen = (("tokenizer",),)

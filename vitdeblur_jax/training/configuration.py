@@ -53,11 +53,11 @@ def free_keys(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     """Returns the keys and groups of keys that may change when a run is resumed.
 
     Apart from rounding, the parameters after a step do not depend on them. `num_steps` is one
-    of them unless the schedule is "cosine", which spreads its learning rates over all steps.
+    of them unless the schedule is spread over all steps.
     """
     roots = [f"data.sets.{name}.root" for name in config.data.sets]
-    num_steps = [] if config.optimizer.schedule == "cosine" else ["num_steps"]
-    return (*_FREE_KEYS, *roots, *num_steps)
+    spreads = config.optimizer.schedule in ("cosine", "wsd") and not config.time_limit_s
+    return (*_FREE_KEYS, *roots, *([] if spreads else ["num_steps"]))
 
 
 def _within(group, rules):
@@ -71,6 +71,7 @@ RULES = {
     **_within("loss", LOSS_RULES),
     "seed": integer(0),
     "num_steps": integer(1),
+    "time_limit_s": number(0, 1e9),
     "batch_size": integer(1, LARGEST_BATCH),
     "crop": integer(1, LARGEST_CROP),
     "progressive": sequence(sequence(integer(0), length=3))._replace(
@@ -126,6 +127,7 @@ def check_config(config: ml_collections.ConfigDict, network: nn.Module | None = 
     check_paths(common, rules)
     check_values(common, rules)
     check_optimizer(config.optimizer, config.num_steps)
+    _check_time_limit(config)
     check_settings(config.data.synthesis, "data.synthesis.")
     check_options(network, config.validation.stride or None, None)
     check_data_sets(config, views_of(network))
@@ -211,6 +213,14 @@ def _check_turns(config, views):
         raise UserError(
             "data.quarter_turns would put the left view above the right one; disable it for a "
             "network with two views"
+        )
+
+
+def _check_time_limit(config):
+    if config.time_limit_s and config.optimizer.schedule != "wsd":
+        raise UserError(
+            f"optimizer.schedule is {config.optimizer.schedule!r}, which counts steps; a run with "
+            "time_limit_s needs 'wsd', whose decay ends with the time"
         )
 
 

@@ -4,6 +4,8 @@
 |---|---|
 | seed | of initial values, order, augmentation and synthetic defocus; 0 or more |
 | num_steps | number of training steps, one batch each |
+| time_limit_s | seconds after which the run is complete, see \
+`vitdeblur_jax.training.time_limit`; 0: no limit |
 | batch_size | images per batch, over all devices |
 | crop | side of the training crops, pixels |
 | progressive | ((first_step, crop, batch_size), ...): later stages of crop and batch size |
@@ -87,6 +89,7 @@ def _common_config():
         {
             "seed": 0,
             "num_steps": 100_000,
+            "time_limit_s": 0.0,
             "batch_size": 8,
             "crop": 360,
             "progressive": (),
@@ -138,6 +141,7 @@ def _default_optimizer():
         "schedule": "cosine",
         "warmup_steps": 0,
         "final_learning_rate": 0.0,
+        "decay_share": 0.2,
         "milestones": (),
         "gamma": 0.5,
         "b1": 0.9,

@@ -29,7 +29,7 @@ class TrainingLog:
         self,
         folder: AnyPath,
         first_step: int,
-        total_steps: int,
+        total_steps: int | None,
         trackers: Sequence[Tracker] = (),
     ):
         """Resumes the log in `folder`, or starts one.
@@ -40,7 +40,7 @@ class TrainingLog:
         Args:
           folder: Folder of the run; created if missing.
           first_step: Number of steps already done; 0 in a new run.
-          total_steps: Last step of the run.
+          total_steps: Last step of the run; None: it has a time limit.
           trackers: Trackers that get the same records and images.
 
         Raises:
@@ -182,14 +182,14 @@ class TrainingLog:
         ]
         left = [] if seconds_left is None else [f"{_duration(seconds_left)} left"]
         share = f"{100 * waiting_share:.0f} %"
+        total = f" of {self._total_steps}" if self._total_steps else ""
         self._progress.report(
             f"{figures[0]}, {figures[2]}, waiting {share}",  # the bar shows the rest
-            f"step {step} of {self._total_steps}: {', '.join(figures + left)}, "
-            f"{share} waiting for data",
+            f"step {step}{total}: {', '.join(figures + left)}, {share} waiting for data",
         )
 
     def _time_left(self, step, now):
-        if self._steady_since is None or step == self._steady_since[0]:
+        if None in (self._total_steps, self._steady_since) or step == self._steady_since[0]:
             return None
         steady_step, steady_time = self._steady_since  # includes the time of later validations
         return (self._total_steps - step) * (now - steady_time) / (step - steady_step)

@@ -8,12 +8,19 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import ml_collections
+import numpy as np
 
 from vitdeblur_jax.checkpoints.orbax_folders import step_folders
 from vitdeblur_jax.checkpoints.pretrained import Pretrained, saved_config
 from vitdeblur_jax.data.image_io import DecodedImage, write_image
 from vitdeblur_jax.distributed.processes import gather, is_first, is_multiprocess, together
-from vitdeblur_jax.distributed.sharding import batch_sharded, make_mesh, whole_on_local_devices
+from vitdeblur_jax.distributed.sharding import (
+    batch_sharded,
+    global_array,
+    make_mesh,
+    replicated,
+    whole_on_local_devices,
+)
 from vitdeblur_jax.inference.chosen_tiling import tell_of_tiling
 from vitdeblur_jax.models.network import views_of
 from vitdeblur_jax.models.networks import config_of
@@ -22,8 +29,10 @@ from vitdeblur_jax.training.configuration import check_config, free_keys
 from vitdeblur_jax.training.data import TrainingData
 from vitdeblur_jax.training.initialization import given_variables
 from vitdeblur_jax.training.log import SilentLog, TrainingLog
+from vitdeblur_jax.training.messages import what_was_done, what_was_not_finite
 from vitdeblur_jax.training.metrics_window import MetricsWindow, NotFiniteError
 from vitdeblur_jax.training.objective import Objective
+from vitdeblur_jax.training.optimizer import decay_factor
 from vitdeblur_jax.training.preemption import AgreedPreemption, Preempted, Preemption
 from vitdeblur_jax.training.preparation import (
     Run,
@@ -34,6 +43,7 @@ from vitdeblur_jax.training.preparation import (
 from vitdeblur_jax.training.profiling import Profile
 from vitdeblur_jax.training.resume_checks import check_data, check_network, check_steps
 from vitdeblur_jax.training.run_folder import run_folder
+from vitdeblur_jax.training.time_limit import TimeLimit
 from vitdeblur_jax.training.trackers import Tracker, connect
 from vitdeblur_jax.training.validation import validate_sets
 from vitdeblur_jax.utils.buckets import reachable
@@ -68,6 +78,7 @@ def train(
     with contextlib.ExitStack() as stack:
         with together():
             network = check_config(config, network)
+            time_limit = TimeLimit(config.time_limit_s)
             workdir = reachable(workdir)
             tracker_runs = connect(config.trackers) if is_first() else {}
             mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
@@ -91,13 +102,15 @@ def train(
             check_steps(folder, step, config)
             check_data(folder, resume_state, data.fingerprint, config)
             log = stack.enter_context(_begin_log(folder, step, config, run, tracker_runs))
+        loop = _Loop(
+            config, run, data, checkpoints, log, preemption, time_limit, state, resume_state
+        )
         if resume_state:
-            log.say(_what_was_done(folder, step, config))
-        loop = _Loop(config, run, data, checkpoints, log, preemption, state, resume_state)
+            log.say(what_was_done(folder, config, loop.step, time_limit))
         try:
             return loop.run()
         except NotFiniteError as error:
-            raise UserError(_what_was_not_finite(error, data, checkpoints)) from error
+            raise UserError(what_was_not_finite(error, data, checkpoints)) from error
 
 
 def _shared_run_folder(workdir, config):
@@ -114,17 +127,6 @@ def _check_is_shared(folder):
         )
 
 
-def _what_was_done(folder, step, config) -> str:
-    if step < config.num_steps:
-        return f"resuming at step {step} of {config.num_steps}"
-    longer = "raise num_steps to train longer"
-    if "num_steps" not in free_keys(config):
-        longer = (
-            f"to train longer, start in another --workdir with --config.initial.checkpoint={folder}"
-        )
-    return f"this run is complete: all {step} steps are done; {longer}"
-
-
 def _begin_log(folder, step, config, run, tracker_runs):
     if not is_first():
         return SilentLog(folder)
@@ -137,18 +139,24 @@ def _begin_log(folder, step, config, run, tracker_runs):
         Tracker(name, tracker_run, folder, step, config.to_dict())
         for name, tracker_run in tracker_runs.items()
     ]
-    return TrainingLog(folder, step, config.num_steps, trackers)
+    total_steps = None if config.time_limit_s else config.num_steps
+    return TrainingLog(folder, step, total_steps, trackers)
 
 
 class _Loop:
     """Runs the remaining steps; holds the state of the loop."""
 
-    def __init__(self, config, run: Run, data, checkpoints, log, preemption, state, resume_state):
+    def __init__(
+        self, config, run: Run, data, checkpoints, log, preemption, time_limit, state, resume_state
+    ):
         self.config, self.fixed, self.data = config, run, data
         self.checkpoints, self.log, self.preemption = checkpoints, log, preemption
+        self.time_limit = time_limit
         self.state, self.step = state, int(state.step)
         self.saved_step = self.step if resume_state else None
         self.window = MetricsWindow(resume_state.get("window"), config.max_nonfinite_steps)
+        if time_limit and resume_state:
+            time_limit.resume(resume_state["time"])
         self.logged_images = []  # paths, of the last validation
         self.profile = Profile(log.folder / "profile", config.profile if is_first() else ())
 
@@ -157,7 +165,9 @@ class _Loop:
         try:
             if self.is_due(self.config.validation.every) and not gather(self.was_validated())[0]:
                 self.checkpoints.add_psnr(self.step, self.validate())  # preempted before
-            while self.step < self.config.num_steps:
+            if self.time_limit and not self.step:
+                self.validate_and_save()  # measures its time
+            while not self.is_complete():
                 self.run_stage()
         except Preempted as preempted:
             self.save()
@@ -173,18 +183,33 @@ class _Loop:
         """Trains to the end of the current stage."""
         stage, sharding = self.data.stage(self.step), batch_sharded(self.fixed.mesh)
         with contextlib.closing(self.data.batches(self.step, stage, sharding)) as batches:
-            while self.step < self.data.end_of(stage):
+            while self.step < self.data.end_of(stage) and not self.is_complete():
+                self.time_limit.tick()
                 started = time.monotonic()
                 batch = self.next_batch(batches)
                 waited = time.monotonic() - started
                 self.profile.before(self.step)
+                scale = self.lr_scale()
                 with jax.transfer_guard("disallow"):
-                    self.state, metrics = self.fixed.train_step(self.state, batch)
+                    self.state, metrics = self.fixed.train_step(self.state, batch, **scale)
                 self.profile.after(self.step, metrics)
                 self.step += 1
                 self.window.add(self.step, metrics)
                 self.log.advance(self.step, images=stage.batch_size, seconds_waiting=waited)
                 self.report()
+
+    def lr_scale(self) -> dict:
+        """Returns the argument of the step by which it decays the learning rate, if it needs one.
+
+        An argument changes from step to step without compiling the step again.
+        """
+        if not self.time_limit:
+            return {}
+        return {"lr_scale": global_array(np.float32(self.decay()), replicated(self.fixed.mesh))}
+
+    def decay(self) -> float:
+        progress = self.time_limit.progress
+        return decay_factor(self.config.optimizer, progress) if self.time_limit else 1.0
 
     def next_batch(self, batches) -> dict:
         try:
@@ -199,23 +224,35 @@ class _Loop:
         if self.is_due(self.config.log_every):
             means, skipped = self.window.means(), self.window.state()["skips"]
             # The schedule counts only updates, not skipped steps.
-            rate = float(self.fixed.schedule(self.step - 1 - skipped))
-            self.log.train(self.step, {**means, "learning_rate": rate, "skipped": skipped})
+            rate = float(self.fixed.schedule(self.step - 1 - skipped)) * self.decay()
+            elapsed = {"elapsed_s": self.time_limit.elapsed_s} if self.time_limit else {}
+            figures = {**means, "learning_rate": rate, "skipped": skipped, **elapsed}
+            self.log.train(self.step, figures)
             self.window.reset()
         with self.log.not_training():
-            psnr = self.validate() if self.is_due(self.config.validation.every) else None
-            if psnr is not None or self.is_due(self.config.save_every):
-                self.save(psnr)
-        if self.step < self.config.num_steps:
+            if self.is_complete() or self.time_limit.allows_closing():
+                if self.is_due(self.config.validation.every):
+                    self.validate_and_save()
+                elif self.is_due(self.config.save_every):
+                    self.save()
+        if not self.is_complete():
             self.preemption.check()
 
+    def is_complete(self) -> bool:
+        return self.step >= self.config.num_steps or self.time_limit.progress >= 1
+
     def is_due(self, every: int) -> bool:
-        last = self.step == self.config.num_steps
-        return bool(every and self.step and (last or self.step % every == 0))
+        return bool(every and self.step and (self.is_complete() or self.step % every == 0))
 
     def was_validated(self) -> bool:
         logged = self.log.last("validation")
         return logged is not None and logged["step"] == self.step
+
+    def validate_and_save(self):
+        with self.time_limit.closing():
+            self.save(self.validate() if self.config.validation.every else None)
+            if self.time_limit:
+                self.checkpoints.wait()
 
     def validate(self) -> float:
         """Validates on whole images and logs the metrics; returns the PSNR of the first set."""
@@ -258,18 +295,8 @@ class _Loop:
                 **{"next_step": self.step, "window": self.window.state()},
                 "data": self.data.fingerprint,
             }
+            if self.time_limit:
+                resume_state["time"] = self.time_limit.state()
             description = saved_config(self.fixed.network)
             self.checkpoints.save(self.state, description, resume_state, psnr)
             self.saved_step = self.step
-
-
-def _what_was_not_finite(error: NotFiniteError, data, checkpoints) -> str:
-    names = data.names(error.step - 1)
-    blamed = [names[image] for image in error.images] or names
-    last = checkpoints.latest_step()
-    kept = "no checkpoint was saved yet" if last is None else f"checkpoint {last} is kept"
-    return (
-        f"step {error.step}: {', '.join(error.names)} not finite, in a batch with "
-        f"{', '.join(blamed)}; {kept}. A lower optimizer.learning_rate or optimizer.clip_norm may "
-        "help; max_nonfinite_steps skips such steps"
-    )

@@ -6,9 +6,10 @@
 |---|---|
 | name | "adamw", or "muon": Muon for matrices and AdamW for the rest |
 | learning_rate | the peak learning rate |
-| schedule | "cosine", "multistep" or "constant" |
+| schedule | "cosine", "multistep", "constant" or "wsd": constant, then a linear decay |
 | warmup_steps | number of steps of linear warm-up; 0: none |
-| final_learning_rate | where "cosine" ends |
+| final_learning_rate | where "cosine" and "wsd" end |
+| decay_share | share of the run over which "wsd" decays |
 | milestones, gamma | "multistep" multiplies the learning rate by gamma at each milestone (a step) |
 | weight_decay | decoupled, multiplied by the learning rate |
 | decay_norms_and_biases | False: only parameters named "kernel" decay |
@@ -22,6 +23,7 @@ from collections.abc import Collection, Iterable
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
 from flax import traverse_util
 
@@ -33,7 +35,7 @@ from vitdeblur_jax.utils.errors import UserError
 Frozen = str | Iterable[str | tuple[str, ...]]
 
 OPTIMIZERS = ("adamw", "muon")
-SCHEDULES = ("cosine", "multistep", "constant")
+SCHEDULES = ("cosine", "multistep", "constant", "wsd")
 
 # The upper bounds keep values finite, and b1 and b2 below 1, in float32.
 RULES = {
@@ -42,6 +44,7 @@ RULES = {
     "schedule": choice(*SCHEDULES),
     "warmup_steps": integer(0),
     "final_learning_rate": number(0, 1e6),
+    "decay_share": number(0, 1, above_low=True),
     "milestones": sequence(integer(1)),
     "gamma": number(0, 1e6, above_low=True),
     "b1": number(0, 0.999999),
@@ -57,7 +60,7 @@ RULES = {
 _ADAMW_UPDATE_RMS = 0.2
 
 
-def make_schedule(config: ml_collections.ConfigDict, steps: int) -> optax.Schedule:
+def make_schedule(config: ml_collections.ConfigDict, steps: int | None) -> optax.Schedule:
     """Returns the function from a step, counted from 0, to its learning rate (float32 scalar).
 
     Warm-up multiplies the schedule by min(1, (step + 1) / warmup_steps), so the first learning rate
@@ -67,10 +70,12 @@ def make_schedule(config: ml_collections.ConfigDict, steps: int) -> optax.Schedu
 
     Args:
       config: The `optimizer` part, checked.
-      steps: Number of steps of the run; "cosine" ends at final_learning_rate one step after the
-        last.
+      steps: Number of steps of the run; "cosine" and "wsd" end at final_learning_rate one step
+        after the last. None: the run has a time limit, and its decay is that of `decay_factor`.
     """
-    main = _schedule_without_warmup(config, steps)
+    main = optax.constant_schedule(config.learning_rate)
+    if steps is not None:
+        main = _schedule_without_warmup(config, steps)
     warmup_steps = max(config.warmup_steps, 1)
 
     def schedule(step):
@@ -87,7 +92,28 @@ def _schedule_without_warmup(config, steps):
         return optax.piecewise_constant_schedule(
             rate, dict.fromkeys(config.milestones, config.gamma)
         )
+    if config.schedule == "wsd":
+        decay_steps = config.decay_share * steps
+        end = config.final_learning_rate
+        return optax.linear_schedule(rate, end, decay_steps, steps - decay_steps)
     return optax.constant_schedule(rate)
+
+
+def decay_factor(config: ml_collections.ConfigDict, progress: float | int) -> float:
+    """Returns the factor by which "wsd" lowers the learning rate.
+
+    A run with a time limit passes it to each step as an argument, because its number of steps is
+    not known.
+
+    Source: Hu et al.: "MiniCPM: Unveiling the Potential of Small Language Models with Scalable
+    Training Strategies", arXiv:2404.06395, 2024 (warmup-stable-decay).
+
+    Args:
+      config: The `optimizer` part, checked.
+      progress: The share of the run that is over, 0 to 1.
+    """
+    last = config.final_learning_rate / config.learning_rate
+    return float(np.interp(progress, (1 - config.decay_share, 1), (1, last)))
 
 
 def make_optimizer(

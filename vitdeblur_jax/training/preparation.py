@@ -46,7 +46,7 @@ class Run(NamedTuple):
     Attributes:
       network: The network.
       train_step: Jitted function of state and batch; donates the state.
-      schedule: Maps a step to its learning rate.
+      schedule: Maps a step to its learning rate; with a time limit, before its decay.
       create: Maps the network's variables to the initial state.
       frozen: Paths of the parameters that are not trained.
       mesh: Mesh of the devices.
@@ -85,7 +85,8 @@ def prepare(
     frozen = frozen_by_lr_mults(params, config.optimizer.lr_mults)
     _check_frozen(config)
     frozen = (*frozen, *params_without_gradient(network, own))
-    schedule = make_schedule(config.optimizer, config.num_steps)
+    num_steps = None if config.time_limit_s else config.num_steps
+    schedule = make_schedule(config.optimizer, num_steps)
     optimizer = make_optimizer(config.optimizer, schedule)
 
     def create(variables):

@@ -37,6 +37,7 @@ def train_step(
     ema_decay: float = 0.0,
     grad_accum_steps: int = 1,
     seed: int = 0,
+    lr_scale: Float[Array, ""] | None = None,
 ) -> tuple[TrainState, Metrics]:
     """Returns the state after a step, and its metrics.
 
@@ -53,6 +54,7 @@ def train_step(
       grad_accum_steps: Number of parts of a batch. Loss and gradient are means over the parts: the
         same as of the whole batch, except that batch norm and VICReg see each part separately.
       seed: Seed of the keys for dropout; each step has its own key.
+      lr_scale: Factor of the learning rate; None: 1.
 
     Returns:
       The new state, and the metrics: `loss`, its terms, `gradient_norm` (of the trained
@@ -65,6 +67,8 @@ def train_step(
     norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(result.loss) & jnp.isfinite(norm)
     updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
+    if lr_scale is not None:
+        updates = jax.tree.map(lambda update: lr_scale * update, updates)
     params = merge(optax.apply_updates(trained, updates), state.params)
     new = TrainState(
         step=state.step + 1,
@@ -89,6 +93,7 @@ def compile_train_step(
 ) -> Callable:
     """Returns `train_step`, jitted; `objective` and `settings` are its keyword arguments.
 
+    The returned function takes state and batch, and `lr_scale` as an optional keyword.
     The state has the sharding of `state_sharding` and is donated. The batch is sharded over all
     devices. `constants` are more keyword arguments of the objective, pytrees of replicated arrays;
     they are arguments of the compiled program, not literals in it.
@@ -98,9 +103,9 @@ def compile_train_step(
         whole = {**variables, "params": gathered(mesh, variables["params"])}
         return objective(whole, *arguments, **constants)
 
-    def sharded_train_step(state, batch, **constants):
+    def sharded_train_step(state, batch, lr_scale=None, **constants):
         of_whole = partial(objective_of_whole, **constants)
-        new, metrics = train_step(state, batch, objective=of_whole, **settings)
+        new, metrics = train_step(state, batch, objective=of_whole, lr_scale=lr_scale, **settings)
         shardings = state_sharding(mesh, new), replicated(mesh)
         return jax.lax.with_sharding_constraint((new, metrics), shardings)
 

@@ -16,8 +16,8 @@ class Progress:
     without breaking the bar.
     """
 
-    def __init__(self, total: int, unit: str, done: int = 0, periodic_lines: bool = True):
-        """Starts at `done` of `total`.
+    def __init__(self, total: int | None, unit: str, done: int = 0, periodic_lines: bool = True):
+        """Starts at `done` of `total`, which may be unknown without `periodic_lines`.
 
         Without `periodic_lines`, output that is not a terminal gets only the caller's own lines.
         """

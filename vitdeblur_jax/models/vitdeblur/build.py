@@ -24,7 +24,7 @@ def make_vitdeblur(
 
     Args:
       config: The architecture, as in `vitdeblur_jax.models.vitdeblur.configuration`.
-      tiling: Window, stride and margin.
+      tiling: Window, stride, margin and train_stride.
       dtype: Of the computation, "float32" or "bfloat16"; parameters are float32.
       precision: Of float32 products on GPU and TPU: "highest", "high" or "default" (fastest).
       remat: Recompute each block in the backward pass: less memory, the same numbers.
@@ -54,6 +54,7 @@ def make_vitdeblur(
         ),
         image_head=ImageHead(**config.image_head, views=config.views, **numerics),
         tiling=make_tiling(config, tiling),
+        train_stride=tiling.train_stride,
     )
 
 
@@ -67,7 +68,12 @@ def vitdeblur_config(model: nn.Module) -> dict[str, dict] | None:
     tiling = model.tiling
     return {
         "model": architecture(model).to_dict(),
-        "tiling": {"window": tiling.size, "stride": tiling.stride, "margin": tiling.margin},
+        "tiling": {
+            "window": tiling.size,
+            "stride": tiling.stride,
+            "margin": tiling.margin,
+            "train_stride": model.train_stride,
+        },
     }
 
 

@@ -22,6 +22,8 @@ The tiling of a large image is not part of the architecture:
 | stride | step between windows, pixels: smaller is slower and smoother; not a multiple of \
 patch_stride, see `stride_note` |
 | margin | pixels by which an image is reflected on each side; 0 in the published code |
+| train_stride | training: step between windows of a crop whose feature maps are averaged as in \
+restoration; 0: the crop is one window, as published |
 """
 
 import ml_collections
@@ -54,7 +56,12 @@ RULES = {
     "mlp_ratio": integer(1, 64),
     "views": integer(1, 2),
 }
-TILING_RULES = {"window": _SIDE, "stride": _SIDE, "margin": integer(0, 8192)}
+TILING_RULES = {
+    "window": _SIDE,
+    "stride": _SIDE,
+    "margin": integer(0, 8192),
+    "train_stride": integer(0, 8192),
+}
 
 
 def base() -> ml_collections.ConfigDict:
@@ -113,9 +120,9 @@ CONFIGURATIONS = {"base": base, "light": light, "tiny": tiny}
 # The margin of tiny keeps the border effects of the image head (11 pixels, half of its kernels'
 # reach) out of the image. Its stride places tokens at all 8 offsets of patch_stride.
 TILINGS = {
-    "base": {"window": 320, "stride": 94, "margin": 0},
-    "light": {"window": 320, "stride": 94, "margin": 0},
-    "tiny": {"window": 106, "stride": 45, "margin": 12},
+    "base": {"window": 320, "stride": 94, "margin": 0, "train_stride": 0},
+    "light": {"window": 320, "stride": 94, "margin": 0, "train_stride": 0},
+    "tiny": {"window": 106, "stride": 45, "margin": 12, "train_stride": 0},
 }
 
 
@@ -124,7 +131,7 @@ def make_tiling(config: ml_collections.ConfigDict, values: ml_collections.Config
 
     Args:
       config: The architecture.
-      values: The keys window, stride and margin.
+      values: The keys window, stride, margin and train_stride.
 
     Raises:
       UserError: A key is unknown, or window or stride do not fit the architecture.

@@ -18,6 +18,7 @@ from vitdeblur_jax.models.tilings import Windows
 from vitdeblur_jax.models.vitdeblur import losses, published
 from vitdeblur_jax.models.vitdeblur.configuration import check_side
 from vitdeblur_jax.models.vitdeblur.initialization import dct_init, identity_init
+from vitdeblur_jax.models.vitdeblur.overlap import averaged_features, check_overlap
 from vitdeblur_jax.models.vitdeblur.pairs import PairOutputs, interleaved, parted
 from vitdeblur_jax.utils.errors import UserError
 
@@ -39,6 +40,8 @@ class ViTDeblur(nn.Module):
       tokenizer, primary_encoder, contextual_encoder, decoder, image_head: The parts.
       tiling: The windows of a large image. `tiling.size` is also the side of the images that
         initialize the parameters.
+      train_stride: Step between the windows of a training crop, whose feature maps are averaged;
+        0: the crop is one window.
 
     Raises:
       UserError: The images are not square, not floats, or their side does not fit the patches.
@@ -50,6 +53,7 @@ class ViTDeblur(nn.Module):
     decoder: nn.Module
     image_head: nn.Module
     tiling: Windows
+    train_stride: int = 0
 
     LOSS_TERMS: ClassVar[Mapping[str, float]] = {
         "contextual_cosine": 0.2,
@@ -157,6 +161,9 @@ class ViTDeblur(nn.Module):
 
         Without terms the sharp images are not encoded, which halves the encoders' work.
         """
+        if self.train_stride:
+            features = averaged_features(self.features, blurred, self.tiling, self.train_stride)
+            return self.image_head(blurred, features), {}
         if not terms:
             return self(blurred), {}
         outputs = self.pair_outputs(blurred, sharp, train)
@@ -205,7 +212,10 @@ class ViTDeblur(nn.Module):
                 "batch norm needs at least two images per step, but there is only one; raise "
                 "batch_size, lower grad_accum_steps or set the contextual weights in loss to 0"
             )
-        check_side("crop", crop, architecture(self))
+        if self.train_stride:
+            check_overlap(crop, self.tiling, self.train_stride, bool(own))
+        else:
+            check_side("crop", crop, architecture(self))
 
     INITIAL_OPTIONS: ClassVar[Mapping[str, str | bool]] = {
         "encoder": "",
