@@ -199,10 +199,7 @@ class _Loop:
                 self.report()
 
     def lr_scale(self) -> dict:
-        """Returns the argument of the step by which it decays the learning rate, if it needs one.
-
-        An argument changes from step to step without compiling the step again.
-        """
+        """Returns the step's argument that decays the learning rate; a new value compiles nothing."""
         if not self.time_limit:
             return {}
         return {"lr_scale": global_array(np.float32(self.decay()), replicated(self.fixed.mesh))}

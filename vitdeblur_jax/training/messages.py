@@ -1,7 +1,5 @@
 """What a run says when it is resumed, and when it fails."""
 
-from pathlib import Path
-
 import ml_collections
 
 from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
@@ -9,10 +7,11 @@ from vitdeblur_jax.training.configuration import free_keys
 from vitdeblur_jax.training.data import TrainingData
 from vitdeblur_jax.training.metrics_window import NotFiniteError
 from vitdeblur_jax.training.time_limit import TimeLimit
+from vitdeblur_jax.utils.buckets import AnyPath
 
 
 def what_was_done(
-    folder: Path, config: ml_collections.ConfigDict, step: int, time_limit: TimeLimit
+    folder: AnyPath, config: ml_collections.ConfigDict, step: int, time_limit: TimeLimit
 ) -> str:
     """Returns the first line of a resumed run.
 
