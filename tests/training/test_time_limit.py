@@ -9,7 +9,7 @@ import pytest
 
 from tests.training.small_run import quick_config, small_config, stand_in_objective
 from vitdeblur_jax.checkpoints.orbax_folders import read_psnr, step_folders
-from vitdeblur_jax.training import loop, train
+from vitdeblur_jax.training import loop, time_limit, train
 from vitdeblur_jax.training.log import TrainingLog
 from vitdeblur_jax.training.time_limit import TimeLimit
 from vitdeblur_jax.utils.errors import UserError
@@ -98,6 +98,14 @@ def test_the_time_between_two_processes_does_not_count():
     resumed.resume(state)
     assert resumed.progress == limit.progress == 30 / 88
     assert after(resumed, clock, 14) == 0.5
+
+
+def test_the_clock_of_the_first_process_counts(monkeypatch):
+    clock = Clock()
+    limit = TimeLimit(100, clock)
+    monkeypatch.setattr(time_limit, "gather", lambda own: [[40.0, 10.0], own])
+    assert after(limit, clock, 30) == 40 / 88
+    assert limit.elapsed_s == 40
 
 
 @pytest.fixture

@@ -199,7 +199,7 @@ class _Loop:
                 self.report()
 
     def lr_scale(self) -> dict:
-        """Returns the step's argument that decays the learning rate; a new value compiles nothing."""
+        """Returns the step's argument that decays the learning rate, if it needs one."""
         if not self.time_limit:
             return {}
         return {"lr_scale": global_array(np.float32(self.decay()), replicated(self.fixed.mesh))}
