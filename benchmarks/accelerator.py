@@ -49,8 +49,8 @@ import traceback
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.accelerator_models import one_line
 from benchmarks.accelerator_tables import markdown
+from vitdeblur_jax.utils.errors import one_line
 
 _ROOT = Path(__file__).parents[1]
 
@@ -94,7 +94,8 @@ def main() -> None:
             write_rows(Part(name, module, 0), options.small, Path(rows), float(seconds))
         except Exception as error:
             traceback.print_exc()
-            sys.exit(one_line(error))  # the last line, which is the reason
+            # The last line, which is the reason.
+            sys.exit(f"{type(error).__name__}: {one_line(error)}")
     else:
         measure(PARTS, options.out, options.small)
 

@@ -26,13 +26,13 @@ from benchmarks.accelerator_models import (
     matrix_side,
     median_seconds,
     numerics_of,
-    one_line,
     photograph_size,
     random_pretrained,
     window_batches,
     windows_of,
 )
 from benchmarks.flops import count_flops
+from vitdeblur_jax.utils.errors import one_line
 
 Row = dict[str, Any]
 _ROOT = Path(__file__).parents[1]

@@ -102,9 +102,3 @@ def median_seconds(
         wait(result)
         times.append((time.perf_counter() - started) / calls)
     return statistics.median(times)
-
-
-def one_line(error: BaseException) -> str:
-    """Returns the kind of an error and the first line of its text."""
-    text = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {text[0]}"[:200]

@@ -23,7 +23,6 @@ from benchmarks.accelerator_models import (
     matrix_side,
     median_seconds,
     numerics_of,
-    one_line,
     photograph_size,
     random_pretrained,
     training_batch,
@@ -34,6 +33,7 @@ from benchmarks.pytorch_rendering import fused_block, weights_of
 from vitdeblur_jax.checkpoints.pretrained import Pretrained
 from vitdeblur_jax.models.vitdeblur.configuration import token_grid
 from vitdeblur_jax.models.vitdeblur.position_embedding import resize_position_embedding
+from vitdeblur_jax.utils.errors import one_line
 
 Row = dict[str, Any]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

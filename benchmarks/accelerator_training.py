@@ -15,11 +15,11 @@ from benchmarks.accelerator_jax import SHARP_IMAGES, Row, compiled_together, tim
 from benchmarks.accelerator_models import (
     crop_and_batches,
     make_model,
-    one_line,
     random_pretrained,
     training_batch,
 )
 from benchmarks.flops import count_flops
+from vitdeblur_jax.utils.errors import one_line
 
 _STARTS_AND_ENDS = 35  # seconds of a run before its first step and after its last
 

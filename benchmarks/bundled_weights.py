@@ -19,12 +19,12 @@ import numpy as np
 from vitdeblur_jax.checkpoints.load_save import load_pretrained
 from vitdeblur_jax.checkpoints.pretrained import Pretrained
 from vitdeblur_jax.data.defocus.apertures import disk
-from vitdeblur_jax.data.defocus.camera import linear_to_srgb, srgb_to_linear
 from vitdeblur_jax.data.defocus.settings import SynthesisSettings
 from vitdeblur_jax.data.defocus.thin_lens import defocus
 from vitdeblur_jax.data.image_io import as_8_bits, list_images, read_rgb
 from vitdeblur_jax.data.layouts import find_pairs
 from vitdeblur_jax.data.sources import FolderSource, SyntheticSource
+from vitdeblur_jax.data.srgb import linear_to_srgb, srgb_to_linear
 from vitdeblur_jax.inference.deblurring import deblur
 from vitdeblur_jax.inference.pixels import as_float
 from vitdeblur_jax.metrics import measure

@@ -20,9 +20,9 @@ import optax
 
 import vitdeblur_jax as vd
 from vitdeblur_jax.data.defocus.apertures import disk
-from vitdeblur_jax.data.defocus.camera import linear_to_srgb, srgb_to_linear
 from vitdeblur_jax.data.defocus.thin_lens import defocus
 from vitdeblur_jax.data.image_io import read_rgb
+from vitdeblur_jax.data.srgb import linear_to_srgb, srgb_to_linear
 
 IMAGES = sorted((Path(__file__).parent / "images/sharp").glob("*.jpg"))[:3]
 SIDE, TILE, REACH = 256, 128, 12

@@ -13,9 +13,9 @@ from vitdeblur_jax import deblur, load_pretrained
 from vitdeblur_jax.checkpoints.load_save import BUNDLED_WEIGHTS, bundled_names
 from vitdeblur_jax.checkpoints.pretrained import digest
 from vitdeblur_jax.cli.main import main
-from vitdeblur_jax.data.defocus.camera import srgb_to_linear
 from vitdeblur_jax.data.defocus.settings import SynthesisSettings
 from vitdeblur_jax.data.defocus.synthesis import synthesize
+from vitdeblur_jax.data.srgb import srgb_to_linear
 from vitdeblur_jax.models import named_config
 from vitdeblur_jax.models.vitdeblur import published
 

@@ -129,6 +129,20 @@ def test_each_row_says_which_method_is_better_and_by_how_much(scores):
     assert [cell.text for cell in tables.make_tables(equal)[-1].rows[0]][3] == "equal"
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "means", "difference"),
+    [
+        *((0.50004, 0.49996, ("0.5000", "0.5000"), "equal"),),
+        *((0.50006, 0.50004, ("0.5001", "0.5000"), "0.0001"),),
+        *((0.50014, 0.49996, ("0.5001", "0.5000"), "0.0001"),),
+    ],
+)
+def test_a_difference_is_that_of_the_printed_means(first, second, means, difference):
+    main, *_, comparison = tables.make_tables(make({"a": [(20, first)], "b": [(20, second)]}))
+    assert tuple(row[3].text for row in main.rows) == means
+    assert comparison.rows[1][3].text == difference
+
+
 def test_subsets():
     figures = {"a": [(20, 0.1), (30, 0.1), (40, 0.1)], "b": [(21, 0.1), (22, 0.1)]}
     scores = make(figures, subsets={"indoor": ["image0", "image2"], "outdoor": ["image1"]})

@@ -90,7 +90,7 @@ def test_a_complete_run_says_what_can_be_done_with_it(pairs, tmp_path, capfd, st
     config = quick_config(pairs, validation__every=0, afterwards=("now: go out", "and play"))
     assert train(config, tmp_path) == 0
     *_, restores, first, second = capfd.readouterr().err.splitlines()
-    assert restores == f"vitdeblur IMAGE --checkpoint {tmp_path} restores your own image"
+    assert restores == f"to restore an image: vitdeblur IMAGE --checkpoint {tmp_path}"
     assert [first, second] == ["now: go out", "and play"]
 
 

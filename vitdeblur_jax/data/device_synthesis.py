@@ -17,11 +17,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int32, Key, UInt8
 
-from vitdeblur_jax.data.defocus.camera import srgb_to_linear
 from vitdeblur_jax.data.defocus.on_device.synthesis import synthesize
 from vitdeblur_jax.data.defocus.settings import SynthesisSettings
 from vitdeblur_jax.data.image_io import as_8_bits, read_rgb, size_of
 from vitdeblur_jax.data.sources import scene_length
+from vitdeblur_jax.data.srgb import srgb_to_linear
 from vitdeblur_jax.distributed.sharding import global_array, replicated, rows_of_this_process
 from vitdeblur_jax.utils.errors import UserError
 

@@ -6,6 +6,7 @@ share a rank. Values over a part of the images have an asterisk and no rank.
 
 import csv
 import io
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -171,12 +172,26 @@ def _comparison_table(scores):
         rows.append(
             [
                 *(Cell(text) for text in (definition["title"], one["better"], one["worse"])),
-                Cell(f"{one['by']:.{digits}f}" if one["by"] else "equal"),
+                Cell(_difference(scores, one, digits)),
                 Cell(_span(one["interval"], digits)),
                 Cell("n/a" if p_value is None else f"{p_value:.2g}"),
             ]
         )
     return Table("differences from the best", header, rows)
+
+
+def _difference(scores, one, digits):
+    """Returns the difference of the means as they are printed, which readers subtract.
+
+    A method that does not cover all images is compared on those that both cover.
+    """
+    methods = {method["name"]: method for method in scores["methods"]}
+    pair = [methods[one[role]] for role in ("better", "worse")]
+    by = round(one["by"], digits)
+    if not any(method["partial"] for method in pair):
+        first, second = (round(_number(method["mean"][one["metric"]]), digits) for method in pair)
+        by = abs(first - second) if math.isfinite(first - second) else by
+    return f"{by:.{digits}f}" if round(by, digits) else "equal"
 
 
 def _best(scores, metric):

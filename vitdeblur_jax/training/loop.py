@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import time
 from collections.abc import Callable
 
@@ -281,7 +282,8 @@ class _Loop:
         name = self.config.get("network")
         if name or not is_own:
             option = f" --network {name}" if is_own else ""
-            self.log.say(f"vitdeblur IMAGE --checkpoint {folder}{option} restores your own image")
+            checkpoint = shlex.quote(str(folder))
+            self.log.say(f"to restore an image: vitdeblur IMAGE --checkpoint {checkpoint}{option}")
         for line in self.config.afterwards:
             self.log.say(line)
 

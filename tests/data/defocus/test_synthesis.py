@@ -13,8 +13,6 @@ from vitdeblur_jax.data.defocus.apertures import disk, point_image
 from vitdeblur_jax.data.defocus.camera import (
     add_noise,
     extend_highlights,
-    linear_to_srgb,
-    srgb_to_linear,
 )
 from vitdeblur_jax.data.defocus.scenes import draw_aperture, draw_radius_map
 from vitdeblur_jax.data.defocus.settings import SynthesisSettings
@@ -23,6 +21,7 @@ from vitdeblur_jax.data.defocus.synthesis_files import generator_for, synthesize
 from vitdeblur_jax.data.image_io import read_rgb, write_image
 from vitdeblur_jax.data.layouts import find_pairs
 from vitdeblur_jax.data.pairs import read_pair
+from vitdeblur_jax.data.srgb import linear_to_srgb, srgb_to_linear
 from vitdeblur_jax.utils.errors import UserError
 
 # All in focus, nothing added.

@@ -1,4 +1,4 @@
-"""Camera effects: the sRGB curve, clipped highlights, noise and JPEG."""
+"""Camera effects: clipped highlights, noise and JPEG."""
 
 import io
 
@@ -6,6 +6,8 @@ import jax
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 from PIL import Image
+
+from vitdeblur_jax.data.srgb import srgb_to_linear
 
 _Image = UInt8[np.ndarray, "height width 3"]
 _Light = Float[np.ndarray, "..."]
@@ -15,18 +17,6 @@ CLIPPED = 250  # of 255; channels above this are probably clipped
 SLOPE_AT_MIDDLE_GRAY = 1.08  # of the sRGB curve
 _MIDDLE_GRAY = 0.2140  # in linear light; 0.5 in sRGB
 _READ_VARIANCE = 0.01  # fraction of the noise variance at middle gray; the rest is shot noise
-
-
-def srgb_to_linear(encoded: _Values) -> _Values:
-    """Converts sRGB values in [0, 1] to linear light in [0, 1] (IEC 61966-2-1)."""
-    where = encoded.__array_namespace__().where
-    return where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
-
-
-def linear_to_srgb(light: _Values) -> _Values:
-    """Converts linear light in [0, 1] to sRGB values in [0, 1] (IEC 61966-2-1)."""
-    where = light.__array_namespace__().where
-    return where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
 
 
 def extend_highlights(sharp: _Image, gain: float) -> Float32[np.ndarray, "height width 3"]:

@@ -10,12 +10,12 @@ from jaxtyping import Integer, UInt8
 from vitdeblur_jax.data.defocus.camera import (
     add_noise,
     extend_highlights,
-    linear_to_srgb,
     through_jpeg,
 )
 from vitdeblur_jax.data.defocus.scenes import draw_aperture, draw_radius_map
 from vitdeblur_jax.data.defocus.settings import SynthesisSettings
 from vitdeblur_jax.data.defocus.thin_lens import defocus
+from vitdeblur_jax.data.srgb import linear_to_srgb
 
 _Image = UInt8[np.ndarray, "height width 3"]
 

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import imagecodecs
 import numpy as np
 
+from vitdeblur_jax.data.srgb import srgb_to_linear
+
 _D65, _DCI = (0.3127, 0.3290), (0.314, 0.351)
 # White point and the red, green and blue primaries as CIE xy, by code.
 _PRIMARIES = {
@@ -58,5 +60,4 @@ def profile_of(primaries: int, transfer: int, is_gray: bool) -> bytes | None:
 
 def _srgb_curve() -> np.ndarray:
     """Returns the sRGB electro-optical transfer function (IEC 61966-2-1), sampled on [0, 1]."""
-    x = np.linspace(0, 1, _TABLE)
-    return np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4).astype(np.float32)
+    return srgb_to_linear(np.linspace(0, 1, _TABLE)).astype(np.float32)

@@ -27,6 +27,7 @@ from vitdeblur_jax.data.image_io.jxl_header import (
     read_header,
     with_codes,
 )
+from vitdeblur_jax.data.srgb import linear_to_srgb
 from vitdeblur_jax.utils.errors import UserError
 
 _CONTAINER = b"\0\0\0\x0cJXL \r\n\x87\n"
@@ -181,8 +182,7 @@ def _color_chunks(colors: Colors) -> dict[bytes, bytes]:
 
 def _srgb_from_linear(samples: Samples, header: Header) -> np.ndarray:
     highest = np.iinfo(samples.dtype).max
-    linear = np.arange(highest + 1) / highest
-    curve = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    curve = linear_to_srgb(np.arange(highest + 1) / highest)
     table = np.rint(curve * highest).astype(samples.dtype)
     colors = 1 if header.colors.is_gray else 3
     return np.dstack((table[samples[..., :colors]], samples[..., colors:]))

@@ -19,6 +19,7 @@ from vitdeblur_jax.data.defocus.on_device.scenes import (
 )
 from vitdeblur_jax.data.defocus.on_device.synthesis import synthesize
 from vitdeblur_jax.data.defocus.settings import SynthesisSettings
+from vitdeblur_jax.data.srgb import linear_to_srgb, srgb_to_linear
 
 SIDE, DRAWS = 96, 400
 SETTINGS = SynthesisSettings(largest_radius=12.0)
@@ -32,7 +33,7 @@ def sharp() -> np.ndarray:
 
 
 def in_light(sharp) -> jax.Array:
-    return jnp.asarray(camera.srgb_to_linear(sharp / 255), jnp.float32)
+    return jnp.asarray(srgb_to_linear(sharp / 255), jnp.float32)
 
 
 def same_distribution(mine, known) -> None:
@@ -132,7 +133,7 @@ def test_pairs_are_what_numpy_renders_of_the_scene(sharp):
         views = [
             thin_lens.defocus(light, radius, apertures.disk(), half) for half in ("left", "right")
         ]
-        want = 255 * camera.linear_to_srgb(np.clip(np.concatenate(views, -1), 0, 1))
+        want = 255 * linear_to_srgb(np.clip(np.concatenate(views, -1), 0, 1))
         assert np.abs(blurred - want).max() < 0.51
 
 

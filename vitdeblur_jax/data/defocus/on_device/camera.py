@@ -9,9 +9,9 @@ from scipy.fft import dct
 from vitdeblur_jax.data.defocus.camera import (
     CLIPPED,
     SLOPE_AT_MIDDLE_GRAY,
-    linear_to_srgb,
     noise_variance,
 )
+from vitdeblur_jax.data.srgb import linear_to_srgb
 
 _Light = Float[Array, "height width 3"]
 _Views = Float[Array, "height width channels"]

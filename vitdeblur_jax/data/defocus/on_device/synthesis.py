@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, UInt8
 
-from vitdeblur_jax.data.defocus.camera import linear_to_srgb
 from vitdeblur_jax.data.defocus.on_device.camera import add_noise, extend_highlights, through_jpeg
 from vitdeblur_jax.data.defocus.on_device.scenes import Window, draw_aperture, draw_radius_map
 from vitdeblur_jax.data.defocus.on_device.surfaces import surfaces_of
 from vitdeblur_jax.data.defocus.on_device.thin_lens import render
 from vitdeblur_jax.data.defocus.scenes import COARSE
 from vitdeblur_jax.data.defocus.settings import SynthesisSettings
+from vitdeblur_jax.data.srgb import linear_to_srgb
 
 _Key = Key[Array, ""]
 _Light = Float[Array, "height width 3"]
