@@ -35,7 +35,8 @@ def test_a_part_that_fails_leaves_its_rows_and_the_other_parts(tmp_path):
     assert reasons[0] == ["ended by SIGKILL; SIGKILL can mean that memory ran out"]
     assert reasons[1:3] == [["ValueError: no such device and more"], []]
     assert reasons[3][0].startswith("stopped after")
-    assert "| raising | ValueError: no such device and more |" in (tmp_path / "accelerator.md").read_text()
+    shown = (tmp_path / "accelerator.md").read_text()
+    assert "| raising | ValueError: no such device and more |" in shown
 
 
 def test_a_part_is_killed_at_its_limit_with_the_processes_that_it_started(tmp_path):
