@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.checkpoints.fake_hub import REPO, WEIGHTS, as_json, refusal
-from tests.checkpoints.web_server import Answer
+from tests.checkpoints.web_server import Answer, unused_url
 from vitdeblur_jax import UserError, load_pretrained, save_pretrained
 from vitdeblur_jax.checkpoints.addresses import located
 from vitdeblur_jax.checkpoints.hub_addresses import HubAddress, parse_hub_address
@@ -97,6 +97,12 @@ def test_without_hub_and_cache(hub, file):
     stop(hub)
     assert "the hub answers 503" in refused(f"hf://{REPO}{file}")
     assert whole_files(hub) == []
+
+
+def test_no_server(hub, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", unused_url())
+    said = refused(f"hf://{REPO}")
+    assert said.endswith("the hub cannot be reached ([Errno 111] Connection refused)")
 
 
 @pytest.mark.parametrize(
@@ -192,7 +198,7 @@ def test_a_connection_that_breaks_is_resumed(hub, monkeypatch, capsys):
 def test_a_slow_hub(hub, monkeypatch):
     monkeypatch.setattr("vitdeblur_jax.checkpoints.hub_files._TIMEOUT", 0.1)
     hub.changes.append(("/revision/", lambda a: dataclasses.replace(a, delay=3)))
-    assert "timed out" in refused(f"hf://{REPO}")
+    assert "the hub cannot be reached (timed out)" in refused(f"hf://{REPO}")
 
 
 def test_a_damaged_file_in_the_cache_is_deleted(hub):

@@ -85,6 +85,14 @@ def test_weights_of_a_part_of_a_network_are_read_from_an_address(tmp_path, serve
     assert read["norm.bias"].tolist() == [0, 1, 2]
 
 
+def test_progress_is_shown(server, monkeypatch, capsys):
+    monkeypatch.setattr("vitdeblur_jax.utils.progress._SECONDS_BETWEEN_LINES", -1)
+    monkeypatch.setattr(web_files, "_BLOCK", 1_000_000)
+    fetched(server)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(",")[0] for line in lines[:3]] == [f"{i} of 3 MB" for i in (1, 2, 3)]
+
+
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_download_that_is_cut_off_goes_on(server, cache, ranges):
     server.file = Answer(BODY, cuts=[1_000_000, 1_500_000], ranges=ranges)

@@ -197,7 +197,9 @@ def hub_reason(error: Exception) -> str:
         error = error.__cause__  # of an upload in a thread
     response = getattr(error, "response", None)
     if response is None:
-        return f"the hub does not answer as expected ({one_line(error)})"
+        is_lost = isinstance(error, errors.HTTPError | ConnectionError)
+        what = "cannot be reached" if is_lost else "does not answer as expected"
+        return f"the hub {what} ({one_line(error)})"
     said = " ".join((getattr(error, "server_message", None) or "").split())[:200]
     advice = "; log in with a token for this: hf auth login" if _needs_token(response) else ""
     phrase = f"{response.status_code} {response.reason_phrase}"
