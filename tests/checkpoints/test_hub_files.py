@@ -8,13 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
-import numpy as np
 import pytest
 
 from tests.checkpoints.fake_hub import REPO, WEIGHTS, as_json, refusal
 from tests.checkpoints.web_server import Answer, unused_url
-from vitdeblur_jax import UserError, load_pretrained, save_pretrained
+from vitdeblur_jax import UserError, save_pretrained
 from vitdeblur_jax.checkpoints.addresses import located
 from vitdeblur_jax.checkpoints.hub_addresses import HubAddress, parse_hub_address
 
@@ -240,16 +238,6 @@ def test_the_parts_of_an_address(address, expected):
 def test_malformed_addresses(address):
     with pytest.raises(UserError, match=re.escape(address)):
         parse_hub_address(address)
-
-
-def test_a_network_is_loaded_from_the_hub(hub, small, tmp_path):
-    save_pretrained(small, tmp_path / "a.safetensors")
-    hub.add({"a.safetensors": (tmp_path / "a.safetensors").read_bytes()})
-    loaded = load_pretrained(f"hf://{REPO}")
-    assert loaded.source == f"hf://{REPO}@{hub.branches['main']}/a.safetensors"
-    local = load_pretrained(tmp_path / "a.safetensors")
-    assert loaded.config == local.config
-    jax.tree.map(np.testing.assert_array_equal, loaded.variables, local.variables)
 
 
 @pytest.mark.slow
