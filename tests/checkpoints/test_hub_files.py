@@ -226,6 +226,7 @@ def test_without_the_package_it_is_named(monkeypatch):
 )
 def test_the_parts_of_an_address(address, expected):
     assert parse_hub_address(address) == expected
+    assert parse_hub_address(str(expected)) == expected
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_the_card_of_a_run(hub, run):
     assert "| dpdd, val | PSNR (dB) | 24.2623 | 25.5123 |" in card
     assert "| lfdof, val | PSNR (dB) |  | 27.0000 |" in card
     assert "Validation after 300 steps" in card
-    assert f"vitdeblur IMAGE --checkpoint hf://{REPO}" in card
+    assert f"vitdeblur IMAGE --checkpoint hf://{REPO}/model.safetensors\n" in card
     assert "a-secret-place" not in card
 
 
@@ -133,6 +133,8 @@ def test_branches_names_and_half_precision(hub, checkpoint):
     address, _ = push(checkpoint, f"hf://{REPO}@trial/deep/net.safetensors", "mit", half=True)
     commit = hub.branches["trial"]
     assert address == f"hf://{REPO}@{commit}/deep/net.safetensors"
+    card = hub.commits[commit]["README.md"].decode()
+    assert f'vd.load_pretrained("hf://{REPO}@trial/deep/net.safetensors")' in card
     size = len(hub.commits[commit]["deep/net.safetensors"])
     assert size < 0.6 * Path(checkpoint).stat().st_size
     assert_close(load_pretrained(address), load_pretrained(checkpoint), 1e-3)

@@ -2,7 +2,7 @@
 
 import re
 from typing import NamedTuple
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from vitdeblur_jax.utils.errors import UserError
 
@@ -30,7 +30,9 @@ class HubAddress(NamedTuple):
     file: str
 
     def __str__(self) -> str:
-        return f"{SCHEME}{self.repo}@{self.revision}" + (f"/{self.file}" if self.file else "")
+        """The address; `parse_hub_address` takes it."""
+        revision = quote(self.revision, safe="")
+        return f"{SCHEME}{self.repo}@{revision}" + (f"/{self.file}" if self.file else "")
 
 
 def parse_hub_address(address: str) -> HubAddress:

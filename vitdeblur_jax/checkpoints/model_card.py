@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 
-from vitdeblur_jax.checkpoints.hub_addresses import HubAddress
+from vitdeblur_jax.checkpoints.hub_addresses import DEFAULT_REVISION, HubAddress
 from vitdeblur_jax.checkpoints.pretrained import Pretrained, saved_config
 from vitdeblur_jax.utils.buckets import AnyPath
 from vitdeblur_jax.utils.errors import UserError, one_line
@@ -86,7 +86,7 @@ def model_card(
     option = " --network MODULE:CLASS" if is_own else ""
     argument = ", network=..." if is_own else ""
     size = sum(leaf.size for leaf in jax.tree.leaves(pretrained.variables))
-    short = f"hf://{address.repo}"
+    short = str(address).replace(f"@{DEFAULT_REVISION}/", "/")
     return "\n".join(
         [
             f"---\n{_metadata(name, license_name, validation)}\n---",
