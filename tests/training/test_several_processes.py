@@ -69,6 +69,18 @@ def finished(pairs, tmp_path_factory):
     return {count: folder / str(count) for count in (1, 4)}
 
 
+def test_the_time_limit_ends_all_processes_at_the_same_step(pairs, tmp_path):
+    flags = {"num_steps": 100_000, "time_limit_s": 15.0, "optimizer.schedule": "wsd"}
+    flags |= {"log_every": 50_000, "save_every": 50_000, "validation.every": 50_000}
+    program = train(pairs, tmp_path / "run", "quick")
+    program += [f"--config.{key}={value}" for key, value in flags.items()]
+    assert_all(end(start(2, program, tmp_path / "output"), tmp_path / "output"))
+    lines = (tmp_path / "run/log.jsonl").read_text().splitlines()
+    last = [line for line in map(json.loads, lines) if line["kind"] == "train"][-1]
+    assert last["learning_rate"] == 0
+    assert list(step_folders(tmp_path / "run/checkpoints")) == [0, last["step"]]
+
+
 def test_four_processes_train_as_one_does(finished):
     np.testing.assert_allclose(losses(finished[4]), losses(finished[1]), rtol=1e-5)
     one, several = (restored(finished[count], 10) for count in (1, 4))
