@@ -155,6 +155,12 @@ def test_another_file_is_refused(server, cache):
         (Answer(BODY, status=302, headers={"Location": "http://10.0.0.1/x"}), "is not safe"),
         (Answer(BODY, status=302, headers={"Location": "file:///etc/passwd"}), "answers 302"),
         (Answer(BODY, status=302, headers={"Location": "/again"}), "infinite loop"),
+        (Answer(status=302, headers={"Location": "http://[::1"}), "(Invalid IPv6 URL)"),
+        (Answer(status=308, headers={"Location": "https://a:b/"}), "cannot be downloaded (nonnum"),
+        (
+            Answer(b"zz\r\n", headers={"Content-Length": None, "Transfer-Encoding": "chunked"}),
+            "cannot be downloaded (IncompleteRead",
+        ),
     ],
 )
 def test_servers_that_break_or_lie(server, cache, answer, expected):
@@ -178,6 +184,11 @@ def test_a_server_that_stops_sending(server, cache, monkeypatch):
 def test_without_a_server():
     with pytest.raises(UserError, match=r"cannot be downloaded \(Connection refused\)$"):
         located(f"{unused_url()}/net.safetensors#sha256={DIGEST}")
+
+
+def test_a_host_that_cannot_be():
+    with pytest.raises(UserError, match="cannot be downloaded"):
+        located(f"https://{'a' * 70}.example/net.safetensors#sha256={DIGEST}")
 
 
 def test_a_redirect_on_this_machine_is_followed(server, cache):

@@ -174,7 +174,9 @@ def _fill(address, part):
                 reason = f"the server answers {error.code} {' '.join(error.reason.split())}"
                 raise UserError(f"{address.shown}: {reason}") from error
             part.unlink()
-        except (OSError, http.client.HTTPException) as error:
+        except UserError:
+            raise
+        except (OSError, http.client.HTTPException, ValueError) as error:  # of odd addresses
             last = error
             is_begun_again = before and not part.exists()
             if _size(part) <= before and not is_begun_again:
@@ -230,7 +232,7 @@ def _opener(address):
 def _total(headers: Message, begun: int) -> int:
     """Returns the size of the whole file; 0 if the server does not tell it."""
     length = headers.get("Content-Length", "")
-    return begun + int(length) if length.isdecimal() else 0
+    return begun + int(length) if re.fullmatch("[0-9]{1,20}", length) else 0
 
 
 def _check_space(folder, needed):
@@ -261,11 +263,19 @@ def _progress(total, begun):
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
     """Follows redirects to encrypted addresses, and from this machine to this machine."""
 
+    def http_error_302(self, req, fp, code, msg, headers):
+        try:
+            return super().http_error_302(req, fp, code, msg, headers)
+        except ValueError:  # an address that is refused or malformed
+            fp.close()
+            raise
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
     def redirect_request(self, req, fp, code, msg, headers, newurl):
         old, new = urlsplit(req.full_url), urlsplit(newurl)
         is_local = _is_loopback(old) and _is_loopback(new)
         if not is_local and (new.scheme != "https" or _is_loopback(new)):
-            fp.close()
             raise UserError(
                 f"{_shown(old)}: the server redirects to {_shown(new)}, which is not safe"
             )
