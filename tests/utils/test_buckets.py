@@ -11,7 +11,7 @@ from etils import epath
 from vitdeblur_jax import load_pretrained, save_pretrained
 from vitdeblur_jax.data.image_io import DecodedImage, size_of, write_image
 from vitdeblur_jax.utils import buckets
-from vitdeblur_jax.utils.buckets import as_path, reachable, upload
+from vitdeblur_jax.utils.buckets import as_path, names_in, reachable, upload
 from vitdeblur_jax.utils.errors import ExistsError, UserError
 from vitdeblur_jax.utils.files import replaced_when_whole, write_text
 from vitdeblur_jax.utils.json_files import read_json
@@ -81,9 +81,9 @@ def test_another_process_is_seen_at_once(bucket):
     assert not (bucket / "run").is_dir()
     boto3.client("s3").put_object(Bucket=bucket.parts[2], Key="run/a", Body=b"1")
     assert (bucket / "run").is_dir()
-    assert buckets.names_in(bucket / "run") == ["a"]
+    assert names_in(bucket / "run") == ["a"]
     boto3.client("s3").delete_object(Bucket=bucket.parts[2], Key="run/a")
-    assert buckets.names_in(bucket / "run") == []
+    assert names_in(bucket / "run") == []
 
 
 def test_images(bucket):
@@ -116,6 +116,8 @@ def test_nothing_is_saved_into_a_bucket_by_hand(small):
 def test_a_bucket_that_cannot_be_used_is_told_in_one_line(s3_server, bucket):
     with pytest.raises(UserError, match=r"^s3://none/run: there is no bucket 'none'; create it"):
         reachable("s3://none/run")
+    with s3_server.refusing(), pytest.raises(UserError, match=r"run: cannot be listed \(The AWS"):
+        names_in(bucket / "run")
     with s3_server.refusing(), pytest.raises(UserError) as refusal:
         reachable(bucket / "run")
     assert str(refusal.value) == (

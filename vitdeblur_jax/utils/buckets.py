@@ -68,13 +68,22 @@ def reachable(path: str | os.PathLike[str]) -> AnyPath:
     try:
         files.ls(str(path), detail=False)
     except FileNotFoundError:
-        if not files.exists(bucket):
+        if _is_missing(files, bucket):
             raise UserError(f"{path}: there is no bucket {bucket!r}; create it first") from None
     except Exception as error:
         if not is_of_storage(error):
             raise
         raise UserError(f"{path}: the bucket cannot be used ({one_line(error)})") from error
     return path
+
+
+def _is_missing(files, bucket):
+    try:
+        return not files.exists(bucket)
+    except Exception as error:
+        if not is_of_storage(error):
+            raise
+        return False  # an account may be allowed to use the objects only
 
 
 def filesystem(path: str | os.PathLike[str]) -> Any:
@@ -145,11 +154,16 @@ def absolute(path: AnyPath) -> AnyPath:
 
 
 def names_in(folder: AnyPath) -> list[str]:
-    """Returns the names in a folder; none if it does not exist or cannot be listed."""
-    try:
-        return [path.name for path in folder.iterdir()]
-    except OSError:
-        return []
+    """Returns the names in a folder; none if it does not exist.
+
+    Raises:
+      UserError: It cannot be listed.
+    """
+    with as_user_error(folder, "listed"):
+        try:
+            return [path.name for path in folder.iterdir()]
+        except FileNotFoundError:
+            return []
 
 
 def remove_tree(folder: AnyPath) -> None:
