@@ -45,8 +45,8 @@ def _add_restoration(parser) -> None:
     parser.add_argument(
         "--checkpoint",
         help="a folder, .safetensors, a published file (.pth, .hdf5, .npz), or an address: "
-        "hf://OWNER/NAME[@REVISION][/FILE] or https://...#sha256=... (default: the small model "
-        "that comes with the package)",
+        "hf://OWNER/NAME[@REVISION][/FILE], https://...#sha256=..., gs://BUCKET/NAME or "
+        "s3://BUCKET/NAME (default: the small model that comes with the package)",
     )
     add_network(parser)
     parser.add_argument(
