@@ -29,7 +29,7 @@ def get_config(layout: str = "pairs") -> ml_collections.ConfigDict:
     """Returns the evaluation's settings for one layout."""
     return ml_collections.ConfigDict(
         {
-            "checkpoint": "",  # folder (a run's workdir), file, address (hf://, gs://, ...); empty: bundled
+            "checkpoint": "",  # folder (of a run), file, hf://, gs://, ...; empty: bundled
             "network": "",  # such as base, or module:attribute; empty: as the checkpoint says
             "data_dir": "",
             "layout": layout,
