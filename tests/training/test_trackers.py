@@ -257,6 +257,8 @@ class FakeWandb(types.ModuleType):
     def __init__(self, mode):
         super().__init__("wandb")
         self.mode, self.calls, self.rows = mode, [], []
+        self.problem = RuntimeError("No API key configured. Use `wandb login` to log in.")
+        self.errors = types.SimpleNamespace(CommError=ConnectionError)
         self.Image = lambda image: ("image", image.shape)
         self.Settings = dict
 
@@ -264,7 +266,7 @@ class FakeWandb(types.ModuleType):
         return types.SimpleNamespace(settings=types.SimpleNamespace(mode=self.mode))
 
     def login(self):
-        raise RuntimeError("No API key configured. Use `wandb login` to log in.")
+        raise self.problem
 
     def init(self, **settings):
         self.calls.append(settings)
@@ -300,6 +302,8 @@ def test_wandb_without_a_key_is_one_line(monkeypatch):
     monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "1")
     with pytest.raises(UserError, match=r"No API key configured.*WANDB_MODE=offline"):
         connect(["wandb"])
+    sys.modules["wandb"].problem = ConnectionError("away")
+    connect(["wandb"])
 
 
 @pytest.mark.slow

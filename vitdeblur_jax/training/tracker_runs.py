@@ -3,6 +3,7 @@
 Both are set up as their users are used to, by environment variables and their own settings files.
 """
 
+import contextlib
 import os
 import re
 import uuid
@@ -18,7 +19,7 @@ from vitdeblur_jax.utils.errors import UserError, one_line
 _PROJECT = "vitdeblur_jax"  # unless the environment names another
 _LARGEST_BATCH, _LONGEST_VALUE = 100, 6000  # parameters of a request, characters: MLflow's limits
 _NOT_IN_NAMES = re.compile(r"[^\w./ -]", re.ASCII)  # MLflow refuses other characters
-_SECONDS_TO_UPLOAD = 30
+_SECONDS_TO_ANSWER, _SECONDS_TO_UPLOAD = 30, 30
 
 
 @runtime_checkable
@@ -124,10 +125,12 @@ class WandbRun:
         # Otherwise a server that is away keeps the process from ending.
         os.environ.setdefault("WANDB_FINISH_TIMEOUT", str(_SECONDS_TO_UPLOAD))
         self._wandb, self._run = wandb, None
+        self._is_online = wandb.setup().settings.mode == "online"
         try:
-            self._is_online = wandb.setup().settings.mode == "online"
-            if self._is_online:
-                wandb.login()  # asks for the key, on a terminal
+            # A server that is away now may be there later.
+            with contextlib.suppress(wandb.errors.CommError):
+                if self._is_online:
+                    wandb.login()  # asks for the key, on a terminal
         except Exception as error:
             raise UserError(
                 f"Weights & Biases cannot be used ({one_line(error)}); run `wandb login`, set "
@@ -142,7 +145,9 @@ class WandbRun:
             project=os.environ.get("WANDB_PROJECT", _PROJECT),
             name=os.environ.get("WANDB_NAME", name),
             config=config,
-            settings=self._wandb.Settings(silent=True, console="off"),
+            settings=self._wandb.Settings(
+                silent=True, console="off", init_timeout=_SECONDS_TO_ANSWER
+            ),
         )
         # The axis of all curves. W&B would drop values of a step that it has already closed.
         self._run.define_metric("*", step_metric="step")
