@@ -175,6 +175,17 @@ def test_hubs_that_break_or_lie(hub, path, change, expected):
     assert Path(located(f"hf://{REPO}").path).read_bytes() == WEIGHTS
 
 
+def test_another_commit_is_refused(hub):
+    old, new = hub.branches["main"], hub.add({"net.safetensors": b"other"})
+    hub.commits[old] = hub.commits[new]
+    other = {"X-Repo-Commit": new}
+    hub.changes.append(
+        ("/resolve/", lambda a: dataclasses.replace(a, headers={**a.headers, **other}))
+    )
+    expected = f"the hub sends the commit {new} in place of this one"
+    assert refused(f"hf://{REPO}@{old}").endswith(expected)
+
+
 def test_a_small_file_is_checked_by_its_git_hash(hub):
     hub.add({"net.npz": b"some arrays"})
     hub.changes.append(("GET.*/resolve/", lambda a: dataclasses.replace(a, body=b"some arrayz")))

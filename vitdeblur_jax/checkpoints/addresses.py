@@ -51,6 +51,7 @@ def located(source: str | os.PathLike[str]) -> Located:
     address = str(source)
     if "://" not in address:  # `Path` has made one slash of two
         raise UserError(f"{address}: an address has two slashes after the colon, and is a string")
+    # Imported late: most checkpoints are files, and these modules would slow down each start.
     if address.startswith(SCHEME):
         from vitdeblur_jax.checkpoints.hub_files import hub_file
 

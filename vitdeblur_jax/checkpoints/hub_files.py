@@ -158,6 +158,8 @@ def _checked(path: Path, address) -> tuple[Path, str]:
             f"{blob.name}); it was deleted, run this again"
         )
     commit = next(part for part in reversed(path.parts) if _COMMIT.fullmatch(part))
+    if _COMMIT.fullmatch(address.revision) and commit != address.revision:
+        raise UserError(f"{address}: the hub sends the commit {commit} in place of this one")
     return path, str(address._replace(revision=commit))
 
 
