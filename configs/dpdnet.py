@@ -6,9 +6,8 @@ Published: crop 512, batch 5, images of 16 bits, MSE, dropout 0.4, and 200 epoch
 learning rate 2e-5, halved every 60 epochs. An epoch has about 1372 steps: an image gives 28
 patches, of which the 70 % that are sharpest are kept.
 
-The training loop crops whole images at random instead of keeping the sharpest patches, and mirrors
-them, swapping the views; the published training does not mirror. For DPDNet-S, give
-`default_config` the name "dpdnet_single", and set `data.layout` to "dpdd".
+The training loop crops whole images at random instead of keeping the sharpest patches. For
+DPDNet-S, give `default_config` the name "dpdnet_single", and set `data.layout` to "dpdd".
 
 The authors name no hardware; one GPU with 24 GB should do. No run is complete yet, so there are no
 results.
@@ -25,6 +24,7 @@ def get_config() -> ml_collections.ConfigDict:
     """Returns the run's settings."""
     config = default_config("dpdnet")
     config.data.update(layout="dpdd_dual_pixel", bit_depth=16, workers=8)
+    config.data.horizontal_flip = False
     config.numerics.precision = "default"
     config.num_steps = 200 * EPOCH
     config.batch_size = 5

@@ -11,8 +11,7 @@ at random values.
 Phase 1 is not included: it trains on DLDP's views, with the decoder of the sharp image frozen.
 
 A published batch has eight crops of one image; here each crop is of another image. The network sees
-the mean of both views; the published one sees the camera's combined image. The training loop
-mirrors crops, swapping the views; the published training does not.
+the mean of both views; the published one sees the camera's combined image.
 
 The authors name no hardware; a GPU with 40 GB should do. No run is complete yet, so there are no
 results.
@@ -29,6 +28,7 @@ def get_config() -> ml_collections.ConfigDict:
     """Returns the run's settings."""
     config = default_config("mdp_dual")
     config.data.update(layout="dpdd_dual_pixel", bit_depth=16, workers=8)
+    config.data.horizontal_flip = False
     config.numerics.precision = "default"
     config.num_steps = 80 * EPOCH
     config.batch_size = 8

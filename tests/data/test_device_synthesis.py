@@ -106,7 +106,8 @@ def test_flips_are_symmetries_and_swap_the_views(channels, vertical_flip, quarte
 
     def flip(key):
         options = {"vertical_flip": vertical_flip, "quarter_turns": quarter_turns}
-        return random_flips(key, jax.tree.map(jnp.asarray, pair), **options)
+        images = jax.tree.map(jnp.asarray, pair)
+        return random_flips(key, images, horizontal_flip=True, **options)
 
     found = jax.device_get(jax.jit(jax.vmap(flip))(jax.random.split(jax.random.key(0), 64)))
     found = {(a.tobytes(), b.tobytes()) for a, b in zip(found["a"], found["b"], strict=True)}
@@ -114,6 +115,14 @@ def test_flips_are_symmetries_and_swap_the_views(channels, vertical_flip, quarte
     mirrored = [np.roll(image[:, ::-1], channels // 6 * 3, axis=-1) for image in pair.values()]
     for images in (pair.values(), mirrored):
         assert tuple(np.ascontiguousarray(image).tobytes() for image in images) in found
+
+
+def test_without_flips_images_stay_as_they_are():
+    pair = {"a": jnp.arange(48, dtype=jnp.uint8).reshape(4, 4, 3)}
+    options = {"horizontal_flip": False, "vertical_flip": False, "quarter_turns": False}
+    for seed in range(8):
+        found = random_flips(jax.random.key(seed), pair, **options)
+        np.testing.assert_array_equal(found["a"], pair["a"])
 
 
 def test_images_beyond_device_memory_are_told(files, monkeypatch):

@@ -75,6 +75,11 @@ def test_vertical_flip_alone_keeps_rows_rows():
     assert set(counts) == {(i, 0, 0, j) for i in (1, -1) for j in (1, -1)}
 
 
+def test_the_horizontal_flip_can_be_left_out():
+    counts = Counter(symmetry(changed(seed, horizontal_flip=False)) for seed in range(30))
+    assert set(counts) == {(1, 0, 0, 1)}
+
+
 def test_options_do_not_move_the_crop():
     for seed in range(20):
         plain = changed(seed)

@@ -308,9 +308,11 @@ VALID = {
     "validation.sets": [(), ("a",)],
     "progressive": [()],
     "trackers": [()],
+    "loss_schedule": [()],
     "profile": [()],
     "afterwards": [(), ("a",)],
     "optimizer.milestones": [(), (1,)],
+    "optimizer.gammas": [(), (1,)],
     "optimizer.lr_mults": [()],
 }
 

@@ -1,3 +1,4 @@
+import functools
 import re
 
 import jax
@@ -38,8 +39,10 @@ def configuration(**changes):
         "warmup_steps": 0,
         "final_learning_rate": 1e-4,
         "decay_share": 0.2,
+        "constant_steps": 0,
         "milestones": (),
         "gamma": 0.5,
+        "gammas": (),
         "weight_decay": 1e-2,
         "decay_norms_and_biases": True,
         "b1": 0.9,
@@ -111,6 +114,44 @@ def multistep_with_warmup(rate, milestones, gamma, warmup_steps, steps):
         rate * gamma ** sum(step >= m for m in milestones) * min(1, (step + 1) / warmup_steps)
         for step in range(steps)
     ]
+
+
+def radam_as_published(leaf, gradient_at, rate, steps, b1=0.9, b2=0.999, epsilon=1e-8):
+    """Algorithm 2 of Liu et al., ICLR 2020, without weight decay, in float64."""
+    theta, m, v = leaf.copy(), np.zeros_like(leaf), np.zeros_like(leaf)
+    longest = 2 / (1 - b2) - 1
+    for t in range(1, steps + 1):
+        g = gradient_at(theta)
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * g**2
+        length = longest - 2 * t * b2**t / (1 - b2**t)
+        update = m / (1 - b1**t)
+        if length > 5:
+            ratio = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
+            update = np.sqrt(ratio) * update / (np.sqrt(v / (1 - b2**t)) + epsilon)
+        theta = theta - rate * update
+    return theta
+
+
+def test_ten_steps_match_radam_as_published():
+    config = configuration(name="radam", weight_decay=0.0)
+    problem, start = LeastSquares(1), random_leaves(2)
+    optimizer = make_optimizer(config, make_schedule(config, 10))
+
+    @jax.jit
+    def step(params, state):
+        updates, state = optimizer.update(jax.grad(problem.loss)(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    params = nested(start)
+    state = optimizer.init(params)
+    for _ in range(10):
+        params, state = step(params, state)
+    for path, leaf in start.items():
+        gradient_at = functools.partial(problem.gradient, path)
+        expected = radam_as_published(leaf, gradient_at, 0.01, 10)
+        np.testing.assert_allclose(flatten_dict(params)[path], expected, rtol=0, atol=1e-5)
+        assert np.abs(expected - leaf).max() > 0.02
 
 
 @pytest.mark.parametrize("decay_norms_and_biases", [True, False])
@@ -188,6 +229,17 @@ def test_with_a_time_limit_the_steps_decide_on_the_warmup_alone():
     schedule = make_schedule(config, None)
     rates = [schedule(step) for step in (0, 3, 10**6)]
     np.testing.assert_allclose(rates, [0.2, 0.8, 0.8], rtol=1e-6)
+
+
+def test_cosine_falls_after_the_constant_steps():
+    changes = {"schedule": "cosine", "final_learning_rate": 0.2, "constant_steps": 20}
+    rates = rates_at([0, 20, 40, 60, 100, 120], **changes)
+    np.testing.assert_allclose(rates, [0.8, 0.8, 0.712132, 0.5, 0.2, 0.2], rtol=1e-6)
+
+
+def test_each_milestone_may_have_its_own_factor():
+    rates = rates_at([29, 30, 60], schedule="multistep", milestones=(30, 60), gammas=(0.5, 0.25))
+    np.testing.assert_allclose(rates, [0.8, 0.4, 0.1], rtol=1e-6)
 
 
 def test_warmup_wastes_no_step_and_leaves_milestones_where_they_are():
@@ -402,7 +454,10 @@ def test_the_state_holds_arrays_alone_and_keeps_their_types(name, schedule):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "adamv"}, r"optimizer.name is 'adamv' .*did you mean 'adamw'.*adamw, muon"),
+        (
+            {"name": "adamv"},
+            r"optimizer.name is 'adamv' .*did you mean 'adamw'.*adamw, radam, muon",
+        ),
         ({"schedule": "cosin"}, r"optimizer.schedule is 'cosin' .*did you mean 'cosine'"),
         ({"learning_rate": 0.0}, r"optimizer.learning_rate .*0\.0"),
         ({"learning_rate": -0.1}, r"optimizer.learning_rate .*-0\.1"),
@@ -419,6 +474,11 @@ def test_the_state_holds_arrays_alone_and_keeps_their_types(name, schedule):
             {"schedule": "multistep", "milestones": (20, 100)},
             "between 0 and num_steps, 100: 100 does",
         ),
+        (
+            {"schedule": "multistep", "milestones": (20, 50), "gammas": (0.5,)},
+            "gammas has 1 factors for 2 milestones",
+        ),
+        ({"schedule": "cosine", "constant_steps": 100}, "constant_steps is 100; .* less than"),
         ({"b1": 1.0}, r"optimizer.b1 .*1\.0"),
         ({"b2": -0.1}, r"optimizer.b2 .*-0\.1"),
         ({"weight_decay": -0.1}, r"optimizer.weight_decay .*-0\.1"),

@@ -58,7 +58,10 @@ def small_config(name, root="", num_steps=10):
     config.data.update(root=str(root), layout=layout, bit_depth=16, hold_out=0, workers=0)
     config.update(num_steps=num_steps, crop=CROP, batch_size=2, progressive=())
     config.update(log_every=1, save_every=5)
-    config.optimizer.update(milestones=(), warmup_steps=0)
+    config.optimizer.update(milestones=(), gammas=(), constant_steps=num_steps // 2)
+    config.loss_schedule = tuple(
+        (num_steps // 2, changes) for _, changes in config.loss_schedule[:1]
+    )
     config.validation.update(every=10, num_images=1, num_logged_images=1)
     return config
 

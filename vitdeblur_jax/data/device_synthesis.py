@@ -52,6 +52,7 @@ class Recipe(NamedTuple):
         seed: Seed of all draws.
         crop: Side of the crops, pixels.
         scene: Height and width of the part of an image in which a scene is drawn, around the crop.
+        horizontal_flip: See `data.transforms.random_crop_and_flips`.
         vertical_flip: See `data.transforms.random_crop_and_flips`.
         quarter_turns: See `data.transforms.random_crop_and_flips`.
     """
@@ -60,6 +61,7 @@ class Recipe(NamedTuple):
     seed: int
     crop: int
     scene: tuple[int, int]
+    horizontal_flip: bool = True
     vertical_flip: bool = False
     quarter_turns: bool = False
 
@@ -173,6 +175,7 @@ def _example(images: DeviceImages, recipe: Recipe, place: Int32[Array, "3"]) -> 
     pair = random_flips(
         flip_key,
         {"blurred": pair.blurred, "sharp": pair.sharp},
+        horizontal_flip=recipe.horizontal_flip,
         vertical_flip=recipe.vertical_flip,
         quarter_turns=recipe.quarter_turns,
     )
@@ -197,6 +200,7 @@ def random_flips(
     key: Key[Array, ""],
     images: dict[str, UInt8[Array, "side side channels"]],
     *,
+    horizontal_flip: bool,
     vertical_flip: bool,
     quarter_turns: bool,
 ) -> dict[str, Array]:
@@ -209,7 +213,8 @@ def random_flips(
         mirrored = image[:, ::-1]
         if image.shape[-1] == 2 * _VIEW:  # a flip also swaps the halves of the lens
             mirrored = jnp.roll(mirrored, _VIEW, axis=-1)
-        image = jnp.where(is_mirrored, mirrored, image)
+        if horizontal_flip:
+            image = jnp.where(is_mirrored, mirrored, image)
         if vertical_flip:
             image = jnp.where(is_upside_down, image[::-1], image)
         if quarter_turns:

@@ -48,6 +48,7 @@ def make_train_dataset(
     crop: int,
     first_example: int = 0,
     rows: Sequence[int] | None = None,
+    horizontal_flip: bool = True,
     vertical_flip: bool = False,
     quarter_turns: bool = False,
     workers: int = 0,
@@ -69,6 +70,7 @@ def make_train_dataset(
       first_example: Place of the first example in the endless sequence of examples. A dataset
         with another batch size or crop can continue where this one ended.
       rows: The rows of each batch that this process reads; None: all.
+      horizontal_flip: See `random_crop_and_flips`.
       vertical_flip: See `random_crop_and_flips`.
       quarter_turns: See `random_crop_and_flips`.
       workers: Number of processes that read and augment. With 0, threads of this process do. They
@@ -88,7 +90,11 @@ def make_train_dataset(
     """
     _check(sources, weights, seed, batch_size)
     rows = list(range(batch_size) if rows is None else rows)
-    flips = {"vertical_flip": vertical_flip, "quarter_turns": quarter_turns}
+    flips = {
+        "horizontal_flip": horizontal_flip,
+        "vertical_flip": vertical_flip,
+        "quarter_turns": quarter_turns,
+    }
     examples = mixed_indices([len(source) for source in sources], weights, seed)
     examples = examples.random_map(partial(_augmented_example, list(sources), crop, flips))
     # Grain's own slices take every n-th batch of a process, but not some rows of each batch.

@@ -22,13 +22,14 @@ def random_crop_and_flips(
     rng: np.random.Generator,
     crop: int,
     *,
+    horizontal_flip: bool = True,
     vertical_flip: bool = False,
     quarter_turns: bool = False,
 ) -> Example:
     """Returns a random square crop of an example, flipped horizontally with probability 1/2.
 
-    This is the published augmentation. A flip also swaps the left and the right half of the lens,
-    so the two views of a dual-pixel image change places.
+    This is ViTDeblur's published augmentation. A flip also swaps the left and the right half of the
+    lens, so the two views of a dual-pixel image change places.
 
     Args:
       example: `blurred` (H x W x 3, or H x W x 6 for a left and a right view), `sharp`
@@ -36,6 +37,7 @@ def random_crop_and_flips(
       rng: Random generator. The number of draws does not depend on the options, so an option does
         not change the crops.
       crop: Side of the square, pixels.
+      horizontal_flip: False leaves this flip out.
       vertical_flip: Also flip vertically with probability 1/2.
       quarter_turns: Also rotate by 0, 90, 180 or 270 degrees, with equal probability. With all
         three, the eight symmetries of the square are equally likely.
@@ -62,7 +64,7 @@ def random_crop_and_flips(
 
     def changed(image: np.ndarray) -> np.ndarray:
         image = image[top : top + crop, left : left + crop]
-        image = _mirrored(image) if mirrored else image
+        image = _mirrored(image) if horizontal_flip and mirrored else image
         image = image[::-1] if vertical_flip and upside_down else image
         image = np.rot90(image, turns) if quarter_turns else image
         # Copy even a contiguous view, so that the whole image is freed.

@@ -12,8 +12,9 @@ from vitdeblur_jax.models.networks import GROUPS, NETWORKS, create_network
 from vitdeblur_jax.training.data_sets import RULES as DATA_SET_RULES
 from vitdeblur_jax.training.data_sets import check_data_sets, named_groups, weighted_names
 from vitdeblur_jax.training.initialization import check_initial, initial_options
+from vitdeblur_jax.training.loss_schedule import check_loss_schedule, largest_weights, phases_rule
 from vitdeblur_jax.training.losses import RULES as LOSS_RULES
-from vitdeblur_jax.training.losses import WEIGHT_RULE, check_losses, loss_weights
+from vitdeblur_jax.training.losses import WEIGHT_RULE, check_losses
 from vitdeblur_jax.training.objective_checks import check_term_name
 from vitdeblur_jax.training.optimizer import RULES as OPTIMIZER_RULES
 from vitdeblur_jax.training.optimizer import check_optimizer
@@ -77,12 +78,14 @@ RULES = {
     "progressive": sequence(sequence(integer(0), length=3))._replace(
         wanted="((first_step, crop, batch_size), ...), three integers for each part"
     ),
+    "loss_schedule": phases_rule(),
     "grad_accum_steps": integer(1, LARGEST_BATCH),
     "mesh.data": integer(-1),
     "mesh.fsdp": integer(-1),
     "initial.checkpoint": text(),
     "data.sets": named_groups(),
     "data.mixture": weighted_names(),
+    "data.horizontal_flip": flag(),
     "data.vertical_flip": flag(),
     "data.quarter_turns": flag(),
     "data.workers": integer(0, 1024),
@@ -132,6 +135,7 @@ def check_config(config: ml_collections.ConfigDict, network: nn.Module | None = 
     check_options(network, config.validation.stride or None, None)
     check_data_sets(config, views_of(network))
     _check_turns(config, views_of(network))
+    check_loss_schedule(config)
     _check_stages(config, network)
     check_initial(config, network)
     _check_profile(config)
@@ -241,7 +245,7 @@ def _check_stages(config, network):
             f"progressive has the first steps {starts[1:]}; they must increase, from 1 to less "
             f"than num_steps, which is {config.num_steps}"
         )
-    weights = loss_weights(config.loss)
+    weights = largest_weights(config)
     limits = {"crop": RULES["crop"], "batch_size": RULES["batch_size"]}
     for stage in plan:
         check_values(stage, limits, "" if stage is plan[0] else "progressive: ")
@@ -250,5 +254,5 @@ def _check_stages(config, network):
                 f"a batch of {stage.batch_size} cannot be split into {config.grad_accum_steps} "
                 "parts; make batch_size a multiple of grad_accum_steps"
             )
-        check_losses(config.loss, stage.crop)
+        check_losses(weights, config.loss.border, stage.crop)
         check_training(network, stage.crop, stage.batch_size // config.grad_accum_steps, weights)

@@ -122,6 +122,7 @@ class TrainingData:
             self._config.seed,
             stage.crop,
             scene_shape(smallest, stage.crop),
+            self._config.data.horizontal_flip,
             self._config.data.vertical_flip,
             self._config.data.quarter_turns,
         )
@@ -138,6 +139,7 @@ class TrainingData:
             crop=stage.crop,
             first_example=stage.first_example,
             rows=rows,
+            horizontal_flip=data.horizontal_flip,
             vertical_flip=data.vertical_flip,
             quarter_turns=data.quarter_turns,
             workers=data.workers,

@@ -25,11 +25,13 @@ architecture; empty: none |
 | data.synthesis.device | synthetic: keep the images in device memory and make the pairs there |
 | data.sets | several data sets by name, see `vitdeblur_jax.training.data_sets` |
 | data.mixture | ((name, weight), ...): the data.sets to train on; empty: data itself |
-| data.vertical_flip, .quarter_turns | augmentation beyond the published horizontal flip |
+| data.horizontal_flip, .vertical_flip, .quarter_turns | augmentation; ViTDeblur's is the first |
 | data.workers | processes that read ahead; 0: threads. Does not change the batches |
 | loss.charbonnier, .l1, .mse, .ssim, .fourier, .lpips | weights of the restoration losses, see \
 `vitdeblur_jax.training.losses` |
 | loss.* | weights of the network's own terms |
+| loss_schedule | ((first_step, ((term, weight), ...)), ...): later weights, see \
+`vitdeblur_jax.training.loss_schedule` |
 | loss.border | pixels on each side that the restoration losses exclude |
 | loss.lpips_backbone | network of LPIPS: alex, vgg or squeeze |
 | loss.lpips_weights | folder of its weights, for squeeze; empty: in the user's cache |
@@ -106,11 +108,13 @@ def _common_config():
                 "synthesis": {"device": False, **dataclasses.asdict(SynthesisSettings())},
                 "sets": {},
                 "mixture": (),
+                "horizontal_flip": True,
                 "vertical_flip": False,
                 "quarter_turns": False,
                 "workers": 0,
             },
             "loss": {**dict.fromkeys(NAMES, 0.0), "charbonnier": 1.0, **SETTINGS},
+            "loss_schedule": (),
             "optimizer": _default_optimizer(),
             "ema_decay": 0.0,
             "max_nonfinite_steps": 0,
@@ -140,10 +144,12 @@ def _default_optimizer():
         "learning_rate": 2e-4,
         "schedule": "cosine",
         "warmup_steps": 0,
+        "constant_steps": 0,
         "final_learning_rate": 0.0,
         "decay_share": 0.2,
         "milestones": (),
         "gamma": 0.5,
+        "gammas": (),
         "b1": 0.9,
         "b2": 0.999,
         "epsilon": 1e-8,

@@ -13,7 +13,7 @@ float dtype are converted to float32 first. Restored images are not clipped.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
@@ -82,26 +82,25 @@ def loss_weights(config: ml_collections.ConfigDict) -> dict[str, float]:
     return {name: value for name, value in config.items() if name not in SETTINGS}
 
 
-def check_losses(config: ml_collections.ConfigDict, crop: int) -> None:
-    """Raises `UserError` if crops are too small for a loss in `config.loss` with a weight.
+def check_losses(weights: Mapping[str, float], border: int, crop: int) -> None:
+    """Raises `UserError` if crops are too small for a loss with a weight.
 
     Args:
-      config: `config.loss`.
+      weights: Weights of all loss terms, by name.
+      border: Pixels on each side that the restoration losses exclude.
       crop: Side of the training crops, pixels.
     """
-    if not any(loss_weights(config).values()):
-        raise UserError("all weights in loss are 0, so nothing would be trained")
-    side = crop - 2 * config["border"]
+    side = crop - 2 * border
     if side <= 0:
         raise UserError(
-            f"loss.border excludes {config['border']} pixels on each side, which is all of a "
+            f"loss.border excludes {border} pixels on each side, which is all of a "
             f"crop of {crop}; lower loss.border"
         )
     for name, least in _LEAST_SIDES.items():
-        if config[name] and side < least:
+        if weights[name] and side < least:
             raise UserError(
                 f"loss.{name} needs {least} x {least} pixels, but a crop of {crop} with border "
-                f"{config['border']} leaves {side} x {side}; raise crop"
+                f"{border} leaves {side} x {side}; raise crop"
             )
 
 

@@ -39,6 +39,7 @@ def weighted_objective(
     *,
     border: int = 0,
     lpips: Callable[[Array, Array], Array] | None = None,
+    changed: Mapping[str, Array] | None = None,
 ) -> Objective:
     """Returns the weighted sum of restoration losses and of the network's own terms.
 
@@ -54,6 +55,8 @@ def weighted_objective(
       rng: Key for dropout.
       border: Pixels on each side that the restoration losses exclude.
       lpips: The loss of that name, from `read_lpips_loss`; required if it has a weight.
+      changed: Scalars that replace some of the weights in the sum. `weights` must have a weight for
+        each of them that is not 0.
     """
     own = frozenset(own_loss_terms(network))
     check_keys(weights, [*RESTORATION_LOSSES, LPIPS, *own], "the loss")
@@ -69,7 +72,8 @@ def weighted_objective(
         if weights.get(name) or name == "charbonnier"
     } | found
     # Terms with weight 0 are excluded, not multiplied: 0 * inf is NaN.
-    weighted = {n: weights[n] * values for n, values in terms.items() if weights.get(n)}
+    current = {**weights, **(changed or {})}
+    weighted = {n: current[n] * values for n, values in terms.items() if weights.get(n)}
     return Objective(
         loss=sum(values.mean() for values in weighted.values()),
         terms={name: values.mean() for name, values in terms.items()},

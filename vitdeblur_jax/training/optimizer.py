@@ -4,13 +4,16 @@
 
 | key | meaning |
 |---|---|
-| name | "adamw", or "muon": Muon for matrices and AdamW for the rest |
+| name | "adamw"; "radam": rectified Adam; "muon": Muon for matrices and AdamW for the rest |
 | learning_rate | the peak learning rate |
 | schedule | "cosine", "multistep", "constant" or "wsd": constant, then a linear decay |
 | warmup_steps | number of steps of linear warm-up; 0: none |
+| constant_steps | number of steps at learning_rate before "cosine" falls |
 | final_learning_rate | where "cosine" and "wsd" end |
 | decay_share | share of the run over which "wsd" decays |
-| milestones, gamma | "multistep" multiplies the learning rate by gamma at each milestone (a step) |
+| milestones | the steps at which "multistep" multiplies the learning rate by gamma |
+| gamma | the factor |
+| gammas | a factor for each milestone, instead of gamma; (): gamma |
 | weight_decay | decoupled, multiplied by the learning rate |
 | decay_norms_and_biases | False: only parameters named "kernel" decay |
 | b1, b2, epsilon | Adam's |
@@ -34,7 +37,7 @@ from vitdeblur_jax.utils.errors import UserError
 
 Frozen = str | Iterable[str | tuple[str, ...]]
 
-OPTIMIZERS = ("adamw", "muon")
+OPTIMIZERS = ("adamw", "radam", "muon")
 SCHEDULES = ("cosine", "multistep", "constant", "wsd")
 
 # The upper bounds keep values finite, and b1 and b2 below 1, in float32.
@@ -43,10 +46,12 @@ RULES = {
     "learning_rate": number(0, 1e6, above_low=True),
     "schedule": choice(*SCHEDULES),
     "warmup_steps": integer(0),
+    "constant_steps": integer(0),
     "final_learning_rate": number(0, 1e6),
     "decay_share": number(0, 1, above_low=True),
     "milestones": sequence(integer(1)),
     "gamma": number(0, 1e6, above_low=True),
+    "gammas": sequence(number(0, 1e6, above_low=True)),
     "b1": number(0, 0.999999),
     "b2": number(0, 0.999999),
     "epsilon": number(1e-30, 1e6),
@@ -87,10 +92,13 @@ def make_schedule(config: ml_collections.ConfigDict, steps: int | None) -> optax
 def _schedule_without_warmup(config, steps):
     rate = config.learning_rate
     if config.schedule == "cosine":
-        return optax.cosine_decay_schedule(rate, steps, config.final_learning_rate / rate)
+        falling = steps - config.constant_steps
+        cosine = optax.cosine_decay_schedule(rate, falling, config.final_learning_rate / rate)
+        return lambda step: cosine(jnp.maximum(step - config.constant_steps, 0))
     if config.schedule == "multistep":
+        gammas = config.gammas or (config.gamma,) * len(config.milestones)
         return optax.piecewise_constant_schedule(
-            rate, dict.fromkeys(config.milestones, config.gamma)
+            rate, dict(zip(config.milestones, gammas, strict=True))
         )
     if config.schedule == "wsd":
         decay_steps = config.decay_share * steps
@@ -129,6 +137,9 @@ def make_optimizer(
     corrections are computed in float32: with b2 = 0.999 the first updates differ from PyTorch's by
     about 1e-5 of their size.
 
+    "radam" uses Adam's update times a rectification factor, and in the first steps, while the
+    variance of the second moment is infinite, the momentum alone. Weight decay is that of "adamw".
+
     "muon" orthogonalizes the update of each matrix named "kernel" (momentum 0.95 and five
     Newton-Schulz steps, as published). Convolutions, biases, norms, tokens and matrices with a side
     of 1 use Adam. The root mean square of a Muon update is about 0.2, AdamW's in practice, whatever
@@ -138,6 +149,7 @@ def make_optimizer(
 
     Sources:
       Loshchilov, Hutter: "Decoupled Weight Decay Regularization", ICLR 2019; torch.optim.AdamW.
+      Liu et al.: "On the Variance of the Adaptive Learning Rate and Beyond", ICLR 2020.
       Jordan et al.: "Muon: An optimizer for hidden layers in neural networks", 2024.
       Liu et al.: "Muon is Scalable for LLM Training", arXiv:2502.16982, 2025.
 
@@ -146,7 +158,8 @@ def make_optimizer(
       schedule: Maps a step to its learning rate.
     """
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
-    adam = optax.scale_by_adam(config.b1, config.b2, config.epsilon)
+    scale_by = optax.scale_by_radam if config.name == "radam" else optax.scale_by_adam
+    adam = scale_by(config.b1, config.b2, config.epsilon)
     decay_mask = None if config.decay_norms_and_biases else _is_kernel
     return optax.chain(
         clip,
@@ -237,8 +250,18 @@ def check_optimizer(config: ml_collections.ConfigDict, steps: int) -> None:
             f"optimizer.warmup_steps is {config.warmup_steps}; it must be at most num_steps, "
             f"{steps}"
         )
+    if config.schedule == "cosine" and config.constant_steps >= steps:
+        raise UserError(
+            f"optimizer.constant_steps is {config.constant_steps}; it must be less than num_steps, "
+            f"{steps}"
+        )
     if config.schedule == "multistep":
         _check_milestones(tuple(config.milestones), steps)
+        if config.gammas and len(config.gammas) != len(config.milestones):
+            raise UserError(
+                f"optimizer.gammas has {len(config.gammas)} factors for "
+                f"{len(config.milestones)} milestones; give one for each, or ()"
+            )
 
 
 def _check_milestones(milestones, steps):

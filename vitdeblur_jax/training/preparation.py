@@ -24,7 +24,8 @@ from vitdeblur_jax.models.network import abstract_variables, own_loss_terms, par
 from vitdeblur_jax.models.networks import config_of
 from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
 from vitdeblur_jax.training.initialization import given_variables, starting_variables
-from vitdeblur_jax.training.losses import LPIPS, loss_weights, read_lpips_loss
+from vitdeblur_jax.training.loss_schedule import changing_weights, largest_weights
+from vitdeblur_jax.training.losses import LPIPS, read_lpips_loss
 from vitdeblur_jax.training.lr_mults import frozen_by_lr_mults
 from vitdeblur_jax.training.objective import Objective, weighted_objective
 from vitdeblur_jax.training.objective_checks import check_is_function, check_objective
@@ -79,7 +80,7 @@ def prepare(
         random values, the weights of LPIPS cannot be read, or the objective is invalid.
     """
     _check_batches(config, mesh)
-    weights = loss_weights(config.loss)
+    weights = largest_weights(config)
     own = frozenset(name for name in own_loss_terms(network) if weights.get(name))
     params = abstract_variables(network)["params"]
     frozen = frozen_by_lr_mults(params, config.optimizer.lr_mults)
@@ -93,11 +94,13 @@ def prepare(
         trained = trained_part(variables["params"], frozen)
         return create_state(variables, trained, optimizer, with_ema=config.ema_decay > 0)
 
+    weights_at = None if objective is not None else changing_weights(config)
     objective, constants = _objective(config, network, mesh, weights, objective)
     train_step = compile_train_step(
         mesh,
         objective=objective,
         constants=constants,
+        weights_at=weights_at,
         optimizer=optimizer,
         frozen=frozen,
         ema_decay=config.ema_decay,

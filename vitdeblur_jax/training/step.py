@@ -89,6 +89,7 @@ def compile_train_step(
     *,
     objective: Callable[..., Objective],
     constants: Mapping[str, Any] | None = None,
+    weights_at: Callable[[Array], dict[str, Array]] | None = None,
     **settings,
 ) -> Callable:
     """Returns `train_step`, jitted; `objective` and `settings` are its keyword arguments.
@@ -96,7 +97,8 @@ def compile_train_step(
     The returned function takes state and batch, and `lr_scale` as an optional keyword.
     The state has the sharding of `state_sharding` and is donated. The batch is sharded over all
     devices. `constants` are more keyword arguments of the objective, pytrees of replicated arrays;
-    they are arguments of the compiled program, not literals in it.
+    they are arguments of the compiled program, not literals in it. With `weights_at`, the objective
+    gets the weights at the state's step as its keyword argument `changed`.
     """
 
     def objective_of_whole(variables, *arguments, **constants):
@@ -104,7 +106,8 @@ def compile_train_step(
         return objective(whole, *arguments, **constants)
 
     def sharded_train_step(state, batch, lr_scale=None, **constants):
-        of_whole = partial(objective_of_whole, **constants)
+        changed = {} if weights_at is None else {"changed": weights_at(state.step)}
+        of_whole = partial(objective_of_whole, **constants, **changed)
         new, metrics = train_step(state, batch, objective=of_whole, lr_scale=lr_scale, **settings)
         shardings = state_sharding(mesh, new), replicated(mesh)
         return jax.lax.with_sharding_constraint((new, metrics), shardings)

@@ -56,9 +56,19 @@ def raised_in(error: BaseException) -> str:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """Returns " (did you mean ...?)" for a misspelt name, or "" if no name is similar."""
-    close = difflib.get_close_matches(name, list(names), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    """Returns " (did you mean ...?)" for a misspelt name, or "" if no name is similar.
+
+    Of names that are equally similar, the first one is suggested.
+    """
+    names = list(names)
+    close = difflib.get_close_matches(name, names, n=len(names) or 1)
+    if not close:
+        return ""
+    best = max(
+        sorted(close, key=names.index),
+        key=lambda other: difflib.SequenceMatcher(None, other, name).ratio(),
+    )
+    return f" (did you mean {best!r}?)"
 
 
 def known(what: str, name: str, names: Iterable[str]) -> str:
