@@ -128,11 +128,11 @@ def without(state_dict, *names):
         ),
         (
             published("drbnet") | {"conv1_1.0.bias": np.zeros(31, np.float32)},
-            r"nearest is 'drbnet', but 1 entries differ: conv1_1.0.bias is \(31,\), should be",
+            r"nearest is 'drbnet', but 1 entry differs: conv1_1.0.bias is \(31,\), should be",
         ),
         (
             published("kpac") | {"param_058": np.zeros(3, np.float32)},
-            r"nearest is 'kpac', but 1 entries differ: param_058 has no place in it$",
+            r"nearest is 'kpac', but 1 entry differs: param_058 has no place in it$",
         ),
         (without(published("kpac"), "param_057"), "nearest is 'kpac', .* param_057 is missing$"),
         ({}, "^a has no entry of any network .*; stored are none$"),

@@ -62,7 +62,8 @@ def recognized_network(state_dict: StateDict, where: str) -> nn.Module:
             f"{few_of(state_dict) or 'none'}"
         )
     raise UserError(
-        f"{where} fits no network; the nearest is {nearest!r}, but {len(faults)} entries differ: "
+        f"{where} fits no network; the nearest is {nearest!r}, but "
+        f"{'1 entry differs' if len(faults) == 1 else f'{len(faults)} entries differ'}: "
         f"{few_of(faults, '; ')}"
     )
 

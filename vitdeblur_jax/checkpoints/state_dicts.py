@@ -20,6 +20,12 @@ from vitdeblur_jax.utils.shapes import few_of
 # beside "params".
 _KEYS = ("state_dict", "model", "params_ema", "params")
 
+# What people have on disk instead of a checkpoint, by the start of the file in lower case.
+_NOT_DOWNLOADED = {
+    b"<!doctype html": "a web page, such as a warning before a download; download the file itself",
+    b"<html": "a web page, such as a warning before a download; download the file itself",
+    b"version https://git-lfs": "a pointer of Git LFS; fetch the file itself with `git lfs pull`",
+}
 _OTHER_READERS = {".hdf5": read_keras_file, ".h5": read_keras_file, ".npz": read_numpy_file}
 
 
@@ -36,6 +42,7 @@ def read_state_dict(path: Path) -> tuple[StateDict, str | None]:
     Raises:
       UserError: The file cannot be read or holds no state dict.
     """
+    _check_is_downloaded(path)
     if path.suffix == ".safetensors":
         state_dict, metadata = read_safetensors(path)
         return state_dict, metadata.get("config")
@@ -45,6 +52,17 @@ def read_state_dict(path: Path) -> tuple[StateDict, str | None]:
     state_dict = find_state_dict(contents, str(path))
     saved = contents.get("config") if contents is not state_dict else None
     return state_dict, saved if isinstance(saved, str) else None
+
+
+def _check_is_downloaded(path):
+    try:
+        with path.open("rb") as file:
+            start = file.read(256).lstrip().lower()
+    except OSError:
+        return  # the reader says why
+    for beginning, what in _NOT_DOWNLOADED.items():
+        if start.startswith(beginning):
+            raise UserError(f"{path}: is {what}")
 
 
 def find_state_dict(contents: Any, where: str) -> StateDict:
