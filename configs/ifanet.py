@@ -5,9 +5,13 @@ r"""Trains IFANet on DPDD, the Canon dual-pixel data set: its combined views.
 Published: crop 256, batch 8, MSE of the restored image, RAdam with weight decay 0.01, gradients
 clipped to norm 0.5, and 600 000 steps with learning rate 1e-4, halved at 500 000 and at 550 000.
 
-Not included: the two losses that need networks or data for training alone, MSE of the right view
-warped to the left one and of the reblurred sharp image; and noise, grayscale and rescaling as
-augmentation. The training loop mirrors crops, the published training does not.
+For two views, give `default_config` the name "ifanet_dual", and set `data.layout` to
+"dpdd_dual_pixel". The published loss of the right view, warped by the disparity to the left one, is
+then included (`loss.disparity`). The published training has it for one view, too: it reads the
+views beside the combined image, which this training loop does not.
+
+Not included: the loss of the sharp image that a second network reblurs; and noise, grayscale and
+rescaling as augmentation.
 
 The authors name no hardware; one GPU with 24 GB should do. No run is complete yet, so there are no
 results.

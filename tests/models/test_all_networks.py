@@ -240,24 +240,26 @@ def main(*names):
         before = traverse_util.flatten_dict(model.variables, sep="/")
         assert any(np.any(one[path] != before[path]) for path in one)
         for path, value in one.items():
-            np.testing.assert_allclose(other[path], value, rtol=0, atol=2e-5, err_msg=path)
+            change = np.abs(value - before[path]).max()
+            atol = 1e-2 * change + 1e-6
+            np.testing.assert_allclose(other[path], value, rtol=0, atol=atol, err_msg=path)
 
 
 def _step(model, mesh):
-    """Returns the variables after one step of stochastic gradient descent on a mesh."""
+    """Returns the variables minus the gradient of the loss, computed on a mesh."""
     weights = {"charbonnier": 1.0, **getattr(model.model, "LOSS_TERMS", {})}
     if isinstance(model.model, MDP):  # the others need views
         weights = {"charbonnier": 1.0, "mean_of_views": 0.2}
     step = compile_train_step(
         mesh,
         objective=functools.partial(weighted_objective, model.model, weights),
-        optimizer=optax.sgd(1e-2),
+        optimizer=optax.sgd(1.0),
     )
     images = image_for(model.model, batch=8, side=48)  # SSIM at a quarter of it needs 11
     batch = {"blurred": images, "sharp": images[..., ::-1, :, :3]}
     batch = {name: np.uint8(255 * np.asarray(value)) for name, value in batch.items()}
     variables = jax.tree.map(jnp.copy, model.variables)
-    state = create_state(variables, variables["params"], optax.sgd(1e-2), with_ema=False)
+    state = create_state(variables, variables["params"], optax.sgd(1.0), with_ema=False)
     state = jax.device_put(state, state_sharding(mesh, state))
     state, metrics = step(state, jax.device_put(batch, batch_sharded(mesh)))
     assert metrics["finite"]

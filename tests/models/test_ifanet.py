@@ -1,7 +1,10 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.ndimage import map_coordinates
 
 from tests.published_networks import (
     PEERS,
@@ -19,10 +22,10 @@ from tests.published_networks import (
 from tests.stand_in_weights import stand_in_state_dict
 from vitdeblur_jax.models.ifanet import (
     IFANet,
-    IterativeFilters,
     ResidualBlocks,
     published_entries,
 )
+from vitdeblur_jax.models.layers.iterative_filters import IterativeFilters
 from vitdeblur_jax.models.published import from_published
 from vitdeblur_jax.utils.errors import UserError
 
@@ -188,3 +191,26 @@ def test_several_residual_blocks_are_added_to_their_input(number, expected):
 def test_sides_are_multiples_of_8():
     with pytest.raises(UserError, match="multiples of 8"):
         jax.eval_shape(IFANet(**SMALL).init, jax.random.key(0), jnp.zeros((1, 16, 12, 3)))
+
+
+def test_the_disparity_loss_compares_the_warped_right_view_with_the_left():
+    network, rng = IFANet(**SMALL, views=2), np.random.default_rng(0)
+    blurred = jnp.asarray(rng.random((2, 16, 48, 6)), "f4")
+    variables = random_variables(network, (1, 16, 48, 6))
+    call = functools.partial(network.apply, method="training_outputs", capture_intermediates=True)
+    (restored, terms), state = call(
+        variables, blurred, blurred[..., :3], True, frozenset({"disparity"})
+    )
+    shift = np.asarray(state["intermediates"]["disparity"]["__call__"][0][..., 0])
+    assert np.abs(shift).max() > 0.1
+    means = np.asarray(blurred).reshape(2, 2, 8, 6, 8, 6).mean((2, 4))
+    rows, columns = np.mgrid[:2, :6]
+    for n in range(2):
+        squares = []
+        for channel in range(3):
+            places, settings = [rows, columns + shift[n]], {"order": 1, "mode": "grid-constant"}
+            warped = map_coordinates(means[n, ..., 3 + channel], places, **settings)
+            squares.append((warped - means[n, ..., channel]) ** 2)
+        np.testing.assert_allclose(terms["disparity"][n], np.mean(squares), rtol=1e-4)
+    np.testing.assert_array_equal(restored, network.apply(variables, blurred))
+    assert IFANet().LOSS_TERMS == {}

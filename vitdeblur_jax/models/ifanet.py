@@ -14,19 +14,19 @@ conversion is exact, but does not compute it. The residual passes through a leak
 dual-pixel network takes both views and restores the combined image: the mean of the views
 (`views=2`), or the image of the camera (`views=3`) as in the published network.
 
-The published training has two more losses. One warps the views by the disparity, the other blurs
-the sharp image by inverted filters. They need views and another network, which this package does
-not have.
+The published training has two more losses. "disparity" warps the right view to the left one; here
+it is a term of the network with two views. The other one blurs the sharp image by filters that
+another network inverts. That network is not included.
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from vitdeblur_jax.models.layers.adaptive_filter import adaptive_filter
 from vitdeblur_jax.models.layers.convolution import conv_layer
+from vitdeblur_jax.models.layers.image_losses import mse
+from vitdeblur_jax.models.layers.iterative_filters import WIDE_XAVIER, IterativeFilters
 from vitdeblur_jax.models.layers.leaky import (
     LeakyConv,
     LeakyUpsample,
@@ -35,6 +35,7 @@ from vitdeblur_jax.models.layers.leaky import (
     leaky_relu,
 )
 from vitdeblur_jax.models.layers.views import views_and_combined
+from vitdeblur_jax.models.layers.warping import shifted_columns
 from vitdeblur_jax.models.published import (
     CONV,
     CONV_TRANSPOSE,
@@ -63,9 +64,7 @@ RULES = {
 }
 
 _SCALES = (1, 2, 4, 8)
-_TAPS = 3
 _XAVIER = nn.initializers.xavier_uniform()
-_WIDE_XAVIER = nn.initializers.variance_scaling(1.5**2, "fan_avg", "uniform")
 
 Maps = Float[Array, "batch height width channels"]
 
@@ -92,7 +91,11 @@ class IFANet(nn.Module):
         """Tiles with the receptive field as halo. Each iteration adds a pixel at scale 1/8."""
         return HaloTiles(halo=392 + 8 * self.iterations, multiple=8)
 
-    @nn.compact
+    @property
+    def LOSS_TERMS(self) -> dict[str, float]:
+        """The term of two views with its published weight; one view has none."""
+        return {} if self.views == 1 else {"disparity": 1.0}
+
     def __call__(
         self, image: Float[ArrayLike, "batch height width channels"], train: bool = False
     ) -> Float[Array, "batch height width 3"]:
@@ -102,10 +105,40 @@ class IFANet(nn.Module):
           image: `3 * views` channels, RGB in [0, 1]; sides are multiples of 8.
           train: Has no effect.
         """
+        return self._restored_and_disparity(image)[0]
+
+    def training_outputs(
+        self,
+        blurred: Float[ArrayLike, "batch height width channels"],
+        sharp: Float[ArrayLike, "batch height width 3"],
+        train: bool,
+        terms: frozenset[str],
+    ) -> tuple[Float[Array, "batch height width 3"], dict[str, Float[Array, " batch"]]]:
+        """Returns the deblurred image and the loss terms, one value for each image.
+
+        "disparity" is the mean squared difference, at 1/8 of the size, of the left view and the
+        right view, sampled `disparity` pixels to the right.
+
+        Args:
+          blurred: See `__call__`.
+          sharp: Not used.
+          train: Has no effect.
+          terms: Names in `LOSS_TERMS` of the terms to compute.
+        """
+        restored, disparity = self._restored_and_disparity(blurred)
+        if "disparity" not in terms:
+            return restored, {}
+        views, _ = views_and_combined(jnp.asarray(blurred, jnp.float32))
+        left, right = jnp.split(nn.avg_pool(views, (8, 8), (8, 8)), 2, axis=-1)
+        warped = shifted_columns(right, disparity.astype(jnp.float32))
+        return restored, {"disparity": mse(warped, left)}
+
+    @nn.compact
+    def _restored_and_disparity(self, image):
         check_image(image.shape, self.views, self.tiling.multiple, (1, 2, 3))
         views, combined = views_and_combined(jnp.asarray(image, jnp.float32))
         *skips, features = self._encode(combined, "encoder")
-        filters = self._filter_features(self._encode(views, "filter_encoder")[-1])
+        filters, disparity = self._filter_features(self._encode(views, "filter_encoder")[-1])
         numerics = {"dtype": self.dtype, "precision": self.precision}
         x = IterativeFilters(self.iterations, **numerics, name="filters")(features, filters)
         x = ResidualStage(self.widths[3], (3,), **self._settings, name="deblurring")(x)
@@ -115,14 +148,14 @@ class IFANet(nn.Module):
             for i in range(2):
                 x = ResidualBlocks(1, **self._settings, name=f"decoder_{scale}_{i}")(x)
         residual = LeakyConv(3, **self._settings, name="residual")(x)
-        return combined + residual.astype(jnp.float32)
+        return combined + residual.astype(jnp.float32), disparity
 
     def _encode(self, x, name):
         """Returns the features at each scale."""
         return leaky_encoder(x, self.widths, name, **self._settings)
 
     def _filter_features(self, x):
-        """Returns the features for filter prediction, which include the estimated disparity."""
+        """Returns the features for filter prediction, and the estimated disparity."""
         width, settings = self.widths[3], self._settings
         estimating = ResidualStage(width, (2, 2), **settings, name="disparity_estimation")(x)
         disparity = conv_layer(self, 1, 3, "disparity", kernel_init=_XAVIER)(estimating)
@@ -130,8 +163,8 @@ class IFANet(nn.Module):
         x = jnp.concatenate([x, seen], axis=-1)
         x = ResidualStage(width, (2, 2), **settings, name="joining")(x)
         x = LeakyConv(width, **settings, name="joined")(x)
-        settings["kernel_init"] = _WIDE_XAVIER
-        return ResidualStage(width, (2, 2), **settings, name="filter_features")(x)
+        settings["kernel_init"] = WIDE_XAVIER
+        return ResidualStage(width, (2, 2), **settings, name="filter_features")(x), disparity
 
     @property
     def _settings(self):
@@ -185,59 +218,6 @@ class ResidualStage(nn.Module):
         for i, number in enumerate(self.blocks):
             x = ResidualBlocks(number, *settings, name=f"blocks_{i}")(x)
         return x
-
-
-class IterativeFilters(nn.Module):
-    """Predicts separable filters and biases for each pixel and applies them in sequence.
-
-    The parameters are those of a 1 x 1 convolution in the published order. For each iteration they
-    contain the taps of a used and of an unused filter, tap by tap for each channel. The biases of
-    all iterations follow.
-
-    Attributes:
-      iterations: Number of filters.
-      dtype, precision: See `IFANet`.
-    """
-
-    iterations: int
-    dtype: str
-    precision: str
-
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "batch height width channels"],
-        features: Float[Array, "batch height width features"],
-    ) -> Float[Array, "batch height width channels"]:
-        """Returns the filtered `x`. The filters are predicted from `features`."""
-        channels, fan_in = x.shape[-1], features.shape[-1]
-        rows = self.iterations * channels * (2 * _TAPS + 1)
-        kernel = self.param("kernel", _WIDE_XAVIER, (fan_in, rows)).astype(self.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (rows,)).astype(self.dtype)
-
-        def iterate(x, layer):
-            kernel, bias = layer
-            predicted = jnp.matmul(features, kernel, precision=self.precision) + bias
-            return _filter_once(x, predicted), None
-
-        layers = (self._by_iteration(kernel, channels), self._by_iteration(bias[None], channels))
-        return jax.lax.scan(iterate, x, layers)[0]
-
-    def _by_iteration(self, kernel, channels):
-        """Returns (iterations, fan in, (taps + 1) x channels): the used taps, then the biases."""
-        split = 2 * self.iterations * channels * _TAPS
-        shape = (-1, self.iterations, 2, channels, _TAPS)
-        taps = kernel[:, :split].reshape(shape)[:, :, 0].transpose(1, 0, 3, 2)
-        biases = kernel[:, split:].reshape(-1, self.iterations, 1, channels).transpose(1, 0, 2, 3)
-        joined = jnp.concatenate([taps, biases], axis=2)
-        return joined.reshape(*joined.shape[:2], -1)
-
-
-def _filter_once(x, predicted):
-    *taps, bias = jnp.split(predicted, _TAPS + 1, axis=-1)
-    filters = jnp.stack(taps, axis=3)
-    vertical = adaptive_filter(x, filters[:, :, :, :, None])
-    return leaky_relu(adaptive_filter(vertical, filters[:, :, :, None]) + bias)
 
 
 def published_entries(network: IFANet) -> dict[Path, Entry]:
