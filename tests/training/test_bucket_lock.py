@@ -39,15 +39,14 @@ def test_it_tells_its_owner_and_goes_at_the_end(bucket):
     assert not (bucket / "run/lock").exists()
 
 
-def test_a_second_one_is_refused_while_the_first_lives(bucket, capfd):
-    began = time.monotonic()
+def test_a_second_one_is_refused_while_the_first_lives(bucket, monkeypatch, capfd):
+    monkeypatch.setattr(module, "_STALE_AFTER", 60.0)
     with (
         bucket_lock(bucket),
         pytest.raises(UserError, match=rf"{bucket} is in use by process {os.getpid()} on .*; wait"),
         bucket_lock(bucket),
     ):
         pass
-    assert time.monotonic() - began < 5
     assert "waiting to see if it still runs" in capfd.readouterr().err
 
 
