@@ -25,12 +25,12 @@ program reserves: state, batch and temporaries. That of PyTorch is the peak of i
 All parts need jax, flax, optax, orbax-checkpoint, numpy, scipy, pillow, jaxtyping, absl-py,
 safetensors and ml_collections, which is pure Python. The PyTorch parts need torch. `photograph`
 from file to file needs imagecodecs, simplejpeg and tifffile in addition; `run` needs these, grain,
-array_record, cloudpickle, portpicker, tensorboardX and tqdm. Bring what a machine without a network
-lacks as wheels for its Python:
+array_record, cloudpickle, packaging, portpicker, tensorboardX and tqdm. Bring what a machine
+without a network lacks as wheels for its Python:
 
     pip download --no-deps --only-binary=:all: --dest wheels --python-version 3.12 \
       --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 ml_collections imagecodecs \
-      simplejpeg grain array_record cloudpickle portpicker tensorboardX tqdm
+      simplejpeg grain array_record cloudpickle packaging portpicker tensorboardX tqdm
     pip install --no-index --no-deps --target packages wheels/*.whl
     PYTHONPATH=packages python -m benchmarks.accelerator --out FOLDER
 """
