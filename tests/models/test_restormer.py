@@ -15,10 +15,13 @@ from tests.published_networks import (
     stages_of,
 )
 from tests.stand_in_weights import stand_in_state_dict
+from vitdeblur_jax.models import restormer
+from vitdeblur_jax.models.layers.cpu_remat import remat_on_cpu
 from vitdeblur_jax.models.layers.depthwise import depthwise_by_shifts, depthwise_by_xla
 from vitdeblur_jax.models.published import from_published
 from vitdeblur_jax.models.restormer import (
     CONFIGURATIONS,
+    Block,
     Restormer,
     channel_attention,
     pixel_shuffle,
@@ -98,8 +101,21 @@ def test_golden_dual_pixel(optimized):
     np.testing.assert_allclose(output, golden["output_rgb"], rtol=0, atol=TOLERANCE)
 
 
+class RematBlock(Block):
+    """A block that keeps nothing but its input for the backward pass."""
+
+    def __call__(self, x):
+        block = self.clone(parent=None)
+
+        def apply(params, x):
+            return block.apply({"params": params}, x, method=Block.__call__)
+
+        return remat_on_cpu(apply)(self.variables["params"], x)
+
+
 @pytest.mark.slow
-def test_golden_gradients(golden, optimized):
+def test_golden_gradients(golden, optimized, monkeypatch):
+    monkeypatch.setattr(restormer, "Block", RematBlock)  # 15 GB without
     network = Restormer()
     entries = published_entries(network)
     assert_gradient_norms(golden, network, stand_in(network), entries, 1e-3)

@@ -23,7 +23,7 @@ from vitdeblur_jax.training.state import create_state
 from vitdeblur_jax.training.step import compile_train_step
 
 OTHER_MESHES = ("8x1", "1x8", "4x2")  # than the one which the default run tries
-STEPS = 5
+STEPS = 3
 WEIGHTS = {
     "charbonnier": 1.0,
     "contextual_cosine": 0.2,
