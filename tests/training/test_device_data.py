@@ -8,10 +8,11 @@ import jax
 import numpy as np
 import pytest
 
+from tests.training.same_run import assert_same_run, lines
 from tests.training.several_processes import end, restored, start
 from tests.training.small_run import after_step, quick_config, stand_in_objective
 from tests.training.test_data import batches
-from tests.training.test_loop import assert_same_run, lines, send
+from tests.training.test_loop import send
 from vitdeblur_jax.data import device_synthesis
 from vitdeblur_jax.data.image_io import read_rgb
 from vitdeblur_jax.training import preparation, train

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from tests.metrics.golden_pairs import NAMES, as_floats, golden_pair
+from tests.training.same_run import lines
 from tests.training.small_run import small_config
-from tests.training.test_loop import lines
 from vitdeblur_jax import metrics
 from vitdeblur_jax.training import losses, train
 from vitdeblur_jax.training.defaults import default_config

@@ -16,8 +16,9 @@ import pytest
 from flax import traverse_util
 
 from configs.evaluate import get_config
+from tests.training.same_run import RATES, lines
 from tests.training.small_run import after_step, images
-from tests.training.test_loop import RATES, lines, send
+from tests.training.test_loop import send
 from vitdeblur_jax import UserError, deblur, load_pretrained, save_pretrained
 from vitdeblur_jax.checkpoints.pretrained import Pretrained, check_pretrained
 from vitdeblur_jax.evaluation import evaluate

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from tests import made_up_data
+from tests.training.same_run import assert_same_run, lines
 from tests.training.small_run import after_step
-from tests.training.test_loop import assert_same_run, lines, send
+from tests.training.test_loop import send
 from vitdeblur_jax.models import abstract_variables
 from vitdeblur_jax.models.network import own_loss_terms
 from vitdeblur_jax.training import train
