@@ -16,7 +16,7 @@ from vitdeblur_jax.data.records.builders import BUILDERS
 from vitdeblur_jax.data.records.preparation import prepare, training_flags
 from vitdeblur_jax.data.sources import PreparedSource
 from vitdeblur_jax.utils.errors import UserError
-from vitdeblur_jax.utils.files import _this_host
+from vitdeblur_jax.utils.files import this_host
 
 COUNT = 27  # four files of records
 
@@ -145,7 +145,7 @@ def test_half_written_records_are_not_taken_for_whole(data, tmp_path):
     third = "paired_folder-train.array_record-00002-of-00004"
     (unfinished / third).write_bytes(b"half of it")
     dead = 2**22 + 1  # no process has such a number
-    (unfinished / f".{third}.{_this_host()}-{dead}-0123abcd.tmp").write_bytes(b"left behind")
+    (unfinished / f".{third}.{this_host()}-{dead}-0123abcd.tmp").write_bytes(b"left behind")
     (unfinished / "paired_folder-train.array_record-00000-of-00099").write_bytes(b"another plan")
     made_up_data.write(data / "blurred/photo020.png", 40)
     folder = prepare(data, None, tmp_path / "out")
