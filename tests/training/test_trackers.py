@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import struct
 import sys
 import time
 import types
@@ -306,11 +307,30 @@ def test_wandb_without_a_key_is_one_line(monkeypatch):
     connect(["wandb"])
 
 
+def wandb_records(path):
+    """Reads a W&B file, a log of LevelDB: blocks of 32 KiB with the parts of records.
+
+    A part has a checksum of 4 bytes, its size in 2, and its type: whole, first, middle or last.
+    """
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, record = path.read_bytes(), b""
+    block = 2**15
+    at = 7  # after the header of the file
+    while at + 7 <= len(data):
+        if block - at % block < 7:  # too short for a part
+            at += block - at % block
+            continue
+        size, kind = struct.unpack_from("<HB", data, at + 4)
+        record += data[at + 7 : at + 7 + size]
+        at += 7 + size
+        if kind in (1, 4):
+            yield Record.FromString(record)
+            record = b""
+
+
 @pytest.mark.slow
 def test_wandb_offline_files_hold_the_log(tmp_path, monkeypatch):
-    from wandb.proto.wandb_internal_pb2 import Record
-    from wandb.sdk.internal.datastore import DataStore
-
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
     monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "10")
@@ -322,11 +342,12 @@ def test_wandb_offline_files_hold_the_log(tmp_path, monkeypatch):
                 trained(log, step)
                 log.validation(step, {"psnr": 25.0 + step}, {"one": PIXELS})
     found, ids = [], set()
-    for path in sorted(tmp_path.glob("wandb/offline-run-*/*.wandb")):
-        store = DataStore()
-        store.open_for_scan(str(path))
-        while (data := store.scan_data()) is not None:
-            record = Record.FromString(data)
+    paths = list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+    assert len(paths) == 2
+    for path in paths:
+        # Another process writes them.
+        wait_until(lambda path=path: any(record.HasField("exit") for record in wandb_records(path)))
+        for record in wandb_records(path):
             if record.HasField("run"):
                 ids.add(record.run.run_id)
                 config = {
@@ -340,7 +361,6 @@ def test_wandb_offline_files_hold_the_log(tmp_path, monkeypatch):
                 }
                 step = row.pop("step")
                 found += [(step, name, value) for name, value in row.items()]
-        store._fp.close()
     curves = [
         (step, name, value)
         for step, name, value in found
