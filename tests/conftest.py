@@ -1,6 +1,7 @@
 """Set-up of a process of the tests, before it imports what they need."""
 
 import gc
+import logging
 import signal
 
 from jaxtyping import install_import_hook
@@ -20,6 +21,7 @@ def pytest_configure(config):
         drop_large_cache()
     if is_worker or not config.getoption("numprocesses", None):  # else it only hands out tests
         share_malloc_arenas()
+        logging.getLogger().addHandler(logging.NullHandler())  # else Orbax adds one to stderr
         gc.disable()  # until all tests are imported
         compile_fast_and_cache()
         config.pluginmanager.import_plugin("tests.fixtures")
