@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -160,11 +161,13 @@ class _Watch:
         if self._events is None:
             return
         writes = event == "open" and arguments[2] & _WRITING
+        writes = writes and arguments[0] != _TEMPORARY  # the folder: its file has no name
         if writes or event.startswith(_FORBIDDEN):
             self._events.append((event, str(arguments)[:200]))
 
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+_TEMPORARY = tempfile.gettempdir()
 _WATCH = _Watch()
 
 
