@@ -138,3 +138,19 @@ def test_a_missing_package_is_named(monkeypatch, scheme, package, extra):
     assert str(refusal.value) == (
         f"{scheme}:// needs {package}: pip install 'vitdeblur_jax[{extra}]'"
     )
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        ("google.auth.exceptions", True),
+        ("google.api_core.exceptions", True),
+        ("botocore", True),
+        ("gcsfs.retry", True),
+        ("google.protobuf.message", False),
+        ("gcsfsx", False),
+    ],
+)
+def test_errors_of_storage(module, expected):
+    error = type("Error", (Exception,), {"__module__": module})
+    assert buckets.is_of_storage(error()) is expected

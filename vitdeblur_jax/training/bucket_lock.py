@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Iterator
 
 from vitdeblur_jax.distributed.processes import leave
-from vitdeblur_jax.utils.buckets import AnyPath, filesystem, is_of_storage
+from vitdeblur_jax.utils.buckets import AnyPath, filesystem
 from vitdeblur_jax.utils.errors import CANNOT, UserError
 from vitdeblur_jax.utils.files import has_ended, this_host
 from vitdeblur_jax.utils.output import tell
@@ -29,8 +29,8 @@ _POLL = 1.0
 def bucket_lock(folder: AnyPath) -> Iterator[None]:
     """Holds the lock of a folder in a bucket.
 
-    A lock left by a killed process of this machine is replaced at once, one of another machine when
-    it has not changed for a minute. If this process is cut off for so long that another one
+    A lock left by a killed process of this machine is replaced in seconds, one of another machine
+    when it has not changed for a minute. If this process is cut off for so long that another one
     replaces its lock, it exits at once, because two processes must not write into the folder.
 
     Raises:
@@ -57,13 +57,20 @@ class _Lock:
         self._count = 0
 
     def take(self):
-        while not self._create():
+        replaces = False
+        while not self._create() or (replaces and not self._is_kept()):
             other = self._read()
             if other is not None:
                 if not _is_dead(other):
                     self._watch(other)
                 if self._read() == other:
                     self._remove()
+                    replaces = True
+
+    def _is_kept(self):
+        """Returns whether no other process, which also saw the stale lock, removed this one."""
+        time.sleep(2 * _POLL)
+        return (self._read() or {}).get("id") == self._id
 
     def keep(self, stop):
         """Rewrites the lock until `stop` is set."""
@@ -73,9 +80,8 @@ class _Lock:
                 if other is not None and other.get("id") != self._id:
                     return self._leave(other)
                 self._files.pipe_file(self._path, self._content())
-            except Exception as error:
-                if not is_of_storage(error):
-                    raise  # else the next write may succeed
+            except Exception:  # of the bucket, or of its library: the next read may succeed
+                continue
 
     def release(self):
         with contextlib.suppress(Exception):  # a lock that is left is replaced later

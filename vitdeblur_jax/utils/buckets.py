@@ -19,7 +19,10 @@ from vitdeblur_jax.utils.errors import UserError, one_line
 AnyPath = PurePath  # a `pathlib.Path` on disk, or an `epath.Path` in a bucket
 
 _PACKAGES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}  # and the extra of each
-_LIBRARIES = {"aiobotocore", "aiohttp", "botocore", "gcsfs", "google"}
+_LIBRARIES = (
+    *("aiobotocore", "aiohttp", "botocore", "gcsfs"),
+    *("google.api_core", "google.auth", "google.cloud"),
+)
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
@@ -118,8 +121,9 @@ def _prepare(scheme: str) -> None:
 
 def is_of_storage(error: BaseException) -> bool:
     """Returns whether a disk, a bucket or the way to it is at fault."""
-    libraries = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
-    return isinstance(error, OSError) or bool(libraries & _LIBRARIES)
+    modules = [f"{kind.__module__}." for kind in type(error).__mro__]
+    prefixes = tuple(f"{library}." for library in _LIBRARIES)
+    return isinstance(error, OSError) or any(name.startswith(prefixes) for name in modules)
 
 
 @contextlib.contextmanager
