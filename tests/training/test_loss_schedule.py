@@ -54,6 +54,12 @@ def test_without_phases_no_weight_changes():
     assert changing_weights(scheduled((4, (("charbonnier", 1.0),)))) is None
 
 
+def test_the_weights_are_no_arrays_on_a_device():
+    # JAX would copy them to the host at the first step, which fails on a GPU.
+    constants = jax.make_jaxpr(changing_weights(scheduled(MSE_FROM_3)))(0).consts
+    assert not [constant for constant in constants if isinstance(constant, jax.Array)]
+
+
 def test_a_step_minimizes_the_loss_of_its_phase():
     network, config = OneConvolution(), scheduled((1, (("charbonnier", 0.0), ("mse", 2.0))))
     rng = np.random.default_rng(0)
@@ -84,6 +90,30 @@ def test_a_step_minimizes_the_loss_of_its_phase():
             state.params,
             expected,
         )
+
+
+def test_an_infinite_term_of_weight_zero_changes_nothing():
+    network, batch = OneConvolution(), jnp.full((2, 8, 8, 3), 0.5)
+    variables = network.init(jax.random.key(0), batch)
+
+    def loss(params, blurred, changed):
+        return weighted_objective(
+            network,
+            {"charbonnier": 1.0, "mse": 2.0},
+            {"params": params},
+            blurred,
+            batch,
+            jax.random.key(0),
+            changed=changed,
+        ).loss
+
+    bright = batch.at[0, 0].set(1e30)  # its square overflows
+    params = jax.tree.map(jnp.ones_like, variables["params"])
+    assert not np.isfinite(loss(params, bright, {"mse": jnp.float32(1)}))
+    changed = {"charbonnier": jnp.float32(0), "mse": jnp.float32(0)}
+    value, gradient = jax.value_and_grad(loss)(params, bright, changed)
+    assert value == 0
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 `config.loss_schedule` is ((first_step, ((term, weight), ...)), ...). From `first_step` until the
 next phase, these weights replace those in `config.loss`; terms that a phase does not name keep the
-weight in `config.loss`.
+weight in `config.loss`. A term with a weight in any phase is computed in all phases.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,6 +10,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -72,16 +73,18 @@ def largest_weights(config: ml_collections.ConfigDict) -> dict[str, float]:
 def changing_weights(config: ml_collections.ConfigDict) -> WeightsAt | None:
     """Returns the function from a step to the weights that change in the run; None if none do."""
     plan = phases(config)
-    starts = jnp.array([first_step for first_step, _ in plan])
+    # NumPy arrays, because the step closes over them: to lower a closed-over `jax.Array`, JAX
+    # copies it from the device, which the loop's transfer guard forbids on a GPU.
+    starts = np.array([first_step for first_step, _ in plan])
     by_term: Mapping[str, list[float]] = {
         name: [weights[name] for _, weights in plan] for name in plan[0][1]
     }
-    changing = {name: jnp.array(w, jnp.float32) for name, w in by_term.items() if len(set(w)) > 1}
+    changing = {name: np.array(w, np.float32) for name, w in by_term.items() if len(set(w)) > 1}
     if not changing:
         return None
 
     def weights_at(step: ArrayLike) -> dict[str, Float[Array, ""]]:
-        phase = jnp.searchsorted(starts, step, side="right") - 1
-        return {name: weights[phase] for name, weights in changing.items()}
+        phase = jnp.searchsorted(jnp.asarray(starts), step, side="right") - 1
+        return {name: jnp.asarray(weights)[phase] for name, weights in changing.items()}
 
     return weights_at

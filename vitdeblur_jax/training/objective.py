@@ -71,9 +71,13 @@ def weighted_objective(
         for name, loss in losses.items()
         if weights.get(name) or name == "charbonnier"
     } | found
-    # Terms with weight 0 are excluded, not multiplied: 0 * inf is NaN.
     current = {**weights, **(changed or {})}
-    weighted = {n: current[n] * values for n, values in terms.items() if weights.get(n)}
+    # Terms with weight 0 are excluded, not multiplied: 0 * inf is NaN.
+    weighted = {
+        n: jnp.where(current[n] == 0, 0, current[n] * values)
+        for n, values in terms.items()
+        if weights.get(n)
+    }
     return Objective(
         loss=sum(values.mean() for values in weighted.values()),
         terms={name: values.mean() for name, values in terms.items()},
