@@ -264,7 +264,8 @@ def test_names_stay_in_the_folder(server, cache, name, stored):
         (f"https:///net.pth#sha256={DIGEST}", "not an address"),
         (f"https://a:99999/net.pth#sha256={DIGEST}", "not an address"),
         (f"https://[::1/net.pth#sha256={DIGEST}", "not an address"),
-        (f"https:/example.org/net.pth#sha256={DIGEST}", "two slashes"),
+        (f"https://[::1/net.pth?key=secret#sha256={DIGEST}", "not an address"),
+        (f"https:/example.org/net.pth?key=secret#sha256={DIGEST}", "two slashes"),
     ],
 )
 def test_malformed_addresses(address, expected):

@@ -27,6 +27,7 @@ def config(**changes) -> ml_collections.ConfigDict:
             "optimizer": {"name": "adamw", "learning_rate": 2e-4, "b1": 0.9, "b2": 0.95},
         }
     )
+    made.initial = changes.pop("initial", {"checkpoint": ""})
     made.update_from_flattened_dict({key.replace("__", "."): v for key, v in changes.items()})
     return made
 
@@ -77,6 +78,20 @@ def test_another_config_is_refused_with_the_differences(tmp_path):
         f"--config.initial.checkpoint={tmp_path} starts it from this run's weights"
     )
     assert (tmp_path / "config.json").read_text() == before
+
+
+def test_the_query_of_an_address_is_not_kept_and_may_change(tmp_path):
+    address = "https://example.org/net.pth{}#sha256=0123"
+    open_and_close(tmp_path, initial={"checkpoint": address.format("?token=secret")})
+    assert "secret" not in (tmp_path / "config.json").read_text()
+    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+    for query in ("?token=secret", "?token=secret2", ""):
+        open_and_close(tmp_path, initial={"checkpoint": address.format(query)})
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert saved["initial"] == {"checkpoint": address.format("")}
+    with pytest.raises(UserError, match="with another config") as refusal:
+        open_and_close(tmp_path, initial={"checkpoint": "https://example.org/b?token=secret"})
+    assert "secret" not in str(refusal.value)
 
 
 def test_only_five_of_many_differences_are_shown(tmp_path):

@@ -6,7 +6,8 @@ that names exactly these bytes.
 
 import os
 import re
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from vitdeblur_jax.checkpoints.hub_addresses import SCHEME, parse_hub_address
 from vitdeblur_jax.distributed.processes import is_first
@@ -14,6 +15,7 @@ from vitdeblur_jax.utils.errors import UserError
 from vitdeblur_jax.utils.output import tell
 
 _ADDRESS = re.compile(r"(hf|https?):/")
+_QUERY = re.compile(r"\?[^#]*")
 _WITHOUT_PICKLE = (".safetensors", ".hdf5", ".h5")
 
 
@@ -34,6 +36,22 @@ def is_address(source: str | os.PathLike[str]) -> bool:
     return _ADDRESS.match(str(source)) is not None
 
 
+def without_queries(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a config to keep or send: web addresses lose their query, which may hold a secret."""
+    kept = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            value = without_queries(value)
+        elif isinstance(value, str) and is_address(value):
+            value = _without_query(value)
+        kept[key] = value
+    return kept
+
+
+def _without_query(address: str) -> str:
+    return _QUERY.sub("", address, count=1)
+
+
 def located(source: str | os.PathLike[str]) -> Located:
     """Returns a checkpoint's path. An address is downloaded first, unless it is in the cache.
 
@@ -50,7 +68,10 @@ def located(source: str | os.PathLike[str]) -> Located:
         return Located(source)
     address = str(source)
     if "://" not in address:  # `Path` has made one slash of two
-        raise UserError(f"{address}: an address has two slashes after the colon, and is a string")
+        raise UserError(
+            f"{_without_query(address)}: an address has two slashes after the colon, and is a "
+            "string"
+        )
     # Imported late: most checkpoints are files, and these modules would slow down each start.
     if address.startswith(SCHEME):
         from vitdeblur_jax.checkpoints.hub_files import hub_file

@@ -78,7 +78,8 @@ def parse_web_address(address: str) -> WebAddress:
         parts = urlsplit(address)
         port = parts.port  # raises ValueError
     except ValueError as error:
-        raise UserError(f"{address}: not an address ({one_line(error)})") from error
+        shown = address.partition("?")[0]
+        raise UserError(f"{shown}: not an address ({one_line(error)})") from error
     shown = _shown(parts)
     if not parts.hostname or port == 0 or not address.isascii() or " " in address:
         raise UserError(f"{shown}: not an address")

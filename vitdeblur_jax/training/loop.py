@@ -11,6 +11,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from vitdeblur_jax.checkpoints.addresses import without_queries
 from vitdeblur_jax.checkpoints.orbax_folders import step_folders
 from vitdeblur_jax.checkpoints.pretrained import Pretrained, saved_config
 from vitdeblur_jax.data.image_io import DecodedImage, write_image
@@ -137,7 +138,7 @@ def _begin_log(folder, step, config, run, tracker_runs):
     for stride in {None, config.validation.stride or None}:
         tell_of_tiling(run.network, stride)
     trackers = [
-        Tracker(name, tracker_run, folder, step, config.to_dict())
+        Tracker(name, tracker_run, folder, step, without_queries(config.to_dict()))
         for name, tracker_run in tracker_runs.items()
     ]
     total_steps = None if config.time_limit_s else config.num_steps

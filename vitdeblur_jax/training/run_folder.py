@@ -11,6 +11,7 @@ from pathlib import Path
 
 import ml_collections
 
+from vitdeblur_jax.checkpoints.addresses import without_queries
 from vitdeblur_jax.checkpoints.orbax_folders import step_folders
 from vitdeblur_jax.data.image_io import READABLE_SUFFIXES, images_in
 from vitdeblur_jax.training.bucket_lock import bucket_lock
@@ -137,10 +138,10 @@ def _take(lock, folder):
 
 def _keep_config(path, config, free_keys):
     """Writes the config, unless an existing one differs in keys that are not free."""
-    text = json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
+    text = json.dumps(without_queries(config.to_dict()), indent=2, sort_keys=True) + "\n"
     if path.exists() and step_folders(path.parent / "checkpoints"):
         try:
-            earlier = _flat(read_json(path))
+            earlier = _flat(without_queries(read_json(path)))
         except UserError as error:
             raise UserError(f"{error}; choose another --workdir") from error
         _check_same_run(path.parent, earlier, _flat(json.loads(text)), free_keys)
