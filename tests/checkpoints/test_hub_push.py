@@ -67,7 +67,7 @@ def refused(*arguments, **options) -> str:
 def test_a_new_repository_is_private(hub, checkpoint, small, capsys):
     absent(hub)
     address, unused = push(checkpoint, f"hf://{REPO}", "apache-2.0")
-    assert hub.created["name"], hub.created["organization"] == ("nets", "someone")
+    assert (hub.created["name"], hub.created["organization"]) == ("nets", "someone")
     assert hub.created["visibility"] == "private"
     assert "created: someone/nets, a private repository" in capsys.readouterr().err
     commit = hub.branches["main"]

@@ -41,7 +41,7 @@ def fetched(server, digest: str = DIGEST, name: str = "net.safetensors") -> Path
 
 
 def names(cache: Path) -> list[str]:
-    return sorted(set(os.listdir(cache)) - {"lock"}) if cache.exists() else []
+    return sorted(set(os.listdir(cache)) - {".lock"}) if cache.exists() else []
 
 
 def refused(server, **how) -> str:
@@ -229,6 +229,7 @@ def test_a_cache_that_cannot_be_written(server, tmp_path, monkeypatch):
     [
         ("net.pth", "note: net.pth is a pickle; it is read as data, and no code in it is executed"),
         ("net.npz", "note: net.npz may hold a pickle; it is read as data"),
+        ("net", "note: net may hold a pickle; it is read as data"),
         ("net.hdf5", None),
     ],
 )
@@ -240,11 +241,17 @@ def test_a_pickle_is_announced(server, capsys, name, expected):
 
 @pytest.mark.parametrize(
     ("name", "stored"),
-    [("%2e%2e%2fevil.pth", "_evil.pth"), ("", "checkpoint"), ("..", "checkpoint")],
+    [
+        ("%2e%2e%2fevil.pth", "_evil.pth"),
+        ("", "checkpoint"),
+        ("..", "checkpoint"),
+        ("lock", "lock"),
+    ],
 )
-def test_names_stay_in_the_folder(server, cache, name, stored):
+def test_names_stay_in_the_folder(server, cache, capsys, name, stored):
     assert fetched(server, name=name).parent == cache
     assert names(cache) == [stored]
+    assert "damaged" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from vitdeblur_jax.utils.output import tell
 _ADDRESS = re.compile(r"(hf|https?):/")
 _QUERY = re.compile(r"\?[^#]*")
 _WITHOUT_PICKLE = (".safetensors", ".hdf5", ".h5")
+_PERHAPS_PICKLE = (".npz", "")
 
 
 class Located(NamedTuple):
@@ -85,6 +86,6 @@ def located(source: str | os.PathLike[str]) -> Located:
     if is_first():
         tell(f"checkpoint: {pinned}")
         if path.suffix not in _WITHOUT_PICKLE:
-            kind = "may hold a pickle" if path.suffix == ".npz" else "is a pickle"
+            kind = "may hold a pickle" if path.suffix in _PERHAPS_PICKLE else "is a pickle"
             tell(f"note: {path.name} {kind}; it is read as data, and no code in it is executed")
     return Located(path, pinned)

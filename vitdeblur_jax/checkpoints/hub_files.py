@@ -12,6 +12,7 @@ from types import ModuleType
 
 from vitdeblur_jax.checkpoints.hub_addresses import HubAddress
 from vitdeblur_jax.utils.errors import UserError, nearest, one_line
+from vitdeblur_jax.utils.files import sha256_of
 from vitdeblur_jax.utils.output import tell
 from vitdeblur_jax.utils.shapes import few_of
 
@@ -164,11 +165,10 @@ def _checked(path: Path, address) -> tuple[Path, str]:
 
 
 def _hash_like(blob: Path) -> str | None:
-    with open(blob, "rb") as file:
-        if _SHA256.fullmatch(blob.name):
-            return hashlib.file_digest(file, "sha256").hexdigest()
-        if _COMMIT.fullmatch(blob.name):
-            return _git_hash(file.read())
+    if _SHA256.fullmatch(blob.name):
+        return sha256_of(blob)
+    if _COMMIT.fullmatch(blob.name):
+        return _git_hash(blob.read_bytes())
     return None
 
 

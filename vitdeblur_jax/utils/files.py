@@ -263,6 +263,12 @@ def this_host() -> str:
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:8]
 
 
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """Returns the SHA-256 of a file's content, in lower case."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _rename_to_vacant(temporary, target):
     """Renames a file; raises `FileExistsError` if another process has written the target."""
     try:

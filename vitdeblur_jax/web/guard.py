@@ -13,6 +13,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from vitdeblur_jax.utils.hosts import is_loopback
+
 _READS = ("GET", "HEAD")
 _HEADERS = {
     "Content-Security-Policy": (
@@ -81,14 +83,7 @@ def _without_port(host: str) -> str:
 
 def guard_of(app: ASGIApp, host: str) -> Guard:
     """Returns the guard of a server that listens on `host`."""
-    names, is_local = {"localhost", host.lower()}, _is_loopback(host)
+    names, is_local = {"localhost", host.lower()}, is_loopback(host)
     if not is_local:
         names.add(socket.gethostname().lower())
     return Guard(app, names, any_address=not is_local)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
