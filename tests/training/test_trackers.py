@@ -5,6 +5,7 @@ import json
 import logging
 import struct
 import sys
+import threading
 import time
 import types
 from pathlib import Path
@@ -71,6 +72,8 @@ def trained(log, *steps):
     for step in steps:
         log.advance(step, images=2, seconds_waiting=0.0)
         log.train(step, {"loss": 1 / step, "odd": float("nan")})
+        if step == CONFIG["num_steps"]:
+            log.complete()
 
 
 def logged(folder):
@@ -177,8 +180,8 @@ def test_a_server_that_is_away_costs_one_warning_and_gets_all_when_it_is_back(tm
     assert set(flat(run.values)) == logged(tmp_path)
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
     assert said == [
-        "warning: fake failed (no route to host); training continues, and the missing values are "
-        "sent when it answers again"
+        "warning: fake failed (no route to host); training continues, and the missing values, but "
+        "not all images, are sent when it answers again"
     ]
 
 
@@ -191,8 +194,8 @@ def test_what_a_server_missed_is_sent_by_the_next_run(tmp_path, capsys):
         trained(log, 20, 30)
     assert "warning: fake lacks the last records" in capsys.readouterr().err
     run.error = None
-    with open_log(tmp_path, run, first_step=30):
-        pass
+    with open_log(tmp_path, run, first_step=30) as log:
+        log.complete()
     assert set(flat(run.values)) == logged(tmp_path)
     assert len(run.values) == 3
     assert run.finished == [True]
@@ -210,12 +213,20 @@ def test_images_that_cannot_be_stored_do_not_hold_up_the_values(tmp_path, capsys
 
 def test_a_server_that_never_answers_does_not_keep_a_run_from_ending(tmp_path, monkeypatch):
     monkeypatch.setattr(trackers, "_SECONDS_TO_END", 0.05)
-    run = FakeRun()
-    run.open = lambda *_: time.sleep(1)
-    began = time.monotonic()
+    run, answers, opened = FakeRun(), threading.Event(), threading.Event()
+
+    def open_late(*_):
+        answers.wait()
+        opened.set()
+        return "a1"
+
+    run.open = open_late
     with open_log(tmp_path, run) as log:
         trained(log, 10)
-    assert time.monotonic() - began < 0.9
+    assert not opened.is_set()  # the log is closed, but the server has not answered
+    answers.set()
+    assert opened.wait(10)
+    log._trackers[0]._thread.join()
 
 
 def test_images_do_not_pile_up_while_a_server_is_away(tmp_path, monkeypatch):
@@ -228,6 +239,16 @@ def test_images_do_not_pile_up_while_a_server_is_away(tmp_path, monkeypatch):
         run.error = None
         wait_until(lambda: len(run.values) == 6)
     assert 2 <= len(run.images) <= 3
+
+
+def test_a_log_that_cannot_be_opened_tells_its_own_error(tmp_path):
+    tracker = Tracker("fake", FakeRun(), tmp_path, 0, CONFIG)
+    tracker.close()  # before `begin`
+    (tmp_path / "log.jsonl").write_text('{"step": 5}\n{"kind": "train", "step": 10, "loss": 0.5}\n')
+    run = FakeRun()
+    with open_log(tmp_path, run, first_step=10):
+        pass
+    assert run.values == [(10, {"train/loss": 0.5})]
 
 
 @pytest.mark.parametrize("content", ["{", "{}", '{"id": 1, "sent": []}'])
@@ -296,6 +317,15 @@ def test_wandb_gets_the_config_the_curves_and_the_images(tmp_path, monkeypatch):
     pictures = [entry for entry in flat(values) if isinstance(entry[2], tuple)]
     assert pictures == [(step, "validation/one", ("image", (6, 20, 3))) for step in (10, 30)]
     assert set(flat(values)) - set(pictures) == logged(tmp_path / "RUN")
+
+
+def test_wandb_tries_again_with_the_same_run(monkeypatch):
+    fake = FakeWandb("offline")
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "1")
+    run = connect(["wandb"])["wandb"]
+    assert run.open(None, "RUN", CONFIG) == run.open(None, "RUN", CONFIG)
+    assert run.open("a1", "RUN", CONFIG) == "a1"
 
 
 def test_wandb_without_a_key_is_one_line(monkeypatch):
@@ -447,6 +477,18 @@ def test_mlflow_reads_back_a_resumed_log(tmp_path, mlflow_folder):
         np.testing.assert_array_equal(np.asarray(image), PIXELS)
 
 
+def test_mlflow_tries_again_with_the_same_run(mlflow_folder, monkeypatch):
+    run = connect(["mlflow"])["mlflow"]
+    with monkeypatch.context() as patch:
+        patch.setattr(run._client, "log_batch", _away)
+        with pytest.raises(ConnectionError):
+            run.open(None, "RUN", CONFIG)
+    run_id = run.open(None, "RUN", CONFIG)
+    _, (stored,) = mlflow_runs()
+    assert stored.info.run_id == run_id
+    assert stored.data.params == {"num_steps": "30", "optimizer.name": "adamw"}
+
+
 def test_mlflow_without_a_store_is_one_line(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///absent/mlflow.db")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -459,11 +501,14 @@ def _until_killed(tracker):
         tracker._work()
 
 
+def _away(*_, **__):
+    raise ConnectionError("away")
+
+
 def _kill(folder):
     raise Killed
 
 
 def test_both_trackers_have_the_same_methods():
     for kind in tracker_runs.RUNS.values():
-        for name in ("open", "add_values", "add_images", "finish"):
-            assert callable(getattr(kind, name))
+        assert issubclass(kind, tracker_runs.TrackerRun)

@@ -76,6 +76,11 @@ class TrainingLog:
         """Ends the progress bar and closes the files."""
         self._resources.close()
 
+    def complete(self) -> None:
+        """Marks the run as complete for the trackers."""
+        for tracker in self._trackers:
+            tracker.complete()
+
     def advance(self, step: int, *, images: int, seconds_waiting: float) -> None:
         """Moves the progress bar to `step`.
 
@@ -206,6 +211,8 @@ class SilentLog:
 
     def __exit__(self, *_):
         pass
+
+    def complete(self) -> None: ...
 
     def advance(self, step, *, images, seconds_waiting) -> None: ...
 

@@ -36,15 +36,10 @@ from vitdeblur_jax.training.metrics_window import MetricsWindow, NotFiniteError
 from vitdeblur_jax.training.objective import Objective
 from vitdeblur_jax.training.optimizer import decay_factor
 from vitdeblur_jax.training.preemption import AgreedPreemption, Preempted, Preemption
-from vitdeblur_jax.training.preparation import (
-    Run,
-    describe,
-    first_state,
-    prepare,
-)
+from vitdeblur_jax.training.preparation import Run, describe, first_state, prepare
 from vitdeblur_jax.training.profiling import Profile
 from vitdeblur_jax.training.resume_checks import check_data, check_network, check_steps
-from vitdeblur_jax.training.run_folder import run_folder
+from vitdeblur_jax.training.run_folder import check_is_shared, run_folder
 from vitdeblur_jax.training.time_limit import TimeLimit
 from vitdeblur_jax.training.trackers import Tracker, connect
 from vitdeblur_jax.training.validation import validate_sets
@@ -92,7 +87,7 @@ def train(
             folder = stack.enter_context(_shared_run_folder(workdir, config))
         preemption = stack.enter_context(AgreedPreemption() if is_multiprocess() else Preemption())
         with together():
-            _check_is_shared(folder)
+            check_is_shared(folder)
             checkpoints = stack.enter_context(
                 TrainingCheckpoints(folder / "checkpoints", config.keep_checkpoints)
             )
@@ -119,14 +114,6 @@ def _shared_run_folder(workdir, config):
     if is_first():
         return run_folder(workdir, config, free_keys(config))
     return contextlib.nullcontext(workdir)
-
-
-def _check_is_shared(folder):
-    if not (folder / "config.json").exists():
-        raise UserError(
-            f"the files that process 0 wrote are missing in the workdir {folder}; it must be on a "
-            "disk that all machines share"
-        )
 
 
 def _begin_log(folder, step, config, run, tracker_runs):
@@ -167,17 +154,20 @@ class _Loop:
         try:
             if self.is_due(self.config.validation.every) and not gather(self.was_validated())[0]:
                 self.checkpoints.add_psnr(self.step, self.validate())  # preempted before
-            if self.time_limit and not self.step:
-                self.validate_and_save()  # measures its time
+            if self.time_limit and not (self.step or self.time_limit.knows_closing()):
+                with self.log.not_training():
+                    self.validate_and_save()  # measures its time
             while not self.is_complete():
                 self.run_stage()
         except Preempted as preempted:
             self.save()
+            self.checkpoints.wait()
             self.log.say(f"saved at step {self.step}; run the same command to resume")
             return preempted.status
         finally:
             self.profile.close()
         self.checkpoints.wait()  # before reporting success
+        self.log.complete()
         self.report_results()
         return 0
 
@@ -186,7 +176,7 @@ class _Loop:
         stage, sharding = self.data.stage(self.step), batch_sharded(self.fixed.mesh)
         with contextlib.closing(self.data.batches(self.step, stage, sharding)) as batches:
             while self.step < self.data.end_of(stage) and not self.is_complete():
-                self.time_limit.tick()
+                self.tick()
                 started = time.monotonic()
                 batch = self.next_batch(batches)
                 waited = time.monotonic() - started
@@ -199,6 +189,12 @@ class _Loop:
                 self.window.add(self.step, metrics)
                 self.log.advance(self.step, images=stage.batch_size, seconds_waiting=waited)
                 self.report()
+
+    def tick(self):
+        """Reads the clock; near the end of the time after all steps, as they start in advance."""
+        if self.time_limit.progress > 0.9:
+            self.window.drain()
+        self.time_limit.tick()
 
     def lr_scale(self) -> dict:
         """Returns the step's argument that decays the learning rate, if it needs one."""

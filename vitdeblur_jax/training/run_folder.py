@@ -74,6 +74,15 @@ def run_folder(
         yield folder
 
 
+def check_is_shared(folder: AnyPath) -> None:
+    """Raises `UserError` if this process does not see the files of the first process."""
+    if not (folder / "config.json").exists():
+        raise UserError(
+            f"the files that process 0 wrote are missing in the workdir {folder}; it must be on a "
+            "disk that all machines share"
+        )
+
+
 def _check_contents(folder):
     if (folder / "config.json").exists():
         return

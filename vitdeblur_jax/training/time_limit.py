@@ -37,6 +37,7 @@ class TimeLimit:
         """
         self._limit_s, self._now, self._began = limit_s, now, now()
         self._closing_s = self.progress = self.elapsed_s = 0.0
+        self._closing_began = None
 
     def __bool__(self) -> bool:
         """Returns whether there is a limit."""
@@ -48,27 +49,33 @@ class TimeLimit:
         self._closing_s, self.progress = state["closing_s"], state["progress"]
 
     def state(self) -> dict[str, float]:
-        """Returns what `resume` needs. JSON keeps it exactly."""
-        elapsed = self._now() - self._began
-        return {"elapsed_s": elapsed, "closing_s": self._closing_s, "progress": self.progress}
+        """Returns what `resume` needs. JSON keeps it exactly.
+
+        In `closing`, its time so far counts: the first checkpoint is saved there.
+        """
+        now, closing_s = self._now(), self._closing_s
+        if self._closing_began is not None:
+            closing_s = max(closing_s, now - self._closing_began)
+        return {"elapsed_s": now - self._began, "closing_s": closing_s, "progress": self.progress}
 
     def tick(self) -> None:
         """Reads the clock. All processes must call it equally often.
 
         Raises:
-          UserError: Validation and checkpoint alone take longer than the limit.
+          UserError: Before the first step, validation and checkpoint took as long as the limit.
         """
         if not self:
             return
         own = self._now() - self._began, self._closing_s
         self.elapsed_s, self._closing_s = gather(own)[0]
-        if self._for_steps_s <= 0:
+        if self._for_steps_s <= 0 and not self.progress:
             raise UserError(
                 f"time_limit_s is {self._limit_s:g}, but the validation and the checkpoint before "
                 f"the first step took {self._closing_s:.0f} s; raise it, or lower "
                 "validation.num_images"
             )
-        self.progress = max(self.progress, min(1.0, self.elapsed_s / self._for_steps_s))
+        is_over = self.elapsed_s >= self._for_steps_s
+        self.progress = 1.0 if is_over else max(self.progress, self.elapsed_s / self._for_steps_s)
 
     def seconds_left(self) -> float:
         """Returns the time that is left until the limit."""
@@ -81,12 +88,19 @@ class TimeLimit:
         """
         return not self or 2 * self._closing_s <= self._for_steps_s - self.elapsed_s
 
+    def knows_closing(self) -> bool:
+        """Returns whether `closing` has measured its time, in this process or before."""
+        return self._closing_s > 0
+
     @contextlib.contextmanager
     def closing(self) -> Iterator[None]:
         """Measures the block, which validates and saves. The last one counts."""
-        began = self._now()
-        yield
-        self._closing_s = self._now() - began
+        self._closing_began = self._now()
+        try:
+            yield
+            self._closing_s = self._now() - self._closing_began
+        finally:
+            self._closing_began = None
 
     @property
     def _for_steps_s(self):

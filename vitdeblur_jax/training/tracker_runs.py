@@ -74,19 +74,21 @@ class MlflowRun:
         self._run_id = None
 
     def open(self, run_id: str | None, name: str, config: dict[str, Any]) -> str:
-        self._run_id = run_id or self._create(name, config)
+        self._run_id = run_id or self._run_id
+        if not self._run_id:
+            self._run_id = self._client.create_run(self._experiment(), run_name=name).info.run_id
+        if not run_id:
+            self._log_params(config)  # again, if this failed before
         self._client.update_run(self._run_id, status="RUNNING")
         return self._run_id
 
-    def _create(self, name, config):
+    def _log_params(self, config):
         from mlflow.entities import Param
 
-        run_id = self._client.create_run(self._experiment(), run_name=name).info.run_id
         flat = traverse_util.flatten_dict(config, sep=".")
         params = [Param(key, str(value)[:_LONGEST_VALUE]) for key, value in flat.items()]
         for first in range(0, len(params), _LARGEST_BATCH):
-            self._client.log_batch(run_id, params=params[first : first + _LARGEST_BATCH])
-        return run_id
+            self._client.log_batch(self._run_id, params=params[first : first + _LARGEST_BATCH])
 
     def _experiment(self):
         if given := os.environ.get("MLFLOW_EXPERIMENT_ID"):
@@ -125,6 +127,7 @@ class WandbRun:
         # Otherwise a server that is away keeps the process from ending.
         os.environ.setdefault("WANDB_FINISH_TIMEOUT", str(_SECONDS_TO_UPLOAD))
         self._wandb, self._run = wandb, None
+        self._new_id = uuid.uuid4().hex[:8]  # of all tries to open a new run
         self._is_online = wandb.setup().settings.mode == "online"
         try:
             # A server that is away now may be there later.
@@ -138,7 +141,7 @@ class WandbRun:
             ) from error
 
     def open(self, run_id: str | None, name: str, config: dict[str, Any]) -> str:
-        run_id = run_id or uuid.uuid4().hex[:8]
+        run_id = run_id or self._new_id
         self._run = self._wandb.init(
             id=run_id,
             resume="allow" if self._is_online else None,

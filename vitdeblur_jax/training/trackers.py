@@ -69,7 +69,7 @@ class Tracker:
         self._path = folder / FOLDER / f"{name}.json"
         self._state = _saved_state(self._path) if first_step else _NEW
         self._added = dict(self._state["sent"])
-        self._is_open = self._ends = False
+        self._is_open = self._ends = self._is_complete = False
         self._failure = self._told = None
         self._queue = queue.Queue()
         self._wake = threading.Event()
@@ -87,7 +87,8 @@ class Tracker:
         for record in records:
             values = {n: v for n, v in record.items() if n not in ("kind", "step")}
             finite = {n: v for n, v in values.items() if v is not None}
-            self.add(record["kind"], record["step"], finite, {})
+            if "kind" in record:  # else a line that someone added
+                self.add(record["kind"], record["step"], finite, {})
 
     def add(
         self,
@@ -111,9 +112,13 @@ class Tracker:
             named = [{f"{kind}/{n}": v for n, v in part.items()} for part in (values, images)]
             self._queue.put(_Record(kind, step, *named, time.time()))
 
+    def complete(self) -> None:
+        """Says that the run is complete, so `close` marks the tracker's run as finished."""
+        self._is_complete = True
+
     def close(self) -> None:
         """Sends what is left, for half a minute at most, and marks the tracker's run as ended."""
-        if self._ends:
+        if self._ends or not self._thread.ident:  # not begun: something else failed
             return
         self._ends = True
         self._queue.put(None)
@@ -122,7 +127,8 @@ class Tracker:
         self._tell_of_failure()
         if self._added != self._state["sent"]:
             self._say(
-                f"warning: {self._name} lacks the last records; the same command sends them again"
+                f"warning: {self._name} lacks the last records; the same command sends them again. "
+                f"If its run was deleted, delete {self._path} to start a new one"
             )
 
     def _tell_of_failure(self):
@@ -130,7 +136,7 @@ class Tracker:
             self._told = self._failure
             self._say(
                 f"warning: {self._name} failed ({self._failure}); training continues, and the "
-                "missing values are sent when it answers again"
+                "missing values, but not all images, are sent when it answers again"
             )
 
     def _work(self):
@@ -140,8 +146,7 @@ class Tracker:
                 if self._ends:
                     return
         if self._is_open:
-            is_complete = self._added.get("train", 0) >= self._config["num_steps"]
-            self._tries(self._run.finish, is_complete)
+            self._tries(self._run.finish, self._is_complete)
 
     def _tries(self, function, argument):
         try:
