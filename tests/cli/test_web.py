@@ -35,6 +35,13 @@ def test_a_port_in_use(capsys):
     assert f"cannot listen on 127.0.0.1, port {port}" in refused(capsys)
 
 
+@pytest.mark.parametrize("host", ["..", f"{'a' * 64}.example"])
+def test_no_host_name(capsys, host):
+    pytest.importorskip("uvicorn")
+    assert main(["web", "--host", host]) == 2
+    assert f"cannot listen on {host}, port 7870 (not a host name)" in refused(capsys)
+
+
 def test_a_wrong_checkpoint_ends_the_command(capsys, tmp_path):
     pytest.importorskip("uvicorn")
     missing = str(tmp_path / "missing.safetensors")

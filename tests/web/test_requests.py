@@ -1,6 +1,8 @@
 """What the server answers, and what it refuses; nothing is restored here."""
 
+import errno
 import io
+import os
 import socket
 import threading
 import time
@@ -168,9 +170,9 @@ def test_cancel(held, tmp_path):
 def test_progress_and_time_left(held):
     page, let_go = held
     page.add("a")
-    wait_until(lambda: page.states() == ["running"])
+    wait_until(lambda: page.listed()[0]["progress"] == 0.5)
     (job,) = page.listed()
-    assert (job["progress"], job["seconds_left"]) == (0.5, None)
+    assert (job["state"], job["seconds_left"]) == ("running", None)
     page.jobs.find(job["id"]).total = 4
     time.sleep(0.05)
     page.jobs.find(job["id"]).advance(1)
@@ -196,6 +198,34 @@ def test_errors_are_those_of_the_command_line(tmp_path, capsys):
     assert said[1] == "b: unexpected error, see the terminal (KeyError)"
     assert said[2].startswith("this machine has too little memory")
     assert "KeyError: 'a bug'" in capsys.readouterr().err
+
+
+def no_space(*arguments, **options):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("where", ["pathlib.Path.mkdir", "vitdeblur_jax.web.app._store"])
+def test_a_full_disk_during_an_upload(page, tmp_path, monkeypatch, capfd, where):
+    monkeypatch.setattr(where, no_space)
+    answer = page.upload("a.png", png())
+    assert (answer.status, answer.error) == (
+        400,
+        "a.png: cannot be stored (No space left on device)",
+    )
+    assert page.listed() == []
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr().err == ""
+
+
+def test_a_full_disk_when_a_zip_is_written(page, tmp_path, monkeypatch, capfd):
+    job = page.add("a.png", png())
+    page.finish()
+    monkeypatch.setattr("zipfile.ZipFile.writestr", no_space)
+    answer = page.ask("GET", f"results.zip?{job}=1")
+    assert answer.status == 400
+    assert answer.error == "restored.zip: cannot be written (No space left on device)"
+    assert [path.name for path in tmp_path.iterdir()] == [job]
+    assert capfd.readouterr().err == ""
 
 
 def test_disk_space_is_bounded(tmp_path):

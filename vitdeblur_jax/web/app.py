@@ -4,7 +4,7 @@ import contextlib
 import tempfile
 import threading
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import quote
@@ -22,6 +22,7 @@ from vitdeblur_jax.web.jobs import DONE, Full, Job, Jobs
 _HERE = Path(__file__).parent
 _PAGE = {name: _HERE / "page" / name for name in ("page.css", "page.js", "icon.svg")}
 EXAMPLES = {path.name: path for path in sorted((_HERE / "examples").glob("*.jpg"))}
+_ZIP = "restored.zip"
 _ELSEWHERE = "There is no such page. Open the address that `vitdeblur web` printed."
 
 
@@ -110,16 +111,20 @@ class _Requests:
             raise UserError(f"there is no model {model}")
         _check_size(name, int(request.headers.get("content-length", 0)), self._jobs.limits)
         try:
-            job = self._jobs.add(name, int(model))
-        except Full:
+            with _as_user_error(name, "stored"):
+                job = self._jobs.add(name, int(model))
+        except UserError:
             await _drain(request)
             raise
         try:
-            await _store(request, job, self._jobs.limits)
+            with _as_user_error(name, "stored"):
+                await _store(request, job, self._jobs.limits)
         except BaseException as error:
             self._jobs.remove(job)
             if isinstance(error, ClientDisconnect):
                 return Response(status_code=400)  # nobody reads it
+            if isinstance(error.__cause__, OSError):
+                await _drain(request)
             raise
         self._jobs.enqueue(job)
         return JSONResponse(job.description(), status_code=201)
@@ -155,19 +160,17 @@ class _Requests:
         chosen = [(job, job_id) for job, job_id in chosen if job and job.state == DONE]
         if not chosen:
             raise HTTPException(404)
-        with self._making:
+        with self._making, _as_user_error(_ZIP, "written"):
             made = (
                 self._make("result", job, _strength(request.query_params, job_id))
                 for job, job_id in chosen
             )
             path = _write_zip(made, chosen[0][0].folder.parent)
-        return _OnceResponse(path, headers=_attachment("restored.zip"))
+        return _OnceResponse(path, headers=_attachment(_ZIP))
 
     def _make(self, kind: str, job: Job, strength: float) -> tuple[str, bytes]:
-        try:
+        with _as_user_error(job.name, "written"):
             return self._files.made[kind](job, strength)
-        except OSError as error:
-            raise UserError(f"{job.name}: cannot be made ({one_line(error)})") from error
 
     def _find(self, request: Request) -> Job:
         job = self._jobs.find(request.path_params["id"])
@@ -184,6 +187,14 @@ class _OnceResponse(FileResponse):
             await super().__call__(scope, receive, send)
         finally:
             Path(self.path).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _as_user_error(name: str, what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{name}: cannot be {what} ({one_line(error)})") from error
 
 
 def _check_size(name, size, limits):

@@ -1,5 +1,6 @@
 """Uploaded images, their queue, and the thread that restores them one at a time."""
 
+import os
 import queue
 import secrets
 import shutil
@@ -166,7 +167,7 @@ class Jobs:
 
     def check_room(self, name: str, needed: int = 0) -> None:
         """Raises `Full` if the files of all images and so many bytes more are over the limit."""
-        used = sum(map(_size, self._folder.glob("*/*")))
+        used = sum(_size(path) for job in self.all() for path in _files(job.folder))
         if used + needed > self.limits.stored_bytes:
             raise Full(
                 f"{name}: the images and results take over {self.limits.stored_bytes / 2**30:g} "
@@ -208,8 +209,16 @@ class Jobs:
             job.state = FAILED
 
 
-def _size(path: Path) -> int:
+def _files(folder: Path) -> list[str]:
     try:
-        return path.stat().st_size
+        with os.scandir(folder) as entries:
+            return [entry.path for entry in entries]
+    except OSError:  # removed in the meantime
+        return []
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
     except OSError:  # removed in the meantime
         return 0

@@ -102,10 +102,10 @@ def listening_socket(host: str, port: int) -> socket.socket:
     try:
         family, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
+        reason = "not a host name" if isinstance(error, UnicodeError) else one_line(error)
         raise UserError(
-            f"cannot listen on {host}, port {port} ({one_line(error)}); choose another --host or "
-            "--port"
+            f"cannot listen on {host}, port {port} ({reason}); choose another --host or --port"
         ) from error
 
 
