@@ -137,7 +137,21 @@ def test_removing_a_restored_image_deletes_its_files(page, tmp_path):
 
 
 def test_models(models, checkpoint, tmp_path):
-    assert models.names == [checkpoint, "bundled model"]
+    assert models.names == ["small.safetensors", "bundled model"]
     assert models.get(1).source != models.get(0).source == checkpoint
     with pytest.raises(UserError, match="missing"):
         Models([str(tmp_path / "missing")], None)
+
+
+def test_names_of_models_hold_no_folders_and_no_secrets(checkpoint):
+    address = f"https://models.example/a/best.safetensors?token=secret#sha256={'0' * 64}"
+    hub = "hf://owner/name@main/a.safetensors"
+    models = Models([checkpoint, "/private/1/best/", "s3://bucket/2/best", address, hub], None)
+    assert models.names == [
+        "small.safetensors",
+        "best",
+        "best (2)",
+        "https://models.example/a/best.safetensors",
+        hub,
+        "bundled model",
+    ]

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import io
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -11,8 +12,11 @@ import numpy as np
 from jaxtyping import Num, UInt8
 from PIL import Image
 
+from vitdeblur_jax.checkpoints.addresses import is_address
+from vitdeblur_jax.checkpoints.hub_addresses import SCHEME
 from vitdeblur_jax.checkpoints.load_save import load_pretrained
 from vitdeblur_jax.checkpoints.pretrained import Pretrained, on_local_devices
+from vitdeblur_jax.checkpoints.web_files import parse_web_address
 from vitdeblur_jax.data.image_io import (
     DecodedImage,
     Metadata,
@@ -50,10 +54,10 @@ class Models:
         Raises:
           UserError: The checkpoint cannot be loaded.
         """
-        self.names = [*checkpoints, "bundled model"]
         self._checkpoints, self._network = (*checkpoints, None), network
         self.get = functools.lru_cache(maxsize=1)(self._load)
         self.get(0)
+        self.names = _distinct([*map(_shown, checkpoints), "bundled model"])
 
     def _load(self, index: int) -> Pretrained:
         checkpoint = self._checkpoints[index]
@@ -63,8 +67,26 @@ class Models:
         return on_local_devices(pretrained)
 
 
+def _shown(checkpoint: str) -> str:
+    """Returns what others may see of a checkpoint: no folders of this machine, no secrets."""
+    if checkpoint.startswith(SCHEME):
+        return checkpoint
+    if is_address(checkpoint):
+        return parse_web_address(checkpoint).shown
+    return Path(checkpoint).absolute().name
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Numbers the names that are there already."""
+    found: list[str] = []
+    for name in names:
+        numbered = (f"{name} ({number})" for number in itertools.count(2))
+        found.append(next(new for new in itertools.chain([name], numbered) if new not in found))
+    return found
+
+
 def file_name(given: str) -> str:
-    """Returns a name to show and to suggest, without folders and characters of control."""
+    """Returns a name to show and to suggest, without folders and control characters."""
     name = PurePosixPath(given.replace("\\", "/")).name
     name = "".join(character for character in name if character.isprintable()).strip()
     stem, dot, suffix = name.rpartition(".")
