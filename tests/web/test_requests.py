@@ -115,7 +115,7 @@ def test_a_large_upload_is_refused_and_leaves_nothing(tmp_path):
     with served(tmp_path, keep_white, Limits(upload_bytes=2**20)) as page:
         answer = page.upload("a.png", bytes(2**20 + 1))
         assert answer.status == 400
-        assert answer.error == "a.png: the file has 1 MiB; the limit is 1 MiB"
+        assert answer.error == "a.png: the file has 1.1 MiB; the limit is 1 MiB"
         chunked = b"100001\r\n" + bytes(2**20 + 1) + b"\r\n0\r\n\r\n"  # no length in the header
         answer = page.upload("a.png", chunked, Transfer_Encoding="chunked")
         assert answer.status == 400
@@ -240,18 +240,40 @@ def test_disk_space_is_bounded(tmp_path):
     assert large["error"].startswith("large: the images and results take over 1 GiB on disk; ")
 
 
+def test_uploads_that_are_not_finished_take_disk_space(tmp_path):
+    with served(tmp_path, keep_white, Limits(stored_bytes=1000)) as page:
+        first = page.jobs.add("first", 0, 600)
+        refused = page.upload("second", bytes(500))
+        assert refused.status == 503
+        assert refused.error.startswith("second: the images and results take over ")
+        page.jobs.remove(first)
+        page.add("second", bytes(500))
+        chunked = b"1f5\r\n" + bytes(501) + b"\r\n0\r\n\r\n"  # no length in the header
+        assert page.upload("third", chunked, Transfer_Encoding="chunked").status == 503
+        assert [job["name"] for job in page.listed()] == ["second"]
+        assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_that_was_removed_takes_no_disk_space(tmp_path):
+    with served(tmp_path, keep_white) as page:
+        page.jobs.add("a", 0, 0).folder.rmdir()
+        page.jobs.check_room("b")
+
+
 def test_download(page):
     job = page.add("../é \\ photo.png", png())
     page.finish()
     answer = page.ask("GET", f"jobs/{job}/result?strength=0.2")
     name = "filename*=UTF-8''%20photo_restored.png"
     assert answer.headers["Content-Disposition"] == f"attachment; {name.replace('%20', '', 1)}"
+    assert answer.headers["Content-Type"] == "image/png"
     pixels = np.asarray(Image.open(io.BytesIO(answer.body)))
     assert (pixels == 131).all()  # 0.2 * 255 + 0.8 * 100
     for wrong in ("2", "-1", "nan", "x"):
         answer = page.ask("GET", f"jobs/{job}/result?strength={wrong}")
         assert answer.status == 400
         assert "must be" in answer.error
+    assert page.ask("GET", f"jobs/{job}/before.png").status == 404
     assert page.ask("POST", "jobs?name=a&model=7", b"").error == "there is no model 7"
 
 

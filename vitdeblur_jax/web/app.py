@@ -1,6 +1,8 @@
 """The requests that the page makes. All addresses begin with a secret token."""
 
 import contextlib
+import math
+import mimetypes
 import tempfile
 import threading
 import zipfile
@@ -109,16 +111,18 @@ class _Requests:
         model = request.query_params.get("model", "0")
         if model not in map(str, range(len(self._models))):
             raise UserError(f"there is no model {model}")
-        _check_size(name, int(request.headers.get("content-length", 0)), self._jobs.limits)
+        size = int(request.headers.get("content-length", 0))
+        _check_size(name, size, self._jobs.limits)
         try:
             with _as_user_error(name, "stored"):
-                job = self._jobs.add(name, int(model))
+                job = self._jobs.add(name, int(model), size)
         except UserError:
             await _drain(request)
             raise
         try:
             with _as_user_error(name, "stored"):
                 await _store(request, job, self._jobs.limits)
+            self._jobs.check_room(name)  # the size may not have been known before
         except BaseException as error:
             self._jobs.remove(job)
             if isinstance(error, ClientDisconnect):
@@ -137,9 +141,10 @@ class _Requests:
     def preview(self, name: str):
         async def respond(request: Request) -> Response:
             path = self._find(request).folder / name
-            if not path.is_file():
-                raise HTTPException(404)
-            return FileResponse(path)
+            try:
+                return FileResponse(path, stat_result=path.stat())
+            except OSError as error:  # not yet there, or removed
+                raise HTTPException(404) from error
 
         return respond
 
@@ -151,7 +156,8 @@ class _Requests:
             strength = _strength(request.query_params)
             with self._making:
                 name, content = self._make(kind, job, strength)
-            return Response(content, headers=_attachment(name))
+            media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
+            return Response(content, headers=_attachment(name), media_type=media_type)
 
         return respond
 
@@ -200,7 +206,7 @@ def _as_user_error(name: str, what: str) -> Iterator[None]:
 def _check_size(name, size, limits):
     if size > limits.upload_bytes:
         raise UserError(
-            f"{name}: the file has {size / 2**20:.0f} MiB; the limit is "
+            f"{name}: the file has {math.ceil(size / 2**20 * 10) / 10} MiB; the limit is "
             f"{limits.upload_bytes / 2**20:g} MiB"
         )
 

@@ -52,15 +52,17 @@ class Job:
       model: Index of the model.
       folder: Holds the job's files. Their names do not depend on the upload.
       state: "uploading", "waiting", "running", "done" or "failed".
+      upload_bytes: Size that the upload will have, as far as the browser has said it.
       size: Width and height, once they are known.
       notes: What changes or is lost, one sentence each.
       error: Why it failed.
     """
 
-    def __init__(self, name: str, model: int, folder: Path):
+    def __init__(self, name: str, model: int, folder: Path, upload_bytes: int = 0):
         self.id = secrets.token_urlsafe(16)
         self.name, self.model, self.folder = name, model, folder / self.id
         self.state, self.error = UPLOADING, None
+        self.upload_bytes = upload_bytes
         self.size: tuple[int, int] | None = None
         self.notes: tuple[str, ...] = ()
         self.total = self._done = self._first = 0
@@ -147,11 +149,16 @@ class Jobs:
         """Returns the job of that id, or None."""
         return self._jobs.get(job_id)
 
-    def add(self, name: str, model: int) -> Job:
+    def add(self, name: str, model: int, upload_bytes: int) -> Job:
         """Creates a job whose file is to be uploaded; call `enqueue` or `remove` afterwards.
 
+        Args:
+          name: Name of the file.
+          model: Index of the model.
+          upload_bytes: Size of the file; 0 if the browser has not said it.
+
         Raises:
-          Full: There are too many images already.
+          Full: There are too many images already, or too many bytes.
         """
         jobs, limits = self.all(), self.limits
         waiting = sum(job.state in (UPLOADING, WAITING) for job in jobs)
@@ -159,15 +166,15 @@ class Jobs:
             raise Full(f"{name}: {waiting} images wait already; try again when one is done")
         if len(jobs) >= limits.images:
             raise Full(f"{name}: there are {len(jobs)} images already; remove some")
-        self.check_room(name)
-        job = Job(name, model, self._folder)
+        self.check_room(name, upload_bytes)
+        job = Job(name, model, self._folder, upload_bytes)
         job.folder.mkdir(mode=0o700)
         self._jobs[job.id] = job
         return job
 
     def check_room(self, name: str, needed: int = 0) -> None:
         """Raises `Full` if the files of all images and so many bytes more are over the limit."""
-        used = sum(_size(path) for job in self.all() for path in _files(job.folder))
+        used = sum(map(_stored_bytes, self.all()))
         if used + needed > self.limits.stored_bytes:
             raise Full(
                 f"{name}: the images and results take over {self.limits.stored_bytes / 2**30:g} "
@@ -207,6 +214,11 @@ class Jobs:
                     f"{job.name}: unexpected error, see the terminal ({type(error).__name__})"
                 )
             job.state = FAILED
+
+
+def _stored_bytes(job: Job) -> int:
+    stored = sum(map(_size, _files(job.folder)))
+    return max(stored, job.upload_bytes) if job.state == UPLOADING else stored
 
 
 def _files(folder: Path) -> list[str]:

@@ -63,7 +63,7 @@ async function upload() {
 }
 
 async function send(file) {
-  const limit = state.limits.upload_bytes, mebibytes = (size) => Math.round(size / 2 ** 20);
+  const limit = state.limits.upload_bytes, mebibytes = (size) => Math.ceil(size / 2 ** 20 * 10) / 10;
   if (file.size > limit) {  // the server refuses it too, but would have to read it
     complain(`${file.name}: the file has ${mebibytes(file.size)} MiB; the limit is ${mebibytes(limit)} MiB`);
     return;
@@ -71,22 +71,41 @@ async function send(file) {
   const query = new URLSearchParams({ name: file.name, model: get("model").value });
   try {
     const answer = await fetch(`jobs?${query}`, { method: "POST", body: file });
-    const said = await answer.json();
-    if (!answer.ok) complain(said.error);
-    else if (!find(selected)) selected = said.id;
+    if (!answer.ok) complain(await refusal(answer, file.name));
+    else if (!find(selected)) selected = (await answer.json()).id;
   } catch {
     complain(`${file.name}: cannot be sent; it may be a folder, or the server has ended`);
   }
 }
 
+// Not all refusals are JSON: those of other hosts and of too many connections are plain text.
+async function refusal(answer, name) {
+  const text = await answer.text();
+  try {
+    return JSON.parse(text).error;
+  } catch {
+    return `${name}: ${text.slice(0, 200) || answer.status}`;
+  }
+}
+
 async function addExample(name) {
-  const answer = await fetch(`examples/${name}`);
-  add([new File([await answer.blob()], name)]);
+  try {
+    const answer = await fetch(`examples/${name}`);
+    if (answer.ok) add([new File([await answer.blob()], name)]);
+    else complain(await refusal(answer, name));
+  } catch {
+    complain(`${name}: cannot be loaded; the server may have ended`);
+  }
 }
 
 async function remove(job) {
-  await fetch(`jobs/${job.id}`, { method: "DELETE" });
-  say(`${job.name}: ${isActive(job) ? "cancelled" : "removed"}`);
+  try {
+    const answer = await fetch(`jobs/${job.id}`, { method: "DELETE" });
+    if (answer.ok || answer.status === 404) say(`${job.name}: ${isActive(job) ? "cancelled" : "removed"}`);
+    else complain(await refusal(answer, job.name));
+  } catch {
+    complain(`${job.name}: cannot be removed; the server may have ended`);
+  }
   await refresh();
 }
 
