@@ -26,13 +26,13 @@ def _as_in_a_new_process():
     remove_abandoned.cache_clear()
 
 
-def left_by_a_killed_process(target, monkeypatch):
+def left_by_a_killed_process(target, monkeypatch, suffix="tmp"):
     """Returns a temporary path of a process that is dead."""
     dead = subprocess.Popen(["true"])
     dead.wait()
     with monkeypatch.context() as patch:
         patch.setattr(os, "getpid", lambda: dead.pid)
-        return files._temporary(target)
+        return files._temporary(target, suffix)
 
 
 def replace(folder, text):
@@ -183,7 +183,7 @@ def test_json_is_read_as_it_was_written(tmp_path):
 
 def test_a_private_folder_is_removed_in_the_end(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    left = left_by_a_killed_process(tmp_path / "page", monkeypatch)
+    left = left_by_a_killed_process(tmp_path / "page", monkeypatch, "private")
     (left / "folder").mkdir(parents=True)
     with files.private_folder("page") as folder:
         (folder / "file").write_text("private")
@@ -193,3 +193,16 @@ def test_a_private_folder_is_removed_in_the_end(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
     with pytest.raises(UserError, match="missing"), files.private_folder("page"):
         pass
+
+
+def test_a_private_folder_of_another_machine_is_kept(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path))
+        with files.private_folder("page") as folder:
+            name = folder.name.replace(files.this_host(), "00000000")
+    other = tmp_path / name
+    other.mkdir()
+    os.utime(other, (0, 0))
+    remove_abandoned.cache_clear()
+    write_text(tmp_path / "a.txt", "whole")
+    assert other.exists()

@@ -26,7 +26,7 @@ from vitdeblur_jax.utils import signals
 from vitdeblur_jax.utils.buckets import as_path, as_user_error, is_remote, upload
 from vitdeblur_jax.utils.errors import ExistsError, UserError, one_line
 
-_TEMPORARY = re.compile(r"\.(.+)\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp", re.DOTALL)
+_TEMPORARY = re.compile(r"\.(.+)\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.(tmp|private)", re.DOTALL)
 _LONGEST_NAME = 200  # bytes of the target's name in a temporary file's: 255 are allowed in all
 _DAY = 24 * 3600
 _NEW, _OLD = "new", "old"  # within a temporary folder
@@ -156,14 +156,15 @@ def private_folder(name: str) -> Iterator[Path]:
     """Yields an empty folder for temporary files that only this user can read, and removes it.
 
     It is in the system's temporary folder (TMPDIR). It is also removed when a signal ends the
-    process; if the process is killed, the next one that calls this function removes it.
+    process; if the process is killed, the next one on this machine that calls this function removes
+    it. Others never do: a folder may be in use for days without a change.
 
     Raises:
       UserError: The folder cannot be created.
     """
     target = Path(tempfile.gettempdir()).absolute() / name
     remove_abandoned(target.parent)
-    folder = _temporary(target)
+    folder = _temporary(target, "private")
     try:
         try:
             folder.mkdir(mode=0o700)
@@ -188,7 +189,7 @@ def remove_abandoned(folder: Path) -> None:
     """Removes the temporaries in `folder` whose writers are dead; runs once per process.
 
     A writer on this machine is dead if no process has its id. A writer on another machine that
-    shares the disk counts as dead when its temporary is a day old.
+    shares the disk counts as dead when its temporary is a day old, unless it is a private folder.
     """
     with contextlib.suppress(OSError):
         _remove_abandoned(folder)
@@ -198,7 +199,7 @@ def _remove_abandoned(folder):
     with os.scandir(folder) as entries:
         found = [(Path(entry.path), _TEMPORARY.fullmatch(entry.name)) for entry in entries]
     for path, parts in found:
-        if parts and _is_abandoned(path, parts[2], int(parts[3])):
+        if parts and _is_abandoned(path, *parts.groups()[1:]):
             _remove_temporary(path, folder / parts[1])
 
 
@@ -211,10 +212,10 @@ def _remove_temporary(path, target):
     shutil.rmtree(path, ignore_errors=True)
 
 
-def _is_abandoned(path, host, pid):
+def _is_abandoned(path, host, pid, suffix):
     if host != this_host():
-        return time.time() - path.lstat().st_mtime > _DAY
-    return has_ended(pid)
+        return suffix == "tmp" and time.time() - path.lstat().st_mtime > _DAY
+    return has_ended(int(pid))
 
 
 def has_ended(pid: int) -> bool:
@@ -228,9 +229,9 @@ def has_ended(pid: int) -> bool:
     return False
 
 
-def _temporary(target):
+def _temporary(target, suffix="tmp"):
     name = os.fsdecode(os.fsencode(target.name)[:_LONGEST_NAME])
-    path = target.parent / f".{name}.{this_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
+    path = target.parent / f".{name}.{this_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.{suffix}"
     _in_use[path] = target
     return path
 
