@@ -11,7 +11,7 @@ import pytest
 from vitdeblur_jax.training import bucket_lock as module
 from vitdeblur_jax.training.bucket_lock import bucket_lock
 from vitdeblur_jax.utils.errors import CANNOT, UserError
-from vitdeblur_jax.utils.files import this_host
+from vitdeblur_jax.utils.hosts import this_host
 
 
 @pytest.fixture(autouse=True)

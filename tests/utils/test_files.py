@@ -18,6 +18,7 @@ from vitdeblur_jax.utils.files import (
     replaced_when_whole,
     write_text,
 )
+from vitdeblur_jax.utils.hosts import this_host
 from vitdeblur_jax.utils.json_files import parse_json, read_json
 
 
@@ -199,7 +200,7 @@ def test_a_private_folder_of_another_machine_is_kept(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(tmp_path))
         with files.private_folder("page") as folder:
-            name = folder.name.replace(files.this_host(), "00000000")
+            name = folder.name.replace(this_host(), "00000000")
     other = tmp_path / name
     other.mkdir()
     os.utime(other, (0, 0))

@@ -209,6 +209,21 @@ def test_a_hostile_upload(open_page):
     assert page.locator("#viewer img[src=x]").count() == 0
 
 
+def test_refusals_in_plain_text_are_shown(browser, address):
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(address)
+    example = page.locator("#example-buttons button").first
+    example.wait_for()
+    page.route("**/jobs?*", lambda route: route.fulfill(status=503, body="Service Unavailable"))
+    drop(page, ("a.png", encoded(PHOTO)))
+    page.locator("#errors").get_by_text("a.png: Service Unavailable").wait_for()
+    page.route("**/examples/*", lambda route: route.abort())
+    example.click()
+    page.locator("#errors").get_by_text("cannot be loaded; the server may have ended").wait_for()
+    context.close()
+
+
 def test_cancel(open_page):
     page = open_page()
     large = np.tile(LARGE, (2, 2, 1))

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from vitdeblur_jax.distributed.processes import leave
 from vitdeblur_jax.utils.buckets import AnyPath, filesystem
 from vitdeblur_jax.utils.errors import CANNOT, UserError
-from vitdeblur_jax.utils.files import has_ended, this_host
+from vitdeblur_jax.utils.hosts import has_ended, this_host
 from vitdeblur_jax.utils.output import tell
 
 _PERIOD = 15.0  # seconds between two writes of the owner

@@ -14,7 +14,6 @@ import hashlib
 import os
 import re
 import shutil
-import socket
 import stat
 import tempfile
 import time
@@ -25,6 +24,7 @@ from pathlib import Path
 from vitdeblur_jax.utils import signals
 from vitdeblur_jax.utils.buckets import as_path, as_user_error, is_remote, upload
 from vitdeblur_jax.utils.errors import ExistsError, UserError, one_line
+from vitdeblur_jax.utils.hosts import has_ended, this_host
 
 _TEMPORARY = re.compile(r"\.(.+)\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.(tmp|private)", re.DOTALL)
 _LONGEST_NAME = 200  # bytes of the target's name in a temporary file's: 255 are allowed in all
@@ -218,17 +218,6 @@ def _is_abandoned(path, host, pid, suffix):
     return has_ended(int(pid))
 
 
-def has_ended(pid: int) -> bool:
-    """Returns whether no process of this host has the id `pid`."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except (OSError, OverflowError):
-        return False
-    return False
-
-
 def _temporary(target, suffix="tmp"):
     name = os.fsdecode(os.fsencode(target.name)[:_LONGEST_NAME])
     path = target.parent / f".{name}.{this_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.{suffix}"
@@ -251,17 +240,6 @@ def _absolute(path):
     if "\0" in os.fsdecode(path):
         raise UserError(f"{os.fsdecode(path)!r}: a path cannot hold a NUL character")
     return Path(os.path.abspath(path))
-
-
-@functools.cache
-def this_host() -> str:
-    """Returns a short text that differs between machines and between containers."""
-    parts = [socket.gethostname()]
-    with contextlib.suppress(OSError):
-        parts.append(os.readlink("/proc/self/ns/pid"))  # containers count their own processes
-    with contextlib.suppress(OSError):
-        parts.append(Path("/etc/machine-id").read_text())  # host names may be equal
-    return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:8]
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:

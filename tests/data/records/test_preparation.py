@@ -16,7 +16,7 @@ from vitdeblur_jax.data.records.builders import BUILDERS
 from vitdeblur_jax.data.records.preparation import prepare, training_flags
 from vitdeblur_jax.data.sources import PreparedSource
 from vitdeblur_jax.utils.errors import UserError
-from vitdeblur_jax.utils.files import this_host
+from vitdeblur_jax.utils.hosts import this_host
 
 COUNT = 27  # four files of records
 
