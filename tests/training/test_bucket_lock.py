@@ -97,7 +97,7 @@ def test_of_two_that_replace_a_stale_one_only_one_gets_it(bucket, monkeypatch, d
     monkeypatch.setattr(module, "_STALE_AFTER", 60.0)
     left_behind(bucket, **dead)
     fast, slow = module._Lock(bucket), module._Lock(bucket)
-    is_replaced, is_removed = threading.Event(), threading.Event()
+    is_seen, is_replaced, is_removed = threading.Event(), threading.Event(), threading.Event()
     create, remove = fast._create, slow._remove
 
     def create_first():
@@ -108,6 +108,7 @@ def test_of_two_that_replace_a_stale_one_only_one_gets_it(bucket, monkeypatch, d
         return is_created
 
     def remove_late():
+        is_seen.set()
         assert is_replaced.wait(10)
         remove()
 
@@ -121,6 +122,7 @@ def test_of_two_that_replace_a_stale_one_only_one_gets_it(bucket, monkeypatch, d
     stop = threading.Event()
     thread = threading.Thread(target=take_late)
     thread.start()
+    assert is_seen.wait(10)
     with pytest.raises(UserError, match="is in use by process"):
         fast.take()
     stop.set()
