@@ -1,9 +1,10 @@
 """The pack for a GPU without a network."""
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from tools.pack_accelerator import pack_photos
+from tools.pack_accelerator import main, pack_photos
 from vitdeblur_jax.data.image_io import list_images, read_rgb
 from vitdeblur_jax.training.examples import spread
 
@@ -30,3 +31,17 @@ def test_the_photos_are_nearly_the_same_and_the_same_ones_are_held_out(tmp_path)
     for path in encoded:
         difference = read_rgb(path) - smooth_image(int(path.stem)).astype(float)
         assert np.sqrt((difference**2).mean()) < 3
+
+
+@pytest.mark.parametrize(
+    ("pack", "expected"),
+    [("photos", "photos exists; name a new folder"), ("pack", "several images are named a;")],
+)
+def test_what_cannot_be_packed(tmp_path, monkeypatch, pack, expected):
+    (tmp_path / "photos").mkdir()
+    for name in ("a.png", "a.jpg", "b.png"):
+        (tmp_path / "photos" / name).touch()
+    monkeypatch.setattr("sys.argv", ["pack", str(tmp_path / "photos"), str(tmp_path / pack)])
+    with pytest.raises(SystemExit, match=expected):
+        main()
+    assert not (tmp_path / "pack").exists()

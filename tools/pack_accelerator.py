@@ -17,6 +17,7 @@ Copy PACK and the repository to the machine. There, in the root of the repositor
 """
 
 import argparse
+import collections
 import shutil
 import subprocess
 import sys
@@ -42,8 +43,12 @@ set -e
 pack=$(dirname "$0")
 run=$1
 shift
-test -d "$pack/packages" || python -m pip install --quiet --no-index --no-deps \\
-  --target "$pack/packages" "$pack"/wheels/*.whl
+if ! test -d "$pack/packages"; then
+  rm -rf "$pack/packages.new"
+  python -m pip install --quiet --no-index --no-deps --target "$pack/packages.new" \\
+    "$pack"/wheels/*.whl
+  mv "$pack/packages.new" "$pack/packages"
+fi
 PYTHONPATH="$pack/packages" exec python train.py --config=configs/demo_accelerator.py \\
   --config.data.root="$pack/photos" --workdir="$run" "$@"
 """
@@ -56,8 +61,15 @@ def main() -> None:
     parser.add_argument("pack", type=Path, help="folder to create")
     parser.add_argument("--python", default="3.12", help="version on the machine; default: 3.12")
     options = parser.parse_args()
+    if options.pack.exists():
+        sys.exit(f"error: {options.pack} exists; name a new folder")
+    images = list_images(options.images)
+    stems = collections.Counter(path.stem for path in images)
+    twice = [stem for stem, count in stems.items() if count > 1]
+    if twice:
+        sys.exit(f"error: several images are named {twice[0]}; each needs its own name")
     options.pack.mkdir(parents=True)
-    size = pack_photos(list_images(options.images), options.pack / "photos")
+    size = pack_photos(images, options.pack / "photos")
     if size > MOST_BYTES:
         sys.exit(f"error: the photos take {size / 1e6:.1f} MB, more than 35; use fewer images")
     download(WHEELS, options.pack / "wheels", options.python)
