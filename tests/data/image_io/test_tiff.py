@@ -8,7 +8,7 @@ import tifffile
 from PIL import Image
 
 from tests.data.image_io.made_up_files import encoded, noise, tiff
-from vitdeblur_jax.data.image_io import DecodedImage, read_image, write_image
+from vitdeblur_jax.data.image_io import DecodedImage, read_image, size_of, write_image
 
 PIXELS = noise(21, 35, 4)
 
@@ -89,3 +89,18 @@ def test_a_written_tiff_is_what_three_decoders_read(dtype):
     if dtype == np.uint8:
         with Image.open(io.BytesIO(data)) as image:
             np.testing.assert_array_equal(np.asarray(image), samples)
+
+
+@pytest.mark.filterwarnings("ignore:Truncated File Read:UserWarning")  # of Pillow
+def test_only_the_log_of_our_own_reading_is_dropped(tmp_path, caplog):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((8, 8, 3), np.uint8), photometric="rgb", description="x" * 30)
+    data = path.read_bytes()
+    place = data.index(b"xxxx").to_bytes(4, "little")
+    path.write_bytes(data.replace(place, (10**6).to_bytes(4, "little")))
+    assert read_image(path).pixels.shape == (8, 8, 3)
+    assert size_of(path) == (8, 8)
+    assert caplog.records == []
+    with tifffile.TiffFile(path) as file:
+        assert file.pages.first.imagewidth == 8
+    assert "invalid value offset" in caplog.text

@@ -91,8 +91,9 @@ def size_of(path: str | os.PathLike[str]) -> tuple[int, int] | None:
             case "RAW" | "TIFF" as kind:
                 from vitdeblur_jax.data.image_io import raw, tiff  # a late import, for tifffile
 
-                is_raw = kind == "RAW" or raw.is_raw_tiff(path)
-                return (raw.raw_size if is_raw else tiff.tiff_size)(path)
+                with tiff.without_log():
+                    is_raw = kind == "RAW" or raw.is_raw_tiff(path)
+                    return (raw.raw_size if is_raw else tiff.tiff_size)(path)
         with open_with_pillow(path) as image:
             return image.size
     except Exception:  # decoders raise almost any error on damaged files
@@ -113,8 +114,9 @@ def _decode(data: bytes) -> DecoderOutput:
     if kind in ("RAW", "TIFF"):
         from vitdeblur_jax.data.image_io import raw, tiff  # a late import, for tifffile
 
-        is_raw = kind == "RAW" or raw.is_raw_tiff(data)
-        return (raw.decode_raw if is_raw else tiff.decode_tiff)(data)
+        with tiff.without_log():
+            is_raw = kind == "RAW" or raw.is_raw_tiff(data)
+            return (raw.decode_raw if is_raw else tiff.decode_tiff)(data)
     return _DECODERS.get(kind, decode_with_pillow)(data)
 
 

@@ -1,5 +1,7 @@
 """TIFF by tifffile and imagecodecs."""
 
+import contextlib
+import contextvars
 import io
 import logging
 import os
@@ -44,8 +46,21 @@ _CCITT = {
     COMPRESSION.CCITT_T6: imagecodecs.ccittfax4_decode,
 }
 
-for _library in ("imagecodecs", "tifffile"):  # our one-line error replaces their log
+_drops_log = contextvars.ContextVar("drops_log", default=False)
+
+for _library in ("imagecodecs", "tifffile"):
     logging.getLogger(_library).addHandler(logging.NullHandler())
+    logging.getLogger(_library).addFilter(lambda record: not _drops_log.get())
+
+
+@contextlib.contextmanager
+def without_log() -> Iterator[None]:
+    """Drops what tifffile and imagecodecs log in this thread: our one-line error replaces it."""
+    token = _drops_log.set(True)
+    try:
+        yield
+    finally:
+        _drops_log.reset(token)
 
 
 def decode_tiff(data: bytes) -> DecoderOutput:
