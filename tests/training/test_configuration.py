@@ -15,7 +15,7 @@ from tests.training.small_run import small_config
 from vitdeblur_jax.data.defocus.settings import SynthesisSettings
 from vitdeblur_jax.models.networks import GROUPS, create_network, named_config
 from vitdeblur_jax.training import defaults, train
-from vitdeblur_jax.training.configuration import check_config, free_keys, rules_for
+from vitdeblur_jax.training.configuration import check_config, defaults_of, free_keys, rules_for
 from vitdeblur_jax.training.defaults import default_config
 from vitdeblur_jax.training.losses import loss_weights
 from vitdeblur_jax.training.optimizer import make_schedule
@@ -281,6 +281,14 @@ def test_the_number_of_steps_is_free_unless_the_schedule_depends_on_it(schedule)
     config = small_config(optimizer__schedule=schedule, optimizer__milestones=(8,))
     rates = [make_schedule(config.optimizer, steps)(7) for steps in (8, 40)]
     assert ("num_steps" in free_keys(config)) == (rates[0] == rates[1])
+
+
+@pytest.mark.parametrize("name", ["tiny", "nrknet"])
+def test_every_key_of_a_config_has_a_default_for_runs_that_lack_it(name):
+    config = default_config(name)
+    found = defaults_of(config, create_network(config))
+    assert set(_paths(found)) == set(_paths(config))
+    assert found.time_limit_s == 0
 
 
 def test_with_a_time_limit_the_number_of_steps_is_free_and_the_limit_is_not():

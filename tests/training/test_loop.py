@@ -104,6 +104,13 @@ def test_strides_that_repeat_the_token_grid_are_noted(pairs, tmp_path, capfd, st
     assert "note: stride 32 is a multiple of 4" in said
 
 
+def test_an_objective_does_not_ignore_a_loss_schedule(pairs, tmp_path):
+    config = quick_config(pairs, loss_schedule=((5, (("mse", 1.0),)),))
+    with pytest.raises(UserError, match=r"an objective of your own .*; set loss_schedule to \(\)"):
+        train(config, tmp_path / "RUN", objective=lambda *_: None)
+    assert not (tmp_path / "RUN").exists()
+
+
 def test_another_objective_can_be_trained_with(pairs, tmp_path, stand_in):
     def doubled(model, variables, blurred, sharp, rng):
         usual = stand_in_objective(model, {}, variables, blurred, sharp, rng, border=0)

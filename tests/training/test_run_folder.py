@@ -33,12 +33,12 @@ def config(**changes) -> ml_collections.ConfigDict:
 
 
 def open_and_close(folder, **changes):
-    with run_folder(folder, config(**changes), FREE):
+    with run_folder(folder, config(**changes), FREE, config()):
         pass
 
 
 def test_a_new_folder_holds_config_and_versions(tmp_path):
-    with run_folder(tmp_path / "runs" / "first", config(), FREE) as folder:
+    with run_folder(tmp_path / "runs" / "first", config(), FREE, config()) as folder:
         assert folder == tmp_path / "runs" / "first"
         text = (folder / "config.json").read_text()
         assert json.loads(text)["optimizer"]["learning_rate"] == 2e-4
@@ -94,6 +94,17 @@ def test_the_query_of_an_address_is_not_kept_and_may_change(tmp_path):
     assert "secret" not in str(refusal.value)
 
 
+def test_a_key_that_an_earlier_version_did_not_have_has_its_default(tmp_path):
+    earlier = config()
+    del earlier.optimizer.b2
+    with run_folder(tmp_path, earlier, FREE, config()):
+        (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"another config \(optimizer.b2: 0.95 -> 0.5\);"):
+        open_and_close(tmp_path, optimizer__b2=0.5)
+    open_and_close(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["optimizer"]["b2"] == 0.95
+
+
 def test_only_five_of_many_differences_are_shown(tmp_path):
     open_and_close(tmp_path)
     (tmp_path / "checkpoints" / "5").mkdir(parents=True)
@@ -104,7 +115,7 @@ def test_only_five_of_many_differences_are_shown(tmp_path):
     other.more = 1
     with (
         pytest.raises(UserError, match=r"more: absent -> 1; .*b1.*; and 3 more\); choose"),
-        run_folder(tmp_path, other, FREE),
+        run_folder(tmp_path, other, FREE, config()),
     ):
         pass
 
@@ -116,7 +127,7 @@ def test_a_free_key_is_no_prefix_of_another_key(tmp_path):
     other.validation_seed = 3
     with (
         pytest.raises(UserError, match="validation_seed: absent -> 3"),
-        run_folder(tmp_path, other, FREE),
+        run_folder(tmp_path, other, FREE, config()),
     ):
         pass
 
@@ -137,7 +148,7 @@ def test_a_damaged_config_is_told(tmp_path):
 
 
 def _hold(folder, ready):
-    with run_folder(folder, config(), FREE):
+    with run_folder(folder, config(), FREE, config()):
         ready.touch()
         time.sleep(600)
 
@@ -155,7 +166,7 @@ def test_a_second_process_is_refused_until_the_first_is_dead(tmp_path):
 
 
 def test_a_program_that_outlives_the_run_does_not_hold_the_folder(tmp_path):
-    with run_folder(tmp_path, config(), FREE):
+    with run_folder(tmp_path, config(), FREE, config()):
         program = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
         open_and_close(tmp_path)
@@ -212,7 +223,7 @@ def test_the_folder_of_the_data_is_no_workdir(tmp_path):
         changed = config()
         changed.data = ml_collections.ConfigDict(data)
         with pytest.raises(UserError, match="is the folder of the data; choose another --workdir"):
-            run_folder(tmp_path, changed, FREE).__enter__()
+            run_folder(tmp_path, changed, FREE, config()).__enter__()
     assert os.listdir(tmp_path) == ["source"]
 
 

@@ -8,9 +8,10 @@ from vitdeblur_jax.inference.chosen_tiling import check_options
 from vitdeblur_jax.models.import_network import is_import_path, network_by_name
 from vitdeblur_jax.models.network import check_training, own_loss_terms, views_of
 from vitdeblur_jax.models.network_checks import check_network
-from vitdeblur_jax.models.networks import GROUPS, NETWORKS, create_network
+from vitdeblur_jax.models.networks import GROUPS, NETWORKS, complete_config, create_network
 from vitdeblur_jax.training.data_sets import RULES as DATA_SET_RULES
 from vitdeblur_jax.training.data_sets import check_data_sets, named_groups, weighted_names
+from vitdeblur_jax.training.defaults import default_config
 from vitdeblur_jax.training.initialization import check_initial, initial_options
 from vitdeblur_jax.training.loss_schedule import check_loss_schedule, largest_weights, phases_rule
 from vitdeblur_jax.training.losses import RULES as LOSS_RULES
@@ -59,6 +60,15 @@ def free_keys(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     roots = [f"data.sets.{name}.root" for name in config.data.sets]
     spreads = config.optimizer.schedule in ("cosine", "wsd") and not config.time_limit_s
     return (*_FREE_KEYS, *roots, *([] if spreads else ["num_steps"]))
+
+
+def defaults_of(config: ml_collections.ConfigDict, network: nn.Module) -> ml_collections.ConfigDict:
+    """Returns the defaults of a run's keys, and those of its network's first configuration."""
+    defaults = default_config(network)
+    if config.get("network") in NETWORKS:
+        with defaults.unlocked():
+            defaults.update(complete_config({"network": config.network}))
+    return defaults
 
 
 def _within(group, rules):

@@ -27,7 +27,7 @@ from vitdeblur_jax.inference.chosen_tiling import tell_of_tiling
 from vitdeblur_jax.models.network import views_of
 from vitdeblur_jax.models.networks import config_of
 from vitdeblur_jax.training.checkpointing import TrainingCheckpoints
-from vitdeblur_jax.training.configuration import check_config, free_keys
+from vitdeblur_jax.training.configuration import check_config, defaults_of, free_keys
 from vitdeblur_jax.training.data import TrainingData
 from vitdeblur_jax.training.initialization import given_variables
 from vitdeblur_jax.training.log import SilentLog, TrainingLog
@@ -62,7 +62,8 @@ def train(
       workdir: Folder for the results, on disk or in a bucket: gs://BUCKET/RUN, s3://BUCKET/RUN.
       objective: Function of network, variables, blurred and sharp images and a key for dropout. It
         replaces the losses of `config.loss`. The weights there then only decide which heads are
-        trained. A resumed run is not checked for the same objective.
+        trained, and `config.loss_schedule` must be empty. A resumed run is not checked for the same
+        objective.
       network: The network to train, if the config names none; see `vitdeblur_jax.models.network`.
 
     Returns:
@@ -84,7 +85,7 @@ def train(
             given = None
             if not step_folders(workdir / "checkpoints"):
                 given = given_variables(config, network)  # before anything is written
-            folder = stack.enter_context(_shared_run_folder(workdir, config))
+            folder = stack.enter_context(_shared_run_folder(workdir, config, network))
         preemption = stack.enter_context(AgreedPreemption() if is_multiprocess() else Preemption())
         with together():
             check_is_shared(folder)
@@ -110,9 +111,9 @@ def train(
             raise UserError(what_was_not_finite(error, data, checkpoints)) from error
 
 
-def _shared_run_folder(workdir, config):
+def _shared_run_folder(workdir, config, network):
     if is_first():
-        return run_folder(workdir, config, free_keys(config))
+        return run_folder(workdir, config, free_keys(config), defaults_of(config, network))
     return contextlib.nullcontext(workdir)
 
 

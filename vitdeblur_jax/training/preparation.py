@@ -126,6 +126,11 @@ def _objective(config, network, mesh, weights, objective):
     is_own = objective is not None or config_of(network) is None
     if objective is not None:
         check_is_function(objective)
+        if config.loss_schedule:
+            raise UserError(
+                "loss_schedule changes the weights in loss, but an objective of your own replaces "
+                "these losses; set loss_schedule to ()"
+            )
         objective = partial(objective, network)
     else:
         objective = partial(weighted_objective, network, weights, border=config.loss.border)

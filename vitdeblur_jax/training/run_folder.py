@@ -42,7 +42,10 @@ _ABSENT = "absent"
 
 @contextlib.contextmanager
 def run_folder(
-    workdir: str | AnyPath, config: ml_collections.ConfigDict, free_keys: Collection[str]
+    workdir: str | AnyPath,
+    config: ml_collections.ConfigDict,
+    free_keys: Collection[str],
+    defaults: ml_collections.ConfigDict,
 ) -> Iterator[AnyPath]:
     """Yields the folder of a run, locked for this process; created if missing.
 
@@ -54,6 +57,8 @@ def run_folder(
       workdir: The folder.
       config: Config of the run.
       free_keys: Dotted paths of keys, or groups of keys, that may differ from the existing config.
+      defaults: Values of keys that the existing config lacks: an earlier version of the package,
+        which did not have them, wrote it.
 
     Raises:
       UserError: The folder cannot be used, another process uses it, or it holds another run.
@@ -69,7 +74,7 @@ def run_folder(
             if not is_of_storage(error):
                 raise
             raise UserError(f"the workdir {folder} cannot be used ({one_line(error)})") from error
-        _keep_config(folder / "config.json", config, free_keys)
+        _keep_config(folder / "config.json", config, free_keys, defaults)
         write_text(folder / "versions.json", json.dumps(versions(), indent=2) + "\n")
         yield folder
 
@@ -145,7 +150,7 @@ def _take(lock, folder):
     lock.flush()
 
 
-def _keep_config(path, config, free_keys):
+def _keep_config(path, config, free_keys, defaults):
     """Writes the config, unless an existing one differs in keys that are not free."""
     text = json.dumps(without_queries(config.to_dict()), indent=2, sort_keys=True) + "\n"
     if path.exists() and step_folders(path.parent / "checkpoints"):
@@ -153,7 +158,9 @@ def _keep_config(path, config, free_keys):
             earlier = _flat(without_queries(read_json(path)))
         except UserError as error:
             raise UserError(f"{error}; choose another --workdir") from error
-        _check_same_run(path.parent, earlier, _flat(json.loads(text)), free_keys)
+        now, defaults = _flat(json.loads(text)), _flat(defaults.to_dict())
+        added = {key: defaults[key] for key in now.keys() & defaults.keys()}
+        _check_same_run(path.parent, added | earlier, now, free_keys)
     write_text(path, text)
 
 
