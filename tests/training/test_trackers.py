@@ -6,7 +6,6 @@ import logging
 import struct
 import sys
 import threading
-import time
 import types
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.training.small_run import after_step, quick_config, stand_in_objective
+from tests.waiting import wait_until
 from vitdeblur_jax.training import preparation, tracker_runs, trackers
 from vitdeblur_jax.training.log import TrainingLog
 from vitdeblur_jax.training.loop import train
@@ -89,13 +89,6 @@ def logged(folder):
 
 def flat(values):
     return [(step, name, value) for step, part in values for name, value in part.items()]
-
-
-def wait_until(condition):
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.002)
 
 
 def test_a_tracker_gets_what_the_log_gets(tmp_path, capsys):

@@ -4,7 +4,6 @@ import contextlib
 import http.client
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -14,18 +13,12 @@ import pytest
 
 pytest.importorskip("uvicorn", reason="the page needs the extra web: pip install '.[web]'")
 
+from tests.waiting import wait_until
 from vitdeblur_jax.cli.process import error_message
 from vitdeblur_jax.web.jobs import LIMITS, Job, Jobs, Limits
 from vitdeblur_jax.web.serve import listening_socket, make_server
 
 TOKEN = "a-token"
-
-
-def wait_until(is_so: Callable[[], bool], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.005)
 
 
 class Answer(NamedTuple):

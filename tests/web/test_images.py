@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from tests.cli.restored import PHOTO
-from tests.web.served import served, wait_until
+from tests.waiting import wait_until
+from tests.web.served import served
 from vitdeblur_jax import UserError
 from vitdeblur_jax.cli.main import main
 from vitdeblur_jax.data.image_io import DecodedImage, read_image, write_image

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+pytest.importorskip("uvicorn", reason="the page needs the extra web: pip install '.[web]'")
+
 from tests.cli.restored import PHOTO
 from tests.forked import start_program
-from tests.web.served import wait_until
+from tests.waiting import wait_until
 from vitdeblur_jax.cli.main import main
 from vitdeblur_jax.web.app import EXAMPLES
 from vitdeblur_jax.web.jobs import LIMITS

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.web.served import TOKEN, served, wait_until
+from tests.waiting import wait_until
+from tests.web.served import TOKEN, served
 from vitdeblur_jax.utils.errors import UserError
 from vitdeblur_jax.web.images import file_name
 from vitdeblur_jax.web.jobs import Limits
