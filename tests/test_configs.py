@@ -88,7 +88,7 @@ def test_the_first_run_goes_through_from_any_folder(tmp_path, monkeypatch, capfd
     assert train(config, "run") == 0
     *_, picture, restore, images, dpdd = capfd.readouterr().err.splitlines()
     assert (tmp_path / picture.split(": ")[0]).is_file()
-    assert restore.startswith("vitdeblur IMAGE --checkpoint run")
+    assert restore == "to restore an image: vitdeblur IMAGE --checkpoint run"
     assert "configs/tiny.py" in images
     assert "configs/dpdd.py" in dpdd
 

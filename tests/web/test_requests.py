@@ -1,6 +1,8 @@
 """What the server answers, and what it refuses; nothing is restored here."""
 
+import contextlib
 import errno
+import http.client
 import io
 import os
 import socket
@@ -17,6 +19,7 @@ from tests.web.served import TOKEN, served
 from vitdeblur_jax.utils.errors import UserError
 from vitdeblur_jax.web.images import file_name
 from vitdeblur_jax.web.jobs import Limits
+from vitdeblur_jax.web.serve import FILES
 
 GRAY = np.full((4, 6, 3), 100, np.uint8)
 
@@ -276,6 +279,32 @@ def test_download(page):
         assert "must be" in answer.error
     assert page.ask("GET", f"jobs/{job}/before.png").status == 404
     assert page.ask("POST", "jobs?name=a&model=7", b"").error == "there is no model 7"
+
+
+def test_a_preview_is_sent_whole_though_its_image_is_removed(page):
+    job = page.jobs.find(page.add("a.png", png()))
+    page.finish()
+    with open(job.folder / "before.png", "wb") as file:
+        file.truncate(2**25)  # more than the sockets hold
+    connection = http.client.HTTPConnection("127.0.0.1", page.port, timeout=30)
+    with contextlib.closing(connection):
+        connection.request("GET", f"/{TOKEN}/jobs/{job.id}/before.png")
+        answer = connection.getresponse()
+        page.jobs.remove(job)
+        assert len(answer.read()) == 2**25
+    assert answer.headers["Content-Type"] == "image/png"
+
+
+def test_a_download_of_an_image_that_is_removed_meanwhile(page, monkeypatch, capfd):
+    def remove_and_read(job, strength):
+        page.jobs.remove(job)
+        return job.name, job.upload.read_bytes()
+
+    monkeypatch.setitem(FILES.made, "result", remove_and_read)
+    job = page.add("a.png", png())
+    page.finish()
+    assert page.ask("GET", f"jobs/{job}/result").status == 404
+    assert capfd.readouterr().err == ""
 
 
 def test_zip(page, tmp_path):

@@ -3,19 +3,26 @@
 import contextlib
 import math
 import mimetypes
+import os
 import tempfile
 import threading
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 from urllib.parse import quote
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import (
+    FileResponse,
+    JSONResponse,
+    PlainTextResponse,
+    Response,
+    StreamingResponse,
+)
 from starlette.routing import Mount, Route
 
 from vitdeblur_jax.utils.errors import UserError, one_line
@@ -139,12 +146,17 @@ class _Requests:
         return Response(status_code=204)
 
     def preview(self, name: str):
-        async def respond(request: Request) -> Response:
+        def respond(request: Request) -> Response:
             path = self._find(request).folder / name
             try:
-                return FileResponse(path, stat_result=path.stat())
+                # Unlike FileResponse, it can be read to its end when another tab removes the image.
+                file = open(path, "rb")  # noqa: SIM115
             except OSError as error:  # not yet there, or removed
                 raise HTTPException(404) from error
+            size = os.fstat(file.fileno()).st_size
+            headers = {"Content-Length": str(size)}
+            media_type = mimetypes.guess_type(name)[0]
+            return StreamingResponse(_chunks(file), headers=headers, media_type=media_type)
 
         return respond
 
@@ -175,8 +187,13 @@ class _Requests:
         return _OnceResponse(path, headers=_attachment(_ZIP))
 
     def _make(self, kind: str, job: Job, strength: float) -> tuple[str, bytes]:
-        with _as_user_error(job.name, "written"):
-            return self._files.made[kind](job, strength)
+        try:
+            with _as_user_error(job.name, "written"):
+                return self._files.made[kind](job, strength)
+        except UserError as error:
+            if self._jobs.find(job.id) is None:  # removed meanwhile
+                raise HTTPException(404) from error
+            raise
 
     def _find(self, request: Request) -> Job:
         job = self._jobs.find(request.path_params["id"])
@@ -209,6 +226,12 @@ def _check_size(name, size, limits):
             f"{name}: the file has {math.ceil(size / 2**20 * 10) / 10} MiB; the limit is "
             f"{limits.upload_bytes / 2**20:g} MiB"
         )
+
+
+def _chunks(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        while chunk := file.read(2**20):
+            yield chunk
 
 
 async def _store(request: Request, job: Job, limits) -> None:
