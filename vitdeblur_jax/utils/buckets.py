@@ -210,12 +210,8 @@ def downloaded(path: AnyPath) -> Iterator[Path]:
     """
     with tempfile.TemporaryDirectory() as scratch:
         local = Path(scratch) / path.name
-        try:
+        with as_user_error(path, "read"):
             filesystem(path).get_file(str(path), str(local))
-        except Exception as error:
-            if not is_of_storage(error):
-                raise
-            raise UserError(f"{path}: cannot be read ({one_line(error)})") from error
         try:
             yield local
         except UserError as error:

@@ -166,10 +166,8 @@ def private_folder(name: str) -> Iterator[Path]:
     remove_abandoned(target.parent)
     folder = _temporary(target, "private")
     try:
-        try:
+        with as_user_error(folder):
             folder.mkdir(mode=0o700)
-        except OSError as error:
-            raise UserError(f"{folder}: cannot be written ({one_line(error)})") from error
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -25,7 +25,8 @@ from starlette.responses import (
 )
 from starlette.routing import Mount, Route
 
-from vitdeblur_jax.utils.errors import UserError, one_line
+from vitdeblur_jax.utils.buckets import as_user_error
+from vitdeblur_jax.utils.errors import UserError
 from vitdeblur_jax.web.jobs import DONE, Full, Job, Jobs
 
 _HERE = Path(__file__).parent
@@ -121,13 +122,13 @@ class _Requests:
         size = int(request.headers.get("content-length", 0))
         _check_size(name, size, self._jobs.limits)
         try:
-            with _as_user_error(name, "stored"):
+            with as_user_error(name, "stored"):
                 job = self._jobs.add(name, int(model), size)
         except UserError:
             await _drain(request)
             raise
         try:
-            with _as_user_error(name, "stored"):
+            with as_user_error(name, "stored"):
                 await _store(request, job, self._jobs.limits)
             self._jobs.check_room(name)  # the size may not have been known before
         except BaseException as error:
@@ -178,7 +179,7 @@ class _Requests:
         chosen = [(job, job_id) for job, job_id in chosen if job and job.state == DONE]
         if not chosen:
             raise HTTPException(404)
-        with self._making, _as_user_error(_ZIP, "written"):
+        with self._making, as_user_error(_ZIP, "written"):
             made = (
                 self._make("result", job, _strength(request.query_params, job_id))
                 for job, job_id in chosen
@@ -188,7 +189,7 @@ class _Requests:
 
     def _make(self, kind: str, job: Job, strength: float) -> tuple[str, bytes]:
         try:
-            with _as_user_error(job.name, "written"):
+            with as_user_error(job.name, "written"):
                 return self._files.made[kind](job, strength)
         except UserError as error:
             if self._jobs.find(job.id) is None:  # removed meanwhile
@@ -210,14 +211,6 @@ class _OnceResponse(FileResponse):
             await super().__call__(scope, receive, send)
         finally:
             Path(self.path).unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _as_user_error(name: str, what: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{name}: cannot be {what} ({one_line(error)})") from error
 
 
 def _check_size(name, size, limits):
