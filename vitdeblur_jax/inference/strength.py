@@ -7,7 +7,13 @@ import numpy as np
 from jaxtyping import Float, Num
 from numpy.typing import DTypeLike
 
-from vitdeblur_jax.inference.strips import Output, extended_image, finished, on_host
+from vitdeblur_jax.inference.strips import (
+    Output,
+    extended_image,
+    finished,
+    on_host,
+    window_starts,
+)
 
 _ROWS = 256
 
@@ -31,7 +37,7 @@ def at_strength(
     """
     result = np.empty(image.shape, dtype)
     height, rows = len(image), min(_ROWS, len(image))
-    starts = [*range(0, height - rows, rows), height - rows]
+    starts = window_starts(height, rows, rows)
     strips = on_host(_blended(image, restored, starts, rows, Output(dtype, strength)))
     for start, strip in zip(starts, strips, strict=True):
         result[start : start + rows] = strip[:, : image.shape[1]]

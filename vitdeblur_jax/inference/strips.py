@@ -105,6 +105,11 @@ def bucket_of(width: int) -> int:
     return -(-width // step) * step
 
 
+def window_starts(length: int, window: int, stride: int) -> list[int]:
+    """Returns the starts of the windows along an axis; the last window ends at the edge."""
+    return [*range(0, length - window, stride), length - window]
+
+
 def in_batches(
     function: Callable[[jax.Array], jax.Array],
     tiles: Iterable[jax.Array],

@@ -20,6 +20,7 @@ from .strips import (
     in_batches,
     on_host,
     place,
+    window_starts,
     zeros,
 )
 
@@ -105,7 +106,7 @@ def spans(tiling, length: int) -> tuple[list[Span], int]:
         return [Span(0, 0, length)], length
     tile, halo = (_rounded(side, tiling.multiple) for side in (tiling.tile, tiling.halo))
     size = min(length, tile + 2 * halo)
-    starts = [*range(0, length - size, tile), length - size]
+    starts = window_starts(length, size, tile)
     ends = [start + size - halo for start in starts[:-1]] + [length]
     return [
         Span(start, kept_from, kept_to)

@@ -27,6 +27,7 @@ from .strips import (
     in_batches,
     on_host,
     place,
+    window_starts,
     zeros,
 )
 
@@ -88,11 +89,6 @@ def count_windows(tiling, height: int, width: int, stride: int | None = None) ->
         for length in (height, width)
     )
     return len(rows) * len(columns)
-
-
-def window_starts(length: int, window: int, stride: int) -> list[int]:
-    """Returns the starts of the windows along an axis; the last window ends at the edge."""
-    return [*range(0, length - window, stride), length - window]
 
 
 def _cropped(image_rows, margin, height, width):
