@@ -27,6 +27,8 @@ from vitdeblur_jax.utils.config_checks import (
     flag,
     integer,
     number,
+    pair,
+    sequence,
     text,
 )
 from vitdeblur_jax.utils.errors import UserError, nearest
@@ -110,15 +112,9 @@ def named_groups() -> Rule:
 
 def weighted_names() -> Rule:
     """Returns the rule for `data.mixture`."""
-
-    def accepts(value: Any) -> bool:
-        return isinstance(value, tuple | list) and all(map(is_weighted_name, value))
-
-    def is_weighted_name(item: Any) -> bool:
-        is_pair = isinstance(item, tuple | list) and len(item) == 2
-        return is_pair and isinstance(item[0], str) and _WEIGHT.accepts(item[1])
-
-    return Rule(accepts, "((name, weight), ...), names of data.sets, weights from 1e-6 to 1e6")
+    return sequence(pair(text(), _WEIGHT))._replace(
+        wanted="((name, weight), ...), names of data.sets, weights from 1e-6 to 1e6"
+    )
 
 
 def check_data_sets(config: ml_collections.ConfigDict, views: int) -> None:

@@ -6,7 +6,6 @@ weight in `config.loss`. A term with a weight in any phase is computed in all ph
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax.numpy as jnp
 import ml_collections
@@ -15,7 +14,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from vitdeblur_jax.training.losses import WEIGHT_RULE, loss_weights
-from vitdeblur_jax.utils.config_checks import Rule, check_keys, integer
+from vitdeblur_jax.utils.config_checks import Rule, check_keys, integer, pair, sequence, text
 from vitdeblur_jax.utils.errors import UserError
 
 Phase = tuple[int, dict[str, float]]
@@ -24,19 +23,10 @@ WeightsAt = Callable[[ArrayLike], dict[str, Float[Array, ""]]]
 
 def phases_rule() -> Rule:
     """Returns the rule for `loss_schedule`, without the names of the terms."""
-
-    def accepts(value: Any) -> bool:
-        return isinstance(value, tuple | list) and all(map(is_phase, value))
-
-    def is_phase(item: Any) -> bool:
-        is_pair = isinstance(item, tuple | list) and len(item) == 2 and integer(1).accepts(item[0])
-        return is_pair and isinstance(item[1], tuple | list) and all(map(is_weighted, item[1]))
-
-    def is_weighted(item: Any) -> bool:
-        is_pair = isinstance(item, tuple | list) and len(item) == 2
-        return is_pair and isinstance(item[0], str) and WEIGHT_RULE.accepts(item[1])
-
-    return Rule(accepts, "((first_step, ((term, weight), ...)), ...), terms of loss")
+    changes = sequence(pair(text(), WEIGHT_RULE))
+    return sequence(pair(integer(1), changes))._replace(
+        wanted="((first_step, ((term, weight), ...)), ...), terms of loss"
+    )
 
 
 def check_loss_schedule(config: ml_collections.ConfigDict) -> None:

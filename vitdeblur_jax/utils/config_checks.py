@@ -120,6 +120,16 @@ def sequence(item: Rule, *, length: int | tuple[int, int] | None = None) -> Rule
     return Rule(accepts, f"a tuple{of}, each {item.wanted}")
 
 
+def pair(first: Rule, second: Rule) -> Rule:
+    """Returns the rule for tuples and lists of two items, each with its own rule."""
+
+    def accepts(value):
+        is_pair = isinstance(value, tuple | list) and len(value) == 2
+        return is_pair and first.accepts(value[0]) and second.accepts(value[1])
+
+    return Rule(accepts, f"a pair of {first.wanted} and {second.wanted}")
+
+
 def check_values(config: Any, rules: Mapping[str, Rule], prefix: str = "") -> None:
     """Checks the type and range of every value that has a rule.
 
