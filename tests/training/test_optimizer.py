@@ -133,9 +133,8 @@ def radam_as_published(leaf, gradient_at, rate, steps, b1=0.9, b2=0.999, epsilon
     return theta
 
 
-def test_ten_steps_match_radam_as_published():
-    config = configuration(name="radam", weight_decay=0.0)
-    problem, start = LeastSquares(1), random_leaves(2)
+def after_ten_steps(config, problem, start):
+    """Returns the leaves by path."""
     optimizer = make_optimizer(config, make_schedule(config, 10))
 
     @jax.jit
@@ -147,10 +146,17 @@ def test_ten_steps_match_radam_as_published():
     state = optimizer.init(params)
     for _ in range(10):
         params, state = step(params, state)
+    return flatten_dict(params)
+
+
+def test_ten_steps_match_radam_as_published():
+    config = configuration(name="radam", weight_decay=0.0)
+    problem, start = LeastSquares(1), random_leaves(2)
+    trained = after_ten_steps(config, problem, start)
     for path, leaf in start.items():
         gradient_at = functools.partial(problem.gradient, path)
         expected = radam_as_published(leaf, gradient_at, 0.01, 10)
-        np.testing.assert_allclose(flatten_dict(params)[path], expected, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(trained[path], expected, rtol=0, atol=1e-5)
         assert np.abs(expected - leaf).max() > 0.02
 
 
@@ -165,19 +171,7 @@ def test_ten_steps_match_adamw_and_multisteplr_as_pytorch_documents_them(decay_n
         decay_norms_and_biases=decay_norms_and_biases,
     )
     problem, start = LeastSquares(1), random_leaves(2)
-    optimizer = make_optimizer(config, make_schedule(config, 10))
-
-    @jax.jit
-    def step(params, state):
-        updates, state = optimizer.update(jax.grad(problem.loss)(params), state, params)
-        return optax.apply_updates(params, updates), state
-
-    params = nested(start)
-    state = optimizer.init(params)
-    for _ in range(10):
-        params, state = step(params, state)
-
-    trained = flatten_dict(params)
+    trained = after_ten_steps(config, problem, start)
     rates = multistep_with_warmup(0.01, (2, 6, 8), 0.5, 3, 10)
     for path, leaf in start.items():
         decayed = decay_norms_and_biases or path[-1] == "kernel"

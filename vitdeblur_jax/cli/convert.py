@@ -38,7 +38,6 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _run(options) -> None:
     from vitdeblur_jax.checkpoints.addresses import is_address
-    from vitdeblur_jax.checkpoints.hub_push import push
     from vitdeblur_jax.checkpoints.load_save import convert
 
     is_pushed = is_address(options.destination)
@@ -52,6 +51,8 @@ def _run(options) -> None:
     }
     written = options.destination
     if is_pushed:
+        from vitdeblur_jax.checkpoints.hub_push import push
+
         written, unused = push(options.source, written, options.license, **how)
     else:
         unused = convert(options.source, written, **how)

@@ -13,6 +13,8 @@ CANNOT = 2
 LOST_OTHERS = 75  # EX_TEMPFAIL of sysexits.h: a retry may succeed
 INTERRUPTED = 130
 
+_SIMILAR = 0.6  # the ratio from which difflib calls two texts a close match
+
 
 class UserError(ValueError):
     """Bad input, described in one line: what is wrong, where, and how to fix it.
@@ -60,15 +62,13 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
     Of names that are equally similar, the first one is suggested.
     """
-    names = list(names)
-    close = difflib.get_close_matches(name, names, n=len(names) or 1)
-    if not close:
-        return ""
-    best = max(
-        sorted(close, key=names.index),
-        key=lambda other: difflib.SequenceMatcher(None, other, name).ratio(),
-    )
-    return f" (did you mean {best!r}?)"
+
+    def similarity(other):
+        return difflib.SequenceMatcher(None, other, name).ratio()
+
+    best = max(names, key=similarity, default=None)
+    is_similar = best is not None and similarity(best) >= _SIMILAR
+    return f" (did you mean {best!r}?)" if is_similar else ""
 
 
 def known(what: str, name: str, names: Iterable[str]) -> str:
