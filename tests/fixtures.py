@@ -22,7 +22,7 @@ import vitdeblur_jax.inference.export
 import vitdeblur_jax.inference.restore_files
 import vitdeblur_jax.training.loop  # noqa: F401
 from tests.compilation import optimized_compilation
-from tests.memory import release_memory
+from tests.memory import release_memory, resident_memory
 from tests.small_model import small_pretrained
 from tests.stand_in_weights import reference_state_dict
 from vitdeblur_jax.checkpoints.pretrained import Pretrained
@@ -31,6 +31,7 @@ from vitdeblur_jax.models import create_network, named_config
 from vitdeblur_jax.utils.buckets import AnyPath, as_path
 
 DATA = Path(__file__).parent / "data"
+KEPT_MEMORY = 1.5e9  # bytes of a process above which compiled programs are dropped
 
 
 @pytest.fixture(scope="session")
@@ -66,13 +67,14 @@ def optimized():
 
 @pytest.fixture(scope="module", autouse=True)
 def _forget(request):
-    """Bounds the memory of the process: no other module uses the programs of this one."""
+    """Bounds the memory of the process. Below the bound, later modules reuse its programs."""
     yield
-    jax.clear_caches()
     for value in vars(request.module).values():
         if hasattr(value, "cache_clear"):  # of `functools.cache`
             value.cache_clear()
-    release_memory()
+    if resident_memory() > KEPT_MEMORY:
+        jax.clear_caches()
+        release_memory()
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import os
+from pathlib import Path
 
 _LIBC = ctypes.CDLL(None) if os.name == "posix" else None
 _M_ARENA_MAX = -8  # in glibc's malloc.h
@@ -19,3 +20,11 @@ def release_memory() -> None:
     gc.collect()
     if hasattr(_LIBC, "malloc_trim"):
         _LIBC.malloc_trim(0)
+
+
+def resident_memory() -> float:
+    """Returns the bytes of this process in memory; infinity where they cannot be read."""
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        return float("inf")
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
