@@ -8,8 +8,8 @@ from tests.training.small_run import images, prepare_once
 from vitdeblur_jax.training import loop
 
 
-@pytest.fixture(scope="module")
-def shared_steps():
+@pytest.fixture(scope="module", autouse=True)
+def _shared_steps():
     """Runs with equal settings share one training step, so that it is traced once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "prepare", prepare_once)

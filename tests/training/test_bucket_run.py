@@ -31,8 +31,6 @@ from vitdeblur_jax.training.profiling import Profile
 from vitdeblur_jax.utils.buckets import filesystem
 from vitdeblur_jax.utils.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("shared_steps")
-
 
 @pytest.fixture
 def stand_in(monkeypatch):

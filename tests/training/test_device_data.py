@@ -19,8 +19,6 @@ from vitdeblur_jax.training import preparation, train
 from vitdeblur_jax.training.data import TrainingData
 from vitdeblur_jax.training.log import TrainingLog
 
-pytestmark = pytest.mark.usefixtures("shared_steps")
-
 DEVICE = {
     "data__kind": "synthetic",
     "data__synthesis__device": True,

@@ -26,8 +26,6 @@ from vitdeblur_jax.utils.errors import UserError
 
 DEPTHS = {"primary_encoder__depth": 1, "decoder__depth": 1}
 
-pytestmark = pytest.mark.usefixtures("shared_steps")
-
 
 @pytest.fixture(scope="module")
 def another():

@@ -38,8 +38,6 @@ from vitdeblur_jax.utils.errors import UserError
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
-pytestmark = pytest.mark.usefixtures("shared_steps")
-
 
 @pytest.fixture(scope="module")
 def small(pairs):

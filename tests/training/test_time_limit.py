@@ -15,8 +15,6 @@ from vitdeblur_jax.utils.errors import UserError
 
 PEAK, SHARE = 1e-3, 0.5
 
-pytestmark = pytest.mark.usefixtures("shared_steps")
-
 
 class Clock:
     def __init__(self):

@@ -181,15 +181,17 @@ def first_state(
 
 
 def _new_state(config, run: Run, given: dict) -> TrainState:
-    """Creates the state with its final sharding, so no device holds all of it."""
-
-    def create(given):
-        state = run.create(starting_variables(config, run.network, given))
-        return jax.lax.with_sharding_constraint(state, state_sharding(run.mesh, state))
-
     given = {path: np.asarray(leaf) for path, leaf in given.items()}
-    shardings = state_sharding(run.mesh, given)
-    return jax.jit(create)(jax.tree.map(global_array, given, shardings))
+    given = jax.tree.map(global_array, given, state_sharding(run.mesh, given))
+    initial = ml_collections.FrozenConfigDict({key: config[key] for key in ("seed", "initial")})
+    return _created(run.create, run.network, run.mesh, initial, given)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _created(create, network, mesh, initial, given) -> TrainState:
+    """Creates the state with its final sharding, so no device holds all of it."""
+    state = create(starting_variables(initial, network, given))
+    return jax.lax.with_sharding_constraint(state, state_sharding(mesh, state))
 
 
 def abstract_state(run: Run) -> TrainState:
