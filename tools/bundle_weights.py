@@ -1,11 +1,12 @@
-"""Makes the weights that come with the package of a run of `configs/demo.py`.
+"""Makes the weights that come with the package from a run.
 
-    python tools/bundle_weights.py RUN
+    python tools/bundle_weights.py RUN [configs/demo.py]
 
-RUN is the work folder of the run that came last. Writes `vitdeblur_jax/weights/demo.safetensors` in
-half precision, with the step, the digest of the run's config and the licence beside the model's
-configuration. What it says must still be true of MODEL_CARD.md: `python -m
-benchmarks.bundled_weights` prints its figures.
+RUN is the workdir of the last run, whose best checkpoint is taken. The second argument is the
+config that describes it. Writes `vitdeblur_jax/weights/demo.safetensors` in half precision. Beside
+the model's configuration it holds the name of the config, the digest of its values, the step and
+the licence. Afterwards, `python -m benchmarks.bundled_weights` prints the figures for
+MODEL_CARD.md.
 """
 
 import hashlib
@@ -17,12 +18,12 @@ from vitdeblur_jax.checkpoints.load_save import BUNDLED_WEIGHTS, load_pretrained
 LICENCE = "Apache-2.0; trained on the images that MODEL_CARD.md credits"
 
 
-def main(run: str) -> None:
-    """Writes the file and prints where."""
-    pretrained = load_pretrained(run)
+def main(run: str, recipe: str = "configs/demo.py") -> None:
+    """Writes the file and prints its path."""
+    pretrained = load_pretrained(run, network="tiny")  # without the tiling of the training
     config = (Path(run) / "config.json").read_bytes()
     metadata = {
-        "recipe": "configs/demo.py",
+        "recipe": recipe,
         "recipe_sha256": hashlib.sha256(config).hexdigest(),
         "step": Path(pretrained.source).name,
         "licence": LICENCE,
