@@ -11,6 +11,7 @@ import ml_collections
 
 from configs import demo
 from vitdeblur_jax.training.defaults import default_config
+from vitdeblur_jax.utils.errors import UserError, nearest
 
 STEPS = {
     "present": 1200,
@@ -27,6 +28,11 @@ STEPS = {
 
 def get_config(variant: str = "present") -> ml_collections.ConfigDict:
     """Returns the settings of a variant, a key of `STEPS`."""
+    if variant not in STEPS:
+        raise UserError(
+            f"the study has no variant {variant!r}{nearest(variant, STEPS)}; there are "
+            f"{', '.join(STEPS)}"
+        )
     config = demo.get_config()
     steps = config.num_steps = STEPS[variant]
     config.numerics.dtype = "bfloat16"

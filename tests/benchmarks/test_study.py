@@ -13,6 +13,7 @@ from vitdeblur_jax import Pretrained, deblur
 from vitdeblur_jax.models import initial_variables
 from vitdeblur_jax.models.network import restored_images
 from vitdeblur_jax.training.configuration import check_config
+from vitdeblur_jax.utils.errors import UserError
 
 
 @pytest.mark.parametrize("variant", STEPS)
@@ -26,7 +27,7 @@ def test_variants(variant):
 
 
 def test_unknown_variant():
-    with pytest.raises(KeyError, match="presnt"):
+    with pytest.raises(UserError, match=r"no variant 'presnt' .did you mean 'present'"):
         get_config("presnt")
 
 
