@@ -37,17 +37,24 @@ def main(runs: str, figure: str = "study.png") -> None:
         gains = [record["psnr_gain"] for record in curve]
         axes.plot(range(len(gains) + 1), [0, *gains], marker=".", label=name)
     axes.set_xticks(range(len(SHARES) + 1), ("0", *SHARES))
-    axes.set_xlabel("share of the training time")
+    axes.set_xlabel("share of the steps")
     axes.set_ylabel("gain on the validation images, dB")
     axes.legend()
     plt.savefig(figure, dpi=120)
 
 
 def validations(workdir: Path) -> list[dict]:
-    """Returns the validation records of a run in order; empty if there is no run."""
+    """Returns the validation records of a run in order; empty if there is no run.
+
+    The name of a data set before a metric is left out.
+    """
     log = workdir / "log.jsonl"
     records = map(json.loads, log.read_text().splitlines()) if log.exists() else ()
-    return [record for record in records if record["kind"] == "validation"]
+    return [
+        {key.rpartition("/")[-1]: value for key, value in record.items()}
+        for record in records
+        if record["kind"] == "validation"
+    ]
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ Maps = Float[Array, "batch height width channels"]
 
 
 class UNet(nn.Module):
-    """A U-Net of 2.2 M parameters that works at half, quarter and eighth of the resolution.
+    """A U-Net of 3.1 M parameters that works at half, quarter and eighth of the resolution.
 
     Attributes:
       widths: Channels at each resolution.
