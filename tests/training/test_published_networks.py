@@ -99,7 +99,7 @@ def test_two_steps(images, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
-def test_ten_steps_in_one_go_and_resumed(name, images, tmp_path, monkeypatch, shared_steps):
+def test_ten_steps_in_one_go_and_resumed(name, images, tmp_path, monkeypatch):
     config, whole, resumed = small_config(name, images), tmp_path / "whole", tmp_path / "resumed"
     assert train(config, whole) == 0
     with monkeypatch.context() as patch:
