@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vitdeblur_jax.models.gkmnet import GKMNet
+from vitdeblur_jax.models.restormer import pixel_shuffle, pixel_unshuffle
 from vitdeblur_jax.models.tilings import HaloTiles, WholeImage
 
 Images = Float[Array, "batch height width 3"]
@@ -37,16 +38,16 @@ class UNet(nn.Module):
     def __call__(self, image: Images) -> Images:
         """Returns the restored images, not clipped; sides are multiples of 8."""
         *outer, inner = self.widths
-        x, skipped = image, []
+        x, skipped = jnp.asarray(image), []
         for width in outer:
-            x = self._blocks(self._convolution(width, 3)(halved(x)), width)
+            x = self._blocks(self._convolution(width, 3)(pixel_unshuffle(x)), width)
             skipped.append(x)
-        x = self._blocks(self._convolution(inner, 3)(halved(x)), inner)
+        x = self._blocks(self._convolution(inner, 3)(pixel_unshuffle(x)), inner)
         for width, skip in zip(reversed(outer), reversed(skipped), strict=True):
-            x = doubled(self._convolution(4 * width, 1)(x)) + skip
+            x = pixel_shuffle(self._convolution(4 * width, 1)(x)) + skip
             x = self._blocks(x, width)
         zeros = {"kernel_init": nn.initializers.zeros}
-        return image + doubled(self._convolution(12, 3, **zeros)(x)).astype(image.dtype)
+        return image + pixel_shuffle(self._convolution(12, 3, **zeros)(x)).astype(image.dtype)
 
     def _blocks(self, x: Maps, width: int) -> Maps:
         for _ in range(self.depth):
@@ -84,20 +85,6 @@ class ResidualGKMNet(nn.Module):
         last = {name: jnp.zeros_like(value) for name, value in network["sum"].items()}
         params = {**variables["params"], "network": {**network, "sum": last}}
         return {**variables, "params": params}
-
-
-def halved(x: Maps) -> Float[Array, "batch half_height half_width four_channels"]:
-    """Moves squares of 2 x 2 pixels into channels."""
-    batch, height, width, channels = x.shape
-    x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).swapaxes(2, 3)
-    return x.reshape(batch, height // 2, width // 2, 4 * channels)
-
-
-def doubled(x: Maps) -> Float[Array, "batch double_height double_width quarter_channels"]:
-    """The inverse of `halved`."""
-    batch, height, width, channels = x.shape
-    x = x.reshape(batch, height, width, 2, 2, channels // 4).swapaxes(2, 3)
-    return x.reshape(batch, 2 * height, 2 * width, channels // 4)
 
 
 UNET = UNet()  # a convolution in bfloat16 is slower on a CPU

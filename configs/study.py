@@ -11,7 +11,7 @@ import ml_collections
 
 from configs import demo
 from vitdeblur_jax.training.defaults import default_config
-from vitdeblur_jax.utils.errors import UserError, nearest
+from vitdeblur_jax.utils.errors import known
 
 STEPS = {
     "present": 1200,
@@ -28,20 +28,14 @@ STEPS = {
 
 def get_config(variant: str = "present") -> ml_collections.ConfigDict:
     """Returns the settings of a variant, a key of `STEPS`."""
-    if variant not in STEPS:
-        raise UserError(
-            f"the study has no variant {variant!r}{nearest(variant, STEPS)}; there are "
-            f"{', '.join(STEPS)}"
-        )
     config = demo.get_config()
-    steps = config.num_steps = STEPS[variant]
+    steps = config.num_steps = STEPS[known("variant of the study", variant, STEPS)]
     config.numerics.dtype = "bfloat16"
-    late = steps * 2 // 3
     if variant == "overlap":  # four windows of each crop, at two offsets of the token grid
         config.tiling.train_stride = 4
         config.crop, config.batch_size = 110, 2
     elif variant == "larger_crops_late":  # the same number of tokens
-        config.progressive = ((late, 154, 4),)
+        config.progressive = ((steps * 2 // 3, 154, 4),)
     elif variant == "larger_batch_late":  # for the last third of the time
         config.progressive = ((800, 106, 32),)
     elif variant == "wsd":

@@ -27,7 +27,8 @@ def test_variants(variant):
 
 
 def test_unknown_variant():
-    with pytest.raises(UserError, match=r"no variant 'presnt' .did you mean 'present'"):
+    message = r"unknown variant of the study 'presnt' .did you mean 'present'"
+    with pytest.raises(UserError, match=message):
         get_config("presnt")
 
 
