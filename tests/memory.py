@@ -5,6 +5,8 @@ import gc
 import os
 from pathlib import Path
 
+from benchmarks.process_memory import memory
+
 _LIBC = ctypes.CDLL(None) if os.name == "posix" else None
 _M_ARENA_MAX = -8  # in glibc's malloc.h
 
@@ -24,7 +26,4 @@ def release_memory() -> None:
 
 def resident_memory() -> float:
     """Returns the bytes of this process in memory; infinity where they cannot be read."""
-    statm = Path("/proc/self/statm")
-    if not statm.exists():
-        return float("inf")
-    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return memory("VmRSS") if Path("/proc/self/status").exists() else float("inf")
