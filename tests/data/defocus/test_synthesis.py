@@ -91,16 +91,18 @@ def test_in_focus_nothing_changes(sharp):
     np.testing.assert_array_equal(example["sharp"], sharp)
 
 
-def test_one_flat_layer_matches_a_plain_convolution_in_linear_light(sharp):
-    settings = {"most_layers": 1, "smooth_share": 0.0, "noise": 0.0, "jpeg_share": 0.0}
+@pytest.mark.parametrize("tone", [1.0, 0.7])
+def test_one_flat_layer_matches_a_plain_convolution_in_linear_light(sharp, tone):
+    settings = {"tone": (tone, tone)}
+    settings |= {"most_layers": 1, "smooth_share": 0.0, "noise": 0.0, "jpeg_share": 0.0}
     settings |= {"disk_share": 1.0, "polygon_share": 0.0}
     seeds = range(50)
     examples = (draw(sharp, seed, **settings) for seed in seeds)
     example = next(e for e in examples if np.ptp(e["radius"]) == 0 and e["radius"][0, 0] > 3)
     kernel = point_image(disk(), float(example["radius"][0, 0]))
-    light = srgb_to_linear(sharp / 255)
+    light = srgb_to_linear(sharp / 255) ** tone
     light = np.stack([ndimage.convolve(c, kernel) for c in np.moveaxis(light, -1, 0)], axis=-1)
-    want = 255 * linear_to_srgb(light)
+    want = 255 * linear_to_srgb(light ** (1 / tone))
     assert np.abs(example["blurred"] - want).max() < 0.51
 
 
@@ -194,6 +196,9 @@ def test_apertures_follow_their_shares():
         {"jpeg_quality": (90, 101)},
         {"most_layers": 0},
         {"highlight_gain": 0.5},
+        {"falloff": (0.5, -0.5)},
+        {"falloff": (0.0, 1.5)},
+        {"tone": (0.0, 1.0)},
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings):

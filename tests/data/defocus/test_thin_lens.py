@@ -13,7 +13,12 @@ from vitdeblur_jax.data.defocus.thin_lens import (
     render,
 )
 
-APERTURES = {"disk": disk(), "pentagon": polygon(5, 0.3), "cat_eye": cat_eye(0.6, 0.4)}
+APERTURES = {
+    "disk": disk(),
+    "pentagon": polygon(5, 0.3),
+    "cat_eye": cat_eye(0.6, 0.4),
+    "bright center": disk()._replace(falloff=0.8),
+}
 
 
 def texture(rng: np.random.Generator, side: int, sigma: float) -> np.ndarray:
@@ -84,6 +89,18 @@ def test_cat_eye_has_the_area_of_a_lens_and_stays_centerd(offset):
     places = np.arange(len(kernel)) - len(kernel) // 2
     assert abs(places @ kernel.sum(0)) < 1e-9
     assert abs(places @ kernel.sum(1)) < 1e-9
+
+
+@pytest.mark.parametrize("falloff", [-1.0, -0.4, 0.7, 1.0])
+@pytest.mark.parametrize("radius", [3.7, 10.3])
+def test_light_falls_off_towards_the_rim(falloff, radius):
+    kernel = point_image(disk()._replace(falloff=falloff), radius)
+    places = np.arange(len(kernel)) - len(kernel) // 2
+    # The mean of r^2 over the unit disk, weighted by the light; 1 / 6 is the extent of a pixel.
+    spread = (kernel * (places**2 + places[:, None] ** 2)).sum()
+    assert spread == pytest.approx(radius**2 * (1 / 2 - falloff / 6) + 1 / 6, rel=1e-2)
+    center = kernel[len(kernel) // 2, len(kernel) // 2]
+    assert center * math.pi * radius**2 == pytest.approx(1 + falloff, abs=0.03)
 
 
 @pytest.mark.parametrize("name", APERTURES)

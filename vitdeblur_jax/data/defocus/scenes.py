@@ -50,10 +50,18 @@ def draw_aperture(settings: SynthesisSettings, rng: np.random.Generator) -> Aper
     kind, angle, offset = rng.random(), rng.uniform(0, 2 * np.pi), rng.uniform(*OFFSETS)
     blades = int(rng.integers(*BLADES, endpoint=True))
     if kind < settings.disk_share:
-        return disk()
-    if kind < settings.disk_share + settings.polygon_share:
-        return polygon(blades, angle)
-    return cat_eye(offset, angle)
+        aperture = disk()
+    elif kind < settings.disk_share + settings.polygon_share:
+        aperture = polygon(blades, angle)
+    else:
+        aperture = cat_eye(offset, angle)
+    return aperture._replace(falloff=draw_from(settings.falloff, rng))
+
+
+def draw_from(interval: tuple[float, float], rng: np.random.Generator) -> float:
+    """Draws a number. If both ends of the interval are equal, the generator stays as it is."""
+    low, high = interval
+    return low if low == high else float(rng.uniform(low, high))
 
 
 def _draw_radius(settings: SynthesisSettings, rng: np.random.Generator) -> float:

@@ -20,6 +20,10 @@ class SynthesisSettings:
         large_share: Share of radii above the usual range.
         disk_share: Share of lenses with a wide open aperture, a disk.
         polygon_share: Share of lenses with a polygon of 5 to 9 blades. The rest are cat's eyes.
+        falloff: Range of how much less light the rim of the aperture transmits than its center: 0
+            is uniform, 1 no light at the rim, -1 no light at the center.
+        tone: Range of the camera's tone curve. The scene's light is the linear light of the sharp
+            image to this power. With 1, the camera has the sRGB curve.
         dual_pixel: Make a left and a right view (6 channels) instead of one view.
         highlight_gain: Largest factor by which clipped highlights are brightened before the blur; 1
             leaves them unchanged.
@@ -36,6 +40,8 @@ class SynthesisSettings:
     large_share: float = 0.1
     disk_share: float = 0.6
     polygon_share: float = 0.2
+    falloff: tuple[float, float] = (0.0, 0.0)
+    tone: tuple[float, float] = (1.0, 1.0)
     dual_pixel: bool = False
     highlight_gain: float = 1.0
     noise: float = 2.0
@@ -60,6 +66,8 @@ RULES = {
     "large_share": number(0, 1),
     "disk_share": number(0, 1),
     "polygon_share": number(0, 1),
+    "falloff": sequence(number(-1, 1), length=2),
+    "tone": sequence(number(0.25, 4), length=2),
     "dual_pixel": flag(),
     "highlight_gain": number(1, 1e6),
     "noise": number(0, 255),
@@ -87,6 +95,8 @@ def check_settings(settings: Any, prefix: str = "") -> None:
     radii = (*settings.usual_radius, settings.largest_radius)
     for names, values in {
         ("usual_radius", "largest_radius"): radii,
+        ("falloff",): settings.falloff,
+        ("tone",): settings.tone,
         ("jpeg_quality",): settings.jpeg_quality,
     }.items():
         if list(values) != sorted(values):

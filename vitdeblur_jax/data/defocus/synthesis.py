@@ -12,7 +12,7 @@ from vitdeblur_jax.data.defocus.camera import (
     extend_highlights,
     through_jpeg,
 )
-from vitdeblur_jax.data.defocus.scenes import draw_aperture, draw_radius_map
+from vitdeblur_jax.data.defocus.scenes import draw_aperture, draw_from, draw_radius_map
 from vitdeblur_jax.data.defocus.settings import SynthesisSettings
 from vitdeblur_jax.data.defocus.thin_lens import defocus
 from vitdeblur_jax.data.srgb import linear_to_srgb
@@ -49,13 +49,16 @@ def synthesize(
     around = tuple(slice(max(part.start - margin, 0), part.stop + margin) for part in wanted)
     sharp, radius = sharp[around], radius[around]
     aperture = draw_aperture(settings, rng)
-    light = extend_highlights(sharp, rng.uniform(1, settings.highlight_gain))
+    highlights = rng.uniform(1, settings.highlight_gain)
     deviation = rng.uniform(0, settings.noise) / 255
     is_jpeg = rng.random() < settings.jpeg_share
     quality = int(rng.integers(*settings.jpeg_quality, endpoint=True))
+    tone = draw_from(settings.tone, rng)
+    light = extend_highlights(sharp, highlights) ** tone
     views = []
     for half in ("left", "right") if settings.dual_pixel else (None,):
-        view = add_noise(defocus(light, radius, aperture, half), deviation, rng)
+        view = np.maximum(defocus(light, radius, aperture, half), 0) ** (1 / tone)
+        view = add_noise(view, deviation, rng)
         view = np.rint(255 * linear_to_srgb(np.clip(view, 0, 1))).astype(np.uint8)
         views.append(through_jpeg(view, quality) if is_jpeg else view)
     pair = {"blurred": np.concatenate(views, axis=-1), "sharp": sharp, "radius": radius}

@@ -25,6 +25,10 @@ APERTURES = {
     "pentagon": (apertures.polygon(5, 0.3), polygon(5, 0.3)),
     "nonagon": (apertures.polygon(9, 1.3), polygon(9, 1.3)),
     "cat_eye": (apertures.cat_eye(0.6, 0.4), cat_eye(0.6, 0.4)),
+    "bright rim": (
+        apertures.cat_eye(0.3, 1.4)._replace(falloff=-0.6),
+        cat_eye(0.3, 1.4)._replace(falloff=-0.6),
+    ),
 }
 PENTAGON = APERTURES["pentagon"]
 HALVES = None, "left", "right"

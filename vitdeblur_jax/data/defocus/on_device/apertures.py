@@ -9,7 +9,13 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from vitdeblur_jax.data.defocus.apertures import LEAST_SAMPLES, SAMPLES, Half, left_share
+from vitdeblur_jax.data.defocus.apertures import (
+    LEAST_SAMPLES,
+    SAMPLES,
+    Half,
+    left_share,
+    transmission,
+)
 
 MOST_BLADES = 9
 _RIM = 1.5  # samples on either side of the rim
@@ -24,11 +30,13 @@ class Aperture(NamedTuple):
         angle: Angle in radians of the polygon's first corner, or of the line through the centers
             of the disks.
         offset: Distance between the centers of the disks; 0 for a full disk.
+        falloff: How much less light the rim transmits than the center; see `transmission`.
     """
 
     blades: ArrayLike
     angle: ArrayLike
     offset: ArrayLike
+    falloff: ArrayLike = 0.0
 
 
 def disk() -> Aperture:
@@ -57,7 +65,7 @@ def point_image(
     The samples are those of the NumPy function. The kernel is differentiable in the radius.
 
     Args:
-        aperture: The shape of the aperture.
+        aperture: The aperture.
         radius: Signed defocus radius in pixels, negative in front of the plane of focus.
         largest_radius: Bound of the absolute radius; it determines the size of the kernel.
         half: Use only the light through this half of the aperture.
@@ -75,6 +83,7 @@ def point_image(
     scale = jnp.maximum(size, 0.25)  # up to half a pixel, any scale gives a single pixel
     x, y = centers / scale, centers[:, None] / scale
     coverage = _coverage(_distance(aperture, x, y) * (scale * samples))
+    coverage = coverage * jnp.maximum(transmission(aperture.falloff, x, y), 0)
     coverage = jnp.where(is_inside & is_inside[:, None], coverage, 0)
     if half:
         left = left_share(coverage)

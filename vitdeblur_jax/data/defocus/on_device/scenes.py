@@ -36,7 +36,7 @@ class Window(NamedTuple):
 
 def draw_aperture(key: _Key, settings: SynthesisSettings) -> Aperture:
     """Draws an aperture."""
-    keys = jax.random.split(key, 4)
+    keys = jax.random.split(key, 5)
     kind = jax.random.uniform(keys[0])
     is_disk = kind < settings.disk_share
     is_polygon = ~is_disk & (kind < settings.disk_share + settings.polygon_share)
@@ -45,7 +45,14 @@ def draw_aperture(key: _Key, settings: SynthesisSettings) -> Aperture:
         blades=jnp.where(is_polygon, jax.random.randint(keys[2], (), BLADES[0], BLADES[1] + 1), 0),
         angle=jax.random.uniform(keys[3], maxval=2 * np.pi),
         offset=jnp.where(is_disk | is_polygon, 0, offset),
+        falloff=draw_from(keys[4], settings.falloff),
     )
+
+
+def draw_from(key: _Key, interval: tuple[float, float]) -> Float[Array, ""] | float:
+    """Draws a number, or returns the ends of the interval if they are equal."""
+    low, high = interval
+    return low if low == high else jax.random.uniform(key, minval=low, maxval=high)
 
 
 def draw_radius_map(

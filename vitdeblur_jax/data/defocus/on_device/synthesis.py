@@ -12,7 +12,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from vitdeblur_jax.data.defocus.on_device.camera import add_noise, extend_highlights, through_jpeg
-from vitdeblur_jax.data.defocus.on_device.scenes import Window, draw_aperture, draw_radius_map
+from vitdeblur_jax.data.defocus.on_device.scenes import (
+    Window,
+    draw_aperture,
+    draw_from,
+    draw_radius_map,
+)
 from vitdeblur_jax.data.defocus.on_device.surfaces import surfaces_of
 from vitdeblur_jax.data.defocus.on_device.thin_lens import render
 from vitdeblur_jax.data.defocus.scenes import COARSE
@@ -75,13 +80,15 @@ def synthesize(
 
 def _captured(key, light, radius, aperture, settings: SynthesisSettings) -> Array:
     """Returns the views of a scene, without its margin, through a random camera."""
-    keys = jax.random.split(key, 5)
+    keys = jax.random.split(key, 6)
     if settings.highlight_gain > 1:
         gain = jax.random.uniform(keys[0], minval=1, maxval=settings.highlight_gain)
         light = extend_highlights(light, gain)
     halves = ("left", "right") if settings.dual_pixel else (None,)
-    surfaces = surfaces_of(light, radius, settings.largest_radius)
+    tone = draw_from(keys[5], settings.tone)
+    surfaces = surfaces_of(light**tone, radius, settings.largest_radius)
     blurred = render(surfaces, aperture, settings.largest_radius, halves)
+    blurred = jnp.maximum(blurred, 0) ** (1 / tone)
     if settings.noise:
         deviation = jax.random.uniform(keys[1], maxval=settings.noise / 255)
         blurred = add_noise(keys[2], blurred, deviation)
