@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vitdeblur_jax.models.gkmnet import GKMNet
-from vitdeblur_jax.models.restormer import pixel_shuffle, pixel_unshuffle
+from vitdeblur_jax.models.layers.pixel_shuffle import pixel_shuffle, pixel_unshuffle
 from vitdeblur_jax.models.tilings import HaloTiles, WholeImage
 
 Images = Float[Array, "batch height width 3"]

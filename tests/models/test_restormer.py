@@ -24,8 +24,6 @@ from vitdeblur_jax.models.restormer import (
     Block,
     Restormer,
     channel_attention,
-    pixel_shuffle,
-    pixel_unshuffle,
     published_entries,
 )
 from vitdeblur_jax.utils.errors import UserError
@@ -152,17 +150,6 @@ def test_attention_is_of_channels_over_all_pixels():
             expected[batch, :, head] = value[batch, :, head] @ weights.T
     found = channel_attention(*map(jnp.asarray, (query, key, value, temperature)), "highest")
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
-
-
-def test_unshuffled_channels_are_the_pixels_of_each_channel_in_turn():
-    x = np.arange(4 * 6 * 2).reshape(1, 4, 6, 2).astype(np.float32)
-    found = np.asarray(pixel_unshuffle(jnp.asarray(x)))
-    for c in range(2):
-        for dy in range(2):
-            for dx in range(2):
-                expected = x[:, dy::2, dx::2, c]
-                np.testing.assert_array_equal(found[..., 4 * c + 2 * dy + dx], expected)
-    np.testing.assert_array_equal(pixel_shuffle(jnp.asarray(found)), x)
 
 
 @pytest.mark.parametrize("form", [depthwise_by_shifts, depthwise_by_xla])

@@ -26,6 +26,7 @@ from jaxtyping import Array, Float
 
 from vitdeblur_jax.models.layers.convolution import PYTORCH_KERNEL_INIT, conv_layer
 from vitdeblur_jax.models.layers.depthwise import DepthwiseConv
+from vitdeblur_jax.models.layers.pixel_shuffle import pixel_shuffle, pixel_unshuffle
 from vitdeblur_jax.models.layers.transformer_block import layer_norm
 from vitdeblur_jax.models.published import POINTWISE, Entry, Path, conv, joined, norm, reshaped
 from vitdeblur_jax.models.tilings import WholeImage, check_image
@@ -224,20 +225,6 @@ class Resample(nn.Module):
     @nn.compact
     def __call__(self, x: Maps) -> Array:
         return self.rearrange(_conv3x3(self, self.features, name="conv")(x))
-
-
-def pixel_unshuffle(x: Maps) -> Float[Array, "batch half_height half_width quadruple"]:
-    """Returns maps of half the size; channel 4c + 2dy + dx has pixel (2y + dy, 2x + dx) of c."""
-    batch, height, width, channels = x.shape
-    squares = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
-    return squares.transpose(0, 1, 3, 5, 2, 4).reshape(batch, height // 2, width // 2, -1)
-
-
-def pixel_shuffle(x: Maps) -> Float[Array, "batch double_height double_width quarter"]:
-    """Returns maps of twice the size; the inverse of `pixel_unshuffle`."""
-    batch, height, width, channels = x.shape
-    squares = x.reshape(batch, height, width, channels // 4, 2, 2)
-    return squares.transpose(0, 1, 4, 2, 5, 3).reshape(batch, 2 * height, 2 * width, -1)
 
 
 def _pointwise(module, features, name):
