@@ -1,0 +1,134 @@
+r"""Compares the defocus of real pairs with the synthetic one: how much of a gap is left to close?
+
+    python -m benchmarks.real_defocus FOLDER ... [--checkpoint RUN]
+
+Each FOLDER holds pairs that `vitdeblur data check` recognizes. The sharp image of each pair is
+blurred uniformly with many radii, and each pixel takes the radius whose result is nearest to the
+real image, in its neighborhood. This is done for a disk with the sRGB curve, for other tone curves,
+then for apertures with other light at the rim. The table has, for each pair:
+
+- the best tone and falloff (see `SynthesisSettings`), and the median radius in pixels
+- the PSNR between the real image and the fitted one, for the disk and for the best
+- the shift between the real image and the fitted one in pixels, which no network can restore
+- the model's gain in PSNR on the real image, on the disk's, and on the best one. If the gain on the
+  real image is much lower than on the best, the synthetic defocus still lacks something.
+
+The fitted images have no noise and no occlusion.
+"""
+
+import argparse
+import operator
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy import ndimage
+from skimage.registration import phase_cross_correlation
+
+from vitdeblur_jax.checkpoints.load_save import load_pretrained
+from vitdeblur_jax.data.defocus.apertures import disk
+from vitdeblur_jax.data.defocus.thin_lens import defocus
+from vitdeblur_jax.data.layouts import find_pairs
+from vitdeblur_jax.data.sources import FolderSource
+from vitdeblur_jax.data.srgb import linear_to_srgb, srgb_to_linear
+from vitdeblur_jax.inference.deblurring import deblur
+from vitdeblur_jax.inference.pixels import as_float
+from vitdeblur_jax.metrics import measure
+from vitdeblur_jax.models.layers.views import mean_of_views
+from vitdeblur_jax.utils.table import format_table
+
+RADII = (0, *np.arange(0.75, 2, 0.25), *np.arange(2, 8, 0.5), *range(8, 15))
+TONES = 0.7, 0.8, 0.9, 1.0, 1.1
+FALLOFFS = -0.5, 0.0, 0.5, 1.0
+_NEIGHBORHOOD = 16  # pixels, the standard deviation of a Gaussian
+
+_Image = Float[np.ndarray, "height width 3"]
+
+
+class Fit(NamedTuple):
+    """The synthetic image that is nearest to a real one.
+
+    Attributes:
+      psnr: PSNR between both in dB.
+      image: The synthetic image.
+      radius: The median of its defocus radii.
+      tone: See `SynthesisSettings`.
+      falloff: See `SynthesisSettings`.
+    """
+
+    psnr: float
+    image: _Image
+    radius: float
+    tone: float
+    falloff: float
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folders", nargs="+", metavar="FOLDER", help="folders of real pairs")
+    parser.add_argument("--checkpoint", help="by default the bundled weights")
+    options = parser.parse_args()
+    pretrained = load_pretrained(options.checkpoint)
+    rows = []
+    for folder in options.folders:
+        source = FolderSource(find_pairs(folder, "pairs"), 8)
+        for index, pair in enumerate(source.pairs):
+            example = source[index]
+            blurred, sharp = as_float(example["blurred"]), as_float(example["sharp"])
+            real = mean_of_views(blurred)
+            plain, best = fit(real, sharp, 1.0, 0.0), best_fit(real, sharp)
+            shift, *_ = phase_cross_correlation(
+                best.image.mean(-1), real.mean(-1), upsample_factor=20
+            )
+            gains = [
+                measure(deblur(image, pretrained).clip(0, 1), sharp)["psnr"]
+                - measure(mean_of_views(image), sharp)["psnr"]
+                for image in (blurred, plain.image, best.image)
+            ]
+            rows.append(
+                (
+                    pair.name,
+                    *(f"{value:g}" for value in (best.tone, best.falloff, best.radius)),
+                    *(f"{value:.1f}" for value in (plain.psnr, best.psnr)),
+                    f"{np.hypot(*shift):.2f}",
+                    *(f"{gain:+.2f}" for gain in gains),
+                )
+            )
+            print(*rows[-1], flush=True)
+    fitted = "disk: PSNR", "best: PSNR", "shift"
+    gained = "gain on the real", "on the disk's", "on the best"
+    print(format_table(("", "tone", "falloff", "radius", *fitted, *gained), rows))
+
+
+def best_fit(real: _Image, sharp: _Image) -> Fit:
+    """Returns the best fit of all tones with a disk, then of all falloffs with that tone."""
+    psnr = operator.attrgetter("psnr")
+    tone = max((fit(real, sharp, tone, 0.0) for tone in TONES), key=psnr).tone
+    return max((fit(real, sharp, tone, falloff) for falloff in FALLOFFS), key=psnr)
+
+
+def fit(real: _Image, sharp: _Image, tone: float, falloff: float) -> Fit:
+    """Returns the fit with a tone curve and a falloff.
+
+    Args:
+      real: sRGB in [0, 1].
+      sharp: The same scene in focus, sRGB in [0, 1].
+      tone: See `SynthesisSettings`.
+      falloff: See `SynthesisSettings`.
+    """
+    light, aperture = srgb_to_linear(sharp) ** tone, disk()._replace(falloff=falloff)
+    least = np.full(real.shape[:2], np.inf)
+    image, radii = sharp.copy(), np.zeros(real.shape[:2])
+    for radius in RADII:
+        blurred = defocus(light, np.full(real.shape[:2], radius, np.float32), aperture)
+        blurred = linear_to_srgb(blurred.clip(0, 1) ** (1 / tone))
+        error = ndimage.gaussian_filter(((blurred - real) ** 2).sum(-1), _NEIGHBORHOOD)
+        is_better = error < least
+        least[is_better], radii[is_better] = error[is_better], radius
+        image[is_better] = blurred[is_better]
+    return Fit(measure(image, real)["psnr"], image, float(np.median(radii)), tone, falloff)
+
+
+if __name__ == "__main__":
+    main()
