@@ -24,6 +24,25 @@ STEPS = {
     "unet": 670,
     "gkmnet": 650,
 }
+_LARGE_RADII = {"usual_radius": (0.5, 6.0), "large_share": 0.5}  # half of them above 6 pixels
+CHANGES = {
+    # Four windows of each crop, at two offsets of the token grid.
+    "overlap": {"tiling.train_stride": 4, "crop": 110, "batch_size": 2},
+    "larger_crops_late": {"progressive": ((800, 154, 4),)},  # the same number of tokens
+    "larger_batch_late": {"progressive": ((800, 106, 32),)},  # for the last third of the time
+    "wsd": {"optimizer.schedule": "wsd", "optimizer.decay_share": 0.15},
+    "ema_short": {"ema_decay": 0.98},
+    "large_radii": {
+        "data.sets": {"usual": {}, "large_radii": {"synthesis": _LARGE_RADII}},
+        "data.mixture": (("large_radii", 1.0),),
+        "validation.sets": ("usual",),
+    },
+}
+# ViTDeblur computes in bfloat16. A convolution in bfloat16 is slower on a CPU.
+NETWORKS = {
+    "unet": ("benchmarks.study_networks:UNET", {}),
+    "gkmnet": ("benchmarks.study_networks:GKMNET", {"batch_size": 2}),
+}
 
 
 def get_config(variant: str = "present") -> ml_collections.ConfigDict:
@@ -31,41 +50,22 @@ def get_config(variant: str = "present") -> ml_collections.ConfigDict:
     config = demo.get_config()
     steps = config.num_steps = STEPS[known("variant of the study", variant, STEPS)]
     config.numerics.dtype = "bfloat16"
-    if variant == "overlap":  # four windows of each crop, at two offsets of the token grid
-        config.tiling.train_stride = 4
-        config.crop, config.batch_size = 110, 2
-    elif variant == "larger_crops_late":  # the same number of tokens
-        config.progressive = ((steps * 2 // 3, 154, 4),)
-    elif variant == "larger_batch_late":  # for the last third of the time
-        config.progressive = ((800, 106, 32),)
-    elif variant == "wsd":
-        config.optimizer.update(schedule="wsd", decay_share=0.15)
-    elif variant == "ema_short":
-        config.ema_decay = 0.98
-    elif variant == "large_radii":  # half of them above 6 pixels
-        config.data.sets = {
-            "usual": {},
-            "large_radii": {"synthesis": {"usual_radius": (0.5, 6.0), "large_share": 0.5}},
-        }
-        config.data.mixture = (("large_radii", 1.0),)
-        config.validation.sets = ("usual",)
-    elif variant in ("unet", "gkmnet"):
-        config = _convolutional(config, variant)
+    if variant in NETWORKS:
+        config = _convolutional(config, *NETWORKS[variant])
+    config.update_from_flattened_dict(CHANGES.get(variant, {}))
     config.log_every = 100
     config.save_every = steps
     config.validation.update(every=-(-steps // 3), num_images=12, num_logged_images=0)
     return config
 
 
-def _convolutional(config, variant):
+def _convolutional(
+    config: ml_collections.ConfigDict, network: str, changes: dict
+) -> ml_collections.ConfigDict:
     """Returns the settings for another network, with AdamW."""
-    network = {"unet": "UNET", "gkmnet": "GKMNET"}[variant]
-    other = default_config(f"benchmarks.study_networks:{network}")
+    other = default_config(network)
     same = ("num_steps", "batch_size", "data", "ema_decay", "validation")
-    other.update({key: config[key] for key in same})
-    other.crop = 112
-    if variant == "gkmnet":
-        other.batch_size = 2
+    other.update({key: config[key] for key in same} | {"crop": 112} | changes)
     other.loss.border = config.loss.border
     other.optimizer.update(learning_rate=1e-3, warmup_steps=50, clip_norm=1.0)
     return other
