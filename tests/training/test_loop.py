@@ -405,7 +405,7 @@ def compilations():
             {"model__views": 2, "data__quarter_turns": False},
             r"photo0 has 1 view, but the network takes 2",
         ),
-        ({"data__hold_out": 6}, r"data\.hold_out is 6, .* none remain"),
+        ({"data__hold_out": 24}, r"data\.hold_out is 24, .* none remain"),
         ({"validation__every": 5}, "the validation data is the training data"),
         ({"validation__every": 5, "validation__stride": 99}, "stride is 99"),
         ({"progressive": ((5, 47, 4),)}, "crop 47 with patch_size 8"),

@@ -61,16 +61,16 @@ def random_crop_and_flips(
         )
     top, left = rng.integers(height - crop + 1), rng.integers(width - crop + 1)
     mirrored, upside_down, turns = rng.integers((2, 2, 4))
-
-    def changed(image: np.ndarray) -> np.ndarray:
-        image = image[top : top + crop, left : left + crop]
-        image = _mirrored(image) if horizontal_flip and mirrored else image
-        image = image[::-1] if vertical_flip and upside_down else image
-        image = np.rot90(image, turns) if quarter_turns else image
-        # Copy even a contiguous view, so that the whole image is freed.
-        return image.copy(order="C")
-
-    return {key: value if key == "name" else changed(value) for key, value in example.items()}
+    changed = {}
+    for key, value in example.items():
+        if key != "name":
+            value = value[top : top + crop, left : left + crop]
+            value = _mirrored(value) if horizontal_flip and mirrored else value
+            value = value[::-1] if vertical_flip and upside_down else value
+            value = np.rot90(value, turns) if quarter_turns else value
+            value = value.copy(order="C")  # even a contiguous view, so the whole image is freed
+        changed[key] = value
+    return changed
 
 
 def unit_range(

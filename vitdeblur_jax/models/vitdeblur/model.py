@@ -23,6 +23,14 @@ from vitdeblur_jax.models.vitdeblur.pairs import PairOutputs, interleaved, parte
 from vitdeblur_jax.utils.errors import UserError
 
 _OF_THE_PROJECTOR = {"vicreg_invariance", "vicreg_variance", "vicreg_covariance"}
+_BLOCKS = ("width", "depth", "num_heads")
+_ARCHITECTURE = {
+    "tokenizer": ("patch_size", "patch_stride", "position_grid", "pretraining_grid"),
+    "primary_encoder": _BLOCKS,
+    "contextual_encoder": ("depth", "num_heads", "projector_widths"),
+    "decoder": _BLOCKS,
+    "image_head": ("features", "input_kernel", "output_kernel"),
+}
 
 
 class ViTDeblur(nn.Module):
@@ -250,26 +258,13 @@ class ViTDeblur(nn.Module):
 
 def architecture(model: nn.Module) -> ml_collections.ConfigDict:
     """Returns the configuration of the standard parts; replaced parts may lack some values."""
-
-    def of(part, *names):
-        module = getattr(model, part)
-        return {name: getattr(module, name) for name in names if hasattr(module, name)}
-
-    blocks = ("width", "depth", "num_heads")
-    tokenizer = ("patch_size", "patch_stride", "position_grid", "pretraining_grid")
-    return ml_collections.ConfigDict(
-        {
-            "tokenizer": of("tokenizer", *tokenizer),
-            "primary_encoder": of("primary_encoder", *blocks),
-            "contextual_encoder": of(
-                "contextual_encoder", "depth", "num_heads", "projector_widths"
-            ),
-            "decoder": of("decoder", *blocks),
-            "image_head": of("image_head", "features", "input_kernel", "output_kernel"),
-            "mlp_ratio": model.primary_encoder.mlp_ratio,
-            "views": model.views,
-        }
-    )
+    parts = {
+        part: {name: getattr(module, name) for name in names if hasattr(module, name)}
+        for part, names in _ARCHITECTURE.items()
+        for module in [getattr(model, part)]
+    }
+    shared = {"mlp_ratio": model.primary_encoder.mlp_ratio, "views": model.views}
+    return ml_collections.ConfigDict({**parts, **shared})
 
 
 def _check_images(images, model, channels):
