@@ -141,7 +141,8 @@ def prepare_once(
 ) -> preparation.Run:
     """Returns what `prepare` does, for equal settings the very same."""
     settings = ("loss", "optimizer", "ema_decay", "grad_accum_steps", "seed")
-    num_steps = None if config.time_limit_s else config.num_steps
+    depends_on_length = not config.time_limit_s and config.optimizer.schedule != "constant"
+    num_steps = config.num_steps if depends_on_length else None
     values = json.dumps([num_steps, *(config.to_dict()[key] for key in settings)])
     key = preparation.weighted_objective, objective, network, values
     if key not in _PREPARED:

@@ -193,8 +193,9 @@ def rates_at(steps, run=100, **changes):
     return [float(schedule(step)) for step in steps]
 
 
-def test_constant_schedule():
-    np.testing.assert_allclose(rates_at([0, 1, 99]), 0.8, rtol=1e-6)
+@pytest.mark.parametrize("run", [10, 100])
+def test_the_constant_schedule_does_not_depend_on_the_length_of_the_run(run):
+    np.testing.assert_allclose(rates_at([0, 1, 99, 1000], run), 0.8, rtol=1e-6)
 
 
 def test_multistep_changes_at_the_milestone_itself():
