@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.training.several_processes import Ended, end, free_port, restored, start
+from tests.training.small_run import images
 from vitdeblur_jax.checkpoints.orbax_folders import step_folders
 from vitdeblur_jax.distributed.processes import SECONDS_TO_GATHER
 from vitdeblur_jax.utils.buckets import AnyPath
@@ -215,14 +216,19 @@ def test_killed_at_random_moments_it_ends_as_if_undisturbed(pairs, undisturbed, 
     assert_equal(restored(workdir, 10), undisturbed)
 
 
-def test_evaluate_shares_out_and_gives_the_same_files(pairs, tmp_path):
+@pytest.fixture(scope="module")
+def six_pairs(tmp_path_factory):
+    return images(tmp_path_factory.mktemp("six_pairs"), count=6)
+
+
+def test_evaluate_shares_out_and_gives_the_same_files(six_pairs, tmp_path):
     found = {}
     for count in (1, 2, 4):
         folder = tmp_path / str(count)
         program = [
             "evaluate.py",
             "--config=configs/evaluate.py:pairs",
-            f"--config.data_dir={pairs}",
+            f"--config.data_dir={six_pairs}",
             f"--workdir={folder}",
         ]
         output = tmp_path / f"output{count}"
@@ -232,11 +238,11 @@ def test_evaluate_shares_out_and_gives_the_same_files(pairs, tmp_path):
     assert found[1] == found[2] == found[4]
 
 
-def test_a_killed_evaluation_goes_on(pairs, tmp_path):
+def test_a_killed_evaluation_goes_on(six_pairs, tmp_path):
     program = [
         "evaluate.py",
         "--config=configs/evaluate.py:pairs",
-        f"--config.data_dir={pairs}",
+        f"--config.data_dir={six_pairs}",
         f"--workdir={tmp_path / 'out'}",
     ]
     started = start(2, program, tmp_path / "output")
@@ -270,11 +276,11 @@ def _evaluated(folder: Path) -> tuple[str, dict[str, bytes]]:
     return text, pictures
 
 
-def test_folders_of_images_are_shared_out(pairs, tmp_path):
+def test_folders_of_images_are_shared_out(six_pairs, tmp_path):
     found = {}
     for count in (1, 3):
         folder, output = tmp_path / str(count), tmp_path / f"output{count}"
-        program = ["-m", "vitdeblur_jax.cli.main", str(pairs / "blurred"), "-o", f"{folder}/"]
+        program = ["-m", "vitdeblur_jax.cli.main", str(six_pairs / "blurred"), "-o", f"{folder}/"]
         assert_all(end(start(count, program, output), output))
         found[count] = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert len(found[1]) == 6
