@@ -19,13 +19,12 @@ from vitdeblur_jax.training import preparation, train
 from vitdeblur_jax.training.data import TrainingData
 from vitdeblur_jax.training.log import TrainingLog
 
-DEVICE = {
-    "data__kind": "synthetic",
-    "data__synthesis__device": True,
+SMALL_BLUR = {
     "data__synthesis__largest_radius": 4.0,
     "data__synthesis__usual_radius": (0.5, 3.0),
     "data__synthesis__jpeg_share": 0.0,
 }
+DEVICE = {"data__kind": "synthetic", "data__synthesis__device": True, **SMALL_BLUR}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +38,7 @@ def test_stages_and_names_take_the_examples_in_the_order_of_the_host(sharp, monk
 
     monkeypatch.setattr(device_synthesis, "_compiled", places_alone)
     changes = {"num_steps": 9, "progressive": ((3, 48, 2),), "data__kind": "synthetic"}
-    host = TrainingData(quick_config(sharp, **changes))
+    host = TrainingData(quick_config(sharp, **changes, **SMALL_BLUR))
     data = TrainingData(quick_config(sharp, **{**changes, **DEVICE}))
     for step in (2, 3, 5):
         (batch,), (known,) = batches(data, step, 1), batches(host, step, 1)

@@ -75,13 +75,16 @@ def test_a_transparent_decoder_sees_the_frequencies_of_each_patch():
     zero_table = jax.tree.map(jax.numpy.zeros_like, table)
     image = np.random.default_rng(0).random((1, 42, 42, 3), np.float32)
 
+    @jax.jit
+    def intermediates(variables):
+        return model.apply(
+            *({**variables, "position_embedding": zero_table}, image),
+            **{"method": "features", "mutable": "intermediates", "capture_intermediates": True},
+        )[1]["intermediates"]
+
     def agreement(variables):
         """Mean over tokens of the correlation between patch embedding and the decoder's end."""
-        state = {**variables, "position_embedding": zero_table}
-        _, seen = model.apply(
-            state, image, method="features", mutable="intermediates", capture_intermediates=True
-        )
-        seen = seen["intermediates"]
+        seen = intermediates(variables)
         (embedding,) = seen["tokenizer"]["patch_embedding"]["__call__"]
         (end,) = seen["decoder"]["norm"]["__call__"]
         pairs = zip(embedding.reshape(-1, 32), end[0], strict=True)

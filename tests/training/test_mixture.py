@@ -1,21 +1,21 @@
 """Several data sets in one run: their shares, what is held out of each, and what is validated."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests import made_up_data
-from tests.training.small_run import images, quick_config
+from tests.training.small_run import images, quick_config, stand_in_objective
 from tests.training.test_data import batches
-from vitdeblur_jax.training import train
+from vitdeblur_jax.training import preparation, train
 from vitdeblur_jax.training.configuration import free_keys
 from vitdeblur_jax.training.data import TrainingData
 from vitdeblur_jax.utils.errors import UserError
 
 CROP = 16
+LOW, MADE, HIGH = range(10, 26), range(100, 108), range(210, 227)  # gray values
 
 
 def flat(root, grays, folders=("blurred", "sharp"), dtype=np.uint8) -> str:
@@ -28,13 +28,20 @@ def flat(root, grays, folders=("blurred", "sharp"), dtype=np.uint8) -> str:
     return str(root)
 
 
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory):
+    root = tmp_path_factory.mktemp("sets")
+    made = flat(root, MADE, ("made",)) + "/made"
+    return {"low": flat(root / "low", LOW), "high": flat(root / "high", HIGH), "made": made}
+
+
 @pytest.fixture
-def sets(tmp_path):
+def sets(roots):
     """Two sets of pairs, and one of sharp images."""
     return {
-        "low": {"root": flat(tmp_path / "low", (10, 20, 30, 40))},
-        "high": {"root": flat(tmp_path / "high", (210, 220, 230)), "hold_out": 1},
-        "made": {"kind": "synthetic", "root": flat(tmp_path, (100, 110), ("made",)) + "/made"},
+        "low": {"root": roots["low"]},
+        "high": {"root": roots["high"], "hold_out": 1},
+        "made": {"kind": "synthetic", "root": roots["made"]},
     }
 
 
@@ -53,23 +60,22 @@ def test_each_set_has_its_share_and_its_own_keys(sets):
     mixture = ("low", 1.0), ("high", 2.0), ("made", 0.5)
     data = TrainingData(config_of(sets, *mixture))
     taken = grays(batches(data, 0, 14))
-    assert {*taken.tolist()} == {10, 20, 30, 40, 220, 230, 100, 110}  # 210 is held out
+    assert {*taken.tolist()} == {*LOW, *MADE, *HIGH} - {210}  # held out
     parts = [np.sum((taken >= low) & (taken < low + 100)) for low in (0, 200, 100)]
     assert parts == [16, 32, 8]
 
 
-def test_what_one_set_holds_out_is_validated_under_its_name(sets):
+def test_what_one_set_holds_out_is_validated_under_its_name(sets, tmp_path):
     sets["high"]["hold_out"] = 2  # spread evenly: the first and the last
-    sets["real"] = {"root": sets["low"]["root"].replace("low", "real"), "validation_split": "x"}
-    flat(Path(sets["real"]["root"]), (1, 2, 3))
+    sets["real"] = {"root": flat(tmp_path, (1, 2, 3)), "validation_split": "x"}
     config = config_of(
         sets, ("high", 1.0), ("low", 1.0), validation__every=1, validation__sets=("real", "high")
     )
     data = TrainingData(config)
     assert list(data.validation) == ["real", "high"]
-    assert [e["name"] for e in data.validation["high"]] == ["gray210", "gray230"]
+    assert [e["name"] for e in data.validation["high"]] == ["gray210", "gray226"]
     assert [e["name"] for e in data.validation["real"]] == ["gray1", "gray2", "gray3"]
-    assert {*grays(batches(data, 0, 4)).tolist()} == {220, 10, 20, 30, 40}
+    assert {*grays(batches(data, 0, 8)).tolist()} == {*LOW, *HIGH[1:-1]}
 
 
 def test_a_step_and_its_names_are_the_same_after_a_restart_and_across_stages(sets):
@@ -95,11 +101,11 @@ def test_the_fingerprint_is_of_each_set_and_its_root_is_free(sets, tmp_path):
     config = config_of(sets, ("low", 1.0), ("high", 1.0))
     begun = TrainingData(config).fingerprint
     assert {path: of["examples"] for path, of in begun.items()} == {
-        "data.sets.low": 4,
-        "data.sets.high": 2,
+        "data.sets.low": 16,
+        "data.sets.high": 16,
     }
     assert {"data.sets.low.root", "data.sets.high.root"} <= set(free_keys(config))
-    sets["low"]["root"] = flat(tmp_path / "moved", (10, 20, 30, 40))
+    sets["low"]["root"] = flat(tmp_path / "moved", LOW)
     assert TrainingData(config_of(sets, ("low", 1.0), ("high", 1.0))).fingerprint == begun
     flat(tmp_path / "moved", (50,))
     other = TrainingData(config_of(sets, ("low", 1.0), ("high", 1.0))).fingerprint
@@ -110,7 +116,7 @@ def test_the_fingerprint_is_of_each_set_and_its_root_is_free(sets, tmp_path):
     ("changes", "message"),
     [
         ({"low": {"root": ""}}, r"--config\.data\.sets\.low\.root is missing"),
-        ({"low": {"hold_out": 9}}, r"data\.sets\.low\.hold_out is 9, .* none remain for training"),
+        ({"low": {"hold_out": 16}}, r"data\.sets\.low\.hold_out is 16, .* none remain"),
         ({}, r"data\.sets\.low: the validation data is the training data"),
         (
             {"low": {"hold_out": 1}, "made": {"root": "LOW/sharp"}},
@@ -122,11 +128,11 @@ def test_the_fingerprint_is_of_each_set_and_its_root_is_free(sets, tmp_path):
         ),
     ],
 )
-def test_sets_that_cannot_be_mixed_are_told(sets, tmp_path, changes, message):
+def test_sets_that_cannot_be_mixed_are_told(sets, roots, tmp_path, changes, message):
     made_up_data.pairs(tmp_path / "DEEP", bits=16)
     for name, keys in changes.items():
         sets[name] |= keys
-        sets[name]["root"] = sets[name]["root"].replace("LOW", str(tmp_path / "low"))
+        sets[name]["root"] = sets[name]["root"].replace("LOW", roots["low"])
         sets[name]["root"] = sets[name]["root"].replace("DEEP", str(tmp_path / "DEEP"))
     config = config_of(sets, ("low", 1.0), ("high", 1.0), ("made", 1.0), validation__every=1)
     config.validation.sets = ("low",)
@@ -135,12 +141,16 @@ def test_sets_that_cannot_be_mixed_are_told(sets, tmp_path, changes, message):
     assert "\n" not in str(told.value)
 
 
-def test_a_run_validates_with_each_set_and_keeps_the_best_step_of_the_first(tmp_path, capsys):
+def test_a_run_validates_with_each_set_and_keeps_the_best_step_of_the_first(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(preparation, "weighted_objective", stand_in_objective)
     sets = {
         name: {"root": str(images(tmp_path / name, count=3, first=3 * number))}
         for number, name in enumerate(("one", "two", "real"))
     }
-    config = quick_config("", num_steps=4, log_every=2, save_every=2)
+    constant = {"optimizer__schedule": "constant"}
+    config = quick_config("", num_steps=4, log_every=2, save_every=2, **constant)
     config.data.update(sets=sets, mixture=(("one", 1.0), ("two", 1.0)))
     config.validation.update(every=2, sets=("real",), num_logged_images=1)
     config.data.sets.two.hold_out = 1

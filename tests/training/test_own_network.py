@@ -71,8 +71,8 @@ def own_config(root, **changes):
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
-    root = images(tmp_path_factory.mktemp("pairs"))
-    images(root / "val", 1, first=6)
+    root = images(tmp_path_factory.mktemp("pairs"), count=24)
+    images(root / "val", 1, first=24)
     return root
 
 
