@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -90,7 +89,7 @@ def base_model() -> Pretrained:
     variables, unused = variables_from_published(reference_state_dict(0), model, "stand-in")
     release_memory()  # of the state dict, half a gigabyte
     # On the device once, instead of with each call.
-    variables = jax.tree.map(jnp.asarray, variables)
+    variables = jax.device_put(variables)
     return Pretrained(model, variables, "stand-in", unused)
 
 

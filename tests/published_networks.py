@@ -110,7 +110,7 @@ def random_variables(network, image_shape: tuple[int, ...], seed: int = 0) -> di
             value = noise / np.sqrt(np.prod(leaf.shape[:-1]))
         else:
             value = 0.1 * noise
-        return jax.numpy.asarray(value, leaf.dtype)
+        return jax.device_put(value.astype(leaf.dtype))
 
     return jax.tree_util.tree_map_with_path(fill, shapes)
 
@@ -250,7 +250,7 @@ def one_sided_variables(network, image_shape: tuple[int, ...], corner: int) -> d
             value = value * weights[..., None, None] / (weights.sum() * leaf.shape[2])
         else:
             value = 0.01 * value
-        return jax.numpy.asarray(value, leaf.dtype)
+        return jax.device_put(value.astype(leaf.dtype))
 
     return jax.tree_util.tree_map_with_path(fill, shapes)
 

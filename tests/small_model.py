@@ -76,6 +76,6 @@ def random_variables(model: nn.Module, seed: int) -> dict:
             value = noise / np.sqrt(np.prod(leaf.shape[:-1]))
         else:
             value = 0.1 * noise
-        return jax.numpy.asarray(value, leaf.dtype)
+        return jax.device_put(value.astype(leaf.dtype))
 
     return jax.tree_util.tree_map_with_path(fill, abstract_variables(model))

@@ -106,7 +106,7 @@ def test_flips_are_symmetries_and_swap_the_views(channels, vertical_flip, quarte
 
     def flip(key):
         options = {"vertical_flip": vertical_flip, "quarter_turns": quarter_turns}
-        images = jax.tree.map(jnp.asarray, pair)
+        images = jax.device_put(pair)
         return random_flips(key, images, horizontal_flip=True, **options)
 
     found = jax.device_get(jax.jit(jax.vmap(flip))(jax.random.split(jax.random.key(0), 64)))

@@ -33,7 +33,7 @@ def test_steps(name, which):
     pair = golden_pair(name)
     steps = pair.figures["fsim_steps"]
     with jax.enable_x64(True):
-        found = jax.jit(features)(jnp.asarray(getattr(pair, which) / 255))
+        found = jax.jit(features)(jax.device_put(getattr(pair, which) / 255))
         found = jax.tree.map(np.asarray, found)
     side = min(pair.sharp.shape[:2]) // steps["downsampling"]
     assert min(found.luminance.shape) == side

@@ -143,7 +143,7 @@ def test_only_the_encoder_takes_bgr():
 def test_the_stack_weights_the_image_by_nearness_to_levels_of_defocus():
     rng = np.random.default_rng(0)
     image, defocus = rng.random((1, 2, 3, 3)), rng.random((1, 2, 3, 1))
-    stack = defocus_stack(jnp.asarray(image, "f4"), jnp.asarray(defocus, "f4"), 29)
+    stack = defocus_stack(jax.device_put(image), jax.device_put(defocus), 29)
     for k in range(29):
         expected = image * (1 - np.abs(defocus - k / 28))
         np.testing.assert_allclose(stack[..., 3 * k : 3 * k + 3], expected, atol=1e-6)
@@ -159,7 +159,7 @@ def test_zero_convolution_is_aligned_as_in_tensorflow(kernel, stride, dilation):
     x = np.random.default_rng(1).standard_normal((6, 8)).astype(np.float32)
     params = {"kernel": kernel[..., None, None], "bias": np.ones(1, np.float32)}
     module = ZeroConv("float32", "highest", 1, stride, dilation)
-    found = module.apply({"params": {"conv": params}}, jnp.asarray(x[None, ..., None]))
+    found = module.apply({"params": {"conv": params}}, jax.device_put(x[None, ..., None]))
     padded, first = np.pad(x, 2), 2 + (stride - 1)  # of the padded image: the first pixel's center
     expected = np.ones((6 // stride, 8 // stride))
     for y, x in np.ndindex(expected.shape):
@@ -175,7 +175,7 @@ def test_edge_convolution_repeats_border_pixels(kernel):
     x = np.random.default_rng(1).standard_normal((6, 8)).astype(np.float32)
     params = {"kernel": kernel[..., None, None], "bias": np.zeros(1, np.float32)}
     module = EdgeConvs("float32", "highest", 1, 1)
-    found = module.apply({"params": {"conv_0": params}}, jnp.asarray(x[None, ..., None]))
+    found = module.apply({"params": {"conv_0": params}}, jax.device_put(x[None, ..., None]))
     expected = np.maximum(correlate(x, kernel, mode="reflect"), 0)  # SciPy's word for symmetric
     np.testing.assert_allclose(found[0, ..., 0], expected, atol=1e-5)
 
@@ -187,7 +187,7 @@ def test_training_normalizes_by_the_batch_and_updates_the_running_statistics():
     running = {"norm": {"mean": np.ones(1, np.float32), "var": np.ones(1, np.float32)}}
     module = NormConv("float32", "highest", 1, 1)
     variables = {"params": params, "batch_stats": running}
-    found, updates = module.apply(variables, jnp.asarray(x), True, mutable="batch_stats")
+    found, updates = module.apply(variables, jax.device_put(x), True, mutable="batch_stats")
     expected = (x - x.mean()) / np.sqrt(x.var() + 1e-5) + 0.5
     np.testing.assert_allclose(found, np.where(expected > 0, expected, 0.2 * expected), atol=1e-5)
     updated = updates["batch_stats"]["norm"]

@@ -92,7 +92,7 @@ def image_for(network: nn.Module, batch: int = 1, side: int = 32) -> jax.Array:
     tiling = tiling_of(network)
     side = tiling.size if isinstance(tiling, Windows) else side
     shape = (batch, side, side, 3 * views_of(network))
-    return jnp.asarray(np.random.default_rng(0).random(shape, np.float32))
+    return jax.device_put(np.random.default_rng(0).random(shape, np.float32))
 
 
 def restored(network: nn.Module, variables: dict, image: np.ndarray) -> np.ndarray:
@@ -175,7 +175,7 @@ def test_odd_sizes_are_extended_by_reflection_and_cropped(name):
     if not isinstance(tiling, Windows):
         padding = [(0, -n % tiling.multiple) for n in image.shape[:2]]
         extended = np.pad(image, [*padding, (0, 0)], mode="reflect")
-        expected = jax.jit(model.model.apply)(model.variables, jnp.asarray(extended[None]))[
+        expected = jax.jit(model.model.apply)(model.variables, jax.device_put(extended[None]))[
             0, :37, :45
         ]
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
@@ -211,7 +211,7 @@ def test_tiles_equal_the_whole_image(name, is_tall, monkeypatch):
     length = 2 * tiling.halo + 5 * multiple
     shape = (length, 2 * multiple) if is_tall else (2 * multiple, length)
     image = np.random.default_rng(0).random((*shape, 3 * views_of(model.model)), np.float32)
-    expected = jax.jit(model.model.apply)(model.variables, jnp.asarray(image[None]))[0]
+    expected = jax.jit(model.model.apply)(model.variables, jax.device_put(image[None]))[0]
 
     def tiled(halo):
         tiles = HaloTiles(halo, multiple, tile=length // 3 // multiple * multiple)

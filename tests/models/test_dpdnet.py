@@ -50,7 +50,7 @@ def published(request, optimized):
     """The network with stand-in weights, and its golden file."""
     network = DPDNet(views=request.param)
     state_dict = stand_in_from_rules(published_shapes(network), 0)
-    variables = jax.tree.map(jnp.asarray, from_published(state_dict, published_entries(network)))
+    variables = jax.device_put(from_published(state_dict, published_entries(network)))
     return network, variables, dict(np.load(DATA / FILES[network.views][0]))
 
 

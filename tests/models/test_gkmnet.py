@@ -48,7 +48,7 @@ def golden():
 
 @pytest.fixture(scope="module")
 def image(golden):
-    return jnp.asarray(golden_image(golden, "image_rgb"))
+    return jax.device_put(golden_image(golden, "image_rgb"))
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def test_gradients_in_double_precision_match_the_published_network(golden, varia
     monkeypatch.setattr(jnp, "float32", jnp.float64)  # statistics and images too
     network = GKMNet(image_statistics=False, dtype="float64")
     with jax.enable_x64(True):
-        variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, "float64"), variables)
+        variables = jax.device_put(jax.tree.map(np.float64, variables))
         assert_gradient_norms(golden, network, variables, published_entries(network), 1e-4)
 
 
@@ -179,9 +179,9 @@ def test_gates_pool_along_their_axis(axis, rows_and_columns):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((5, 7, 4))
     gate = Gate(axis)
-    inputs = jnp.asarray(x[None], "f4"), False
+    inputs = jax.device_put(x[None]), False
     shapes = jax.eval_shape(lambda: gate.init(jax.random.key(0), *inputs))
-    variables = jax.tree.map(lambda leaf: jnp.asarray(rng.random(leaf.shape), "f4"), shapes)
+    variables = jax.tree.map(lambda leaf: jax.device_put(rng.random(leaf.shape)), shapes)
     kernel = np.asarray(variables["params"]["conv"]["kernel"])[..., 0]
     turned = x.transpose(*rows_and_columns, axis - 1)
     pooled = turned.max(-1), turned.mean(-1)
@@ -202,7 +202,7 @@ def test_sizes():
 def test_images_of_a_batch_do_not_mix():
     network = GKMNet(**SMALL)
     variables = random_variables(network, (1, 32, 32, 3))
-    images = jnp.asarray(np.random.default_rng(0).random((2, 32, 48, 3)), "f4")
+    images = jax.device_put(np.random.default_rng(0).random((2, 32, 48, 3)))
     apply = jax.jit(network.apply)
     np.testing.assert_allclose(
         apply(variables, images)[1:], apply(variables, images[1:]), atol=1e-5

@@ -172,9 +172,9 @@ def test_filters_are_applied_as_defined():
     rng = np.random.default_rng(0)
     x, features = rng.standard_normal((5, 6, 3)), rng.standard_normal((5, 6, 2))
     kernel, bias = rng.standard_normal((2, 2 * 3 * 7)), rng.standard_normal(2 * 3 * 7)
-    params = {"kernel": jnp.asarray(kernel, "f4"), "bias": jnp.asarray(bias, "f4")}
+    params = {"kernel": jax.device_put(kernel), "bias": jax.device_put(bias)}
     module = IterativeFilters(2, "float32", "highest")
-    images = jnp.asarray(x[None], "f4"), jnp.asarray(features[None], "f4")
+    images = jax.device_put(x[None]), jax.device_put(features[None])
     found = jax.jit(module.apply)({"params": params}, *images)[0]
     expected, _ = filtered_as_defined(x, features @ kernel + bias, 2)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
@@ -195,7 +195,7 @@ def test_sides_are_multiples_of_8():
 
 def test_the_disparity_loss_compares_the_warped_right_view_with_the_left():
     network, rng = IFANet(**SMALL, views=2), np.random.default_rng(0)
-    blurred = jnp.asarray(rng.random((2, 16, 48, 6)), "f4")
+    blurred = jax.device_put(rng.random((2, 16, 48, 6)))
     variables = random_variables(network, (1, 16, 48, 6))
     call = functools.partial(network.apply, method="training_outputs", capture_intermediates=True)
     (restored, terms), state = call(

@@ -38,7 +38,7 @@ class Form:
 
     def image(self, name="image"):
         views = ("_left_rgb", "_right_rgb", "_rgb")[-self.network.views :]
-        return jnp.asarray(golden_image(self.golden, *(name + view for view in views)))
+        return jax.device_put(golden_image(self.golden, *(name + view for view in views)))
 
 
 @pytest.fixture(scope="module", params=FORMS)
@@ -106,12 +106,12 @@ def test_published_entries(suffix):
 def variables_of(module, x):
     shapes = jax.eval_shape(module.init, jax.random.key(0), x)
     rng = np.random.default_rng(1)
-    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.3, leaf.shape), "f4"), shapes)
+    return jax.tree.map(lambda leaf: jax.device_put(rng.normal(0, 0.3, leaf.shape)), shapes)
 
 
 @pytest.fixture
 def features():
-    return jnp.asarray(np.random.default_rng(0).standard_normal((1, 6, 8, 8)), "f4")
+    return jax.device_put(np.random.default_rng(0).standard_normal((1, 6, 8, 8)))
 
 
 def leaky(x):
@@ -151,7 +151,7 @@ def test_attentions_weight_rates_and_channels(features):
 
 def test_the_residual_is_added_to_the_combined_image():
     network = KPAC(**SMALL, views=3)
-    image = jnp.asarray(np.random.default_rng(0).random((8, 8, 9)), "f4")
+    image = jax.device_put(np.random.default_rng(0).random((8, 8, 9)))
     images = jnp.stack([image, image.at[..., 6:].add(0.25)])
     restored, brighter = jax.jit(network.apply)(random_variables(network, images.shape), images)
     np.testing.assert_allclose(brighter, restored + 0.25, atol=1e-6)

@@ -52,7 +52,7 @@ def golden():
 @pytest.fixture(scope="module")
 def variables(optimized):
     state_dict = stand_in_from_rules(DATA / "shapes.json", 0)
-    return jax.tree.map(jnp.asarray, from_published(state_dict, published_entries(MDP())))
+    return jax.device_put(from_published(state_dict, published_entries(MDP())))
 
 
 @pytest.mark.slow

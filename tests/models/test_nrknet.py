@@ -48,7 +48,7 @@ def golden():
 
 @pytest.fixture(scope="module")
 def image(golden):
-    return jnp.asarray(golden_image(golden, "image_rgb"))
+    return jax.device_put(golden_image(golden, "image_rgb"))
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,7 @@ def test_output_losses():
     targets += [sharp.reshape(2, 4, 2, 6, 2, 3).mean((2, 4)), sharp, sharp]
     outputs = [target + rng.standard_normal(target.shape) for target in targets]
     names = frozenset({"pyramid_mse", "pyramid_fourier"})
-    arrays = [jnp.asarray(x, "f4") for x in (*outputs, sharp)]
+    arrays = jax.device_put([*outputs, sharp])
     found = jax.jit(output_losses, static_argnums=2)(arrays[:4], arrays[4], names)
     assert set(found) == names
     mse, fourier = 0, 0
@@ -179,7 +179,7 @@ def test_output_losses():
 @pytest.mark.slow
 def test_training_outputs_are_those_of_all_scales():
     network, rng = NRKNet(**SMALL), np.random.default_rng(0)
-    blurred, sharp = jnp.asarray(rng.random((2, 2, 64, 64, 3)), "f4")
+    blurred, sharp = jax.device_put(rng.random((2, 2, 64, 64, 3)))
 
     @jax.jit
     def outputs_of(variables):

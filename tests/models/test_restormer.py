@@ -148,7 +148,7 @@ def test_attention_is_of_channels_over_all_pixels():
             scores = np.exp(temperature[head] * q.T @ k)
             weights = scores / scores.sum(axis=-1, keepdims=True)
             expected[batch, :, head] = value[batch, :, head] @ weights.T
-    found = channel_attention(*map(jnp.asarray, (query, key, value, temperature)), "highest")
+    found = channel_attention(*jax.device_put((query, key, value, temperature)), "highest")
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -156,7 +156,7 @@ def test_attention_is_of_channels_over_all_pixels():
 def test_depthwise_convolution_is_of_each_channel(form):
     rng = np.random.default_rng(0)
     x, kernel = rng.standard_normal((1, 5, 7, 2)), rng.standard_normal((3, 3, 1, 2))
-    found = form(jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32))
+    found = form(jax.device_put(x), jax.device_put(kernel))
     for c in range(2):
         expected = correlate(x[0, ..., c], kernel[..., 0, c], mode="constant")
         np.testing.assert_allclose(found[0, ..., c], expected, atol=1e-5)

@@ -14,7 +14,7 @@ from vitdeblur_jax.models.layers.cpu_attention import QUERIES, attention_by_head
 @pytest.fixture
 def qkv():
     rng = np.random.default_rng(0)
-    return [jnp.asarray(rng.standard_normal((2, 13, 3, 8)), jnp.float32) for _ in range(3)]
+    return [jax.device_put(rng.standard_normal((2, 13, 3, 8))) for _ in range(3)]
 
 
 def _by_definition(query, key, value):
@@ -49,8 +49,8 @@ def test_large_scores_do_not_overflow(qkv):
 def test_a_cpu_has_the_same_gradient(tokens, dtype, bound):
     """One block of queries, and several with padding; the gradients of two losses at once."""
     rng = np.random.default_rng(0)
-    qkv = [jnp.asarray(rng.standard_normal((2, tokens, 3, 8)), dtype) for _ in range(3)]
-    losses = jnp.asarray(rng.standard_normal((2, *qkv[0].shape)), dtype)
+    qkv = jax.device_put(list(rng.standard_normal((3, 2, tokens, 3, 8)).astype(dtype)))
+    losses = jax.device_put(rng.standard_normal((2, *qkv[0].shape)).astype(dtype))
 
     def pull_back(compute, arrays):
         return jax.vjp(functools.partial(compute, precision="highest"), *arrays)[1]

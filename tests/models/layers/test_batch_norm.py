@@ -1,4 +1,4 @@
-import jax.numpy as jnp
+import jax
 import numpy as np
 import pytest
 
@@ -16,10 +16,7 @@ def x():
 @pytest.fixture
 def variables():
     values = {"params": {"scale": SCALE, "bias": BIAS}, "batch_stats": {"mean": MEAN, "var": VAR}}
-    return {
-        kind: {name: jnp.asarray(value, "f4") for name, value in part.items()}
-        for kind, part in values.items()
-    }
+    return jax.device_put(values)
 
 
 def normalized(x, mean, var):

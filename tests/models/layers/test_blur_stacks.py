@@ -1,5 +1,4 @@
 import jax
-import jax.numpy as jnp
 import numpy as np
 from scipy.ndimage import correlate
 from scipy.special import softmax
@@ -10,7 +9,7 @@ from vitdeblur_jax.models.layers.blur_stacks import gaussian_blurs, recursive_bl
 def test_recursive_blurs_filter_what_the_one_before_left():
     rng = np.random.default_rng(0)
     image, taps = rng.random((2, 7, 9, 3)), rng.standard_normal((4, 3, 2))
-    blurs = jax.jit(recursive_blurs)(jnp.asarray(image, "f4"), jnp.asarray(taps, "f4"))
+    blurs = jax.jit(recursive_blurs)(jax.device_put(image), jax.device_put(taps))
     assert blurs.shape == (2, 7, 9, 5, 3)
     for n, channel in np.ndindex(2, 3):
         blurred = image[n, ..., channel]

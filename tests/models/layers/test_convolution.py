@@ -1,5 +1,4 @@
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.fft import next_fast_len
@@ -15,8 +14,8 @@ from vitdeblur_jax.models.layers.cpu_convolution import (
 @pytest.fixture
 def image_and_kernel():
     rng = np.random.default_rng(0)
-    image = jnp.asarray(rng.standard_normal((2, 23, 30, 3)), jnp.float32)
-    return image, jnp.asarray(rng.standard_normal((7, 5, 3, 4)), jnp.float32)
+    image = jax.device_put(rng.standard_normal((2, 23, 30, 3)))
+    return image, jax.device_put(rng.standard_normal((7, 5, 3, 4)))
 
 
 def test_convolution_matches_scipy(image_and_kernel):

@@ -16,7 +16,7 @@ BOUNDS = {"float32": 1e-6, "bfloat16": 2.0**-7}
 
 def _arrays(dtype, *shapes):
     rng = np.random.default_rng(0)
-    return [jnp.asarray(rng.standard_normal(shape), dtype) for shape in shapes]
+    return [jax.device_put(np.asarray(rng.standard_normal(shape), dtype)) for shape in shapes]
 
 
 def _assert_near(found, expected, dtype):

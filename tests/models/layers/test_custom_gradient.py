@@ -26,7 +26,7 @@ def sine():
     return with_gradient(function, forward, backward)
 
 
-X, Y = (jnp.asarray(np.random.default_rng(seed).standard_normal(5), jnp.float32) for seed in (0, 1))
+X, Y = (jax.device_put(np.random.default_rng(seed).standard_normal(5)) for seed in (0, 1))
 
 
 def test_its_gradient_is_its_own_and_its_tangent_is_plain(sine):

@@ -1,5 +1,4 @@
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from skimage.metrics import structural_similarity
@@ -16,7 +15,7 @@ def pair():
 
 def test_mean_and_fourier_differences(pair):
     output, target = pair
-    ours = [jnp.asarray(x, "f4") for x in pair]
+    ours = jax.device_put(pair)
     np.testing.assert_allclose(
         image_losses.l1(*ours), abs(output - target).mean((1, 2, 3)), rtol=1e-5
     )
@@ -29,7 +28,7 @@ def test_mean_and_fourier_differences(pair):
 
 
 def test_dissimilarity(pair):
-    ours = jax.jit(image_losses.dissimilarity)(*(jnp.asarray(x, "f4") for x in pair))
+    ours = jax.jit(image_losses.dissimilarity)(*jax.device_put(pair))
     options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
     for found, output, target in zip(ours, *pair, strict=True):
         similarity, values = structural_similarity(

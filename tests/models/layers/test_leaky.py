@@ -1,5 +1,4 @@
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,12 +12,12 @@ def leaky(x, slope=0.1):
 def random_variables(module, x):
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x))
     rng = np.random.default_rng(1)
-    return jax.tree.map(lambda one: jnp.asarray(rng.standard_normal(one.shape), "f4"), shapes)
+    return jax.tree.map(lambda one: jax.device_put(rng.standard_normal(one.shape)), shapes)
 
 
 @pytest.fixture(scope="module")
 def image():
-    return jnp.asarray(np.random.default_rng(0).standard_normal((1, 6, 4, 2)), "f4")
+    return jax.device_put(np.random.default_rng(0).standard_normal((1, 6, 4, 2)))
 
 
 @pytest.mark.parametrize(("size", "stride"), [(3, 1), (3, 2), (1, 1)])

@@ -1,5 +1,4 @@
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.ndimage import correlate
@@ -25,9 +24,9 @@ def test_maps_and_state_follow_their_definition(reflect):
     module = RecurrentMaps(2, reflect)
     x = rng.standard_normal((8, 12, 3))
     carry = rng.standard_normal((2, 4, 6, 2))
-    inputs = jnp.asarray(x[None], "f4"), tuple(jnp.asarray(carry[:, None], "f4"))
+    inputs = jax.device_put(x[None]), jax.device_put(tuple(carry[:, None]))
     shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)
-    variables = jax.tree.map(lambda leaf: jnp.asarray(rng.random(leaf.shape), "f4"), shapes)
+    variables = jax.tree.map(lambda leaf: jax.device_put(rng.random(leaf.shape)), shapes)
     maps, (h, c) = jax.jit(module.apply)(variables, *inputs)
 
     params, stats = variables["params"], variables["batch_stats"]["norm"]

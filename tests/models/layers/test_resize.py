@@ -1,5 +1,4 @@
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -35,7 +34,7 @@ def test_enlarged_by_interpolation_between_pixel_centers(image, factor):
     for axis in (1, 2):
         positions = (np.arange(factor * image.shape[axis]) + 0.5) / factor - 0.5
         expected = interpolated(expected, positions, axis)
-    np.testing.assert_allclose(enlarge(jnp.asarray(image), factor), expected, atol=1e-6)
+    np.testing.assert_allclose(enlarge(jax.device_put(image), factor), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("factor", [2, 4])
@@ -44,7 +43,7 @@ def test_reduced_by_interpolation_between_pixel_centers(image, factor):
     for axis in (1, 2):
         positions = (np.arange(image.shape[axis] // factor) + 0.5) * factor - 0.5
         expected = interpolated(expected, positions, axis)
-    np.testing.assert_allclose(reduce(jnp.asarray(image), factor), expected, atol=1e-6)
+    np.testing.assert_allclose(reduce(jax.device_put(image), factor), expected, atol=1e-6)
 
 
 def test_pyramid_is_that_of_pillow():
@@ -57,7 +56,7 @@ def test_pyramid_is_that_of_pillow():
 
 
 def test_the_gradient_of_the_pyramid_passes_the_rounding():
-    image = jnp.asarray(np.random.default_rng(0).random((1, 4, 4, 1)), "f4")
+    image = jax.device_put(np.random.default_rng(0).random((1, 4, 4, 1)))
     gradient = jax.jit(jax.grad(lambda x: pillow_pyramid(x)[0].sum()))(image)
     np.testing.assert_allclose(gradient.sum(), 1, rtol=1e-5)  # the weights of the one pixel left
     assert gradient.min() > 0.04
@@ -67,9 +66,9 @@ def test_doubled_from_the_corner_as_tensorflow_1_does(image):
     expected = image
     for axis in (1, 2):
         expected = interpolated(expected, np.arange(2 * image.shape[axis]) / 2, axis)
-    np.testing.assert_allclose(double_from_corner(jnp.asarray(image)), expected, atol=1e-6)
+    np.testing.assert_allclose(double_from_corner(jax.device_put(image)), expected, atol=1e-6)
 
 
 def test_nearest_neighbors_repeat_each_pixel(image):
-    found = nearest_upsample(jnp.asarray(image))
+    found = nearest_upsample(jax.device_put(image))
     np.testing.assert_array_equal(found, np.kron(image, np.ones((1, 2, 2, 1))))

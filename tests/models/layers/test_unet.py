@@ -11,8 +11,8 @@ from vitdeblur_jax.models.layers.unet import ReluConv, max_pool
 def test_an_even_kernel_is_padded_at_the_bottom_and_on_the_right(size, padding):
     rng = np.random.default_rng(0)
     image, kernel = rng.standard_normal((6, 4, 3)), rng.standard_normal((size, size, 3, 2))
-    module, x = ReluConv(2, size), jnp.asarray(image[None], "f4")
-    params = {"conv": {"kernel": jnp.asarray(kernel, "f4"), "bias": jnp.array([0.5, -0.5])}}
+    module, x = ReluConv(2, size), jax.device_put(image[None])
+    params = {"conv": {"kernel": jax.device_put(kernel), "bias": jnp.array([0.5, -0.5])}}
     padded = np.pad(image, (padding, padding, (0, 0)))
     for i, bias in enumerate((0.5, -0.5)):
         expected = np.maximum(correlate(padded, kernel[..., i], "valid")[..., 0] + bias, 0)

@@ -10,7 +10,7 @@ def test_columns_are_sampled_as_by_scipy():
     rng = np.random.default_rng(0)
     image = rng.random((2, 5, 9, 3)).astype(np.float32)
     disparity = rng.uniform(-7, 7, (2, 5, 9, 1)).astype(np.float32)
-    found = shifted_columns(jnp.asarray(image), jnp.asarray(disparity))
+    found = shifted_columns(jax.device_put(image), jax.device_put(disparity))
     rows, columns = np.mgrid[:5, :9]
     for n in range(2):
         for channel in range(3):

@@ -1,4 +1,4 @@
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from vitdeblur_jax.models.vitdeblur.decoder import Fusion, tokens_to_map
@@ -18,8 +18,8 @@ def test_fusion_is_a_layer_norm_and_a_linear_layer_on_the_whole_concatenation():
     normalized = centred / np.sqrt(joined.var(-1, keepdims=True) + 1e-5)
     expected = (normalized * params["scale"] + params["shift"]) @ params["kernel"] + params["bias"]
 
-    params = {name: jnp.asarray(value, jnp.float32) for name, value in params.items()}
-    inputs = [jnp.asarray(array, jnp.float32) for array in (primary, x)]
+    params = jax.device_put(params)
+    inputs = jax.device_put([primary, x])
     fused = Fusion(7, precision="highest").apply({"params": params}, *inputs)
     np.testing.assert_allclose(fused, expected, atol=2e-5)
 
@@ -28,7 +28,7 @@ def test_tokens_become_pixels_in_the_order_row_column_channel():
     grid, side, channels = 3, 2, 5
     tokens = np.arange(grid * grid * side * side * channels, dtype=np.float32)
     tokens = tokens.reshape(1, grid * grid, side * side * channels)
-    pixels = tokens_to_map(jnp.asarray(tokens), side)
+    pixels = tokens_to_map(jax.device_put(tokens), side)
     assert pixels.shape == (1, 6, 6, 5)
     for y in range(6):
         for x in range(6):

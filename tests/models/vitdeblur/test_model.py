@@ -197,7 +197,7 @@ def test_a_directional_derivative_matches_finite_differences(small):
         return small.model.apply({**small.variables, "params": params}, image).sum()
 
     rng = np.random.default_rng(3)
-    direction = jax.tree.map(lambda x: jnp.asarray(rng.standard_normal(x.shape), x.dtype), params)
+    direction = jax.tree.map(lambda x: jax.device_put(rng.standard_normal(x.shape)), params)
     products = jax.tree.map(jnp.vdot, jax.jit(jax.grad(loss))(params), direction)
 
     def moved(step):

@@ -1,6 +1,6 @@
 import math
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import pytest
 
@@ -11,7 +11,7 @@ from vitdeblur_jax.models.vitdeblur.position_embedding import (
 
 
 def test_rows_and_sums_match_the_reference(golden):
-    table = resize_position_embedding(jnp.asarray(sincos_position_embedding(14, 768)), 35, 35)
+    table = resize_position_embedding(jax.device_put(sincos_position_embedding(14, 768)), 35, 35)
     rows = np.array([0, 1, 2, 36, 37, 612, 1189, 1225])
     np.testing.assert_allclose(table[rows], golden["pos_embed_35_rows"], rtol=0, atol=1e-5)
     total = np.asarray(table, np.float64).sum()
@@ -40,7 +40,7 @@ def test_the_first_half_encodes_the_column_and_the_class_token_is_zero():
 def test_resizing_matches_a_pixel_by_pixel_rendering(rows, columns):
     old = 5
     table = np.random.default_rng(0).standard_normal((1 + old * old, 4)).astype(np.float32)
-    resized = resize_position_embedding(jnp.asarray(table), rows, columns)
+    resized = resize_position_embedding(jax.device_put(table), rows, columns)
     np.testing.assert_array_equal(resized[0], table[0])
     grid = table[1:].reshape(old, old, 4)
     for row in range(rows):
@@ -70,5 +70,5 @@ def _cubic(distance, a=-0.75):
 
 
 def test_the_same_size_is_kept_to_the_bit():
-    table = jnp.asarray(sincos_position_embedding(7, 8))
+    table = jax.device_put(sincos_position_embedding(7, 8))
     assert resize_position_embedding(table, 7, 7) is table

@@ -11,6 +11,7 @@ import functools
 import math
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
@@ -111,7 +112,7 @@ def encoder_from_pretraining(
         if name.startswith(f"{_ENCODER}.") and name != POSITION
     }
     encoder = traverse_util.flatten_dict(published.from_published(state_dict, entries))
-    flat = {path: jnp.asarray(value) for path, value in encoder.items()}
+    flat = jax.device_put(encoder)
     table = state_dict.get("pos_embed")
     if table is not None:
         _check_table(table, model.primary_encoder.width, where)

@@ -33,7 +33,7 @@ def sharp() -> np.ndarray:
 
 
 def in_light(sharp) -> jax.Array:
-    return jnp.asarray(srgb_to_linear(sharp / 255), jnp.float32)
+    return jax.device_put(srgb_to_linear(sharp / 255))
 
 
 def same_distribution(mine, known) -> None:
@@ -101,7 +101,7 @@ def test_scenes_are_drawn_as_in_numpy(sharp):
 def test_jpeg_is_that_of_libjpeg(sharp, quality):
     part = sharp[: 5 * 8 + 3, : 7 * 8 + 2]
     want = camera.through_jpeg(part, quality).astype(int)
-    found = np.asarray(jax.jit(device_camera.through_jpeg)(jnp.asarray(part), quality))
+    found = np.asarray(jax.jit(device_camera.through_jpeg)(jax.device_put(part), quality))
     difference = found - want
     assert found.shape == part.shape
     # What differs is the rounding of its integer arithmetic.
@@ -114,7 +114,7 @@ def test_highlights_and_noise_are_those_of_numpy(sharp):
     found = device_camera.extend_highlights(in_light(bright), 3.0)
     np.testing.assert_allclose(found, camera.extend_highlights(bright, 3.0), rtol=1e-4, atol=1e-6)
     light = np.linspace(0, 1, 3 * 20000, dtype=np.float32).reshape(200, 100, 3)
-    mine = device_camera.add_noise(jax.random.key(0), jnp.asarray(light), 2 / 255) - light
+    mine = device_camera.add_noise(jax.random.key(0), jax.device_put(light), 2 / 255) - light
     known = camera.add_noise(light, 2 / 255, np.random.default_rng(0)) - light
     for part in (slice(0, 20), slice(180, 200)):  # the noise grows with the light
         same_distribution(mine[part], known[part])

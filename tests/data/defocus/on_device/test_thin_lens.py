@@ -100,7 +100,7 @@ def test_one_flat_layer_is_a_convolution(image):
 
 @pytest.mark.slow
 def test_scenes_of_a_batch_do_not_depend_on_each_other(image):
-    radii = jnp.stack([jnp.asarray(SCENES[name], jnp.float32) for name in ("layers", "smooth")])
+    radii = jnp.stack([jax.device_put(SCENES[name]) for name in ("layers", "smooth")])
     lenses = jax.tree.map(lambda *x: jnp.stack(x), polygon(5, 0.3), cat_eye(0.6, 0.4))
     together = jax.jit(jax.vmap(views, (None, 0, 0)))
     for number, blurred in enumerate(together(image, radii, lenses)):
