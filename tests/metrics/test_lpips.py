@@ -1,5 +1,7 @@
 """LPIPS against figures of the package `lpips`, layer by layer."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,8 +18,9 @@ layers = jax.jit(lpips_layers, static_argnames="backbone")
 compiled = jax.jit(lpips, static_argnames="backbone")
 
 
-def squeezenet(seed: int = 0) -> dict:
-    state_dict = stand_in_state_dict("lpips_squeeze", seed)
+@functools.cache
+def squeezenet() -> dict:
+    state_dict = stand_in_state_dict("lpips_squeeze", 0)
     return squeezenet_params(state_dict, state_dict, "stand-in")
 
 
@@ -79,7 +82,7 @@ def test_gradients_are_finite_and_point_uphill():
 
 
 def test_vmap_is_one_by_one():
-    params = squeezenet(1)
+    params = squeezenet()
     images, others = np.random.default_rng(0).random((2, 3, 40, 48, 3), np.float32)
     distance = jax.jit(lambda *pair: lpips(*pair, params, "squeeze"))
     together = jax.vmap(distance)(images, others)
@@ -91,7 +94,7 @@ def test_nan_is_not_hidden():
     image = np.full((40, 48, 3), 0.5, np.float32)
     broken = image.copy()
     broken[-1, -1, 2] = np.nan
-    assert np.isnan(lpips(broken, image, squeezenet(), "squeeze"))
+    assert np.isnan(compiled(broken, image, squeezenet(), "squeeze"))
 
 
 def test_too_small_images_are_refused(network):
@@ -99,7 +102,7 @@ def test_too_small_images_are_refused(network):
     for side in (1, 6, 12):
         image = np.zeros((side, 40, 3), np.float32)
         with pytest.raises(UserError, match="too small for its network; use 35 x 35 or more"):
-            lpips(image, image, params, backbone)
+            compiled(image, image, params, backbone)
     enough = np.zeros((35, 35, 3), np.float32)
     same = float(compiled(enough, enough, params, backbone=backbone))
     assert same == pytest.approx(0, abs=1e-12)

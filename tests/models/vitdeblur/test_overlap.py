@@ -14,6 +14,7 @@ from vitdeblur_jax.utils.errors import UserError
 CONTEXTUAL = {"charbonnier": 1.0, "contextual_cosine": 0.2}
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def trained_on(model, variables, images):
     """Returns the output that the restoration losses see."""
     arguments = variables, images, images[..., :3], True, frozenset()
@@ -24,9 +25,7 @@ def trained_on(model, variables, images):
 def test_the_training_output_is_that_of_restoration(crop):
     pretrained = small_pretrained(3, train_stride=11)
     images = np.random.default_rng(crop).random((2, crop, crop, 3), np.float32)
-    restored = jax.jit(functools.partial(trained_on, pretrained.model))(
-        pretrained.variables, images
-    )
+    restored = trained_on(pretrained.model, pretrained.variables, images)
     expected = [deblur(image, pretrained, stride=11) for image in images]
     np.testing.assert_allclose(restored, expected, rtol=1e-5, atol=1e-5)
     alone = pretrained.model.clone(train_stride=0)
