@@ -1,3 +1,4 @@
+import functools
 import re
 from collections import Counter
 
@@ -38,14 +39,14 @@ def test_a_product_and_its_gradients(dtype, transposed, batch, rows, width, colu
     """Both widths, for the narrower factor is the one that is laid out anew."""
     shape = (columns, width) if transposed else (width, columns)
     a, b, weights = _arrays(dtype, (*batch, rows, width), (*batch, *shape), (*batch, rows, columns))
-    weights = weights.astype(jnp.float32)
+    weights = np.float32(weights)
 
     def total(a, b):
         product = product_on_cpu(a, b, transposed, "highest")
         assert product.dtype == jnp.float32
         return (weights * product).sum(), product
 
-    (of_a, of_b), product = jax.grad(total, (0, 1), has_aux=True)(a, b)
+    (of_a, of_b), product = jax.jit(jax.grad(total, (0, 1), has_aux=True))(a, b)
     assert of_a.dtype == of_b.dtype == a.dtype
     exact_a, exact_b, weights = (np.asarray(x, np.float64) for x in (a, b, weights))
     if transposed:
@@ -67,9 +68,9 @@ def test_a_dense_layer_and_its_gradients(dtype, with_bias):
         assert found.dtype == x.dtype
         return (weights.astype(jnp.float32) * found.astype(jnp.float32)).sum(), found
 
-    gradients, found = jax.grad(total, (0, 1, 2), has_aux=True)(x, kernel, bias)
+    gradients, found = jax.jit(jax.grad(total, (0, 1, 2), has_aux=True))(x, kernel, bias)
     x, kernel, weights = (np.asarray(each, np.float64) for each in (x, kernel, weights))
-    shift = 0 if bias is None else np.float64(bias.astype(dtype))
+    shift = 0 if bias is None else np.asarray(bias).astype(dtype).astype(np.float64)
     _assert_near(found, x @ kernel + shift, dtype)
     _assert_near(gradients[0], weights @ kernel.T, dtype)
     _assert_near(gradients[1], np.einsum("btw,btf->wf", x, weights), dtype)
@@ -85,7 +86,7 @@ def test_many_rows_of_half_precision_are_added_up_in_float32():
     def total(kernel, bias):
         return dense(rows, kernel, bias).astype(jnp.float32).sum()
 
-    of_kernel, of_bias = jax.grad(total, (0, 1))(kernel, jnp.zeros(2))
+    of_kernel, of_bias = jax.jit(jax.grad(total, (0, 1)))(kernel, jnp.zeros(2))
     assert np.all(np.float32(of_kernel) == ml_dtypes.bfloat16(4000))
     assert np.all(of_bias == ml_dtypes.bfloat16(4000))
 
@@ -98,7 +99,7 @@ def test_forward_mode(dtype, transposed):
     def product(a, b):
         return product_on_cpu(a, b, transposed, "highest")
 
-    tangent = jax.jvp(product, (a, b), (of_a, of_b))[1]
+    tangent = jax.jit(functools.partial(jax.jvp, product))((a, b), (of_a, of_b))[1]
     a, b, of_a, of_b = (np.asarray(x, np.float64) for x in (a, b, of_a, of_b))
     if transposed:
         b, of_b = b.T, of_b.T

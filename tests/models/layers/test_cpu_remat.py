@@ -52,7 +52,7 @@ def test_gradients_of_both_arguments_match_without_it(dtype):
     rng = np.random.default_rng(0)
     params, x = (jnp.array(rng.standard_normal((3, 3)), dtype) for _ in range(2))
     gradients = [
-        jax.grad(lambda p, x, f=f: (f(p, x) ** 2).sum(), argnums=(0, 1))(params, x)
+        jax.jit(jax.grad(lambda p, x, f=f: (f(p, x) ** 2).sum(), argnums=(0, 1)))(params, x)
         for f in (function, remat_on_cpu(function))
     ]
     for one, other in zip(*gradients, strict=True):
@@ -78,7 +78,7 @@ def test_no_block_adds_up_the_gradients_of_those_behind_it():
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_other_platforms_use_flax_remat(dtype, monkeypatch):
     x = jnp.array(np.random.default_rng(0).standard_normal((2, 5, 32)), dtype)
-    variables = _Blocks(False, 1).init(jax.random.key(0), x)
+    variables = jax.jit(_Blocks(False, 1).init)(jax.random.key(0), x)
 
     def gradient(remat):
         blocks = _Blocks(remat, 1)
