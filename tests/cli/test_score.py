@@ -78,7 +78,7 @@ def test_invalid_arguments_are_one_error_line(root, arguments, expected, capsys)
 
 def test_the_inputs_of_lfdof(shared, tmp_path, capsys):
     sample = shared / "data/lfdof_sample"
-    arguments = ["score", "--data", str(sample), "--set", "lfdof"]
+    arguments = ["score", "--data", str(sample), "--set", "lfdof", "--metrics", "psnr"]
     assert main([*arguments, f"Input={sample / 'input'}"]) == 0
     assert "24.29" in capsys.readouterr().out
     for path in sorted((sample / "input").iterdir())[1:]:

@@ -129,7 +129,7 @@ def test_the_gradient_reaches_every_parameter(name):
         output = network.apply({**variables, "params": params}, image)
         return jnp.mean((output - jnp.flip(image[..., :3], 1)) ** 2)
 
-    flat = traverse_util.flatten_dict(gradient(variables["params"]))
+    flat = traverse_util.flatten_dict(jax.device_get(gradient(variables["params"])))
     assert all(np.isfinite(value).all() for value in flat.values())
     heads = params_without_gradient(network, frozenset())
     without = {path for path in flat if any(path[: len(head)] == head for head in heads)}

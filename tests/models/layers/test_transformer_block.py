@@ -30,7 +30,7 @@ class _Block(nn.Module):
 @functools.cache
 def block(dtype, remat):
     module = _Block(dtype, remat)
-    variables = _Block("float32", False).init(jax.random.key(0), X)
+    variables = jax.jit(_Block("float32", False).init)(jax.random.key(0), X)
     return lambda x: module.apply(variables, x)
 
 
@@ -45,8 +45,8 @@ def test_derivatives_in_both_modes_match_finite_differences(dtype, remat):
         gradient = jax.grad(lambda x: (WEIGHTS * function(x)).sum())(x)
         return (WEIGHTS * tangent).sum(), (gradient * direction).sum()
 
-    function, step = block("float32", False), 1e-2
-    ends = (function(jax.device_put(X + sign * step * DIRECTION)) for sign in (1, -1))
+    function, step = jax.jit(block("float32", False)), 1e-2
+    ends = (function(X + sign * step * DIRECTION) for sign in (1, -1))
     expected = np.subtract(*(np.vdot(WEIGHTS, np.float64(end)) for end in ends)) / (2 * step)
     forward, reverse = derivatives(X, DIRECTION)
     bound = BOUNDS[dtype]

@@ -182,7 +182,7 @@ def test_the_training_heads_learn_too(small):
 
 
 def _gradients(loss, pretrained):
-    gradients = jax.jit(jax.grad(loss))(pretrained.variables["params"])
+    gradients = jax.device_get(jax.jit(jax.grad(loss))(pretrained.variables["params"]))
     for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
         yield tuple(entry.key for entry in path), gradient
 
