@@ -46,11 +46,11 @@ def a_step_of_a_run(folder):
         ("../here", "is the working directory"),
     ],
 )
-def test_only_a_checkpoint_is_deleted(small, tmp_path, monkeypatch, name, told):
+def test_only_a_checkpoint_is_deleted(small, small_folder, tmp_path, monkeypatch, name, told):
     here = tmp_path / "here"
     (here / "holiday").mkdir(parents=True)
     (here / "holiday" / "beach.jpg").touch()
-    save_pretrained(small, here / "ours")
+    shutil.copytree(small_folder, here / "ours")
     for kind in ("a_photo", "a_folder"):
         shutil.copytree(here / "ours", here / f"checkpoint_and_{kind}")
     (here / "checkpoint_and_a_photo/variables/beach.jpg").touch()
@@ -82,8 +82,8 @@ def test_an_empty_folder_and_a_checkpoint_are_replaced(small, tmp_path):
     assert load_pretrained(tmp_path / "folder").config == small.config
 
 
-def test_files_added_during_a_replacement_are_kept(small, tmp_path, monkeypatch):
-    save_pretrained(small, tmp_path / "folder")
+def test_files_added_during_a_replacement_are_kept(small, small_folder, tmp_path, monkeypatch):
+    shutil.copytree(small_folder, tmp_path / "folder")
     photo = tmp_path / "folder" / "beach.jpg"
     monkeypatch.setattr(orbax_folders, "check_space", lambda *_: photo.touch())
     with pytest.raises(UserError, match=r"holds beach\.jpg"):
