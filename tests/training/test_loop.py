@@ -439,11 +439,11 @@ def test_compilations_are_noted(compilations):
 @pytest.fixture
 def with_a_white_one(pairs, tmp_path):
     """Pairs, the loss of one of which is not finite; the steps that it comes at; their config."""
-    root = images(tmp_path / "pairs")
+    root = images(tmp_path / "pairs", count=16)
     for folder, level in (("blurred", 99), ("sharp", 255)):
         white = Image.fromarray(np.full((52, 60, 3), level, np.uint8))
         white.save(root / folder / "white.png")
-    config = quick_config(root, batch_size=2)
+    config = quick_config(root)
     data = TrainingData(config)
     steps = [n + 1 for n in range(20) if "white" in " ".join(data.names(n))]
     assert 1 < steps[0] < 8
@@ -459,7 +459,7 @@ def test_what_is_not_finite_is_told(with_a_white_one, tmp_path, stand_in, saved)
         train(config, tmp_path / "run")
     kept = f"checkpoint {bad - 1} is kept" if saved else "no checkpoint was saved yet"
     assert str(told.value).startswith(
-        f"step {bad}: charbonnier, loss not finite, in a batch with white (index 6); {kept}. "
+        f"step {bad}: charbonnier, loss not finite, in a batch with white (index 16); {kept}. "
     )
     if saved:
         state, _ = last_state(tmp_path / "run", config)
