@@ -98,10 +98,18 @@ _PARTS = {
 }
 
 
-def random_variables(network, image_shape: tuple[int, ...], seed: int = 0) -> dict:
-    """Returns variables for tests, none of them zero; kernels keep the scale of their input."""
-    rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(network.init, jax.random.key(0), np.zeros(image_shape, np.float32))
+def random_variables(network, image_shape: tuple[int, ...] | None = None) -> dict:
+    """Returns variables for tests, none of them zero; kernels keep the scale of their input.
+
+    Args:
+      network: A network, or another module.
+      image_shape: Shape of an image that the other module takes.
+    """
+    rng = np.random.default_rng(0)
+    if image_shape is None:
+        shapes = abstract_variables(network)
+    else:
+        shapes = jax.eval_shape(network.init, jax.random.key(0), np.zeros(image_shape, np.float32))
 
     def fill(path, leaf):
         name, noise = path[-1].key, rng.standard_normal(leaf.shape)

@@ -197,7 +197,7 @@ def test_training_normalizes_by_the_batch_and_updates_the_running_statistics():
 
 def test_only_training_updates_the_running_statistics():
     network, image = AIFNet(**SMALL), jnp.zeros((1, 16, 16, 3))
-    variables = random_variables(network, image.shape)
+    variables = random_variables(network)
     with pytest.raises(ModifyScopeVariableError):
         jax.eval_shape(lambda: network.apply(variables, image, train=True))
 

@@ -80,7 +80,7 @@ def pretrained(name: str) -> Pretrained:
     if name == "vitdeblur":
         return small_pretrained()
     network = create(name, **SMALL[name.partition("_")[0]])
-    variables = random_variables(network, (1, 32, 32, 3 * network.views))
+    variables = random_variables(network)
     if name == "aifnet":  # sigmoids don't saturate
         variables["params"]["encoder_0"]["conv_0"]["kernel"] /= 255
     if isinstance(network, AIFNet | DPDNet | MDP):  # what ReLUs take away

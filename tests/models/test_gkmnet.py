@@ -201,7 +201,7 @@ def test_sizes():
 @pytest.mark.slow
 def test_images_of_a_batch_do_not_mix():
     network = GKMNet(**SMALL)
-    variables = random_variables(network, (1, 32, 32, 3))
+    variables = random_variables(network)
     images = jax.device_put(np.random.default_rng(0).random((2, 32, 48, 3)))
     apply = jax.jit(network.apply)
     np.testing.assert_allclose(

@@ -196,7 +196,7 @@ def test_sides_are_multiples_of_8():
 def test_the_disparity_loss_compares_the_warped_right_view_with_the_left():
     network, rng = IFANet(**SMALL, views=2), np.random.default_rng(0)
     blurred = jax.device_put(rng.random((2, 16, 48, 6)))
-    variables = random_variables(network, (1, 16, 48, 6))
+    variables = random_variables(network)
     call = functools.partial(network.apply, method="training_outputs", capture_intermediates=True)
     (restored, terms), state = jax.jit(call, static_argnums=(3, 4))(
         variables, blurred, blurred[..., :3], True, frozenset({"disparity"})

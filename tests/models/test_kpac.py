@@ -153,7 +153,7 @@ def test_the_residual_is_added_to_the_combined_image():
     network = KPAC(**SMALL, views=3)
     image = jax.device_put(np.random.default_rng(0).random((8, 8, 9)))
     images = jnp.stack([image, image.at[..., 6:].add(0.25)])
-    restored, brighter = jax.jit(network.apply)(random_variables(network, images.shape), images)
+    restored, brighter = jax.jit(network.apply)(random_variables(network), images)
     np.testing.assert_allclose(brighter, restored + 0.25, atol=1e-6)
     assert np.abs(restored - image[..., 6:]).max() > 0.01
 

@@ -109,7 +109,7 @@ def small():
     """The small network on two views, its variables, an image and a sharp image."""
     network, rng = MDP(views=2, **SMALL), np.random.default_rng(0)
     blurred, sharp = rng.random((2, 16, 32, 6), np.float32), np.zeros((2, 16, 32, 3), np.float32)
-    return network, random_variables(network, blurred.shape), blurred, sharp
+    return network, random_variables(network), blurred, sharp
 
 
 def test_loss_terms(small):

@@ -146,7 +146,7 @@ def test_published_entries():
 def test_conversion_permutes_bgr():
     network = NRKNet(**SMALL)
     entries = published_entries(network)
-    published = to_published(random_variables(network, (1, 64, 64, 3)), entries)
+    published = to_published(random_variables(network), entries)
     params = from_published(published, entries)["params"]
     first = published["feat_extract.0.main.0.weight"]  # (out, in, height, width)
     np.testing.assert_array_equal(params["unet"]["down_0"]["kernel"][1, 2, 0], first[:, 2, 1, 2])
@@ -189,7 +189,7 @@ def test_training_outputs_are_those_of_all_scales():
         return scales, reblurred, bound.training_outputs(blurred, sharp, False, names)
 
     names = frozenset(NRKNet.LOSS_TERMS)
-    scales, reblurred, (restored, terms) = outputs_of(random_variables(network, (1, 64, 64, 3)))
+    scales, reblurred, (restored, terms) = outputs_of(random_variables(network))
     outputs = [*(sum(scale.terms) for scale in scales), restored]
     expected = output_losses(outputs, sharp, names)
     expected["reblurring"] = sum(
