@@ -25,7 +25,8 @@ def write(path: Path, seed: int, size: tuple[int, int] = SMALL, bits: int = 8) -
 def write_png(path: Path, pixels: np.ndarray) -> None:
     """Writes pixels of 8 or 16 bits, in a folder that is made if it is not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(imagecodecs.png_encode(np.ascontiguousarray(pixels)))
+    # Random pixels don't get smaller by compression.
+    path.write_bytes(imagecodecs.png_encode(np.ascontiguousarray(pixels), level=0))
 
 
 def dpdd(
