@@ -55,7 +55,7 @@ SMALL = {  # changes to each network's configurations; the first one is the netw
     },
     "restormer": {"width": 4, "depths": (1, 1, 1), "heads": (1, 2, 2), "refinement_depth": 1},
     "nrknet": {"widths": (3, 4, 5), "num_blurs": 2},
-    "gkmnet": {"widths": (2, 3, 4), "num_blurs": 4},
+    "gkmnet": {"widths": (2, 3, 4), "num_blurs": 2},
     "kpac": {"width": 8, "rates": (1, 2), "attention_widths": (3, 2)},
 }
 QUICK = ("dpdnet", "kpac", "mdp")

@@ -135,7 +135,7 @@ def test_estimates_start_from_block_means_and_repeat_pixels():
     network = DRBNet(views=2, **SMALL)
     image = np.random.default_rng(0).random((1, 16, 24, 6), np.float32)
     shapes = jax.eval_shape(network.init, jax.random.key(0), image)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes)
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     means = ((image[..., :3] + image[..., 3:]) / 2).reshape(1, 2, 8, 3, 8, 3).mean((2, 4))
     expected = np.kron(means, np.ones((1, 8, 8, 1)))
     np.testing.assert_allclose(jax.jit(network.apply)(zeros, image), expected, atol=1e-6)
