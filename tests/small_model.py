@@ -15,7 +15,7 @@ from vitdeblur_jax.models.networks import complete_config, create_network
 
 
 def small_configuration(**changes) -> ml_collections.ConfigDict:
-    """Returns a config of window 42: 9 x 9 tokens, a map of 36 pixels a side.
+    """Returns a config of window 42: 9 x 9 tokens, a map of 36 pixels a side, one block a part.
 
     Args:
       **changes: Values by key of "model", "tiling" or "numerics"; in `decoder__width`, two
@@ -30,9 +30,9 @@ def small_configuration(**changes) -> ml_collections.ConfigDict:
                 "position_grid": 10,
                 "pretraining_grid": 6,
             },
-            "primary_encoder": {"width": 32, "depth": 2, "num_heads": 4},
+            "primary_encoder": {"width": 32, "depth": 1, "num_heads": 4},
             "contextual_encoder": {"depth": 1, "num_heads": 2, "projector_widths": (16, 8)},
-            "decoder": {"width": 48, "depth": 2, "num_heads": 4},
+            "decoder": {"width": 48, "depth": 1, "num_heads": 4},
             "image_head": {"features": 5, "input_kernel": 7, "output_kernel": 5},
         },
         "tiling": {"window": 42, "stride": 30, "margin": 0},

@@ -20,9 +20,14 @@ PATCH = "primary_encoder.pretrain_mae.patch_embed.proj"
 
 
 @pytest.fixture(scope="module")
-def state_dict():
+def small():
+    """The small model with two blocks in a row, so that their numbers count."""
+    return small_pretrained(primary_encoder__depth=2, decoder__depth=2)
+
+
+@pytest.fixture(scope="module")
+def state_dict(small):
     """A reference checkpoint of the small configuration."""
-    small = small_pretrained()
     return to_published(small.model, small.variables)
 
 

@@ -51,7 +51,7 @@ def small_config(root: Path | str = "", **changes) -> ml_collections.ConfigDict:
     """
     config = default_config("base")
     config.update(num_steps=20, batch_size=4, crop=46, ema_decay=0.9, log_every=4, save_every=10)
-    config.update(small_configuration(primary_encoder__depth=1, decoder__depth=1))
+    config.update(small_configuration())
     config.data.update(root=str(root), vertical_flip=True, quarter_turns=True)
     config.optimizer.update(learning_rate=1e-3, warmup_steps=4, clip_norm=1.0)
     config.validation.update(every=0, num_images=0)

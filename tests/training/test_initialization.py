@@ -24,13 +24,11 @@ from vitdeblur_jax.training.initialization import given_variables, starting_vari
 from vitdeblur_jax.training.preparation import first_state
 from vitdeblur_jax.utils.errors import UserError
 
-DEPTHS = {"primary_encoder__depth": 1, "decoder__depth": 1}
-
 
 @pytest.fixture(scope="module")
 def another():
     """A model of the architecture of `small_config`, none of its variables zero."""
-    return small_pretrained(**DEPTHS)
+    return small_pretrained()
 
 
 def _started(config):
@@ -40,7 +38,7 @@ def _started(config):
 
 @pytest.mark.parametrize("views", [1, 2])
 def test_as_identity_gives_back_the_mean_of_the_views_inside_of_the_border(views):
-    pretrained = small_pretrained(views=views, **DEPTHS)
+    pretrained = small_pretrained(views=views)
     variables = identity_init(pretrained.variables)
     image = np.random.default_rng(0).random((2, 46, 46, 3 * views), np.float32)
     restored = jax.jit(pretrained.model.apply)(variables, image)

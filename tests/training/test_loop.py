@@ -346,9 +346,7 @@ def test_a_disk_that_refuses_ends_train_py_in_one_line(
 @pytest.mark.slow
 def test_two_devices_train_from_a_checkpoint_folder(pairs, tmp_path):
     """Its arrays are restored onto one device."""
-    save_pretrained(
-        small_pretrained(primary_encoder__depth=1, decoder__depth=1), tmp_path / "start"
-    )
+    save_pretrained(small_pretrained(), tmp_path / "start")
     start = f"initial.checkpoint={tmp_path / 'start'}", "initial.identity_init=False"
     flags = (f"data.root={pairs}", *start, "data.workers=0")
     two = "--xla_force_host_platform_device_count=2"
@@ -420,7 +418,8 @@ def test_bad_input_is_told_before_anything_is_compiled(
     (tmp_path / "empty").mkdir()
     write_deep_checkpoint(tmp_path / "deep.safetensors")
     if "other.safetensors" in changes.values():
-        save_pretrained(small_pretrained(primary_encoder__width=64), tmp_path / "other.safetensors")
+        other = {"primary_encoder__width": 64, "primary_encoder__depth": 2, "decoder__depth": 2}
+        save_pretrained(small_pretrained(**other), tmp_path / "other.safetensors")
     config = quick_config(pairs, **changes)
     compilations.clear()
     with pytest.raises(UserError, match=message) as told:

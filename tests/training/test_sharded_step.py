@@ -34,9 +34,7 @@ WEIGHTS = {
 
 def wide_model():
     """The small model, wide enough for most of its parameters to be spread over eight devices."""
-    return small_pretrained(
-        primary_encoder__width=256, decoder__width=256, primary_encoder__depth=1, decoder__depth=1
-    )
+    return small_pretrained(primary_encoder__width=256, decoder__width=256)
 
 
 def batch(step: int) -> dict[str, np.ndarray]:

@@ -21,9 +21,6 @@ WEIGHTS = loss_weights(default_config("base").loss)
 FROZEN = (("contextual_encoder", "projector"),)
 
 
-SHALLOW = {"primary_encoder__depth": 1, "decoder__depth": 1}
-
-
 def batch_of(count, seed=0):
     rng = np.random.default_rng(seed)
     shape = (count, 46, 46, 3)
@@ -33,7 +30,7 @@ def batch_of(count, seed=0):
 
 def run(steps, *, optimizer=None, batches=batch_of, ema_decay=0.15, grad_accum_steps=1, **model):
     """Returns the states after each of some steps, on the host, their metrics, and the step."""
-    pretrained = small_pretrained(**SHALLOW, **model)
+    pretrained = small_pretrained(**model)
     optimizer = optimizer or optax.sgd(0.1)
     step = compile_train_step(
         local_mesh(),
@@ -95,7 +92,7 @@ def test_two_halves_are_the_whole_but_for_batch_norm(three_steps):
 
 def test_the_average_follows_its_definition(three_steps):
     path = ("decoder", "prediction", "bias")
-    average = np.float64(_at(small_pretrained(**SHALLOW).variables["params"], path))
+    average = np.float64(_at(small_pretrained().variables["params"], path))
     for step, state in enumerate(three_steps[0]):
         decay = min(0.15, (1 + step) / (10 + step))
         average = decay * average + (1 - decay) * _at(state.params, path)

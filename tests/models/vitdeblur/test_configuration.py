@@ -26,7 +26,7 @@ from vitdeblur_jax.utils.errors import UserError
         ({"decoder__num_heads": 7}, ["48", "7"]),
         ({"contextual_encoder__num_heads": 3}, ["32", "3"]),
         ({"primary_encoder__width": 34, "primary_encoder__num_heads": 2}, ["34"]),
-        ({"decoder__depth": 3}, ["3", "2"]),
+        ({"decoder__depth": 3}, ["3", "1"]),
         ({"image_head__input_kernel": 6}, ["6", "5"]),
         ({"views": 3}, ["3"]),
         ({"window": 43}, ["36", "37"]),

@@ -21,9 +21,8 @@ IMAGE, DIRECTION, WEIGHTS = (
 
 
 @functools.cache
-def shallow(dtype="float32", remat=False):
-    depths = {"primary_encoder__depth": 1, "decoder__depth": 1}
-    return small_pretrained(**depths, dtype=dtype, remat=remat)
+def small_with(dtype="float32", remat=False):
+    return small_pretrained(dtype=dtype, remat=remat)
 
 
 def restored(pretrained, image):
@@ -32,7 +31,7 @@ def restored(pretrained, image):
 
 @functools.cache
 def forward_mode(dtype, remat):
-    function = functools.partial(restored, shallow(dtype, remat))
+    function = functools.partial(restored, small_with(dtype, remat))
     return jax.jit(lambda image, direction: jax.jvp(function, (image,), (direction,)))(
         IMAGE, DIRECTION
     )
@@ -40,7 +39,7 @@ def forward_mode(dtype, remat):
 
 @functools.cache
 def gradient(dtype, remat):
-    function = functools.partial(restored, shallow(dtype, remat))
+    function = functools.partial(restored, small_with(dtype, remat))
     return jax.jit(jax.grad(lambda image: (WEIGHTS * function(image)).sum()))(IMAGE)
 
 
@@ -55,7 +54,7 @@ def test_forward_mode_agrees_with_reverse_mode(dtype, remat):
 
 @pytest.mark.slow
 def test_forward_mode_agrees_with_finite_differences():
-    function = jax.jit(functools.partial(restored, shallow()))
+    function = jax.jit(functools.partial(restored, small_with()))
     step = 1e-2
     difference = function(IMAGE + step * DIRECTION) - function(IMAGE - step * DIRECTION)
     _, expected = forward_mode("float32", False)
@@ -66,7 +65,7 @@ def test_forward_mode_agrees_with_finite_differences():
 @pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "remat"), CASES)
 def test_jacfwd_and_vmap(dtype, remat):
-    function = functools.partial(restored, shallow(dtype, remat))
+    function = functools.partial(restored, small_with(dtype, remat))
     jacobian = jax.jit(jax.jacfwd(lambda step: function(IMAGE + step * DIRECTION)))(0.0)
     out, tangent = forward_mode(dtype, remat)
     bound = BOUNDS[dtype] * np.abs(tangent).max()
@@ -81,7 +80,7 @@ def test_jacfwd_and_vmap(dtype, remat):
     "policy", ["nothing_saveable", "everything_saveable", "dots_with_no_batch_dims_saveable"]
 )
 def test_remat_policies(dtype, policy):
-    function = functools.partial(restored, shallow(dtype))
+    function = functools.partial(restored, small_with(dtype))
     again = jax.checkpoint(function, policy=getattr(jax.checkpoint_policies, policy))
     found = jax.jit(jax.grad(lambda image: (WEIGHTS * again(image)).sum()))(IMAGE)
     expected = gradient(dtype, False)
@@ -91,7 +90,7 @@ def test_remat_policies(dtype, policy):
 
 @pytest.mark.parametrize(("dtype", "remat"), CASES)
 def test_intermediates_of_all_layers(dtype, remat):
-    model, variables = shallow(dtype, remat).model, shallow().variables
+    model, variables = small_with(dtype, remat).model, small_with().variables
     capture = {"capture_intermediates": True, "mutable": "intermediates"}
     _, state = jax.eval_shape(functools.partial(model.apply, variables, **capture), IMAGE)
     kept = state["intermediates"]
@@ -106,7 +105,7 @@ def test_intermediates_of_all_layers(dtype, remat):
 @pytest.mark.parametrize(("dtype", "remat"), CASES)
 def test_a_table_with_flops(dtype, remat, monkeypatch):
     monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
-    model = shallow(dtype, remat).model
+    model = small_with(dtype, remat).model
     settings = {"depth": 1, "console_kwargs": {"width": 200}, "compute_flops": True}
     table = model.tabulate(jax.random.key(0), jnp.zeros((1, 46, 46, 3)), **settings)
     assert "image_head" in table
