@@ -1,10 +1,11 @@
 """Pairs whose defocus is known."""
 
 import numpy as np
+import pytest
 from scipy import ndimage
 
 from benchmarks import real_defocus
-from benchmarks.real_defocus import best_fit, fit
+from benchmarks.real_defocus import best_fit, block_shift, fit
 from vitdeblur_jax.data.defocus.apertures import disk, point_image
 from vitdeblur_jax.data.srgb import linear_to_srgb, srgb_to_linear
 
@@ -24,3 +25,11 @@ def test_the_defocus_of_a_pair_is_found(monkeypatch):
     assert found.psnr > 60
     assert fit(real, sharp, 1.0, 0.0).psnr < found.psnr - 3
     assert fit(sharp, sharp, 1.0, 0.0).radius == 0
+
+
+@pytest.mark.parametrize("side", [100, 300])
+def test_the_shift_between_images(side):
+    noise = np.random.default_rng(0).standard_normal((side, side))
+    image = ndimage.gaussian_filter(noise, 3)
+    moved = ndimage.shift(image, (0.3, -0.4), order=5, mode="reflect")
+    assert block_shift(image, moved) == pytest.approx(0.5, abs=0.06)
