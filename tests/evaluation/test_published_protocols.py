@@ -9,6 +9,7 @@ from skimage import metrics
 from configs.evaluate import get_config
 from tests.made_up_data import random_image, write_png
 from tests.metrics.golden_pairs import as_floats, golden_pair
+from tests.published_networks import random_variables
 from vitdeblur_jax import Pretrained, create, deblur, load_pretrained, save_pretrained
 from vitdeblur_jax.data.image_io import read_rgb
 from vitdeblur_jax.evaluation import evaluate
@@ -17,7 +18,6 @@ from vitdeblur_jax.evaluation.profiles import PROFILES, PUBLISHED, find_profile,
 from vitdeblur_jax.evaluation.score import Method, score
 from vitdeblur_jax.inference import chosen_tiling
 from vitdeblur_jax.metrics import METRICS
-from vitdeblur_jax.models.network import initial_variables
 from vitdeblur_jax.utils.errors import UserError
 
 SIZE = (44, 52)
@@ -342,7 +342,7 @@ def test_running_statistics_do_not_fit(profile, running, image):
 def kpac(tmp_path):
     """The path of a small network that takes the whole image."""
     network = create("kpac", width=4)
-    pretrained = Pretrained(network, initial_variables(network, 0), "random")
+    pretrained = Pretrained(network, random_variables(network), "random")
     save_pretrained(pretrained, tmp_path / "kpac.safetensors")
     return str(tmp_path / "kpac.safetensors")
 

@@ -55,10 +55,16 @@ def _image(pretrained, batch=2, seed=1):
 
 
 def test_shapes(small):
+    """Nothing is compiled."""
     image = _image(small)
-    assert _apply(small.model, small.variables, image).shape == (2, 42, 42, 3)
-    assert _apply(small.model, small.variables, image, method="features").shape == (2, 36, 36, 5)
-    outputs, _ = _training_outputs(small.model, small.variables, image, image)
+
+    def traced(function, *images, **settings):
+        function = functools.partial(function, small.model, **settings)
+        return jax.eval_shape(function, small.variables, *images)
+
+    assert traced(_apply, image).shape == (2, 42, 42, 3)
+    assert traced(_apply, image, method="features").shape == (2, 36, 36, 5)
+    outputs, _ = traced(_training_outputs, image, image)
     assert outputs.contextual_tokens.shape == outputs.sharp_tokens.shape == (2, 82, 32)
     assert outputs.blurred_logit.shape == (2,)
     assert outputs.sharp_projection.shape == (2, 8)
