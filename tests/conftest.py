@@ -4,13 +4,11 @@ import gc
 import logging
 import signal
 
-from jaxtyping import install_import_hook
-
+from tests.annotations import check_annotations
 from tests.compilation import compile_fast_and_cache, drop_large_cache
 from tests.memory import share_malloc_arenas
 
-# While the tests run, jaxtyping checks every annotation of shapes in the package.
-install_import_hook("vitdeblur_jax", "beartype.beartype")
+check_annotations()
 
 
 def pytest_configure(config):
