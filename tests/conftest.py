@@ -26,6 +26,10 @@ def pytest_configure(config):
 
 
 def pytest_collection_finish():
-    """Takes 0.3 s off each garbage collection: it skips what was imported."""
+    """Makes garbage collections skip what was imported, 0.3 s each, and rarer: tracing needs none.
+
+    With Python's own thresholds they take a tenth of the time of tests that trace.
+    """
     gc.freeze()
+    gc.set_threshold(5000, 10, 50)
     gc.enable()
