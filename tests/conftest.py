@@ -26,9 +26,10 @@ def pytest_configure(config):
 
 
 def pytest_collection_finish():
-    """Makes garbage collections skip what was imported, 0.3 s each, and rarer: tracing needs none.
+    """Makes garbage collections cheaper and rarer.
 
-    With Python's own thresholds they take a tenth of the time of tests that trace.
+    Without the imported objects, a collection takes 0.3 s less. With Python's own thresholds,
+    collections take a tenth of the time of tests that trace.
     """
     gc.freeze()
     gc.set_threshold(5000, 10, 50)
