@@ -29,7 +29,7 @@ from vitdeblur_jax.checkpoints.orbax_folders import (
 from vitdeblur_jax.checkpoints.orbax_s3 import prepare_for
 from vitdeblur_jax.distributed.processes import gather, is_first, tells_of_a_loss
 from vitdeblur_jax.training.state import TrainState
-from vitdeblur_jax.utils.buckets import AnyPath, absolute, lexists, remove_tree
+from vitdeblur_jax.utils.buckets import AnyPath, absolute, remove_tree
 from vitdeblur_jax.utils.errors import UserError
 from vitdeblur_jax.utils.output import tell
 from vitdeblur_jax.utils.shapes import few_of, shape_differences
@@ -159,6 +159,8 @@ class TrainingCheckpoints:
         Raises:
           UserError: The checkpoint is damaged, or belongs to another model or optimizer.
         """
+        import orbax.checkpoint as ocp
+
         self.wait()
         variables, training = _parts(abstract_state)
         path = self._folder / str(step)
@@ -167,46 +169,29 @@ class TrainingCheckpoints:
         failure = (
             f"step {step} cannot be read; if it is damaged, delete {path}, and the run {otherwise}"
         )
+        restore_tree = ocp.args.StandardRestore
+        items = ocp.args.Composite(
+            variables=restore_tree(variables),
+            training=restore_tree(training),
+            resume_state=ocp.args.JsonRestore(),
+            config=ocp.args.JsonRestore(),
+        )
         with self._as_user_error(failure):
-            restored = self._read(step, {"variables": variables, "training": training})
+            stored = self._manager.metadata(step).item_metadata
+            trees = {name: _tree(stored[name]) for name in ("variables", "training")}
+            wanted = {"variables": variables, "training": training}
+            wrong = shape_differences(flat_shapes(trees), flat_shapes(wanted))
+            if wrong:
+                raise UserError(
+                    f"{path} belongs to another model or optimizer ({len(wrong)} entries): "
+                    f"{few_of(wrong, '; ')}; choose another --workdir"
+                )
+            restored = self._manager.restore(step, args=items)
             read = {"variables": restored.variables, "training": restored.training}
             damaged = damaged_items(read, restored.config.get("checksums", {}))
             if damaged:
                 raise ValueError(f"the checksum of its {' and '.join(damaged)} data differs")
         return _joined(abstract_state, restored.variables, restored.training), restored.resume_state
-
-    def _read(self, step: int, trees: dict):
-        """Returns the items of a step, two of which are `trees` of shapes and dtypes."""
-        import orbax.checkpoint as ocp
-
-        for name in trees:  # Orbax restores without this file, but `load_pretrained` needs it
-            if not lexists(self._folder / str(step) / name / "_METADATA"):
-                raise ValueError(f"the _METADATA of its {name} is missing")
-        items = ocp.args.Composite(
-            **{name: ocp.args.StandardRestore(tree) for name, tree in trees.items()},
-            resume_state=ocp.args.JsonRestore(),
-            config=ocp.args.JsonRestore(),
-        )
-        try:
-            return self._manager.restore(step, args=items)
-        except Exception as error:
-            if not tells_of_a_loss(error):
-                self._check_fit(step, trees)  # Orbax's error does not name the entries
-            raise
-
-    def _check_fit(self, step: int, wanted: dict) -> None:
-        """Raises `UserError` if a step has other entries or shapes than the trees wanted.
-
-        It takes as long as reading the arrays: call it only if Orbax cannot restore the step.
-        """
-        stored = self._manager.metadata(step).item_metadata
-        trees = {name: stored[name].tree for name in wanted}
-        wrong = shape_differences(flat_shapes(trees), flat_shapes(wanted))
-        if wrong:
-            raise UserError(
-                f"{self._folder / str(step)} belongs to another model or optimizer "
-                f"({len(wrong)} entries): {few_of(wrong, '; ')}; choose another --workdir"
-            )
 
     @contextlib.contextmanager
     def _as_user_error(self, what: str) -> Iterator[None]:
@@ -259,6 +244,12 @@ def _remove_unfinished(folder):
         remove_tree(path)
         step = path.name.partition(".")[0]
         tell(f"note: the checkpoint of step {step} was not complete and is removed; the run {then}")
+
+
+def _tree(metadata):
+    if metadata is None:
+        raise ValueError("its _METADATA is missing")
+    return metadata.tree
 
 
 def _parts(state):
