@@ -1,23 +1,24 @@
-r"""Compares the defocus of real pairs with the synthetic one: how much of a gap is left to close?
+r"""Compares the defocus of real pairs with synthetic defocus of the same scenes.
 
     python -m benchmarks.real_defocus FOLDER ... [--checkpoint RUN]
 
-Each FOLDER holds pairs that `vitdeblur data check` recognizes. The sharp image of each pair is
-blurred uniformly with many radii, and each pixel takes the radius whose result is nearest to the
-real image, in its neighborhood. This is done for a disk with the sRGB curve, for other tone curves,
-then for apertures with other light at the rim. The table has, for each pair:
+Each FOLDER has the layout `pairs`, see docs/data.md. The sharp image of each pair is blurred
+uniformly with many radii, and each pixel takes the radius whose result is nearest to the real
+image, in its neighborhood. This is done for a disk and the sRGB curve, for other tone curves, then
+for apertures with more or less light at the rim. The table has, for each pair:
 
 - the best tone and falloff (see `SynthesisSettings`), and the median radius in pixels
-- the PSNR between the real image and the fitted one, for the disk and for the best
-- the median shift of blocks between the real image and the fitted one, in pixels
-- the model's gain in PSNR on the real image, on the disk's, and on the best one. If the gain on the
-  real image is much lower than on the best, the synthetic defocus still lacks something.
+- the PSNR between the real image and the synthetic one, for the disk and for the best fit
+- the median shift of blocks between the real image and the best fit, in pixels
+- the gain in PSNR of the model on the real image, on the disk's, and on the best fit. If the gain
+  on the real image is much lower than on the best fit, synthetic defocus still lacks something.
 
-The fitted images have no noise and no occlusion.
+The synthetic images have no noise and no occlusion.
 """
 
 import argparse
 import operator
+import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -38,7 +39,7 @@ from vitdeblur_jax.utils.table import format_table
 
 RADII = (0, *np.arange(0.75, 2, 0.25), *np.arange(2, 8, 0.5), *range(8, 15))
 TONES = 0.7, 0.8, 0.9, 1.0, 1.1
-FALLOFFS = -0.5, 0.0, 0.5, 1.0
+FALLOFFS = -0.5, 0.5, 1.0
 _NEIGHBORHOOD = 16  # pixels, the standard deviation of a Gaussian
 _BLOCK = 128  # pixels, side of a block
 
@@ -77,7 +78,7 @@ def main() -> None:
             example = source[index]
             blurred, sharp = as_float(example["blurred"]), as_float(example["sharp"])
             real = mean_of_views(blurred)
-            plain, best = fit(real, sharp, 1.0, 0.0), best_fit(real, sharp)
+            plain, best = fit(real, sharp), best_fit(real, sharp)
             gains = [
                 measure(deblur(image, pretrained).clip(0, 1), sharp)["psnr"]
                 - measure(mean_of_views(image), sharp)["psnr"]
@@ -92,21 +93,22 @@ def main() -> None:
                     *(f"{gain:+.2f}" for gain in gains),
                 )
             )
-            print(*rows[-1], flush=True)
-    fitted = "disk: PSNR", "best: PSNR", "shift"
-    gained = "gain on the real", "on the disk's", "on the best"
+            print(pair.name, file=sys.stderr)
+    fitted = "PSNR: disk", "best fit", "shift"
+    gained = "gain: real", "disk", "best fit"
     print(format_table(("", "tone", "falloff", "radius", *fitted, *gained), rows))
 
 
 def best_fit(real: _Image, sharp: _Image) -> Fit:
     """Returns the best fit of all tones with a disk, then of all falloffs with that tone."""
     psnr = operator.attrgetter("psnr")
-    tone = max((fit(real, sharp, tone, 0.0) for tone in TONES), key=psnr).tone
-    return max((fit(real, sharp, tone, falloff) for falloff in FALLOFFS), key=psnr)
+    uniform = max((fit(real, sharp, tone) for tone in TONES), key=psnr)
+    uneven = [fit(real, sharp, uniform.tone, falloff) for falloff in FALLOFFS]
+    return max([uniform, *uneven], key=psnr)
 
 
-def fit(real: _Image, sharp: _Image, tone: float, falloff: float) -> Fit:
-    """Returns the fit with a tone curve and a falloff.
+def fit(real: _Image, sharp: _Image, tone: float = 1.0, falloff: float = 0.0) -> Fit:
+    """Returns the fit with a tone curve and a falloff, by default sRGB's curve and a disk.
 
     Args:
       real: sRGB in [0, 1].

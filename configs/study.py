@@ -38,7 +38,7 @@ CHANGES = {
         "validation.sets": ("usual",),
     },
 }
-# ViTDeblur computes in bfloat16. A convolution in bfloat16 is slower on a CPU.
+# In float32, unlike ViTDeblur: convolutions in bfloat16 are slower on a CPU.
 NETWORKS = {
     "unet": ("benchmarks.study_networks:UNET", {}),
     "gkmnet": ("benchmarks.study_networks:GKMNET", {"batch_size": 2}),

@@ -9,7 +9,7 @@ _jaxtyped = jaxtyping.jaxtyped
 
 
 def check_annotations() -> None:
-    """Makes jaxtyping check every annotation in the package, which is not imported yet."""
+    """Makes jaxtyping check all annotations of the package, if called before it is imported."""
     jaxtyping.jaxtyped = _jaxtyped_if_annotated
     jaxtyping.install_import_hook("vitdeblur_jax", "beartype.beartype")
 

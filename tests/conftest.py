@@ -26,10 +26,9 @@ def pytest_configure(config):
 
 
 def pytest_collection_finish():
-    """Makes garbage collections cheaper and rarer.
+    """Makes garbage collection rarer, and lets it skip the imported modules, 0.3 s each time.
 
-    Without the imported objects, a collection takes 0.3 s less. With Python's own thresholds,
-    collections take a tenth of the time of tests that trace.
+    With Python's default thresholds, it takes a tenth of the time of tests that trace.
     """
     gc.freeze()
     gc.set_threshold(5000, 10, 50)

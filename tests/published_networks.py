@@ -102,8 +102,8 @@ def random_variables(network, image_shape: tuple[int, ...] | None = None) -> dic
     """Returns variables for tests, none of them zero; kernels keep the scale of their input.
 
     Args:
-      network: A network, or another module.
-      image_shape: Shape of an image that the other module takes.
+      network: A network.
+      image_shape: Shape of the input; None: what `abstract_variables` chooses.
     """
     rng = np.random.default_rng(0)
     if image_shape is None:

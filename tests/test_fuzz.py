@@ -103,7 +103,7 @@ def _fuzz(
     read: Callable[[Path], object],
     cases: int,
     change: Callable[[bytes, np.random.Generator, list[bytes]], bytes] = mutated,
-    place_of: Callable[[Path], Path] = Path,
+    place_of: Callable[[Path], Path] = lambda path: path,
 ) -> None:
     """Reads mutations of each file in turn; prints how many were read and how many refused.
 
@@ -112,7 +112,7 @@ def _fuzz(
       read: Called with the place of the file that is mutated.
       cases: How many mutations.
       change: See `mutated`.
-      place_of: Returns what is read of a file: by default itself, else its folder.
+      place_of: Maps a file to the path to read: by default the file itself.
     """
     for place in dict.fromkeys(map(place_of, files)):
         read(place)  # what is imported late is imported now

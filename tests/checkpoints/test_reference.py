@@ -21,7 +21,7 @@ PATCH = "primary_encoder.pretrain_mae.patch_embed.proj"
 
 @pytest.fixture(scope="module")
 def small():
-    """The small model with two blocks in a row, so that their numbers count."""
+    """The small model with two blocks per part, so that a wrong block number is noticed."""
     return small_pretrained(primary_encoder__depth=2, decoder__depth=2)
 
 

@@ -45,9 +45,10 @@ except ValueError as error:
 
 
 def restored_elsewhere(folder, images, scratch, *batch_sizes, python=sys.executable):
-    """Returns what the loader in `folder` makes of the images, and of one with four channels.
+    """Restores images with the loader in `folder`, which also refuses one with four channels.
 
-    The names of those restored with a batch size end with it.
+    The result has each image without a batch size, under its name, and with each batch size, under
+    "NAME SIZE".
     """
     np.savez(scratch / "given.npz", **images)
     files = [str(scratch / name) for name in ("given.npz", "result.npz")]
@@ -109,7 +110,7 @@ def test_two_exported_models_in_one_process(exported, tmp_path, monkeypatch):
     parts = ("", ".pixels", ".strips", ".tiles", ".windows")
     assert added == {f"{name}{part}" for name in ("one", "two") for part in parts}
     for name in added:
-        monkeypatch.delitem(sys.modules, name)
+        del sys.modules[name]
 
 
 def test_images_are_restored_without_this_package(checkpoint, exported, tmp_path):
@@ -175,7 +176,7 @@ def test_a_fixed_batch_size(checkpoint, export, tmp_path, monkeypatch):
     image = skimage.data.astronaut()[:60, :50]
     restored = importlib.import_module("fixed").load()(image)
     for module in [module for module in sys.modules if module.split(".")[0] == "fixed"]:
-        monkeypatch.delitem(sys.modules, module)
+        del sys.modules[module]
     expected = deblur(image, load_pretrained(checkpoint)).astype(int)
     np.testing.assert_allclose(restored.astype(int), expected, atol=1)
     serialized = bytearray(Path("fixed/window_features.exported").read_bytes())

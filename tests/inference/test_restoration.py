@@ -80,7 +80,7 @@ def test_strides_and_batch_sizes(small):
 
 
 def _compiled_functions():
-    """Returns the network's function and all others, by name."""
+    """Returns the jitted functions of the restoration by name."""
     return {
         f"{function.__module__}.{name}": function
         for module in (restoration, strips, windows)

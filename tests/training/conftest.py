@@ -18,7 +18,7 @@ def _shared_steps():
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory) -> Path:
-    """Pairs to train on, and three in `val`: of two processes one gets two, of four one none."""
+    """24 pairs to train on, and three in `val`: one of four processes gets none."""
     # Grain shuffles few examples slowly: 2.5 ms each for six, 0.75 ms for 24.
     root = images(tmp_path_factory.mktemp("pairs"), count=24)
     images(root / "val", count=3, first=24)

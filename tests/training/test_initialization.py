@@ -75,10 +75,10 @@ def test_a_transparent_decoder_sees_the_frequencies_of_each_patch():
 
     @jax.jit
     def intermediates(variables):
-        return model.apply(
-            *({**variables, "position_embedding": zero_table}, image),
-            **{"method": "features", "mutable": "intermediates", "capture_intermediates": True},
-        )[1]["intermediates"]
+        variables = {**variables, "position_embedding": zero_table}
+        capture = {"mutable": "intermediates", "capture_intermediates": True}
+        _, updates = model.apply(variables, image, method="features", **capture)
+        return updates["intermediates"]
 
     def agreement(variables):
         """Mean over tokens of the correlation between patch embedding and the decoder's end."""

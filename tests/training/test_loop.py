@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import re
+import shutil
 import signal
 from pathlib import Path
 
@@ -95,11 +96,14 @@ def test_a_run_leaves_all_that_tells_of_it(small, finished):
     assert logged.stem in {path.stem for path in Path(small.validation.root).rglob("*.png")}
 
 
-def test_a_complete_run_says_what_can_be_done_with_it(pairs, quick_finished, capfd, stand_in):
+def test_a_complete_run_says_what_can_be_done_with_it(
+    pairs, quick_finished, tmp_path, capfd, stand_in
+):
     config = quick_config(pairs, afterwards=("now: go out", "and play"))
-    assert train(config, quick_finished) == 0
+    workdir = shutil.copytree(quick_finished, tmp_path / "run")
+    assert train(config, workdir) == 0
     *_, restores, first, second = capfd.readouterr().err.splitlines()
-    assert restores == f"to restore an image: vitdeblur IMAGE --checkpoint {quick_finished}"
+    assert restores == f"to restore an image: vitdeblur IMAGE --checkpoint {workdir}"
     assert [first, second] == ["now: go out", "and play"]
 
 

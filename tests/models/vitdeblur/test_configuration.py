@@ -26,7 +26,7 @@ from vitdeblur_jax.utils.errors import UserError
         ({"decoder__num_heads": 7}, ["48", "7"]),
         ({"contextual_encoder__num_heads": 3}, ["32", "3"]),
         ({"primary_encoder__width": 34, "primary_encoder__num_heads": 2}, ["34"]),
-        ({"decoder__depth": 3}, ["3", "1"]),
+        ({"primary_encoder__depth": 2, "decoder__depth": 3}, ["3", "2"]),
         ({"image_head__input_kernel": 6}, ["6", "5"]),
         ({"views": 3}, ["3"]),
         ({"window": 43}, ["36", "37"]),
@@ -143,7 +143,7 @@ def test_the_base_model_has_the_published_size():
     assert round(total / 1e6, 1) == 121.6
 
 
-# The first configuration of each other network: see the tests of its published names.
+# The tests of published names and shapes trace the configurations named after their network.
 @pytest.mark.parametrize("name", [name for name in configuration_names() if name not in NETWORKS])
 def test_every_named_configuration_builds(name):
     abstract_variables(create_network(named_config(name)))

@@ -77,8 +77,8 @@ def transmission(falloff: _Values | float, x: _Values, y: _Values) -> _Values:
     """Returns the relative light through an aperture at x and y.
 
     It is linear in the squared distance from the center: 1 + falloff at the center, 1 - falloff at
-    the rim of the unit disk, and 1 on average over the disk. Vignetting, and the views of a light
-    field, transmit less light at the rim; spherical aberration can make the rim brighter.
+    the rim of the unit disk, and 1 on average over the disk. Lenses with vignetting and the views
+    of a light field have less light at the rim; spherical aberration can make it brighter.
 
     Args:
         falloff: -1 (no light at the center) to 1 (no light at the rim); 0 is uniform.

@@ -20,10 +20,10 @@ class SynthesisSettings:
         large_share: Share of radii above the usual range.
         disk_share: Share of lenses with a wide open aperture, a disk.
         polygon_share: Share of lenses with a polygon of 5 to 9 blades. The rest are cat's eyes.
-        falloff: Range of how much less light the rim of the aperture transmits than its center: 0
-            is uniform, 1 no light at the rim, -1 no light at the center.
-        tone: Range of the camera's tone curve. The scene's light is the linear light of the sharp
-            image to this power. With 1, the camera has the sRGB curve.
+        falloff: Range of the light falloff of the aperture: 0 is uniform, 1 transmits no light at
+            the rim, -1 none at the center.
+        tone: Range of the exponent that turns the linear light of the sharp image into the light of
+            the scene; it stands for the camera's tone curve. 1 is a camera with the sRGB curve.
         dual_pixel: Make a left and a right view (6 channels) instead of one view.
         highlight_gain: Largest factor by which clipped highlights are brightened before the blur; 1
             leaves them unchanged.

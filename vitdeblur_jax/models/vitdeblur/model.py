@@ -258,11 +258,10 @@ class ViTDeblur(nn.Module):
 
 def architecture(model: nn.Module) -> ml_collections.ConfigDict:
     """Returns the configuration of the standard parts; replaced parts may lack some values."""
-    parts = {
-        part: {name: getattr(module, name) for name in names if hasattr(module, name)}
-        for part, names in _ARCHITECTURE.items()
-        for module in [getattr(model, part)]
-    }
+    parts = {}
+    for part, names in _ARCHITECTURE.items():
+        module = getattr(model, part)
+        parts[part] = {name: getattr(module, name) for name in names if hasattr(module, name)}
     shared = {"mlp_ratio": model.primary_encoder.mlp_ratio, "views": model.views}
     return ml_collections.ConfigDict({**parts, **shared})
 

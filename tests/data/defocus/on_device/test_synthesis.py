@@ -1,6 +1,7 @@
 """Synthesis on the device: the distributions of NumPy's draws, and the camera of the host."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import ndimage, stats
 
-from vitdeblur_jax.data.defocus import apertures, camera, scenes, thin_lens
+from vitdeblur_jax.data.defocus import apertures, camera, scenes, synthesis, thin_lens
 from vitdeblur_jax.data.defocus.on_device import camera as device_camera
 from vitdeblur_jax.data.defocus.on_device.apertures import Aperture, point_image
 from vitdeblur_jax.data.defocus.on_device.scenes import (
@@ -71,7 +72,7 @@ def test_apertures_are_drawn_as_in_numpy():
     kinds = np.array(drawn.blades) > 0, np.array(drawn.offset) > 0
     assert [kind.mean() for kind in kinds] == pytest.approx([0.2, 0.2], abs=0.06)
     assert set(np.array(drawn.blades).tolist()) == {0, 5, 6, 7, 8, 9}
-    for kind in kinds:  # each aperture draws its own
+    for kind in kinds:  # the falloff does not depend on the shape
         assert np.corrcoef(kind, drawn.falloff)[0, 1] == pytest.approx(0, abs=0.2)
 
 
@@ -140,6 +141,25 @@ def test_pairs_are_what_numpy_renders_of_the_scene(sharp):
         light = np.clip(np.concatenate(views, -1), 0, 1) ** (1 / 0.8)
         want = 255 * linear_to_srgb(light)
         assert np.abs(blurred - want).max() < 0.51
+
+
+@pytest.mark.slow
+def test_tones_are_drawn_as_in_numpy():
+    changes = {"usual_radius": (3.0, 3.0), "smooth_share": 0.0, "most_layers": 1}
+    settings = dataclasses.replace(CLEAN, dual_pixel=False, tone=(0.7, 1.1), **changes)
+    rows, columns = np.mgrid[:24, :24]
+    board = np.repeat(255 * ((rows + columns) % 2).astype(np.uint8)[..., None], 3, -1)
+    known = [
+        synthesis.synthesize(board, settings, np.random.default_rng(seed))["blurred"][12, 12, 0]
+        for seed in range(DRAWS)
+    ]
+    light = in_light(board)
+    middle = jax.jit(
+        partial(jax.lax.map, lambda key: synthesize(key, light, settings).blurred[12, 12, 0])
+    )
+    mine = np.asarray(middle(jax.random.split(jax.random.key(0), DRAWS)))
+    same_distribution(mine, known)
+    assert np.ptp(mine) > 20
 
 
 @pytest.mark.slow
