@@ -22,9 +22,9 @@ Not run on a GPU yet: none was at hand. The choices follow from what was measure
 
 It validates on the twelve held-out images before the first step, every 2000 steps and at the end.
 If the result is better there than the bundled weights, and its edges are no more beaded, bundle it:
-`python tools/bundle_weights.py RUN configs/demo_accelerator.py`. For a second try, train as the
-model is used: `--config.tiling.train_stride=45 --config.crop=151 --config.batch_size=16` takes four
-overlapping windows of each crop.
+`python tools/bundle_weights.py RUN --recipe configs/demo_accelerator.py`. For a second try, train
+as the model is used: `--config.tiling.train_stride=45 --config.crop=151 --config.batch_size=16`
+takes four overlapping windows of each crop.
 
 A rehearsal on two CPU cores installed the pack, trained, validated and saved. Its figures are in
 docs/measured.md, "Accelerators".

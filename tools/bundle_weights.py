@@ -1,37 +1,54 @@
-"""Makes the weights that come with the package from a run.
+"""Makes the weights that come with the package from checkpoints of training runs.
 
-    python tools/bundle_weights.py RUN [configs/demo.py]
+    python tools/bundle_weights.py CHECKPOINT ... [--recipe configs/demo.py]
 
-RUN is the workdir of the last run, whose best checkpoint is taken. The second argument is the
-config that describes it. Writes `vitdeblur_jax/weights/demo.safetensors` in half precision. Beside
-the model's configuration it holds the name of the config, the digest of its values, the step and
-the licence. Afterwards, `python -m benchmarks.bundled_weights` prints the figures for
+CHECKPOINT is the workdir of a run, whose best checkpoint is taken, or a step of it,
+`RUN/checkpoints/STEP`. The parameters of several checkpoints are averaged. `--recipe` is the config
+that describes the runs. Writes `vitdeblur_jax/weights/demo.safetensors` in half precision. Beside
+the model's configuration it holds the name of the recipe, the digest of the runs' configs, the
+steps and the licence. Afterwards, `python -m benchmarks.bundled_weights` prints the figures for
 MODEL_CARD.md.
 """
 
+import argparse
+import dataclasses
 import hashlib
-import sys
 from pathlib import Path
+
+import jax
+import numpy as np
 
 from vitdeblur_jax.checkpoints.load_save import BUNDLED_WEIGHTS, load_pretrained, save_pretrained
 
 LICENCE = "Apache-2.0; trained on the images that MODEL_CARD.md credits"
 
 
-def main(run: str, recipe: str = "configs/demo.py") -> None:
+def main() -> None:
     """Writes the file and prints its path."""
-    pretrained = load_pretrained(run, network="tiny")  # without the tiling of the training
-    config = (Path(run) / "config.json").read_bytes()
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "checkpoints", nargs="+", metavar="CHECKPOINT", help="a run or a step of it"
+    )
+    parser.add_argument("--recipe", default="configs/demo.py", help="the config of the runs")
+    options = parser.parse_args()
+    # Without the tiling of the training.
+    loaded = [load_pretrained(path, network="tiny") for path in options.checkpoints]
+    steps = [Path(pretrained.source) for pretrained in loaded]
+    configs = b"".join((step.parents[1] / "config.json").read_bytes() for step in steps)
     metadata = {
-        "recipe": recipe,
-        "recipe_sha256": hashlib.sha256(config).hexdigest(),
-        "step": Path(pretrained.source).name,
+        "recipe": options.recipe,
+        "recipe_sha256": hashlib.sha256(configs).hexdigest(),
+        "step": ", ".join(step.name for step in steps),
         "licence": LICENCE,
     }
+    mean = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *(p.variables for p in loaded))
     destination = BUNDLED_WEIGHTS / "demo.safetensors"
+    pretrained = dataclasses.replace(loaded[-1], variables=mean)
     save_pretrained(pretrained, destination, overwrite=True, half=True, metadata=metadata)
-    print(f"{pretrained.source} -> {destination}, {destination.stat().st_size / 1e6:.1f} MB")
+    print(
+        f"{', '.join(map(str, steps))} -> {destination}, {destination.stat().st_size / 1e6:.1f} MB"
+    )
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()
