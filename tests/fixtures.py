@@ -30,7 +30,7 @@ from vitdeblur_jax.models import create_network, named_config
 from vitdeblur_jax.utils.buckets import AnyPath, as_path
 
 DATA = Path(__file__).parent / "data"
-KEPT_MEMORY = 1e9  # bytes of a process above which compiled programs are dropped
+KEPT_MEMORY = 1.1e9  # bytes of a process above which compiled programs are dropped
 
 
 @pytest.fixture(scope="session")
