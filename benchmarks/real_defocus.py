@@ -25,20 +25,20 @@ import numpy as np
 from jaxtyping import Float
 from scipy import ndimage
 
+from benchmarks.bundled_weights import compare
 from vitdeblur_jax.checkpoints.load_save import load_pretrained
 from vitdeblur_jax.data.defocus.apertures import disk
 from vitdeblur_jax.data.defocus.thin_lens import defocus
 from vitdeblur_jax.data.layouts import find_pairs
 from vitdeblur_jax.data.sources import FolderSource
 from vitdeblur_jax.data.srgb import linear_to_srgb, srgb_to_linear
-from vitdeblur_jax.inference.deblurring import deblur
 from vitdeblur_jax.inference.pixels import as_float
 from vitdeblur_jax.metrics import measure
 from vitdeblur_jax.models.layers.views import mean_of_views
 from vitdeblur_jax.utils.table import format_table
 
 RADII = (0, *np.arange(0.75, 2, 0.25), *np.arange(2, 8, 0.5), *range(8, 15))
-TONES = 0.7, 0.8, 0.9, 1.0, 1.1
+TONES = 0.7, 0.8, 0.9, 1.1
 FALLOFFS = -0.5, 0.5, 1.0
 _NEIGHBORHOOD = 16  # pixels, the standard deviation of a Gaussian
 _BLOCK = 128  # pixels, side of a block
@@ -78,10 +78,10 @@ def main() -> None:
             example = source[index]
             blurred, sharp = as_float(example["blurred"]), as_float(example["sharp"])
             real = mean_of_views(blurred)
-            plain, best = fit(real, sharp), best_fit(real, sharp)
-            gains = [
-                measure(deblur(image, pretrained).clip(0, 1), sharp)["psnr"]
-                - measure(mean_of_views(image), sharp)["psnr"]
+            plain = fit(real, sharp)
+            best = best_fit(real, sharp, plain)
+            figures = [
+                compare(pretrained, pair.name, {"blurred": image, "sharp": sharp})
                 for image in (blurred, plain.image, best.image)
             ]
             rows.append(
@@ -90,7 +90,7 @@ def main() -> None:
                     *(f"{value:g}" for value in (best.tone, best.falloff, best.radius)),
                     *(f"{value:.1f}" for value in (plain.psnr, best.psnr)),
                     f"{block_shift(best.image.mean(-1), real.mean(-1)):.2f}",
-                    *(f"{gain:+.2f}" for gain in gains),
+                    *(f"{f.psnr - f.input_psnr:+.2f}" for f in figures),
                 )
             )
             print(pair.name, file=sys.stderr)
@@ -99,10 +99,13 @@ def main() -> None:
     print(format_table(("", "tone", "falloff", "radius", *fitted, *gained), rows))
 
 
-def best_fit(real: _Image, sharp: _Image) -> Fit:
-    """Returns the best fit of all tones with a disk, then of all falloffs with that tone."""
+def best_fit(real: _Image, sharp: _Image, plain: Fit) -> Fit:
+    """Returns the best fit of all tones with a disk, then of all falloffs with that tone.
+
+    `plain` is the fit with tone 1 and falloff 0; see `fit` for the images.
+    """
     psnr = operator.attrgetter("psnr")
-    uniform = max((fit(real, sharp, tone) for tone in TONES), key=psnr)
+    uniform = max([plain, *(fit(real, sharp, tone) for tone in TONES)], key=psnr)
     uneven = [fit(real, sharp, uniform.tone, falloff) for falloff in FALLOFFS]
     return max([uniform, *uneven], key=psnr)
 
