@@ -15,7 +15,8 @@ Not run on a GPU yet: none was at hand. The choices follow from what was measure
 - The architecture is that of the bundled model, so that restoration takes no longer. A wider model
   gained nothing in this amount of training (MODEL_CARD.md).
 - Batches of 64 crops, eight times those of `configs/demo.py`: small steps would leave a GPU idle.
-  The pairs are synthesized on the GPU, from images in its memory.
+  The pairs are synthesized on the GPU, from images in its memory, with the lenses and cameras of
+  the last run of `configs/demo.py`.
 - bfloat16, as it costs at most 0.04 dB (docs/measured.md).
 - Muon at 6e-3, the rate of the second and third run of `configs/demo.py`: constant, and in the last
   30 % of the time linearly to 0.
@@ -45,6 +46,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.batch_size = 64
     config.numerics.dtype = "bfloat16"
     config.data.synthesis.update(device=True, focused_share=0.15)
+    config.data.synthesis.update(falloff=(-0.5, 1.0), tone=(0.75, 1.1))
     config.optimizer.update(schedule="wsd", decay_share=0.3, learning_rate=6e-3, warmup_steps=100)
     config.log_every = 100
     config.save_every = 2000

@@ -4,8 +4,9 @@
 
 The usefulness of a pair is the decrease of the other pairs' loss after a small step against the
 pair's gradient. To first order, it is the inner product of both gradients. Real steps give nearly
-the same ranking. For four of ten pairs, a step raises the loss of the others. These pairs are hard
-to predict: neither the defocus radius nor the pair's own loss ranks them well.
+the same ranking. For a quarter of the pairs, a step raises the loss of the others. Pairs that lost
+much to blur and have a large loss of their own are the less useful ones: the rank correlation is
+-0.7 for both. The defocus radius says nothing.
 """
 
 import sys

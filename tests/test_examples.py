@@ -60,9 +60,10 @@ def test_teaching_pairs(run):
     printed = run("teaching_pairs")
     assert number("expected against real fall: rank correlation N", printed) > 0.98
     causes = re.findall(r"against teaching: rank correlation (\S+)", printed)
-    assert len(causes) == 3
-    assert max(abs(float(cause)) for cause in causes) < 0.5
-    assert 25 < number("N% of the pairs teach the wrong thing", printed) < 50
+    radius, removed, own_loss = map(float, causes)
+    assert abs(radius) < 0.3
+    assert max(removed, own_loss) < -0.4
+    assert 5 < number("N% of the pairs teach the wrong thing", printed) < 40
 
 
 @pytest.mark.slow
