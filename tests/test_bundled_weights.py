@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.beads import size_of_beads
 from vitdeblur_jax import deblur, load_pretrained
 from vitdeblur_jax.checkpoints.load_save import BUNDLED_WEIGHTS, bundled_names
 from vitdeblur_jax.checkpoints.pretrained import digest
@@ -68,16 +69,8 @@ def test_their_stride_shifts_the_token_grid_from_window_to_window():
 
 
 def test_a_restored_slanted_edge_has_few_beads():
-    y, x = np.mgrid[:192, :192]
-    line = 4 * x + y  # all pixels of one value lie on one line along the edge
-    blurred = 0.35 + 0.5 / (1 + np.exp(-(line - line.mean()) / 3))
-    restored = deblur(np.dstack([blurred.astype(np.float32)] * 3), load_pretrained())
-    inner = slice(32, -32), slice(32, -32)
-    is_near = np.abs(line - line.mean())[inner] < 20
-    line, restored = line[inner][is_near], restored.mean(axis=-1)[inner][is_near]
-    profile = np.bincount(line, restored) / np.maximum(np.bincount(line), 1)
-    # Beads of 3.74 are visible, in a model whose tokens coincide in all windows; 2.28 are not.
-    assert 255 * (restored - profile[line]).std() < 2.5
+    # 5.84 with a stride of 48, which is visible; 2.28 with 45, which is not: docs/beads.png
+    assert size_of_beads(load_pretrained()) < 2.5
 
 
 def test_the_command_uses_them_and_says_so(tmp_path, monkeypatch, capsys, sharp):
