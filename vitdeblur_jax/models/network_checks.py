@@ -35,7 +35,8 @@ def check_network(network: nn.Module) -> None:
     variables = _traced(name, lambda: abstract_variables(network))
     if "params" not in variables:
         raise UserError(f"{name} has no parameters, so there is nothing to train")
-    if "batch_stats" in variables and not takes_train(network):
+    updates = takes_train(network) or hasattr(network, "training_outputs")
+    if "batch_stats" in variables and not updates:
         raise UserError(
             f"{name} has batch statistics, but its call has no argument `train`: they would never "
             "be updated. Write `def __call__(self, image, train=False)`, and "

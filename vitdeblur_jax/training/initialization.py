@@ -9,9 +9,12 @@ from flax import traverse_util
 from jaxtyping import Array
 
 from vitdeblur_jax.checkpoints.load_save import load_pretrained
+from vitdeblur_jax.checkpoints.pretrained import network_differences, saved_config
 from vitdeblur_jax.checkpoints.recognition import read_entries
 from vitdeblur_jax.models.network import initial_variables
+from vitdeblur_jax.models.networks import config_of
 from vitdeblur_jax.utils.errors import UserError
+from vitdeblur_jax.utils.output import tell
 
 Paths = dict[tuple[str, ...], Array]
 
@@ -43,11 +46,29 @@ def given_variables(config: ml_collections.ConfigDict, network: nn.Module) -> Pa
       UserError: A checkpoint or pretrained weights cannot be read or do not fit the network.
     """
     if config.initial.checkpoint:
-        variables = load_pretrained(config.initial.checkpoint, network).variables
-        return traverse_util.flatten_dict(variables)
+        return traverse_util.flatten_dict(_of_checkpoint(config.initial.checkpoint, network))
     if not hasattr(network, "initial_files"):
         return {}
     return network.initial_files(config.initial.to_dict(), read_entries)
+
+
+def _of_checkpoint(path, network):
+    """Returns the variables of a checkpoint of the network, or of one that it extends."""
+    try:
+        return load_pretrained(path, network).variables
+    except UserError as error:
+        extends = network.extends() if hasattr(network, "extends") else None
+        if extends is None:
+            raise
+        smaller, extended = extends
+        try:
+            pretrained = load_pretrained(path, smaller)
+        except UserError:
+            raise error from None
+    differences = network_differences(network, config_of(smaller) or saved_config(smaller))
+    start = "its variables are extended, and the run starts with what it computes"
+    tell(f"{pretrained.source}: {'; '.join([*differences, start])}")
+    return extended(pretrained.variables)
 
 
 def starting_variables(config: ml_collections.ConfigDict, network: nn.Module, given: Paths) -> dict:

@@ -9,6 +9,8 @@
 | contextual_encoder.depth, .num_heads | blocks and heads; as wide as the primary encoder |
 | contextual_encoder.projector_widths | hidden and output channels of VICReg's projector |
 | decoder.width, .depth, .num_heads | block i takes primary output depth - i |
+| decoder.patch_overlap | pixels by which a token's prediction exceeds patch_stride on each side, \
+added to its neighbours' there; 0 in the published model |
 | image_head.features | channels of the feature map between decoder and image head |
 | image_head.input_kernel, .output_kernel | sides of its two kernels, pixels, odd |
 | mlp_ratio | hidden channels of every block's MLP over its width |
@@ -50,6 +52,7 @@ RULES = {
     "decoder.width": _WIDTH,
     "decoder.depth": _DEPTH,
     "decoder.num_heads": _WIDTH,
+    "decoder.patch_overlap": integer(0, 256),
     "image_head.features": integer(1, 4096),
     "image_head.input_kernel": integer(1, 255),
     "image_head.output_kernel": integer(1, 255),
@@ -80,7 +83,7 @@ def base() -> ml_collections.ConfigDict:
             },
             "primary_encoder": {"width": 768, "depth": 4, "num_heads": 12},
             "contextual_encoder": {"depth": 3, "num_heads": 16, "projector_widths": (256, 128)},
-            "decoder": {"width": 1024, "depth": 4, "num_heads": 16},
+            "decoder": {"width": 1024, "depth": 4, "num_heads": 16, "patch_overlap": 0},
             "image_head": {"features": 24, "input_kernel": 11, "output_kernel": 13},
             "mlp_ratio": 4,
             "views": 1,
@@ -182,6 +185,13 @@ def check_configuration(config: ml_collections.ConfigDict) -> None:
             "each decoder block takes one primary output: model.decoder.depth is "
             f"{config.decoder.depth}, model.primary_encoder.depth {config.primary_encoder.depth}"
         )
+    overlap, stride = config.decoder.patch_overlap, config.tokenizer.patch_stride
+    if overlap > stride:
+        raise UserError(
+            "a token's prediction reaches no further than its neighbours: "
+            f"model.decoder.patch_overlap is {overlap}, so it must be at most "
+            f"model.tokenizer.patch_stride, {stride}"
+        )
     head = config.image_head
     if head.input_kernel % 2 == 0 or head.output_kernel % 2 == 0:
         raise UserError(
@@ -230,7 +240,7 @@ def parameter_count(config: ml_collections.ConfigDict) -> int:
         fused * (decoder_width + 2) + decoder_width
     )
     blocks = config.decoder.depth * _block_size(config, decoder_width)
-    predicted = tokenizer.patch_stride**2 * head.features
+    predicted = (tokenizer.patch_stride + 2 * config.decoder.patch_overlap) ** 2 * head.features
     decoder = 4 * width + fusions + blocks + 2 * decoder_width + (decoder_width + 1) * predicted
     kernels = 6 * head.input_kernel**2 + 1 + 3 * head.output_kernel**2
     return embedding + table + encoders + heads + decoder + kernels * head.features + 3

@@ -1,5 +1,6 @@
 """The decoder, which combines primary and contextual tokens into a map of image features."""
 
+import functools
 import math
 
 import flax.linen as nn
@@ -16,8 +17,10 @@ class Decoder(nn.Module):
 
     Attributes:
       width, depth, num_heads, mlp_ratio: Sizes of the transformer.
-      patch_stride: Side of the pixel square that each token predicts.
+      patch_stride: Step between the pixel squares that tokens predict.
       features: Channels of the feature map.
+      patch_overlap: Pixels by which each square exceeds `patch_stride` on each side, at most
+        `patch_stride`; see `tokens_to_map`. 0 in the published model.
       remat: Whether to recompute the blocks in the backward pass.
       dtype, precision: See `TransformerBlock`.
     """
@@ -27,6 +30,7 @@ class Decoder(nn.Module):
     num_heads: int
     patch_stride: int
     features: int
+    patch_overlap: int = 0
     mlp_ratio: int = 4
     remat: bool = False
     dtype: str = "float32"
@@ -46,14 +50,15 @@ class Decoder(nn.Module):
             **numerics,
         )
         self.norm = layer_norm(1e-5, self.dtype)
-        self.prediction = Dense(self.patch_stride**2 * self.features, **numerics)
+        side = self.patch_stride + 2 * self.patch_overlap
+        self.prediction = Dense(side**2 * self.features, **numerics)
 
     def __call__(
         self,
         primary: list[Float[Array, "batch tokens primary_width"]],
         contextual: Float[Array, "batch tokens contextual_width"],
     ) -> Float[Array, "batch side side channels"]:
-        """Returns the feature map of a square image; each token gives `patch_stride`^2 pixels.
+        """Returns the feature map of a square image, `patch_stride` pixels a side per token.
 
         Args:
           primary: All outputs of the primary encoder, with class tokens.
@@ -66,16 +71,39 @@ class Decoder(nn.Module):
             self.fusions, self.blocks, reversed(primary), strict=False
         ):
             x = block(fusion(tokens, x))
-        return tokens_to_map(self.prediction(self.norm(x)), self.patch_stride)
+        return tokens_to_map(self.prediction(self.norm(x)), self.patch_stride, self.patch_overlap)
 
 
 def tokens_to_map(
-    tokens: Float[Array, "batch tokens embedding"], side: int
+    tokens: Float[Array, "batch tokens embedding"], stride: int, overlap: int = 0
 ) -> Float[Array, "batch height width_ channels"]:
-    """Arranges tokens, each of `side` x `side` pixels x channels, as one square map."""
-    grid = math.isqrt(tokens.shape[1])
-    pixels = tokens.reshape(tokens.shape[0], grid, grid, side, side, -1)
-    return pixels.transpose(0, 1, 3, 2, 4, 5).reshape(tokens.shape[0], grid * side, grid * side, -1)
+    """Arranges tokens, each a square of pixels x channels, as one square map.
+
+    Args:
+      tokens: Squares of `stride + 2 * overlap` pixels a side, row by row.
+      stride: Step between the squares, pixels. The map has `stride` pixels a side per token.
+      overlap: Pixels by which each square extends into its neighbours, at most `stride`. Squares
+        are added where they overlap; what lies outside the map is cut off.
+    """
+    batch, grid, side = tokens.shape[0], math.isqrt(tokens.shape[1]), stride + 2 * overlap
+    pixels = tokens.reshape(batch, grid, grid, side, side, -1).transpose(0, 1, 3, 2, 4, 5)
+    if not overlap:
+        return pixels.reshape(batch, grid * stride, grid * stride, -1)
+    add = functools.partial(_overlap_added, overlap=overlap)
+    return jax.vmap(jax.vmap(add))(jax.vmap(add)(pixels))  # rows, then the columns of each row
+
+
+def _overlap_added(
+    parts: Float[Array, "grid side *others"], overlap: int
+) -> Float[Array, "length *others"]:
+    """Joins overlapping parts of a line; each reaches `overlap` pixels into both neighbours."""
+    before, own, after = jnp.split(parts, [overlap, parts.shape[1] - overlap], axis=1)
+    free, others = own.shape[1] - overlap, [(0, 0, 0)] * (parts.ndim - 2)
+    zero = jnp.zeros((), parts.dtype)
+    # A negative padding drops the part beyond the end of the line.
+    own += jax.lax.pad(before, zero, [(-1, 1, 0), (free, 0, 0), *others])
+    own += jax.lax.pad(after, zero, [(1, -1, 0), (0, free, 0), *others])
+    return own.reshape(-1, *own.shape[2:])
 
 
 class Fusion(nn.Module):

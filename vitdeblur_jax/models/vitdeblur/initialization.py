@@ -1,7 +1,9 @@
-"""Initializations of an untrained model: as the identity, and with a DCT patch embedding."""
+"""Initializations: as the identity, with a DCT patch embedding, from a model without overlap."""
 
 import functools
+from collections.abc import Callable
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -91,6 +93,31 @@ def frequency_kernel(size: int, width: int) -> Float[np.ndarray, "size size 3 wi
     taken = basis.reshape(-1, size, size, 3)[lowest] * weights[:, None, None, None]
     kernel[..., : len(lowest)] = taken.transpose(1, 2, 3, 0)
     return kernel
+
+
+def without_overlap(model: nn.Module) -> tuple[nn.Module, Callable[[dict], dict]] | None:
+    """Returns the same model with `patch_overlap` 0, and the conversion of its variables.
+
+    The conversion pads each token's prediction with zeros, so that `model` computes the same. None
+    if `model` has no overlap.
+    """
+    decoder = model.decoder
+    overlap = getattr(decoder, "patch_overlap", 0)
+    if not overlap:
+        return None
+
+    def padded(leaf):  # (..., patch_stride^2 * features)
+        squares = leaf.reshape(-1, decoder.patch_stride, decoder.patch_stride, decoder.features)
+        widths = [(0, 0), (overlap, overlap), (overlap, overlap), (0, 0)]
+        return jnp.pad(squares, widths).reshape(*leaf.shape[:-1], -1)
+
+    def extended(variables):
+        params = variables["params"]
+        prediction = jax.tree.map(padded, params["decoder"]["prediction"])
+        params = {**params, "decoder": {**params["decoder"], "prediction": prediction}}
+        return {**variables, "params": params}
+
+    return model.clone(decoder=decoder.clone(patch_overlap=0)), extended
 
 
 def _adding_fusion(fusion, primary_width):

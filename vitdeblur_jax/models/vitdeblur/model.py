@@ -17,7 +17,7 @@ from vitdeblur_jax.models.layers.views import mean_of_views
 from vitdeblur_jax.models.tilings import Windows
 from vitdeblur_jax.models.vitdeblur import losses, published
 from vitdeblur_jax.models.vitdeblur.configuration import check_side
-from vitdeblur_jax.models.vitdeblur.initialization import dct_init, identity_init
+from vitdeblur_jax.models.vitdeblur.initialization import dct_init, identity_init, without_overlap
 from vitdeblur_jax.models.vitdeblur.overlap import averaged_features, check_overlap
 from vitdeblur_jax.models.vitdeblur.pairs import PairOutputs, interleaved, parted
 from vitdeblur_jax.utils.errors import UserError
@@ -28,7 +28,7 @@ _ARCHITECTURE = {
     "tokenizer": ("patch_size", "patch_stride", "position_grid", "pretraining_grid"),
     "primary_encoder": _BLOCKS,
     "contextual_encoder": ("depth", "num_heads", "projector_widths"),
-    "decoder": _BLOCKS,
+    "decoder": (*_BLOCKS, "patch_overlap"),
     "image_head": ("features", "input_kernel", "output_kernel"),
 }
 
@@ -247,6 +247,11 @@ class ViTDeblur(nn.Module):
             return {}
         state_dict = read(path, published.encoder_shapes(self), ("pos_embed",))
         return published.encoder_from_pretraining(self, state_dict, path)
+
+    @nn.nowrap
+    def extends(self) -> tuple[nn.Module, Callable[[dict], dict]] | None:
+        """Returns the model without `patch_overlap`; see `models.vitdeblur.initialization`."""
+        return without_overlap(self)
 
     @nn.nowrap
     def initialized(self, variables: dict, options: Mapping) -> dict:
