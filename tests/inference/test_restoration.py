@@ -8,6 +8,7 @@ import pytest
 from scipy.signal import correlate
 
 from tests.forked import run_program
+from tests.small_model import small_pretrained
 from vitdeblur_jax.inference import restoration, strips, windows
 from vitdeblur_jax.inference.chosen_tiling import count_tiles
 from vitdeblur_jax.inference.pixels import as_dtype, as_float
@@ -68,6 +69,12 @@ def test_streaming_equals_the_definition(small, height, width):
     restored = _restore(small, image, stride=17)
     assert restored.shape == (height, width, 3)
     np.testing.assert_allclose(restored, _by_definition(small, image, 17), atol=2e-5)
+
+
+def test_predictions_that_overlap_are_restored_by_the_definition():
+    pretrained, image = small_pretrained(decoder__patch_overlap=3), _image(70, 61)
+    restored = _restore(pretrained, image, stride=17)
+    np.testing.assert_allclose(restored, _by_definition(pretrained, image, 17), atol=2e-5)
 
 
 def test_strides_and_batch_sizes(small):

@@ -9,7 +9,8 @@ from scipy import fft
 
 from tests.small_model import small_pretrained
 from tests.training.small_run import prepare_once, small_config
-from vitdeblur_jax import save_pretrained
+from vitdeblur_jax import deblur, save_pretrained
+from vitdeblur_jax.checkpoints.pretrained import Pretrained
 from vitdeblur_jax.checkpoints.safetensors_files import write_safetensors
 from vitdeblur_jax.distributed.sharding import batch_sharded, local_mesh
 from vitdeblur_jax.models import create_network, initial_variables
@@ -122,6 +123,36 @@ def test_a_checkpoint_that_does_not_fit_is_told(tmp_path, another):
     changes = {"initial__checkpoint": str(tmp_path / "small.safetensors")}
     with pytest.raises(UserError, match=r"its model.primary_encoder.depth is 1, and yours is 2"):
         _started(small_config(**changes, model__primary_encoder__depth=2))
+
+
+def test_a_model_with_overlap_starts_as_one_without(tmp_path, another, capsys):
+    save_pretrained(another, tmp_path / "plain.safetensors")
+    changes = {"initial__checkpoint": str(tmp_path / "plain.safetensors")}
+    config = small_config(**changes, model__decoder__patch_overlap=3)
+    network = create_network(config)
+    given = traverse_util.unflatten_dict(given_variables(config, network))
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "plain.safetensors: its model.decoder.patch_overlap is 0, and yours is 3; its" in said
+    image = np.random.default_rng(0).random((50, 43, 3), np.float32)
+    start = deblur(image, Pretrained(network, given, "start"))
+    np.testing.assert_allclose(start, deblur(image, another), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("saved", "changes", "told"),
+    [
+        (0, {"patch_overlap": 2, "num_heads": 2}, "num_heads is 4, and .*patch_overlap is 0, and"),
+        (3, {"patch_overlap": 2}, "patch_overlap is 3, and yours is 2"),
+        (3, {"patch_overlap": 0}, "patch_overlap is 3, and yours is 0"),
+    ],
+)
+def test_only_a_checkpoint_without_overlap_is_extended(tmp_path, capsys, saved, changes, told):
+    save_pretrained(small_pretrained(decoder__patch_overlap=saved), tmp_path / "a.safetensors")
+    config = small_config(initial__checkpoint=str(tmp_path / "a.safetensors"))
+    config.model.decoder.update(changes)
+    with pytest.raises(UserError, match=f"a.safetensors is of another network: .*{told}"):
+        given_variables(config, create_network(config))
+    assert not capsys.readouterr().err
 
 
 def test_a_run_starts_from_a_pretrained_encoder(tmp_path, another, capsys):

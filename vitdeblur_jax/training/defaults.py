@@ -14,7 +14,7 @@
 | network, model, tiling, numerics | the network, see `vitdeblur_jax.models.networks`. For \
 module:attribute, only the key network; for a network passed to `train`, no key |
 | initial.checkpoint | checkpoint to start from, a path or an address, with the same \
-architecture; empty: none |
+architecture, or without its patch_overlap; empty: none |
 | initial.* | other initializations, which depend on the network |
 | data.kind | pairs (files), prepared (by `vitdeblur data prepare`), synthetic (from sharp images) |
 | data.root | the folder of the data set |

@@ -10,6 +10,7 @@ from vitdeblur_jax.models.network import abstract_variables
 from vitdeblur_jax.models.networks import (
     NETWORKS,
     complete_config,
+    config_of,
     configuration_names,
     create_network,
     named_config,
@@ -37,6 +38,7 @@ from vitdeblur_jax.utils.errors import UserError
         ({"primary_encoder__depth": 0}, ["model.primary_encoder.depth", "0"]),
         ({"contextual_encoder__projector_widths": (3,)}, ["(3,)"]),
         ({"stride": 37}, ["37", "36"]),
+        ({"decoder__patch_overlap": 5}, ["patch_overlap is 5", "patch_stride, 4"]),
         ({"dtype": "float16"}, ["float16", "bfloat16"]),
         ({"precision": "low"}, ["low", "highest"]),
     ],
@@ -118,11 +120,19 @@ def test_a_model_too_large_to_trace_is_refused_by_arithmetic(changes, told, monk
         named_config("base"),
         small_configuration(),
         small_configuration(views=2, primary_encoder__depth=3, decoder__depth=3),
+        small_configuration(decoder__patch_overlap=3),
     ],
 )
 def test_the_number_of_values_is_that_of_the_model(config):
     variables = abstract_variables(create_network(config))
     assert parameter_count(config.model) == sum(leaf.size for leaf in _leaves(variables))
+
+
+def test_a_config_from_before_patch_overlap_has_none():
+    saved = small_configuration(decoder__patch_overlap=3)
+    assert complete_config(saved.to_dict()) == config_of(create_network(saved)) == saved
+    del saved.model.decoder.patch_overlap
+    assert complete_config(saved.to_dict()) == small_configuration()
 
 
 def test_a_misspelt_key_names_the_nearest():

@@ -1,5 +1,6 @@
 import jax
 import numpy as np
+import pytest
 
 from vitdeblur_jax.models.vitdeblur.decoder import Fusion, tokens_to_map
 
@@ -34,3 +35,20 @@ def test_tokens_become_pixels_in_the_order_row_column_channel():
         for x in range(6):
             token = tokens[0, (y // side) * grid + x // side].reshape(side, side, channels)
             np.testing.assert_array_equal(pixels[0, y, x], token[y % side, x % side])
+
+
+@pytest.mark.parametrize(
+    ("stride", "overlap", "grid"),
+    [(4, 1, 3), (4, 2, 2), (4, 4, 4), (5, 3, 3), (3, 3, 1), (1, 1, 5)],
+)
+def test_overlapping_squares_are_added_and_cut_off_at_the_border(stride, overlap, grid):
+    side, length = stride + 2 * overlap, grid * stride
+    squares = np.random.default_rng(0).standard_normal((2, grid**2, side, side, 3))
+    expected = np.zeros((2, length, length, 3))
+    for number in range(grid**2):
+        top, left = (stride * place - overlap for place in divmod(number, grid))
+        for y in range(max(top, 0), min(top + side, length)):
+            for x in range(max(left, 0), min(left + side, length)):
+                expected[:, y, x] += squares[:, number, y - top, x - left]
+    tokens = jax.device_put(squares.astype(np.float32).reshape(2, grid**2, -1))
+    np.testing.assert_allclose(tokens_to_map(tokens, stride, overlap), expected, atol=3e-6)
