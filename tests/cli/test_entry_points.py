@@ -101,6 +101,10 @@ BODY = "from ml_collections import ConfigDict\ndef get_config():\n    "
         (f"{BODY}return {{}}['a']", "mine.py, line 3: KeyError: a"),
         (f"{BODY}raise RuntimeError", "mine.py, line 3: RuntimeError"),
         (f"{BODY}exit(0)", "mine.py, line 3: SystemExit: 0"),
+        (
+            "from vitdeblur_jax.utils.errors import UserError\nraise UserError('no such variant')",
+            "error: mine.py: no such variant",
+        ),
         ("open('gone')", "the config file mine.py cannot be read: [Errno 2] No such file or dir"),
         (
             f"{BODY}return {{}}",
@@ -126,7 +130,7 @@ NESTED = f"{BODY}return ConfigDict({{'a': {{'learning_rate': 1.0, 'parts': {{'x'
     [
         ("--config.a.lr=1", "no key 'a.lr'; the keys are learning_rate, parts"),
         ("--config.a.learnig_rate=1", "no key 'a.learnig_rate' (did you mean 'a.learning_rate'?)"),
-        ("-config.a.parts.y=1", "no key 'a.parts.y' (did you mean 'a.parts.x'?)"),
+        ("-config.a.parts.y=1", "no key 'a.parts.y'; the keys are x"),
         ("--config.b=1", "no key 'b'; the keys are a"),
         ("--config.a.learning_rate=x", "could not convert string to float: 'x'"),
     ],

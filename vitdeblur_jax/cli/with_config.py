@@ -124,7 +124,7 @@ def _unknown_key(arguments: Sequence[str], name: str) -> str | None:
             path, group = "", config
             for key in flag.split(".")[1:] if flag.startswith(f"{name}.") else ():
                 if key not in group:
-                    near = nearest(f"{path}{key}", [f"{path}{other}" for other in group])
+                    near = nearest(key, group, prefix=path)
                     there = ", ".join(sorted(group))
                     return f"the config has no key {f'{path}{key}'!r}{near}; the keys are {there}"
                 path, group = f"{path}{key}.", group[key]
@@ -204,6 +204,8 @@ def _raised_by_config_file(error: BaseException, module: str) -> str | None:
         ]
         if frames:
             file, line = frames[-1]
+            if isinstance(error, UserError):
+                return f"{file}: {error}"
             return f"{file}, line {line}: {type(error).__name__}: {_last_line(error)}"
         error = error.__cause__ or error.__context__
     return None

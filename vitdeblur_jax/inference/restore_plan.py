@@ -123,7 +123,7 @@ def tell_left_out(sources: Sequence[str], recursive: bool) -> None:
             line = left_out(source, recursive=recursive)
             has_folders = not recursive and subfolders(Path(source))
             if line:
-                tell(f"{source}: {line}{'; --recursive takes folders' if has_folders else ''}")
+                tell(f"{source}: {line}{'; --recursive includes them' if has_folders else ''}")
 
 
 def _files(source: str, output: str | None, recursive: bool) -> list[tuple[str | Path, Path]]:

@@ -45,8 +45,8 @@ def split_off(data_set: DataSet) -> tuple[Items, Items]:
     kept = [item for item in items if _sharp_file(item) not in aside]
     if not kept:
         raise UserError(
-            f"{settings.root}: {path}.hold_out is {settings.hold_out}, so all sharp images are "
-            "held out and none remain for training; lower it"
+            f"{settings.root}: {path}.hold_out is {settings.hold_out}, so all {len(sharp)} sharp "
+            "images are held out and none remain for training; lower it"
         )
     return kept, [item for item in items if _sharp_file(item) in aside]
 

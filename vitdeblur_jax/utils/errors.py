@@ -57,10 +57,10 @@ def raised_in(error: BaseException) -> str:
     return f"{lines[-1] if lines else ''}{type(error).__name__}: {one_line(error)}"
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
+def nearest(name: str, names: Iterable[str], prefix: str = "") -> str:
     """Returns " (did you mean ...?)" for a misspelt name, or "" if no name is similar.
 
-    Of names that are equally similar, the first one is suggested.
+    Of names that are equally similar, the first one is suggested. It is shown after `prefix`.
     """
 
     def similarity(other):
@@ -68,7 +68,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
     best = max(names, key=similarity, default=None)
     is_similar = best is not None and similarity(best) >= _SIMILAR
-    return f" (did you mean {best!r}?)" if is_similar else ""
+    return f" (did you mean {prefix + best!r}?)" if is_similar else ""
 
 
 def known(what: str, name: str, names: Iterable[str]) -> str:
