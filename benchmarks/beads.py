@@ -9,6 +9,7 @@ with a stride of 48, and restored with the model's own.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from PIL import Image
 
 from vitdeblur_jax.checkpoints.load_save import load_pretrained
 from vitdeblur_jax.checkpoints.pretrained import Pretrained
+from vitdeblur_jax.cli.process import exit_status
 from vitdeblur_jax.data.image_io import read_rgb
 from vitdeblur_jax.inference.deblurring import deblur
 
@@ -70,4 +72,4 @@ def side_by_side(images: list[np.ndarray]) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_status(main))

@@ -10,6 +10,7 @@ whole image and a round aperture. PSNR and SSIM are those of evaluate.py, with t
 """
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,7 @@ import numpy as np
 
 from vitdeblur_jax.checkpoints.load_save import load_pretrained
 from vitdeblur_jax.checkpoints.pretrained import Pretrained
+from vitdeblur_jax.cli.process import exit_status
 from vitdeblur_jax.data.defocus.apertures import disk
 from vitdeblur_jax.data.defocus.settings import SynthesisSettings
 from vitdeblur_jax.data.defocus.thin_lens import defocus
@@ -63,6 +65,8 @@ def main() -> None:
     parser.add_argument("--sharp", nargs="*", default=[], help="folders of sharp images")
     parser.add_argument("--images", type=int, default=0, help="images of each --sharp; 0: all")
     options = parser.parse_args()
+    if not options.pairs and not options.sharp:
+        parser.error("nothing to measure: name folders with --pairs or --sharp")
     pretrained = load_pretrained(options.checkpoint)
     print(pretrained.source)
     for folder in options.pairs:
@@ -173,4 +177,4 @@ def show(title: str, figures: Sequence[Figures]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_status(main))

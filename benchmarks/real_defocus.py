@@ -27,6 +27,7 @@ from scipy import ndimage
 
 from benchmarks.bundled_weights import compare
 from vitdeblur_jax.checkpoints.load_save import load_pretrained
+from vitdeblur_jax.cli.process import exit_status
 from vitdeblur_jax.data.defocus.apertures import disk
 from vitdeblur_jax.data.defocus.thin_lens import defocus
 from vitdeblur_jax.data.layouts import find_pairs
@@ -152,4 +153,4 @@ def block_shift(
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_status(main))

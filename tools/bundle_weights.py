@@ -13,12 +13,14 @@ MODEL_CARD.md.
 import argparse
 import dataclasses
 import hashlib
+import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 
 from vitdeblur_jax.checkpoints.load_save import BUNDLED_WEIGHTS, load_pretrained, save_pretrained
+from vitdeblur_jax.cli.process import exit_status
 
 LICENCE = "Apache-2.0; trained on the images that MODEL_CARD.md credits"
 
@@ -31,8 +33,7 @@ def main() -> None:
     )
     parser.add_argument("--recipe", default="configs/demo.py", help="the config of the runs")
     options = parser.parse_args()
-    # Without the tiling of the training.
-    loaded = [load_pretrained(path, network="tiny") for path in options.checkpoints]
+    loaded = [load_pretrained(path) for path in options.checkpoints]
     steps = [Path(pretrained.source) for pretrained in loaded]
     configs = b"".join((step.parents[1] / "config.json").read_bytes() for step in steps)
     metadata = {
@@ -43,7 +44,8 @@ def main() -> None:
     }
     mean = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *(p.variables for p in loaded))
     destination = BUNDLED_WEIGHTS / "demo.safetensors"
-    pretrained = dataclasses.replace(loaded[-1], variables=mean)
+    model = loaded[-1].model.clone(train_stride=0)  # only training has such windows
+    pretrained = dataclasses.replace(loaded[-1], model=model, variables=mean)
     save_pretrained(pretrained, destination, overwrite=True, half=True, metadata=metadata)
     print(
         f"{', '.join(map(str, steps))} -> {destination}, {destination.stat().st_size / 1e6:.1f} MB"
@@ -51,4 +53,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_status(main))
