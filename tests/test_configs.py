@@ -7,6 +7,7 @@ import optax
 import pytest
 from flax import traverse_util
 
+from configs import demo
 from vitdeblur_jax.checkpoints.load_save import load_pretrained
 from vitdeblur_jax.checkpoints.pretrained import digest
 from vitdeblur_jax.distributed.sharding import local_mesh
@@ -38,11 +39,16 @@ def test_a_config_can_be_used_and_tells_how(name):
     assert bool(config.data.root) == (name == "first_run")
 
 
-def test_the_second_run_of_the_bundled_model_goes_on_from_the_first():
-    config = importlib.import_module("configs.demo").get_config("FIRST")
+@pytest.mark.parametrize("run", list(demo.RUNS)[1:])
+def test_a_later_run_of_the_bundled_model_starts_from_a_checkpoint(run):
+    config = demo.get_config(f"{run},BEFORE")
     check_config(config)
-    assert config.initial.checkpoint == "FIRST"
+    assert config.initial.checkpoint == "BEFORE"
     assert not config.initial.identity_init
+    with pytest.raises(UserError, match=f"the {run} run starts from a checkpoint"):
+        demo.get_config(run)
+    with pytest.raises(UserError, match=r"unknown run .*there are first, second"):
+        demo.get_config("BEFORE")
 
 
 def test_drbnet_is_fine_tuned_from_its_first_run():
@@ -95,7 +101,7 @@ def test_the_first_run_goes_through_from_any_folder(tmp_path, monkeypatch, capfd
 
 @pytest.mark.slow
 def test_the_recipe_of_the_bundled_model_gives_the_same_weights_twice(tmp_path):
-    config = importlib.import_module("configs.demo").get_config()
+    config = demo.get_config()
     config.update(num_steps=20, batch_size=2)
     config.data.update(root=str(CONFIGS.parent / "examples/images/sharp"), hold_out=1)
     config.optimizer.warmup_steps = 5
