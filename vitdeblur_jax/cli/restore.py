@@ -158,7 +158,7 @@ def _restore(options) -> int:
     from vitdeblur_jax.utils import signals
 
     if options.uncertainty is not None and not options.self_ensemble:
-        raise UserError("--uncertainty needs --self-ensemble")
+        raise UserError("--uncertainty needs --self-ensemble: add --self-ensemble")
     how = Options(
         strength=options.strength,
         ensemble=options.self_ensemble,

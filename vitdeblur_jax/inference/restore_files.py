@@ -8,7 +8,7 @@ from pathlib import Path
 import flax.linen as nn
 import numpy as np
 
-from vitdeblur_jax.checkpoints.load_save import BUNDLED_NOTE, load_pretrained
+from vitdeblur_jax.checkpoints.load_save import chosen_note, load_pretrained
 from vitdeblur_jax.checkpoints.pretrained import Pretrained, on_local_devices
 from vitdeblur_jax.data.image_io import DecodedImage, Samples, read_image, what_is_lost, write_image
 from vitdeblur_jax.distributed.processes import gather, is_first, split_across_processes, together
@@ -75,8 +75,8 @@ def restore_files(
         tell_left_out(sources, options.recursive)
         if len(waiting) < len(tasks):
             tell(f"{len(tasks) - len(waiting)} of {len(tasks)} are done already")
-        if checkpoint is None:
-            tell(f"checkpoint: {BUNDLED_NOTE}")
+        if note := chosen_note(checkpoint, pretrained):
+            tell(note)
         tell_of_tiling(pretrained.model, options.stride, options.tile)
     outcomes = [
         _try_task(task, f"{number} of {len(tasks)}", pretrained, options)
