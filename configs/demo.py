@@ -38,7 +38,8 @@ Results on held-out images, as gain in PSNR:
 - Third run, twelve images, more of them nearly in focus (input 26.21 dB, SSIM 0.763): +0.89 after
   2000 steps, +0.97 after 4000, +1.09 after 6000, +1.15 and SSIM 0.796 after 8000. 1 hour 11
   minutes on the same machine. On the twelve images of the second run: +1.67.
-- The later runs, on one core of a fifth-generation EPYC: MODEL_CARD.md has their results.
+- The later runs, on one core of a fifth-generation EPYC, in 75, 92, 78 and 31 minutes:
+  MODEL_CARD.md has their results.
 
 The machines had other load at the same time. The validations of the first three runs used a window
 stride of 48. The model's stride is now 45; MODEL_CARD.md has the figures for it.

@@ -2,9 +2,9 @@
 
     python examples/token_attention.py token_attention.png
 
-In all blocks of the bundled model except the first and the last, a handful of tokens in arbitrary
-places get half of the attention that does not go to the class token. Only the decoder's last block
-attends to the whole surface around the token.
+In all blocks of the bundled model except the first and the last, two or three tokens in arbitrary
+places get half of the attention that does not go to the class token. The first block attends to all
+walls, the decoder's last block to the surface around the token.
 """
 
 import sys

@@ -63,14 +63,14 @@ def test_their_stride_shifts_the_token_grid_from_window_to_window():
     pretrained = load_pretrained()
     tiling = pretrained.model.tiling
     assert math.gcd(tiling.stride, tiling.period) == 1
-    assert pretrained.config == named_config(
-        "tiny"
-    )  # which the same weights get as a PyTorch file without a configuration
+    expected = named_config("tiny")
+    expected.model.decoder.patch_overlap = 4
+    assert pretrained.config == expected  # not the tiling and numerics of training
 
 
 def test_a_restored_slanted_edge_has_few_beads():
-    # 5.84 with a stride of 48, which is visible; 2.28 with 45, which is not: docs/beads.png
-    assert size_of_beads(load_pretrained()) < 2.5
+    # Of earlier weights, 2.28 was visible on thin lines and frames, and 1.75 hardly.
+    assert size_of_beads(load_pretrained()) < 1.75
 
 
 def test_the_command_uses_them_and_says_so(tmp_path, monkeypatch, capsys, sharp):

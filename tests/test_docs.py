@@ -57,7 +57,7 @@ OTHERS = {
     ),  # pip, MkDocs, a benchmark, pytest, TensorBoard
     *("--config", "--workdir"),  # read by cli/with_config.py
     *("--nodes", "--requeue", "--build-arg"),  # Slurm's, Docker's
-    *("--topology", "--fsdp", "--search", "--pairs"),  # of benchmarks
+    *("--topology", "--fsdp", "--search", "--pairs", "--sharp"),  # of benchmarks
     "--small",  # of benchmarks/accelerator.py
     "--xla_cpu_multi_thread_eigen",  # XLA's
     *("--implicit-dirs", "--cache-dir", "--file-cache-max-size-mb"),  # gcsfuse's

@@ -35,7 +35,7 @@ def test_its_first_cells_run(tmp_path):
     printed = run(
         f"{setup}\n{restore.replace('[300:620, 300:620]', '[300:320, 300:320]')}", tmp_path
     )
-    assert printed.startswith("<Pretrained ViTDeblur, 2.1 M values")
+    assert printed.startswith("<Pretrained ViTDeblur, 2.2 M values")
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ import numpy as np
 
 from vitdeblur_jax.checkpoints.load_save import BUNDLED_WEIGHTS, load_pretrained, save_pretrained
 from vitdeblur_jax.cli.process import exit_status
+from vitdeblur_jax.models import create_network, named_config
 
 LICENCE = "Apache-2.0; trained on the images that MODEL_CARD.md credits"
 
@@ -44,8 +45,9 @@ def main() -> None:
     }
     mean = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *(p.variables for p in loaded))
     destination = BUNDLED_WEIGHTS / "demo.safetensors"
-    model = loaded[-1].model.clone(train_stride=0)  # only training has such windows
-    pretrained = dataclasses.replace(loaded[-1], model=model, variables=mean)
+    config, tiny = loaded[-1].config, named_config("tiny")
+    config.update(tiling=tiny.tiling, numerics=tiny.numerics)  # the runs' are those of training
+    pretrained = dataclasses.replace(loaded[-1], model=create_network(config), variables=mean)
     save_pretrained(pretrained, destination, overwrite=True, half=True, metadata=metadata)
     print(
         f"{', '.join(map(str, steps))} -> {destination}, {destination.stat().st_size / 1e6:.1f} MB"

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import os
+import re
 import shutil
 
 import jax
@@ -24,13 +25,18 @@ def test_a_flipped_bit_in_a_folder_is_noticed(small_folder, tmp_path):
     shutil.copytree(small_folder, tmp_path / "folder")
     files = [path for path in (tmp_path / "folder").rglob("d/*") if path.is_file()]
     largest = max(files, key=lambda path: path.stat().st_size)
-    sound, noticed = largest.read_bytes(), 0
+    expected = load_pretrained(tmp_path / "folder").variables
+    sound, messages = largest.read_bytes(), []
     for place in range(1000, len(sound), len(sound) // 5):
         largest.write_bytes(sound[:place] + bytes([sound[place] ^ 4]) + sound[place + 1 :])
-        with pytest.raises(UserError, match=r"folder: (its data is damaged|cannot be)"):
-            load_pretrained(tmp_path / "folder")
-        noticed += 1
-    assert noticed >= 5
+        try:
+            loaded = load_pretrained(tmp_path / "folder").variables
+        except UserError as error:
+            messages.append(str(error))
+        else:  # a part of the file that Orbax has replaced and does not read
+            jax.tree.map(np.testing.assert_array_equal, loaded, expected)
+    assert len(messages) >= 3
+    assert all(re.search("folder: (its data is damaged|cannot be)", text) for text in messages)
     largest.write_bytes(sound)
     load_pretrained(tmp_path / "folder")
 

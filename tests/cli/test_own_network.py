@@ -12,7 +12,7 @@ from configs.evaluate import get_config
 from tests.cli.restored import PHOTO, pixels, refused
 from tests.forked import run_program
 from tests.training.small_run import images
-from vitdeblur_jax import UserError, deblur, load_pretrained, save_pretrained
+from vitdeblur_jax import UserError, create, deblur, load_pretrained, save_pretrained
 from vitdeblur_jax.checkpoints.pretrained import Pretrained
 from vitdeblur_jax.cli.main import main
 from vitdeblur_jax.evaluation import evaluate
@@ -143,7 +143,7 @@ def test_a_wrong_name_is_told_in_one_line(own, capsys, name, message):
 
 
 def test_the_name_of_a_configuration_is_a_network():
-    assert network_by_name("tiny") == load_pretrained().model
+    assert network_by_name("tiny") == create("tiny")
 
 
 def test_train_resumes_with_a_network_that_its_config_names(own, tmp_path):
