@@ -27,7 +27,8 @@ from vitdeblur_jax import (
     save_pretrained,
 )
 from vitdeblur_jax.checkpoints import load_save as checkpoints
-from vitdeblur_jax.checkpoints.load_save import chosen_note, convert
+from vitdeblur_jax.checkpoints.addresses import chosen_note
+from vitdeblur_jax.checkpoints.load_save import convert
 from vitdeblur_jax.checkpoints.orbax_folders import write_folder
 from vitdeblur_jax.checkpoints.pretrained import config_to_json, digest
 from vitdeblur_jax.checkpoints.pytorch_files import read_pytorch_file, write_pytorch_file
@@ -359,7 +360,7 @@ def test_the_best_or_newest_checkpoint_of_a_run_is_loaded(tmp_path, psnrs, chose
         assert loaded.config == expected.config
         jax.tree.map(np.testing.assert_array_equal, loaded.variables, expected.variables)
         told = None if source == step_folder else f"checkpoint: {step_folder}"
-        assert chosen_note(source, loaded) == told
+        assert chosen_note(source, loaded.source) == told
     assert capfd.readouterr().err == ""
 
 

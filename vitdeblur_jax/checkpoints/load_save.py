@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from vitdeblur_jax.checkpoints.addresses import is_address, located
+from vitdeblur_jax.checkpoints.addresses import located
 from vitdeblur_jax.checkpoints.destinations import check_destination, check_replaceable
 from vitdeblur_jax.checkpoints.orbax_folders import (
     chosen_checkpoint,
@@ -63,7 +63,6 @@ from vitdeblur_jax.utils.output import tell
 from vitdeblur_jax.utils.shapes import check_most_names, check_shapes, few_of
 
 BUNDLED_WEIGHTS = Path(__file__).parents[1] / "weights"
-_BUNDLED = "the small model that comes with the package, not the authors'; see MODEL_CARD.md"
 _DEFAULT = BUNDLED_WEIGHTS / "demo.safetensors"
 
 
@@ -111,17 +110,6 @@ def load_pretrained(
         model=with_numerics(pretrained.model, **numerics),
         source=pinned or pretrained.source,
     )
-
-
-def chosen_note(source: str | os.PathLike[str] | None, pretrained: Pretrained) -> str | None:
-    """Returns the line that says which checkpoint was loaded.
-
-    None if `source` names it exactly, or is an address, whose file `load_pretrained` has told.
-    """
-    if not source:
-        return f"checkpoint: {_BUNDLED}"
-    is_told = is_address(source) or Path(source) == Path(pretrained.source)
-    return None if is_told else f"checkpoint: {pretrained.source}"
 
 
 def _load(source, network):

@@ -10,8 +10,8 @@ import flax.linen as nn
 import ml_collections
 import numpy as np
 
-from vitdeblur_jax.checkpoints.addresses import is_address
-from vitdeblur_jax.checkpoints.load_save import chosen_note, load_pretrained
+from vitdeblur_jax.checkpoints.addresses import chosen_note, is_address
+from vitdeblur_jax.checkpoints.load_save import load_pretrained
 from vitdeblur_jax.checkpoints.pretrained import Pretrained, on_local_devices
 from vitdeblur_jax.data.image_io import size_of
 from vitdeblur_jax.data.layouts import LAYOUTS, find_pairs
@@ -132,7 +132,7 @@ def _load(config, network) -> Pretrained:
     elif config.network:
         raise UserError("give evaluate a network, or --config.network, not both")
     pretrained = on_local_devices(load_pretrained(config.checkpoint or None, network))
-    if is_first() and (note := chosen_note(config.checkpoint, pretrained)):
+    if is_first() and (note := chosen_note(config.checkpoint, pretrained.source)):
         tell(note)
     model = with_numerics(pretrained.model, dtype=config.dtype, precision=config.precision)
     before = getattr(pretrained.model, "dtype", config.dtype)
