@@ -3,7 +3,7 @@ r"""Evaluates a checkpoint on a data set.
     python evaluate.py --config=configs/evaluate.py:LAYOUT --config.checkpoint=CHECKPOINT \
         --config.data_dir=FOLDER --workdir=RESULTS
 
-LAYOUT is the layout of the data on disk:
+LAYOUT is the layout of the data on disk, `pairs` if omitted:
 
 - dpdd: `test_c/{source,target}`, or Restormer's `test/DPDD/{inputC,target}`
 - dpdd_dual_pixel: the left and right views instead, for a model with two views

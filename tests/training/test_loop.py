@@ -283,7 +283,8 @@ def test_a_signal_to_train_py_and_its_workers(
 ):
     ended = train_py(tmp_path, f"quick,{number.name},7", f"data.root={pairs}", "data.workers=1")
     assert ended.returncode == 128 + number, ended.stderr
-    _, _, step_4, *rest = [line for line in ended.stderr.splitlines() if line]
+    _, _, compiling, step_4, *rest = [line for line in ended.stderr.splitlines() if line]
+    assert compiling == "compiling the training step for 4 crops of 46 x 46 pixels"
     assert step_4.startswith("step 4 of 20: loss ")
     assert rest == [
         f"{number.name}: saving after this step, then exiting; Ctrl-C exits without saving",
@@ -339,7 +340,7 @@ def test_a_disk_that_refuses_ends_train_py_in_one_line(
     ended = train_py(tmp_path, "quick,full,13", f"data.root={pairs}", *flags)
     assert ended.returncode == 2
     assert "Traceback" not in ended.stderr
-    _paired, _size, *lines = ended.stderr.splitlines()
+    _paired, _size, _compiling, *lines = ended.stderr.splitlines()
     (error,) = [line for line in lines if not line.startswith("step ")]
     assert re.match(f"error: {message}", error)
     assert list(step_folders(tmp_path / "checkpoints")) == [10]

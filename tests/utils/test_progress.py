@@ -48,6 +48,25 @@ def test_a_terminal_shows_a_bar(monkeypatch, clock):
     assert shown.endswith("\n")  # what follows begins on a line of its own
 
 
+def test_a_bar_inside_another_is_removed(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with Progress(3, "steps"):
+        with Progress(2, "validation images"):
+            pass
+        *_, inner, erased = sys.stderr.getvalue().split("\r")
+    assert "0/2" in inner
+    assert erased.strip(" \x1b[A") == ""
+
+
+@pytest.mark.parametrize("stderr", [io.StringIO, Terminal])
+def test_a_process_that_is_not_the_first_shows_nothing(monkeypatch, clock, stderr):
+    monkeypatch.setattr(sys, "stderr", stderr())
+    with Progress(3, "images", shown=False) as bar:
+        clock.now += 40
+        bar.advance()
+    assert sys.stderr.getvalue() == ""
+
+
 @pytest.mark.parametrize("stderr", [io.StringIO, Terminal])
 def test_say_prints_a_whole_line(monkeypatch, stderr):
     monkeypatch.setattr(sys, "stderr", stderr())

@@ -175,6 +175,7 @@ class _Loop:
     def run_stage(self):
         """Trains to the end of the current stage."""
         stage, sharding = self.data.stage(self.step), batch_sharded(self.fixed.mesh)
+        self.log.say(f"compiling the training step for {stage.shape}")
         with contextlib.closing(self.data.batches(self.step, stage, sharding)) as batches:
             while self.step < self.data.end_of(stage) and not self.is_complete():
                 self.tick()

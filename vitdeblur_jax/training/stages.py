@@ -20,6 +20,11 @@ class Stage(NamedTuple):
     crop: int
     batch_size: int
 
+    @property
+    def shape(self) -> str:
+        """The shape of its batches, in words."""
+        return f"{self.batch_size} crops of {self.crop} x {self.crop} pixels"
+
 
 def stages(config: ml_collections.ConfigDict) -> list[Stage]:
     """Returns the stages given by `crop`, `batch_size` and `progressive`; at least one."""

@@ -7,7 +7,7 @@ import numpy as np
 
 from vitdeblur_jax.checkpoints.pretrained import Pretrained
 from vitdeblur_jax.data.input_pipeline import Source
-from vitdeblur_jax.distributed.processes import gather, split_across_processes
+from vitdeblur_jax.distributed.processes import gather, is_first, split_across_processes
 from vitdeblur_jax.inference.deblurring import deblur
 from vitdeblur_jax.inference.pixels import as_float
 from vitdeblur_jax.metrics import measure
@@ -15,6 +15,7 @@ from vitdeblur_jax.models.layers.views import mean_of_views
 from vitdeblur_jax.training.data import validation_indices
 from vitdeblur_jax.training.logged_images import comparison
 from vitdeblur_jax.utils.errors import UserError
+from vitdeblur_jax.utils.progress import Progress
 
 
 def validate_sets(
@@ -83,19 +84,22 @@ def validate(
       UserError: An image cannot be read, or has no sharp image.
     """
     figures, drawn = [], {}
-    for index in split_across_processes(indices):
-        example = source[index]
-        if "sharp" not in example:
-            raise UserError(f"{example['name']}: no sharp image to validate with")
-        blurred, sharp = as_float(example["blurred"]), as_float(example["sharp"])
-        restored = deblur(
-            blurred, pretrained, stride=stride, batch_size=batch_size, on_tiles=on_tiles
-        ).clip(0, 1)
-        seen = mean_of_views(blurred)
-        of_input = {f"input_{name}": value for name, value in measure(seen, sharp).items()}
-        figures.append({**measure(restored, sharp), **of_input})
-        if len(drawn) < num_logged_images:
-            drawn[example["name"]] = comparison(seen, restored, sharp)
+    own_indices = split_across_processes(indices)
+    with Progress(len(own_indices), "validation images", shown=is_first()) as progress:
+        for index in own_indices:
+            example = source[index]
+            if "sharp" not in example:
+                raise UserError(f"{example['name']}: no sharp image to validate with")
+            blurred, sharp = as_float(example["blurred"]), as_float(example["sharp"])
+            restored = deblur(
+                blurred, pretrained, stride=stride, batch_size=batch_size, on_tiles=on_tiles
+            ).clip(0, 1)
+            seen = mean_of_views(blurred)
+            of_input = {f"input_{name}": value for name, value in measure(seen, sharp).items()}
+            figures.append({**measure(restored, sharp), **of_input})
+            if len(drawn) < num_logged_images:
+                drawn[example["name"]] = comparison(seen, restored, sharp)
+            progress.advance()
     figures = [figure for part in gather(figures) for figure in part]
     means = {name: float(np.mean([f[name] for f in figures])) for name in figures[0]}
     return {"psnr_gain": means["psnr"] - means["input_psnr"], **means}, drawn

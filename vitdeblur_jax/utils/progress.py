@@ -16,12 +16,20 @@ class Progress:
     without breaking the bar.
     """
 
-    def __init__(self, total: int | None, unit: str, done: int = 0, periodic_lines: bool = True):
+    def __init__(
+        self,
+        total: int | None,
+        unit: str,
+        done: int = 0,
+        periodic_lines: bool = True,
+        shown: bool = True,
+    ):
         """Starts at `done` of `total`, which may be unknown without `periodic_lines`.
 
         Without `periodic_lines`, output that is not a terminal gets only the caller's own lines.
+        Unless `shown`, nothing is printed, as in all processes but the first.
         """
-        self._on_terminal = standard_error.isatty()
+        self._on_terminal = shown and standard_error.isatty()
         self._bar = tqdm(
             total=total,
             initial=done,
@@ -29,9 +37,10 @@ class Progress:
             file=standard_error,
             disable=not self._on_terminal,
             dynamic_ncols=True,
+            leave=None,  # a bar inside another one is removed
         )
         self._total, self._unit, self._done, self._done_before = total, unit, done, done
-        self._prints_lines = periodic_lines and not self._on_terminal
+        self._prints_lines = periodic_lines and shown and not self._on_terminal
         self._started = self._last_line = time.monotonic()
 
     def __enter__(self):
