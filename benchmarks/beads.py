@@ -2,7 +2,7 @@
 
     python -m benchmarks.beads beads.png [--checkpoint RUN]
 
-Beads appear where the tokens of overlapping windows coincide: with a window stride that is a
+Beads are strongest where the tokens of overlapping windows coincide: with a window stride that is a
 multiple of the patch stride, such as 48. Prints their size for this stride and for the model's own.
 The figure shows a part of `examples/images/defocused/building.jpg` at 300 %: defocused, restored
 with a stride of 48, and restored with the model's own.
@@ -20,6 +20,9 @@ from vitdeblur_jax.checkpoints.pretrained import Pretrained
 from vitdeblur_jax.cli.process import exit_status
 from vitdeblur_jax.data.image_io import read_rgb
 from vitdeblur_jax.inference.deblurring import deblur
+from vitdeblur_jax.models.network import tiling_of
+from vitdeblur_jax.models.tilings import Windows
+from vitdeblur_jax.utils.errors import UserError
 
 IMAGE = Path(__file__).parents[1] / "examples/images/defocused/building.jpg"
 TOP, LEFT, SIDE, ZOOM, GAP = 84, 590, 110, 3, 8
@@ -27,15 +30,18 @@ COINCIDING = 48  # a multiple of the patch stride, 8
 
 
 def main() -> None:
-    """Prints the figures and draws the figure."""
+    """Prints the sizes of the beads and draws the figure."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("figure", help="the PNG to write")
     parser.add_argument("--checkpoint", help="by default the bundled weights")
     options = parser.parse_args()
     pretrained = load_pretrained(options.checkpoint)
+    tiling = tiling_of(pretrained.model)
+    if not isinstance(tiling, Windows):
+        raise UserError(f"{pretrained.source}: its network has no overlapping windows")
     blurred = read_rgb(IMAGE)
     images = [blurred]
-    for stride in COINCIDING, pretrained.model.tiling.stride:
+    for stride in COINCIDING, tiling.stride:
         print(f"stride {stride}: beads {size_of_beads(pretrained, stride):.2f}", flush=True)
         images.append(deblur(blurred, pretrained, stride=stride))
     Image.fromarray(side_by_side(images)).save(options.figure, optimize=True)
@@ -65,10 +71,10 @@ def size_of_beads(pretrained: Pretrained, stride: int | None = None) -> float:
 
 def side_by_side(images: list[np.ndarray]) -> np.ndarray:
     """Returns the same part of each image, enlarged, with white gaps between them, uint8."""
-    part = slice(TOP, TOP + SIDE), slice(LEFT, LEFT + SIDE)
-    enlarged = [image[part].repeat(ZOOM, axis=0).repeat(ZOOM, axis=1) for image in images]
+    shown = slice(TOP, TOP + SIDE), slice(LEFT, LEFT + SIDE)
+    enlarged = [image[shown].repeat(ZOOM, axis=0).repeat(ZOOM, axis=1) for image in images]
     gap = np.full((ZOOM * SIDE, GAP, 3), 255, np.uint8)
-    return np.hstack([enlarged[0], *(half for image in enlarged[1:] for half in (gap, image))])
+    return np.hstack([enlarged[0], *(part for image in enlarged[1:] for part in (gap, image))])
 
 
 if __name__ == "__main__":

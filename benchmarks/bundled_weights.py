@@ -134,7 +134,7 @@ def out_of_focus(sharp: np.ndarray, radius: float) -> np.ndarray:
 
 
 def compare(pretrained: Pretrained, name: str, pair: Mapping[str, np.ndarray]) -> Figures:
-    """Returns the figures of a pair of integer images."""
+    """Returns the figures of a pair of images, integers or floats in [0, 1]."""
     blurred, sharp = as_float(pair["blurred"]), as_float(pair["sharp"])
     figures = []
     for image in mean_of_views(blurred), deblur(blurred, pretrained).clip(0, 1):

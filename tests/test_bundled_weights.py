@@ -69,7 +69,7 @@ def test_their_stride_shifts_the_token_grid_from_window_to_window():
 
 
 def test_a_restored_slanted_edge_has_few_beads():
-    # Of earlier weights, 2.28 was visible on thin lines and frames, and 1.75 hardly.
+    # Earlier weights had 2.28, visible on thin lines and frames, and 1.75, hardly visible.
     assert size_of_beads(load_pretrained()) < 1.75
 
 

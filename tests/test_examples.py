@@ -58,11 +58,11 @@ def number(pattern: str, text: str) -> float:
 @pytest.mark.slow
 def test_teaching_pairs(run):
     printed = run("teaching_pairs")
-    assert number("expected against real fall: rank correlation N", printed) > 0.95
+    assert number("expected against real fall: rank correlation N", printed) > 0.97
     causes = re.findall(r"against teaching: rank correlation (\S+)", printed)
     assert len(causes) == 3
-    assert max(abs(float(cause)) for cause in causes) < 0.6
-    assert 5 < number("N% of the pairs teach the wrong thing", printed) < 45
+    assert max(abs(float(cause)) for cause in causes) < 0.55
+    assert 12 < number("N% of the pairs teach the wrong thing", printed) < 40
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ import numpy as np
 from vitdeblur_jax.checkpoints.load_save import BUNDLED_WEIGHTS, load_pretrained, save_pretrained
 from vitdeblur_jax.cli.process import exit_status
 from vitdeblur_jax.models import create_network, named_config
+from vitdeblur_jax.utils.errors import UserError
 
 LICENCE = "Apache-2.0; trained on the images that MODEL_CARD.md credits"
 
@@ -34,7 +35,11 @@ def main() -> None:
     )
     parser.add_argument("--recipe", default="configs/demo.py", help="the config of the runs")
     options = parser.parse_args()
-    loaded = [load_pretrained(path) for path in options.checkpoints]
+    first, *others = options.checkpoints
+    loaded = [load_pretrained(first)]
+    if loaded[0].config is None:
+        raise UserError(f"{first} is of a network outside the package, which cannot be bundled")
+    loaded += [load_pretrained(path, loaded[0].model) for path in others]
     steps = [Path(pretrained.source) for pretrained in loaded]
     configs = b"".join((step.parents[1] / "config.json").read_bytes() for step in steps)
     metadata = {
@@ -46,7 +51,7 @@ def main() -> None:
     mean = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *(p.variables for p in loaded))
     destination = BUNDLED_WEIGHTS / "demo.safetensors"
     config, tiny = loaded[-1].config, named_config("tiny")
-    config.update(tiling=tiny.tiling, numerics=tiny.numerics)  # the runs' are those of training
+    config.update(tiling=tiny.tiling, numerics=tiny.numerics)  # not those of training
     pretrained = dataclasses.replace(loaded[-1], model=create_network(config), variables=mean)
     save_pretrained(pretrained, destination, overwrite=True, half=True, metadata=metadata)
     print(

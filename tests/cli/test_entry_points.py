@@ -103,7 +103,7 @@ BODY = "from ml_collections import ConfigDict\ndef get_config():\n    "
         (f"{BODY}exit(0)", "mine.py, line 3: SystemExit: 0"),
         (
             "from vitdeblur_jax.utils.errors import UserError\nraise UserError('no such variant')",
-            "error: mine.py: no such variant",
+            "error: mine.py, line 2: no such variant",
         ),
         ("open('gone')", "the config file mine.py cannot be read: [Errno 2] No such file or dir"),
         (

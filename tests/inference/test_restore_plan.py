@@ -54,7 +54,7 @@ def test_skipped_files_of_a_folder_are_listed(album, capsys):
     tell_left_out(["album", "album/may", "album/b10.png", "-"], recursive=False)
     assert capsys.readouterr().err == (
         "album: left out: 1 file in unsupported formats (.psd), 2 folders; "
-        "--recursive includes them\n"
+        "--recursive includes the folders\n"
     )
     tell_left_out(["album"], recursive=True)
     assert capsys.readouterr().err == ("album: left out: 1 file in unsupported formats (.psd)\n")

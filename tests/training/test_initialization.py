@@ -132,7 +132,7 @@ def test_a_model_with_overlap_starts_as_one_without(tmp_path, another, capsys):
     network = create_network(config)
     given = traverse_util.unflatten_dict(given_variables(config, network))
     (said,) = capsys.readouterr().err.splitlines()
-    assert "plain.safetensors: its model.decoder.patch_overlap is 0, and yours is 3; its" in said
+    assert "plain.safetensors: its model.decoder.patch_overlap is 0, and yours is 3; " in said
     image = np.random.default_rng(0).random((50, 43, 3), np.float32)
     start = deblur(image, Pretrained(network, given, "start"))
     np.testing.assert_allclose(start, deblur(image, another), rtol=1e-5, atol=1e-6)

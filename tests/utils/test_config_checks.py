@@ -66,6 +66,10 @@ def test_a_refusal_names_key_value_rule_and_the_nearest_choice():
 def test_an_unknown_key_of_any_type_is_refused():
     with pytest.raises(UserError, match=r"the model has no key 'wiindow' \(did you mean 'window'"):
         check_keys(["wiindow"], ["window", "stride"], "the model")
+    with pytest.raises(UserError, match=r"the config has no key 'decoder.y'$"):
+        check_keys(["decoder.y"], ["decoder.depth", "decoder.width"], "the config")
+    with pytest.raises(UserError, match=r"no key 'decodr.depth' \(did you mean 'decoder.depth'"):
+        check_keys(["decodr.depth"], ["decoder.depth"], "the config")
     for key in (3, None, ("a",), b"window"):
         with pytest.raises(UserError, match="the model has no key"):
             check_keys([key], ["window"], "the model")

@@ -7,7 +7,6 @@ that names exactly these bytes.
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from vitdeblur_jax.checkpoints.hub_addresses import SCHEME, parse_hub_address
@@ -19,7 +18,6 @@ _ADDRESS = re.compile(r"(hf|https?):/")
 _QUERY = re.compile(r"\?[^#]*")
 _WITHOUT_PICKLE = (".safetensors", ".hdf5", ".h5")
 _PERHAPS_PICKLE = (".npz", "")
-_BUNDLED = "the small model that comes with the package, not the authors'; see MODEL_CARD.md"
 
 
 class Located(NamedTuple):
@@ -37,20 +35,6 @@ class Located(NamedTuple):
 def is_address(source: str | os.PathLike[str]) -> bool:
     """Returns whether a checkpoint is named by an address rather than a path."""
     return _ADDRESS.match(str(source)) is not None
-
-
-def chosen_note(source: str | os.PathLike[str] | None, loaded: str) -> str | None:
-    """Returns the line that says which checkpoint was loaded, or None.
-
-    Args:
-      source: What the user named; None or empty for the bundled weights.
-      loaded: `Pretrained.source`. If it is `source`, or `source` is an address, which `located`
-        prints itself, there is nothing to say.
-    """
-    if not source:
-        return f"checkpoint: {_BUNDLED}"
-    is_told = is_address(source) or Path(source) == Path(loaded)
-    return None if is_told else f"checkpoint: {loaded}"
 
 
 def without_queries(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ Published files in other formats are only read: Keras' .hdf5 and TensorLayer's .
 
 A network outside `NETWORKS` is saved as a folder, or as .safetensors under the paths of its
 variables. To load it, pass the network.
+Published code has no `decoder.patch_overlap`, and loads only a ViTDeblur where it is 0.
 """
 
 import dataclasses
@@ -64,6 +65,9 @@ from vitdeblur_jax.utils.shapes import check_most_names, check_shapes, few_of
 
 BUNDLED_WEIGHTS = Path(__file__).parents[1] / "weights"
 _DEFAULT = BUNDLED_WEIGHTS / "demo.safetensors"
+DEFAULT_NOTE = (
+    "checkpoint: the small model that comes with the package, not the authors'; see MODEL_CARD.md"
+)
 
 
 def load_pretrained(
@@ -80,9 +84,9 @@ def load_pretrained(
         `state_dicts.read_state_dict`; it is read without that code's framework, and no code in it
         is executed), or the name of weights that come with the package. For the folder of a
         training run, or its `checkpoints`, the checkpoint with the best validation PSNR is loaded,
-        or the newest if none was validated. All of these may be in a bucket, gs:// or s3://, and a
-        file may have an address, `hf://OWNER/NAME[@REVISION][/FILE]` or `https://...#sha256=...`.
-        None loads the small model that comes with the package.
+        or the newest if none was validated, and its path is printed. All of these may be in a
+        bucket, gs:// or s3://, and a file may have an address, `hf://OWNER/NAME[@REVISION][/FILE]`
+        or `https://...#sha256=...`. None loads the small model that comes with the package.
       network: The module, its config, or its name: a configuration, such as "base", or
         "module:attribute", which is imported. None for the network that the checkpoint describes. A
         published checkpoint describes no network; the first configuration that fits its entries is

@@ -18,6 +18,7 @@ from vitdeblur_jax.checkpoints.checksums import checksum
 from vitdeblur_jax.checkpoints.destinations import check_replaceable
 from vitdeblur_jax.checkpoints.orbax_errors import orbax_reason, quiet_orbax
 from vitdeblur_jax.checkpoints.orbax_s3 import prepare_for
+from vitdeblur_jax.distributed.processes import is_first
 from vitdeblur_jax.utils.buckets import (
     AnyPath,
     absolute,
@@ -30,6 +31,7 @@ from vitdeblur_jax.utils.config_checks import shown
 from vitdeblur_jax.utils.errors import UserError, one_line
 from vitdeblur_jax.utils.files import check_absent, check_regular, folder_when_whole, write_text
 from vitdeblur_jax.utils.json_files import read_json
+from vitdeblur_jax.utils.output import tell
 
 _COMMITTED = "commit_success.txt"
 _NO_FOLDER = (
@@ -202,6 +204,8 @@ def _steps(names):
 def chosen_checkpoint(path: AnyPath) -> AnyPath:
     """Returns the best checkpoint of a training run, or `path` if it is not the folder of a run.
 
+    Prints which checkpoint of the run it is.
+
     Args:
       path: The run's folder, the folder "checkpoints" in it, or any other path.
 
@@ -211,7 +215,10 @@ def chosen_checkpoint(path: AnyPath) -> AnyPath:
     inside = path / "checkpoints"
     steps = step_folders(inside if is_folder(inside) else path)
     if steps:
-        return steps[max(steps, key=lambda step: (read_psnr(steps[step]), step))]
+        best = steps[max(steps, key=lambda step: (read_psnr(steps[step]), step))]
+        if is_first():
+            tell(f"checkpoint: {best}")
+        return best
     if is_folder(inside):
         raise UserError(f"{path}: this run has saved no checkpoint yet")
     return path

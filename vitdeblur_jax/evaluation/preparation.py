@@ -10,8 +10,8 @@ import flax.linen as nn
 import ml_collections
 import numpy as np
 
-from vitdeblur_jax.checkpoints.addresses import chosen_note, is_address
-from vitdeblur_jax.checkpoints.load_save import load_pretrained
+from vitdeblur_jax.checkpoints.addresses import is_address
+from vitdeblur_jax.checkpoints.load_save import DEFAULT_NOTE, load_pretrained
 from vitdeblur_jax.checkpoints.pretrained import Pretrained, on_local_devices
 from vitdeblur_jax.data.image_io import size_of
 from vitdeblur_jax.data.layouts import LAYOUTS, find_pairs
@@ -132,8 +132,8 @@ def _load(config, network) -> Pretrained:
     elif config.network:
         raise UserError("give evaluate a network, or --config.network, not both")
     pretrained = on_local_devices(load_pretrained(config.checkpoint or None, network))
-    if is_first() and (note := chosen_note(config.checkpoint, pretrained.source)):
-        tell(note)
+    if is_first() and not config.checkpoint:
+        tell(DEFAULT_NOTE)
     model = with_numerics(pretrained.model, dtype=config.dtype, precision=config.precision)
     before = getattr(pretrained.model, "dtype", config.dtype)
     if is_first() and np.dtype(before) != np.dtype(config.dtype):

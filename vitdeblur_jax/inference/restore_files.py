@@ -8,8 +8,7 @@ from pathlib import Path
 import flax.linen as nn
 import numpy as np
 
-from vitdeblur_jax.checkpoints.addresses import chosen_note
-from vitdeblur_jax.checkpoints.load_save import load_pretrained
+from vitdeblur_jax.checkpoints.load_save import DEFAULT_NOTE, load_pretrained
 from vitdeblur_jax.checkpoints.pretrained import Pretrained, on_local_devices
 from vitdeblur_jax.data.image_io import DecodedImage, Samples, read_image, what_is_lost, write_image
 from vitdeblur_jax.distributed.processes import gather, is_first, split_across_processes, together
@@ -76,8 +75,8 @@ def restore_files(
         tell_left_out(sources, options.recursive)
         if len(waiting) < len(tasks):
             tell(f"{len(tasks) - len(waiting)} of {len(tasks)} are done already")
-        if note := chosen_note(checkpoint, pretrained.source):
-            tell(note)
+        if checkpoint is None:
+            tell(DEFAULT_NOTE)
         tell_of_tiling(pretrained.model, options.stride, options.tile)
     outcomes = [
         _try_task(task, f"{number} of {len(tasks)}", pretrained, options)

@@ -122,8 +122,9 @@ def tell_left_out(sources: Sequence[str], recursive: bool) -> None:
         if source != STANDARD and os.path.isdir(source):
             line = left_out(source, recursive=recursive)
             has_folders = not recursive and subfolders(Path(source))
+            advice = "; --recursive includes the folders" if has_folders else ""
             if line:
-                tell(f"{source}: {line}{'; --recursive includes them' if has_folders else ''}")
+                tell(f"{source}: {line}{advice}")
 
 
 def _files(source: str, output: str | None, recursive: bool) -> list[tuple[str | Path, Path]]:

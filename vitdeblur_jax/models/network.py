@@ -18,7 +18,7 @@ used | none |
 | check_initial(options) | raises `UserError` for conflicting options | none |
 | initial_files(options, read) | variables by path, read from files | none |
 | extends() | a smaller network whose checkpoints can also start a run, and the conversion of its \
-variables | none |
+variables; or None | none |
 | initialized(variables, options) | initial variables, from random ones | none |
 
 The variables are "params" and any other collections, such as "batch_stats". Training updates

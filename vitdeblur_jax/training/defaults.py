@@ -13,8 +13,8 @@
 | mesh.data, .fsdp | the grid of devices, see `make_mesh`; -1: inferred from the device count |
 | network, model, tiling, numerics | the network, see `vitdeblur_jax.models.networks`. For \
 module:attribute, only the key network; for a network passed to `train`, no key |
-| initial.checkpoint | checkpoint to start from, a path or an address, with the same \
-architecture, or without its patch_overlap; empty: none |
+| initial.checkpoint | checkpoint to start from, a path or an address, of the same \
+architecture; its patch_overlap may be 0; empty: none |
 | initial.* | other initializations, which depend on the network |
 | data.kind | pairs (files), prepared (by `vitdeblur data prepare`), synthetic (from sharp images) |
 | data.root | the folder of the data set |

@@ -8,11 +8,15 @@ import ml_collections
 from flax import traverse_util
 from jaxtyping import Array
 
+from vitdeblur_jax.checkpoints.addresses import located
 from vitdeblur_jax.checkpoints.load_save import load_pretrained
+from vitdeblur_jax.checkpoints.orbax_folders import chosen_checkpoint
 from vitdeblur_jax.checkpoints.pretrained import network_differences, saved_config
 from vitdeblur_jax.checkpoints.recognition import read_entries
+from vitdeblur_jax.distributed.processes import is_first
 from vitdeblur_jax.models.network import initial_variables
 from vitdeblur_jax.models.networks import config_of
+from vitdeblur_jax.utils.buckets import reachable
 from vitdeblur_jax.utils.errors import UserError
 from vitdeblur_jax.utils.output import tell
 
@@ -52,8 +56,9 @@ def given_variables(config: ml_collections.ConfigDict, network: nn.Module) -> Pa
     return network.initial_files(config.initial.to_dict(), read_entries)
 
 
-def _of_checkpoint(path, network):
+def _of_checkpoint(source, network):
     """Returns the variables of a checkpoint of the network, or of one that it extends."""
+    path = chosen_checkpoint(reachable(located(source).path))
     try:
         return load_pretrained(path, network).variables
     except UserError as error:
@@ -65,9 +70,10 @@ def _of_checkpoint(path, network):
             pretrained = load_pretrained(path, smaller)
         except UserError:
             raise error from None
-    differences = network_differences(network, config_of(smaller) or saved_config(smaller))
-    start = "its variables are extended, and the run starts with what it computes"
-    tell(f"{pretrained.source}: {'; '.join([*differences, start])}")
+    if is_first():
+        differences = network_differences(network, config_of(smaller) or saved_config(smaller))
+        start = "its variables are extended without changing the output"
+        tell(f"{pretrained.source}: {'; '.join([*differences, start])}")
     return extended(pretrained.variables)
 
 

@@ -193,8 +193,15 @@ def check_keys(keys: Iterable[Any], known: Iterable[str], what: str) -> None:
     known = list(known)
     for key in keys:
         if key not in known:
-            near = nearest(key, known) if isinstance(key, str) else ""
+            near = nearest_key(key, known) if isinstance(key, str) else ""
             raise UserError(f"{what} has no key {shown(key)}{near}")
+
+
+def nearest_key(key: str, known: Iterable[str]) -> str:
+    """Returns `nearest` of a dotted key; keys of the same group are compared by their last part."""
+    known, group = list(known), key[: key.rfind(".") + 1]
+    names = [name.removeprefix(group) for name in known if name.startswith(group)]
+    return nearest(key.removeprefix(group), names, group) if names else nearest(key, known)
 
 
 def shown(value: Any) -> str:

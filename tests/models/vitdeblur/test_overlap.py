@@ -21,9 +21,10 @@ def trained_on(model, variables, images):
     return model.apply(*arguments, method="training_outputs")[0]
 
 
-@pytest.mark.parametrize("crop", [42, 60])  # one window, and nine, of which the last fit worse
-def test_the_training_output_is_that_of_restoration(crop):
-    pretrained = small_pretrained(3, train_stride=11, decoder__patch_overlap=3)
+# One window, and nine, of which the last fit worse.
+@pytest.mark.parametrize(("crop", "patch_overlap"), [(42, 0), (60, 0), (60, 3)])
+def test_the_training_output_is_that_of_restoration(crop, patch_overlap):
+    pretrained = small_pretrained(3, train_stride=11, decoder__patch_overlap=patch_overlap)
     images = np.random.default_rng(crop).random((2, crop, crop, 3), np.float32)
     restored = trained_on(pretrained.model, pretrained.variables, images)
     expected = [deblur(image, pretrained, stride=11) for image in images]

@@ -188,8 +188,7 @@ def check_configuration(config: ml_collections.ConfigDict) -> None:
     overlap, stride = config.decoder.patch_overlap, config.tokenizer.patch_stride
     if overlap > stride:
         raise UserError(
-            "a token's prediction reaches no further than its neighbours: "
-            f"model.decoder.patch_overlap is {overlap}, so it must be at most "
+            f"model.decoder.patch_overlap is {overlap}; it must be at most "
             f"model.tokenizer.patch_stride, {stride}"
         )
     head = config.image_head

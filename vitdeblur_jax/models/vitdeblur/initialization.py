@@ -95,7 +95,7 @@ def frequency_kernel(size: int, width: int) -> Float[np.ndarray, "size size 3 wi
     return kernel
 
 
-def without_overlap(model: nn.Module) -> tuple[nn.Module, Callable[[dict], dict]] | None:
+def without_patch_overlap(model: nn.Module) -> tuple[nn.Module, Callable[[dict], dict]] | None:
     """Returns the same model with `patch_overlap` 0, and the conversion of its variables.
 
     The conversion pads each token's prediction with zeros, so that `model` computes the same. None

@@ -17,7 +17,11 @@ from vitdeblur_jax.models.layers.views import mean_of_views
 from vitdeblur_jax.models.tilings import Windows
 from vitdeblur_jax.models.vitdeblur import losses, published
 from vitdeblur_jax.models.vitdeblur.configuration import check_side
-from vitdeblur_jax.models.vitdeblur.initialization import dct_init, identity_init, without_overlap
+from vitdeblur_jax.models.vitdeblur.initialization import (
+    dct_init,
+    identity_init,
+    without_patch_overlap,
+)
 from vitdeblur_jax.models.vitdeblur.overlap import averaged_features, check_overlap
 from vitdeblur_jax.models.vitdeblur.pairs import PairOutputs, interleaved, parted
 from vitdeblur_jax.utils.errors import UserError
@@ -251,7 +255,7 @@ class ViTDeblur(nn.Module):
     @nn.nowrap
     def extends(self) -> tuple[nn.Module, Callable[[dict], dict]] | None:
         """Returns the model without `patch_overlap`; see `models.vitdeblur.initialization`."""
-        return without_overlap(self)
+        return without_patch_overlap(self)
 
     @nn.nowrap
     def initialized(self, variables: dict, options: Mapping) -> dict:

@@ -64,7 +64,8 @@ def from_published(model: nn.Module, state_dict: published.StateDict) -> dict:
 def to_published(model: nn.Module, variables: dict) -> dict[str, np.ndarray]:
     """Returns a state dict that the reference can load with `strict=True`.
 
-    Entries that the reference stores but does not use are zeros.
+    Entries that the reference stores but does not use are zeros. The reference has no
+    `patch_overlap`; it refuses a model where that is not 0.
     """
     rgb = published.to_published(variables, published_entries(model))
     return {**_unused_zeros(model), **_swap_rgb_and_bgr(rgb)}
