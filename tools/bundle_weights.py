@@ -3,11 +3,11 @@
     python tools/bundle_weights.py CHECKPOINT ... [--recipe configs/demo.py]
 
 CHECKPOINT is the workdir of a run, whose best checkpoint is taken, or a step of it,
-`RUN/checkpoints/STEP`. The parameters of several checkpoints are averaged. `--recipe` is the config
-that describes the runs. Writes `vitdeblur_jax/weights/demo.safetensors` in half precision. Beside
-the model's configuration it holds the name of the recipe, the digest of the runs' configs, the
-steps and the licence. Afterwards, `python -m benchmarks.bundled_weights` prints the figures for
-MODEL_CARD.md.
+`RUN/checkpoints/STEP`. The parameters of several checkpoints are averaged; name one several times
+to raise its weight. `--recipe` is the config that describes the runs. Writes
+`vitdeblur_jax/weights/demo.safetensors` in half precision. Beside the model's configuration it
+holds the name of the recipe, the digest of the runs' configs, the steps and the licence.
+Afterwards, `python -m benchmarks.bundled_weights` prints the figures for MODEL_CARD.md.
 """
 
 import argparse
