@@ -59,10 +59,9 @@ def number(pattern: str, text: str) -> float:
 def test_teaching_pairs(run):
     printed = run("teaching_pairs")
     assert number("expected against real fall: rank correlation N", printed) > 0.97
-    causes = re.findall(r"against teaching: rank correlation (\S+)", printed)
-    assert len(causes) == 3
-    assert max(abs(float(cause)) for cause in causes) < 0.55
-    assert 12 < number("N% of the pairs teach the wrong thing", printed) < 40
+    assert abs(number("defocus radius against teaching: rank correlation N", printed)) < 0.4
+    assert number("the pair's own loss against teaching: rank correlation N", printed) < -0.4
+    assert 3 < number("N% of the pairs teach the wrong thing", printed) < 30
 
 
 @pytest.mark.slow
