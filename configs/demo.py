@@ -110,7 +110,7 @@ def get_config(argument: str = "first") -> ml_collections.ConfigDict:
         example the workdir of the run before.
 
     Raises:
-      UserError: There is no such run, or it needs a checkpoint.
+      UserError: There is no such run, a later run has no checkpoint, or the first run has one.
     """
     run, _, checkpoint = argument.partition(",")
     changes = RUNS[known("run", run, RUNS)]

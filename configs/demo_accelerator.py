@@ -19,7 +19,7 @@ Not run on a GPU yet: none was at hand. The choices follow from what was measure
   The pairs are synthesized on the GPU, from images in its memory.
 - bfloat16, as it costs at most 0.04 dB (docs/measured.md).
 - Muon at 6e-3, the rate of the second and third run of `configs/demo.py`: constant, and in the last
-  70 % of the time linearly to 0, as in the fifth and the sixth.
+  70 % of the time linearly to 0, as in the fifth, sixth and eighth.
 
 It validates on the twelve held-out images before the first step, every 2000 steps and at the end.
 If the result is better there than the bundled weights, and its edges are no more beaded, bundle it:

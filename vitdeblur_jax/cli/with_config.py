@@ -7,8 +7,7 @@ from pathlib import Path
 
 from vitdeblur_jax.cli.own_network import import_from_current_folder
 from vitdeblur_jax.cli.process import exit_status, find_devices, import_jax, run_process
-from vitdeblur_jax.utils.config_checks import nearest_key
-from vitdeblur_jax.utils.errors import UserError
+from vitdeblur_jax.utils.errors import UserError, nearest_key
 from vitdeblur_jax.utils.files import home_expanded
 from vitdeblur_jax.utils.output import show
 
