@@ -17,7 +17,7 @@ Not run on a GPU yet: none was at hand. The choices follow from what was measure
   gained nothing in 5250 steps (MODEL_CARD.md).
 - Batches of 64 crops, eight times those of `configs/demo.py`: small steps would leave a GPU idle.
   The pairs are synthesized on the GPU, from images in its memory.
-- bfloat16, as it costs at most 0.04 dB (docs/measured.md).
+- bfloat16, as it costs at most 0.02 dB (docs/measured.md).
 - Muon at 6e-3, the rate of the second and third run of `configs/demo.py`: constant, and in the last
   70 % of the time linearly to 0, as in the fifth, sixth and eighth.
 
