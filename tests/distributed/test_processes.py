@@ -89,6 +89,13 @@ class _JaxRuntimeError(RuntimeError):
         (_JaxRuntimeError("RESOURCE_EXHAUSTED", "no room for the connection's peer"), False),
         (_JaxRuntimeError("INVALID_ARGUMENT", "INVALID_ARGUMENT: barrier unavailable"), False),
         (ValueError("peer unavailable: the connection to the heartbeat barrier"), False),
+        (
+            ValueError(
+                "INTERNAL: Barrier failed because: task is set to ERROR: UNAVAILABLE: Task 1 "
+                "heartbeat timeout."
+            ),
+            True,
+        ),
         (RuntimeError("Gloo AllReduce failed, says a model of that name"), False),
         (TimeoutError("Timed out while waiting for async_commit_complete barrier."), True),
         (ConnectionResetError(104, "Connection reset by peer"), True),

@@ -35,7 +35,7 @@ _STATUSES_OF_LOSS = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "CANCELLED")
 
 # Messages of collectives that lost a connection; their statuses also occur with other errors.
 _FAILED_COLLECTIVE = re.compile(
-    r"\bGloo \S+ failed|external/gloo/"
+    r"\bGloo \S+ failed|external/gloo/|\bBarrier failed because: task is set to ERROR"
     r"|\bNCCL\b.*(remote process exited|network error|unhandled system error)",
     re.IGNORECASE | re.DOTALL,
 )
