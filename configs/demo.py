@@ -121,9 +121,10 @@ def get_config(argument: str = "first") -> ml_collections.ConfigDict:
     config.log_every = 50
     config.validation.update(every=1375, num_images=6)
     config.update_from_flattened_dict(changes)
-    if run == "first" and checkpoint:
-        raise UserError("the first run starts from scratch: --config=configs/demo.py:first")
-    if run != "first":
+    if run == "first":
+        if checkpoint:
+            raise UserError("the first run starts from scratch: --config=configs/demo.py:first")
+    else:
         if not checkpoint:
             raise UserError(
                 f"the {run} run starts from a checkpoint: --config=configs/demo.py:{run},CHECKPOINT"

@@ -58,10 +58,12 @@ def number(pattern: str, text: str) -> float:
 @pytest.mark.slow
 def test_teaching_pairs(run):
     printed = run("teaching_pairs")
-    assert number("expected against real fall: rank correlation N", printed) > 0.97
-    assert abs(number("defocus radius against teaching: rank correlation N", printed)) < 0.4
-    assert number("the pair's own loss against teaching: rank correlation N", printed) < -0.4
-    assert 3 < number("N% of the pairs teach the wrong thing", printed) < 30
+    assert number("expected against real fall: rank correlation N", printed) > 0.98
+    causes = re.findall(r"against teaching: rank correlation (\S+)", printed)
+    radius, removed, own_loss = map(float, causes)
+    assert abs(radius) < 0.3
+    assert max(removed, own_loss) < -0.4
+    assert 5 < number("N% of the pairs teach the wrong thing", printed) < 40
 
 
 @pytest.mark.slow

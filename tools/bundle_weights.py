@@ -50,9 +50,9 @@ def main() -> None:
     }
     mean = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *(p.variables for p in loaded))
     destination = BUNDLED_WEIGHTS / "demo.safetensors"
-    config, tiny = loaded[-1].config, named_config("tiny")
+    config, tiny = loaded[0].config, named_config("tiny")
     config.update(tiling=tiny.tiling, numerics=tiny.numerics)  # not those of training
-    pretrained = dataclasses.replace(loaded[-1], model=create_network(config), variables=mean)
+    pretrained = dataclasses.replace(loaded[0], model=create_network(config), variables=mean)
     save_pretrained(pretrained, destination, overwrite=True, half=True, metadata=metadata)
     print(
         f"{', '.join(map(str, steps))} -> {destination}, {destination.stat().st_size / 1e6:.1f} MB"

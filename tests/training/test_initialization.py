@@ -133,6 +133,7 @@ def test_a_model_with_overlap_starts_as_one_without(tmp_path, another, capsys):
     given = traverse_util.unflatten_dict(given_variables(config, network))
     (said,) = capsys.readouterr().err.splitlines()
     assert "plain.safetensors: its model.decoder.patch_overlap is 0, and yours is 3; " in said
+    assert said.endswith("; its variables are extended without changing the output")
     image = np.random.default_rng(0).random((50, 43, 3), np.float32)
     start = deblur(image, Pretrained(network, given, "start"))
     np.testing.assert_allclose(start, deblur(image, another), rtol=1e-5, atol=1e-6)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vitdeblur_jax.cli.own_network import import_from_current_folder
 from vitdeblur_jax.cli.process import exit_status, find_devices, import_jax, run_process
-from vitdeblur_jax.utils.errors import UserError, nearest_key
+from vitdeblur_jax.utils.errors import UserError, nearest
 from vitdeblur_jax.utils.files import home_expanded
 from vitdeblur_jax.utils.output import show
 
@@ -124,7 +124,7 @@ def _unknown_key(arguments: Sequence[str], name: str) -> str | None:
             path, group = "", config
             for key in flag.split(".")[1:] if flag.startswith(f"{name}.") else ():
                 if key not in group:
-                    near = nearest_key(f"{path}{key}", [f"{path}{other}" for other in group])
+                    near = nearest(key, group, prefix=path)
                     there = ", ".join(sorted(group))
                     return f"the config has no key {f'{path}{key}'!r}{near}; the keys are {there}"
                 path, group = f"{path}{key}.", group[key]

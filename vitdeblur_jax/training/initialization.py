@@ -58,6 +58,7 @@ def given_variables(config: ml_collections.ConfigDict, network: nn.Module) -> Pa
 
 def _of_checkpoint(source, network):
     """Returns the variables of a checkpoint of the network, or of one that it extends."""
+    # Resolved once: both loads would print what they choose.
     path = chosen_checkpoint(reachable(located(source).path))
     try:
         return load_pretrained(path, network).variables

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from vitdeblur_jax.utils.errors import UserError, nearest, nearest_key
+from vitdeblur_jax.utils.errors import UserError, nearest
 
 _LARGEST = 2**31 - 1
 _SHORT = reprlib.Repr()
@@ -193,8 +193,15 @@ def check_keys(keys: Iterable[Any], known: Iterable[str], what: str) -> None:
     known = list(known)
     for key in keys:
         if key not in known:
-            near = nearest_key(key, known) if isinstance(key, str) else ""
+            near = _nearest_key(key, known) if isinstance(key, str) else ""
             raise UserError(f"{what} has no key {shown(key)}{near}")
+
+
+def _nearest_key(key, known):
+    """Returns `nearest` of a dotted key; keys of the same group are compared by their last part."""
+    group = key[: key.rfind(".") + 1]
+    names = [name.removeprefix(group) for name in known if name.startswith(group)]
+    return nearest(key.removeprefix(group), names, group) if names else nearest(key, known)
 
 
 def shown(value: Any) -> str:

@@ -71,13 +71,6 @@ def nearest(name: str, names: Iterable[str], prefix: str = "") -> str:
     return f" (did you mean {prefix + best!r}?)" if is_similar else ""
 
 
-def nearest_key(key: str, known: Iterable[str]) -> str:
-    """Returns `nearest` of a dotted key; keys of the same group are compared by their last part."""
-    known, group = list(known), key[: key.rfind(".") + 1]
-    names = [name.removeprefix(group) for name in known if name.startswith(group)]
-    return nearest(key.removeprefix(group), names, group) if names else nearest(key, known)
-
-
 def known(what: str, name: str, names: Iterable[str]) -> str:
     """Returns `name` if it is one of `names`.
 

@@ -15,13 +15,8 @@ from jaxtyping import Array, Float, Int
 
 from vitdeblur_jax.models.layers.views import mean_of_views
 from vitdeblur_jax.models.tilings import Windows
-from vitdeblur_jax.models.vitdeblur import losses, published
+from vitdeblur_jax.models.vitdeblur import initialization, losses, published
 from vitdeblur_jax.models.vitdeblur.configuration import check_side
-from vitdeblur_jax.models.vitdeblur.initialization import (
-    dct_init,
-    identity_init,
-    without_patch_overlap,
-)
 from vitdeblur_jax.models.vitdeblur.overlap import averaged_features, check_overlap
 from vitdeblur_jax.models.vitdeblur.pairs import PairOutputs, interleaved, parted
 from vitdeblur_jax.utils.errors import UserError
@@ -255,14 +250,16 @@ class ViTDeblur(nn.Module):
     @nn.nowrap
     def extends(self) -> tuple[nn.Module, Callable[[dict], dict]] | None:
         """Returns the model without `patch_overlap`; see `models.vitdeblur.initialization`."""
-        return without_patch_overlap(self)
+        return initialization.without_patch_overlap(self)
 
     @nn.nowrap
     def initialized(self, variables: dict, options: Mapping) -> dict:
         """Returns the initial variables; see `models.vitdeblur.initialization`."""
         if options["dct_init"]:
-            variables = dct_init(variables)
-        return identity_init(variables) if options["identity_init"] else variables
+            variables = initialization.dct_init(variables)
+        if options["identity_init"]:
+            variables = initialization.identity_init(variables)
+        return variables
 
 
 def architecture(model: nn.Module) -> ml_collections.ConfigDict:
