@@ -141,3 +141,20 @@ def test_exif_of_a_big_tiff_is_left_out_with_a_true_note(byteorder, dtype):
     assert pillow_info(rewritten(data, ".png"))["icc_profile"] == SRGB
     png_with_it = jpeg(exif=b"Exif\0\0" + data[:400])
     assert read_image(png_with_it).notes == decoded.notes
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
+def test_width_and_height_of_a_rotated_tiff_are_swapped(suffix):
+    written, exif = Image.Exif(), Image.Exif()
+    written[0x0112] = 6
+    written[0x8769] = {40962: 5, 40963: 6}
+    exif.load(written.tobytes())
+    stream = io.BytesIO()
+    Image.fromarray(noise(6, 5, 3)).save(stream, "TIFF", exif=exif)
+    again = read_image(rewritten(stream.getvalue(), suffix))
+    assert again.pixels.shape == (5, 6, 3)
+    found = Image.Exif()
+    found.load(again.metadata.exif)
+    assert found.get(0x0112, 1) == 1
+    sides = found.get_ifd(0x8769)
+    assert (sides[40962], sides[40963]) == (6, 5)

@@ -154,6 +154,21 @@ def test_gray_is_converted_by_its_profile():
         np.testing.assert_allclose(np.asarray(image), 188, atol=3)
 
 
+@pytest.mark.parametrize("suffix", [".webp", ".avif", ".heic"])
+def test_gray_is_converted_by_the_gamma_of_a_png(suffix):
+    if suffix == ".heic":
+        pytest.importorskip("pillow_heif")
+    linear = chunk(b"gAMA", struct.pack(">I", 100_000))
+    row = bytes([128, 255]) * 5  # gray and alpha, which none of these stores as gray
+    data = png(4, 8, (5, 6), [row] * 6, linear)
+    name = suffix[1:].upper()
+    assert lost(data, suffix) == (f"{name}: gray becomes RGB with the color profile sRGB",)
+    again = read_image(rewritten(data, suffix, quality=100))
+    profile = ImageCms.ImageCmsProfile(io.BytesIO(again.metadata.icc_profile))
+    assert profile.profile.xcolor_space == "RGB "
+    np.testing.assert_allclose(again.pixels, 188, atol=3)
+
+
 def test_metadata_too_long_for_a_jpeg_is_named():
     decoded = read_image(full_jpeg())
     long = decoded.metadata.replace(xmp=bytes(70_000), iptc=bytes(66_000))

@@ -207,3 +207,17 @@ def test_exif_of_a_sixteen_bit_tiff_says_nothing_of_the_old_pixels():
         stream = io.BytesIO()
         write_image(larger, stream, format=suffix)
         np.testing.assert_array_equal(read_image(stream.getvalue()).pixels, larger.pixels)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "longest"), [(".jpg", 65_500), (".webp", 16_383), (".avif", 32_768)]
+)
+def test_a_side_that_cannot_be_read_again_is_refused_before_any_work(suffix, longest):
+    def strip(width):
+        return DecodedImage(np.zeros((1, width, 3), np.uint8))
+
+    stream = io.BytesIO()
+    write_image(strip(longest), stream, format=suffix)
+    assert read_image(stream.getvalue()).pixels.shape == (1, longest, 3)
+    with pytest.raises(UserError, match=f"supports at most {longest} pixels per side"):
+        what_is_lost(strip(longest + 1), suffix)

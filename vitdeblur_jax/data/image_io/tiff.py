@@ -239,7 +239,7 @@ def exif_of_page(page: tifffile.TiffPage, data: bytes) -> tuple[bytes | None, tu
     try:
         exif = Image.Exif()
         exif.load_from_fp(io.BytesIO(data))
-        for tag in set(exif) - kept:
+        for tag in set(exif) - kept - {Base.Orientation}:  # read_exif resets the orientation
             del exif[tag]
         has_maker_note = _MAKER_NOTE in exif.get_ifd(IFD.Exif)
         stream = exif.tobytes()

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from vitdeblur_jax.data.image_io.avif import encode_avif
 from vitdeblur_jax.data.image_io.color_conversion import gray_to_srgb, to_standard_colors
-from vitdeblur_jax.data.image_io.decoded_image import DecodedImage, Samples
+from vitdeblur_jax.data.image_io.decoded_image import DecodedImage, Metadata, Samples
 from vitdeblur_jax.data.image_io.fitting import fitting, is_gray_profile
 from vitdeblur_jax.data.image_io.formats import FORMATS, IMAGE_SUFFIXES, require
 from vitdeblur_jax.data.image_io.heic import encode_heic
@@ -21,7 +21,8 @@ from vitdeblur_jax.data.image_io.tiff_writing import encode_tiff
 from vitdeblur_jax.utils.errors import UserError, one_line
 from vitdeblur_jax.utils.files import replaced_when_whole
 
-_LONGEST_SIDE = {"JPEG": 65_535, "WEBP": 16_383}
+# In pixels. libavif writes longer sides than it reads.
+_LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 32_768}
 _DEEP = ("PNG", "TIFF", "JXL", "HEIC")
 _OPAQUE = ("JPEG", "BMP")
 _WITHOUT_GRAY = ("WEBP", "HEIC")
@@ -45,13 +46,15 @@ def what_is_lost(image: DecodedImage, suffix: str) -> tuple[str, ...]:
             f"{kind} supports at most {_LONGEST_SIDE[kind]} pixels per side; this image is "
             f"{width} x {height}"
         )
+    metadata, names = fitting(image.metadata, kind, image.is_gray)
     losses = {
         "16 bits per channel are reduced to 8": is_deep and kind not in _DEEP,
         "16 bits per channel are reduced to 10": is_deep and kind == "HEIC",
         "transparency is left out": image.alpha is not None and kind in _OPAQUE,
-        "gray becomes RGB with the color profile sRGB": _changes_gray_profile(image, kind),
+        "gray becomes RGB with the color profile sRGB": _changes_gray_profile(
+            image, kind, metadata
+        ),
     }
-    metadata, names = fitting(image.metadata, kind, image.is_gray)
     if kind == "JXL" and metadata.icc_profile:
         losses["colors are converted from the color profile to sRGB or Display P3"] = True
     told = [loss for loss, is_so in losses.items() if is_so]
@@ -139,7 +142,7 @@ def _encode(image: DecodedImage, kind: str, quality: int | None) -> bytes:
         samples = np.dstack((samples, image.alpha))
     if samples.dtype == np.uint16 and kind not in _DEEP:
         samples = _rounded_to_8_bits(samples)
-    if _changes_gray_profile(image, kind):
+    if _changes_gray_profile(image, kind, metadata):
         samples, metadata = gray_to_srgb(samples, metadata)
     match kind:
         case "TIFF":
@@ -170,7 +173,7 @@ def _rounded_to_8_bits(samples: NDArray[np.uint16]) -> NDArray[np.uint8]:
     return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def _changes_gray_profile(image: DecodedImage, kind: str) -> bool:
-    """Returns whether the image has a gray color profile and the format stores only RGB."""
-    is_gray = image.is_gray and is_gray_profile(image.metadata.icc_profile)
-    return is_gray and not _stores_gray(image, kind)
+def _changes_gray_profile(image: DecodedImage, kind: str, fitted: Metadata) -> bool:
+    """Returns whether the format stores the image as RGB, but the color profile is for gray."""
+    is_rgb = image.is_gray and not _stores_gray(image, kind)
+    return is_rgb and is_gray_profile(fitted.icc_profile)
