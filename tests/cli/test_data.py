@@ -67,6 +67,22 @@ def test_synthesize_then_prepare_then_read(pairs, tmp_path, capsys):
         np.testing.assert_array_equal(one["sharp"], other["sharp"])
 
 
+def test_synthesize_never_overwrites_its_inputs(pairs, capsys):
+    sharp = pairs / "target"
+    before = (sharp / "a.png").read_bytes()
+    for flags in ([], ["--force"]):
+        assert main(["data", "synthesize", str(sharp), str(pairs), *flags]) == 2
+        assert "a.png is an input, and would be overwritten" in capsys.readouterr().err
+    assert (sharp / "a.png").read_bytes() == before
+
+
+def test_synthesize_refuses_a_negative_seed_before_any_work(pairs, tmp_path, capsys):
+    out = tmp_path / "synthetic"
+    assert main(["data", "synthesize", str(pairs / "target"), str(out), "--seed", "-1"]) == 2
+    assert capsys.readouterr().err == "error: the seed is -1; it must be 0 or more\n"
+    assert not out.exists()
+
+
 def test_preparing_an_unknown_set_names_the_nearest(pairs, tmp_path, capsys):
     arguments = ["data", "prepare", str(pairs), str(tmp_path / "out"), "--set", "realdoff"]
     assert main(arguments) == 2

@@ -60,8 +60,11 @@ def synthesize_folder(
 
     Raises:
         UserError: No images, two of one name, a broken one, pairs that exist already from
-            another seed, other settings or another source, or a folder that cannot be written.
+            another seed, other settings or another source, a pair that would replace an image of
+            `sharp_folder`, a negative seed, or a folder that cannot be written.
     """
+    if seed < 0:
+        raise UserError(f"the seed is {seed}; it must be 0 or more")
     images = list_images(sharp_folder)
     if line := left_out(sharp_folder):
         tell(line)
@@ -97,6 +100,10 @@ def _begin(images: list[Path], folders: list[Path], recipe: dict[str, Any], over
     journal = out / _JOURNAL
     resumes = not overwrite and journal.is_file() and read_json(journal) == recipe
     targets = [target for path in images for target in _targets(path, folders)]
+    sources = {path.resolve() for path in images}
+    replaced = next((target for target in targets if target.resolve() in sources), None)
+    if replaced:
+        raise UserError(f"{replaced} is an input, and would be overwritten; choose another folder")
     existing = next((target for target in targets if target.exists()), None)
     if existing and not (resumes or overwrite):
         of = " from another seed or other settings" if journal.is_file() else ""
