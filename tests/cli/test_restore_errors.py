@@ -118,13 +118,31 @@ def test_skip_existing_keeps_results_of_another_process(vitdeblur, photo, monkey
     monkeypatch.setattr(restore_files, "deblur", by_another)
     arguments = ["photo.png", "b.png", "-o", "new", "--skip-existing"]
     status, said = vitdeblur(*arguments)
-    assert (status, said.splitlines()[1:]) == (0, ["new/b.png is done already"])
+    done = ["new/photo.png is done already", "new/b.png is done already"]
+    assert (status, said.splitlines()[1:]) == (0, done)
     for name in names("new"):
         assert Path("new", name).read_text() == "by another"
         Path("new", name).unlink()
     status, said = vitdeblur(*arguments[:-1])
     assert status == 2
     assert "another process has written new/photo.png in the meantime" in said
+
+
+@pytest.mark.parametrize("missing", ["photo_restored.png", "change.png"])
+def test_skip_existing_completes_an_image_and_its_map(vitdeblur, photo, missing):
+    arguments = ["photo.png", "--change", "change.png", "--skip-existing"]
+    assert vitdeblur(*arguments)[0] == 0
+    whole = Path(missing).read_bytes()
+    assert vitdeblur(*arguments) == (0, "1 of 1 are done already\n")
+    Path(missing).unlink()
+    (kept,) = {"photo_restored.png", "change.png"} - {missing}
+    Path(kept).write_text("kept")
+    status, said = vitdeblur(*arguments)
+    assert status == 0
+    assert f"written: {missing}" in said
+    assert f"{kept} is done already" in said
+    assert Path(missing).read_bytes() == whole
+    assert Path(kept).read_text() == "kept"
 
 
 def test_control_characters_in_names_are_escaped(vitdeblur, photo):

@@ -112,7 +112,7 @@ def _add_files(parser) -> None:
     parser.add_argument(
         "--skip-existing",
         action="store_true",
-        help="skip images whose results exist; resumes an interrupted command",
+        help="keep files that exist, and skip images that are done; resumes an interrupted command",
     )
 
 

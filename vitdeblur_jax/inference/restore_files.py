@@ -19,6 +19,7 @@ from vitdeblur_jax.inference.restore_plan import (
     STANDARD,
     Options,
     Task,
+    is_done,
     make_folders,
     plan,
     tell_left_out,
@@ -64,7 +65,7 @@ def restore_files(
         waiting = [
             (number, task)
             for number, task in enumerate(tasks, 1)
-            if not (options.skip_existing and task.is_done)
+            if not (options.skip_existing and is_done(task, options))
         ]
         numerics = {"dtype": options.dtype, "precision": options.precision}
         pretrained = on_local_devices(load_pretrained(checkpoint, network, **numerics))
@@ -90,7 +91,7 @@ def restore_files(
 
 def _try_task(task: Task, place: str, pretrained: Pretrained, options: Options) -> bool:
     """Restores one file; returns False, after an error line, if that fails."""
-    if options.skip_existing and task.is_done:  # another process has written it
+    if options.skip_existing and is_done(task, options):  # another process has written it
         tell(f"{task.destination} is done already")
         return True
     name = "standard input" if task.source == STANDARD else task.source
@@ -101,8 +102,6 @@ def _try_task(task: Task, place: str, pretrained: Pretrained, options: Options) 
         tell(f"error: {name}: this machine has too little memory ({one_line(error)})")
         return False
     except UserError as error:
-        if isinstance(error, ExistsError) and options.skip_existing:
-            return True
         tell(f"error: {error}")
         return False
     return True
@@ -128,12 +127,16 @@ def _restore_file(task: Task, pretrained: Pretrained, options: Options) -> None:
     for note in notes:
         tell(f"note: {note}")
     result = dataclasses.replace(image, pixels=restored)
-    _write(result, destination, suffix, options.overwrite, options.quality)
+    if to_output:
+        encoded = io.BytesIO()
+        write_image(result, encoded, suffix)
+        write_result(encoded.getvalue())
+    else:
+        _write(result, destination, options, options.quality)
     if options.change is not None:
-        _write(change_map(given, restored), Path(options.change), None, options.overwrite)
+        _write(change_map(given, restored), Path(options.change), options)
     if options.uncertainty is not None:
-        doubt = _map(spread / WHITE_UNCERTAINTY)
-        _write(doubt, Path(options.uncertainty), None, options.overwrite)
+        _write(_map(spread / WHITE_UNCERTAINTY), Path(options.uncertainty), options)
 
 
 def _restored(pixels, pretrained, options):
@@ -154,14 +157,15 @@ def _restored(pixels, pretrained, options):
     return as_dtype(blend(pixels, mean, options.strength), pixels.dtype), spread
 
 
-def _write(image, destination, suffix, overwrite, quality=None):
-    if destination == STANDARD:
-        encoded = io.BytesIO()
-        write_image(image, encoded, suffix)
-        write_result(encoded.getvalue())
-        return
-    write_image(image, destination, overwrite=overwrite, quality=quality)
-    tell(f"written: {destination}")
+def _write(image, destination, options, quality=None):
+    try:
+        write_image(image, destination, overwrite=options.overwrite, quality=quality)
+    except ExistsError:
+        if not options.skip_existing:
+            raise
+        tell(f"{destination} is done already")
+    else:
+        tell(f"written: {destination}")
 
 
 def change_map(given: Samples, restored: Samples) -> DecodedImage:

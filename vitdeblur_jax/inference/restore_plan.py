@@ -36,7 +36,8 @@ class Options(NamedTuple):
       tile: Minimum side of a tile without its halo, in pixels; None for the network's.
       batch_size: Windows or tiles per batch; None for the default of `deblur`.
       overwrite: Replace existing files. Otherwise they are an error before any work.
-      skip_existing: Skip images whose results exist, which resumes an interrupted run.
+      skip_existing: Keep files that exist, and skip an image if all of its files do. This resumes
+        an interrupted run.
       recursive: Also restore the images in subfolders.
       dtype: Of the computation, as `load_pretrained` takes it; None for the checkpoint's.
       precision: Of float32 products on GPUs and TPUs; None for the checkpoint's.
@@ -64,10 +65,11 @@ class Task(NamedTuple):
     source: str | Path
     destination: str | Path
 
-    @property
-    def is_done(self) -> bool:
-        """Whether the result exists."""
-        return self.destination != STANDARD and os.path.exists(self.destination)
+
+def is_done(task: Task, options: Options) -> bool:
+    """Returns whether the result and the maps exist."""
+    paths = (task.destination, options.change, options.uncertainty)
+    return task.destination != STANDARD and all(os.path.exists(p) for p in paths if p is not None)
 
 
 def plan(sources: Sequence[str], output: str | None, options: Options) -> list[Task]:
@@ -211,7 +213,7 @@ def _check_maps(options: Options, tasks: list[Task]) -> None:
             raise UserError(f"{name} names two files; give each map a name of its own")
         others.add(os.path.realpath(name))
         endings = f"a map ends in one of {', '.join(IMAGE_SUFFIXES)}"
-        _check_file(Path(name), endings, options.overwrite)
+        _check_file(Path(name), endings, options.overwrite or options.skip_existing)
 
 
 def _check_quality(quality: int | None, tasks: list[Task]) -> None:
