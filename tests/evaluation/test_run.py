@@ -20,6 +20,7 @@ from tests.evaluation.scikit_image_figures import scikit_image_figures
 from tests.made_up_data import write_png
 from tests.small_model import small_pretrained, write_deep_checkpoint
 from vitdeblur_jax import Pretrained, deblur, load_pretrained, save_pretrained
+from vitdeblur_jax.data.image_io import as_8_bits, read_rgb
 from vitdeblur_jax.data.layouts import LAYOUTS
 from vitdeblur_jax.evaluation import evaluate, preparation, run
 from vitdeblur_jax.evaluation.metrics_json import check_results_folder
@@ -406,6 +407,35 @@ def test_images_that_left_the_data_leave_the_mean(tmp_path, settings):
     found = contents(tmp_path / "results")
     assert found["images"] == list(found["restored"]) == ["b"]
     assert means(found)["output"] == figures(found)["output"]["b"]
+
+
+def test_images_that_another_one_displaced_are_made_again(tmp_path, settings, capsys):
+    """The files of the report are named by the place of an image."""
+    make_pairs(tmp_path)
+    first = [tmp_path / "data" / folder / "a.png" for folder in ("input", "ground_truth")]
+    kept = [path.read_bytes() for path in first]
+    for path in first:
+        path.unlink()
+    evaluate(settings(), tmp_path / "results")
+    for path, data in zip(first, kept, strict=True):
+        path.write_bytes(data)
+    capsys.readouterr()
+    evaluate(settings(), tmp_path / "results")
+    assert "has changed; 1 of them are restored again" in capsys.readouterr().err
+    for place, path in enumerate((first[1], first[1].with_name("b.png"))):
+        shown = read_rgb(tmp_path / "results" / "images" / f"{place}-0.png")
+        np.testing.assert_array_equal(shown, as_8_bits(read_rgb(path)))
+
+
+def test_control_characters_in_names_are_escaped(tmp_path, settings, capsys):
+    make_pairs(tmp_path)
+    images = tmp_path / "images"
+    images.mkdir()
+    (tmp_path / "data/input/a.png").rename(images / "a\x1b]0;title\x07.png")
+    evaluate(settings(data_dir=str(images), layout="images"), tmp_path / "results")
+    said = "".join(capsys.readouterr())
+    assert "\x1b]0;title" not in said
+    assert "\\x1b]0;title\\x07" in said
 
 
 # What it refuses

@@ -34,6 +34,7 @@ from vitdeblur_jax.utils.buckets import AnyPath
 from vitdeblur_jax.utils.errors import UserError, one_line
 from vitdeblur_jax.utils.files import write_text
 from vitdeblur_jax.utils.json_files import read_json
+from vitdeblur_jax.utils.output import printable, tell
 from vitdeblur_jax.utils.table import format_table
 
 COMPARED = {
@@ -71,7 +72,9 @@ class Results:
           folder: The results folder.
           config: Config of this run.
           checkpoint_digest: Digest of its weights.
-          names: Names of all images; results of other images are dropped.
+          names: Names of all images. Results of other images are dropped, and those of images
+            that have another place in the list than before, because the report's files are named
+            by place.
           metrics: Metrics to compute.
           part: Index of this process. Process 0 must open the folder first.
 
@@ -166,7 +169,12 @@ class Results:
         if self._contents["methods"]:
             return terminal(self._contents, styled)
         rows = [
-            (name, str(record["width"]), str(record["height"]), f"{record['seconds']:.1f}")
+            (
+                printable(name),
+                str(record["width"]),
+                str(record["height"]),
+                f"{record['seconds']:.1f}",
+            )
             for name, record in self._contents["restored"].items()
         ]
         return format_table(("image", "width", "height", "seconds"), rows)
@@ -199,7 +207,12 @@ class Results:
         """Adds the images of earlier contents, in the order of their names."""
         if earlier["restored"]:
             _check_same_run(earlier, self._contents, self._folder)
-        self._add_records(earlier)
+        images = self._contents["images"]
+        kept = _at_same_place(earlier, images)
+        again = sum(name in images for name in earlier["restored"]) - len(kept["restored"])
+        if again and self._part == 0:
+            tell(f"the list of images has changed; {again} of them are restored again")
+        self._add_records(kept)
 
     def _add_records(self, found: dict) -> None:
         """Adds images, in the order of their names."""
@@ -228,6 +241,22 @@ def _read_run(path):
     if "checkpoint_sha256" not in contents:
         raise UserError(f"{path} is not from an evaluate.py run; choose another --workdir")
     return contents
+
+
+def _at_same_place(earlier, images):
+    """Returns the records of images that have the same place in both lists of images.
+
+    The files of the report are named by place. Without targets there is no report.
+    """
+    if not earlier["methods"]:
+        return earlier
+    same = {name for name, before in zip(images, earlier["images"], strict=False) if name == before}
+
+    def of_same(records):
+        return {name: record for name, record in records.items() if name in same}
+
+    methods = [{**method, "images": of_same(method["images"])} for method in earlier["methods"]]
+    return {"methods": methods, "restored": of_same(earlier["restored"])}
 
 
 def _check_same_run(earlier, fresh, folder):
