@@ -130,3 +130,4 @@ def test_shares_are_a_partition_in_order(monkeypatch, count):
         shares.append(split_across_processes(list(range(5))))
     assert [item for items in shares for item in items] == list(range(5))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert shares[0]  # process 0 draws validation images

@@ -237,6 +237,7 @@ def test_a_run_is_trained_longer_where_its_schedule_allows_it(pairs, tmp_path, c
     config.num_steps = 9
     with pytest.raises(UserError, match=r"num_steps is 9, but the run in .* is already at step 10"):
         train(config, tmp_path / "longer")
+    assert json.loads((tmp_path / "longer/config.json").read_text())["num_steps"] == 10
 
 
 def test_a_run_resumes_where_its_data_has_moved_and_with_no_other_data(tmp_path, stand_in):
@@ -534,6 +535,17 @@ def test_nothing_goes_to_the_device_unasked(pairs, tmp_path, monkeypatch, stand_
     monkeypatch.setattr(DeviceBatches, "__next__", lambda self: jax.device_get(place(self)))
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
         train(quick_config(pairs), tmp_path)
+
+
+def test_an_objective_may_compute_constants_while_it_is_traced(pairs, tmp_path):
+    def halved(model, variables, blurred, sharp, rng):
+        with jax.ensure_compile_time_eval():
+            half = jax.numpy.asarray(np.ones(2, np.float32)).mean() / 2
+        usual = stand_in_objective(model, {}, variables, blurred, sharp, rng, border=0)
+        return usual._replace(loss=half * usual.loss)
+
+    config = quick_config(pairs, num_steps=2, optimizer__warmup_steps=0)
+    assert train(config, tmp_path, halved) == 0
 
 
 def _steps_in_profile(workdir):

@@ -12,7 +12,7 @@ import pytest
 
 from tests.forked import running
 from vitdeblur_jax import UserError
-from vitdeblur_jax.training.run_folder import run_folder
+from vitdeblur_jax.training.run_folder import run_folder, write_config
 
 FREE = ("data.workers", "validation")
 
@@ -102,7 +102,16 @@ def test_a_key_that_an_earlier_version_did_not_have_has_its_default(tmp_path):
     with pytest.raises(UserError, match=r"another config \(optimizer.b2: 0.95 -> 0.5\);"):
         open_and_close(tmp_path, optimizer__b2=0.5)
     open_and_close(tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["optimizer"]["b2"] == 0.95
+
+
+def test_a_resumed_run_keeps_its_config_until_it_is_sure_to_go_on(tmp_path):
+    open_and_close(tmp_path)
+    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+    before = [(tmp_path / name).read_bytes() for name in ("config.json", "versions.json")]
+    open_and_close(tmp_path, data__workers=0)
+    assert [(tmp_path / name).read_bytes() for name in ("config.json", "versions.json")] == before
+    write_config(tmp_path, config(data__workers=0))
+    assert json.loads((tmp_path / "config.json").read_text())["data"]["workers"] == 0
 
 
 def test_only_five_of_many_differences_are_shown(tmp_path):

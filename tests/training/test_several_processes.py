@@ -171,6 +171,21 @@ def test_a_process_that_is_wrong_ends_all_with_its_reason(pairs, tmp_path):
     assert "Traceback" not in first.output + second.output
 
 
+def test_workdirs_that_are_not_shared_are_told(pairs, tmp_path):
+    """As on two machines whose disks are their own."""
+    with_own_workdir = (
+        "import runpy, sys; sys.argv[0] = 'train.py';"
+        f"sys.argv.append('--workdir={tmp_path}/run' + sys.argv[-1][-1]);"  # --process=INDEX
+        "runpy.run_path('train.py', run_name='__main__')"
+    )
+    _, *flags, _ = train(pairs, tmp_path, "quick")
+    output = tmp_path / "output"
+    ended = end(start(2, ["-c", with_own_workdir, *flags], output), output, BETWEEN)
+    assert_all(ended, 2)
+    assert "must be on a disk that all machines share" in ended[1].output
+    assert "Traceback" not in ended[0].output + ended[1].output
+
+
 def test_a_cluster_that_does_not_come_together_is_told(tmp_path):
     program = (
         "import vitdeblur_jax.distributed.processes as p;"

@@ -152,9 +152,12 @@ def is_first() -> bool:
 
 
 def split_across_processes(items: Sequence) -> Sequence:
-    """Returns this process's contiguous part of the items; part lengths differ by at most 1."""
+    """Returns this process's contiguous part of the items; part lengths differ by at most 1.
+
+    With fewer items than processes, process 0 has one.
+    """
     index, count = place()
-    bounds = [len(items) * part // count for part in (index, index + 1)]
+    bounds = [-(-len(items) * part // count) for part in (index, index + 1)]
     return items[slice(*bounds)]
 
 

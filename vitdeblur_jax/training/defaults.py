@@ -45,7 +45,8 @@ architecture; its patch_overlap may be 0; empty: none |
 of the training |
 | validation.root, .split | its images, without data.hold_out; empty root: data.root |
 | validation.num_images | number of validation images, evenly spaced; 0: all |
-| validation.num_logged_images | number of these images logged to TensorBoard |
+| validation.num_logged_images | number of these images drawn and logged; at most those of \
+process 0 |
 | validation.stride, .batch_size | as in configs/evaluate.py |
 | trackers | experiment trackers that get the log too: mlflow, wandb; empty: none |
 | profile | (first, last) step to profile; empty: none |

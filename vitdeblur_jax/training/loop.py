@@ -39,7 +39,7 @@ from vitdeblur_jax.training.preemption import AgreedPreemption, Preempted, Preem
 from vitdeblur_jax.training.preparation import Run, describe, first_state, prepare
 from vitdeblur_jax.training.profiling import Profile
 from vitdeblur_jax.training.resume_checks import check_data, check_network, check_steps
-from vitdeblur_jax.training.run_folder import check_is_shared, run_folder
+from vitdeblur_jax.training.run_folder import check_is_shared, run_folder, write_config
 from vitdeblur_jax.training.time_limit import TimeLimit
 from vitdeblur_jax.training.trackers import Tracker, connect
 from vitdeblur_jax.training.validation import validate_sets
@@ -82,13 +82,17 @@ def train(
             mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
             run = prepare(config, network, mesh, objective)
             data = TrainingData(config, views_of(network))
-            given = None
-            if not step_folders(workdir / "checkpoints"):
-                given = given_variables(config, network)  # before anything is written
+            is_new = not step_folders(workdir / "checkpoints")
+        # Orbax has barriers of its own, so no process may enter it unless all do.
+        is_new = gather(is_new)[0]
+        with together():
+            given = given_variables(config, network) if is_new else None  # before any writing
+        with together():
             folder = stack.enter_context(_shared_run_folder(workdir, config, network))
         preemption = stack.enter_context(AgreedPreemption() if is_multiprocess() else Preemption())
         with together():
             check_is_shared(folder)
+        with together():
             checkpoints = stack.enter_context(
                 TrainingCheckpoints(folder / "checkpoints", config.keep_checkpoints)
             )
@@ -99,6 +103,8 @@ def train(
             step = int(state.step)
             check_steps(folder, step, config)
             check_data(folder, resume_state, data.fingerprint, config)
+            if resume_state and is_first():
+                write_config(folder, config)
             log = stack.enter_context(_begin_log(folder, step, config, run, tracker_runs))
         loop = _Loop(
             config, run, data, checkpoints, log, preemption, time_limit, state, resume_state
@@ -153,7 +159,7 @@ class _Loop:
     def run(self) -> int:
         """Returns the exit status."""
         try:
-            if self.is_due(self.config.validation.every) and not gather(self.was_validated())[0]:
+            if self.validation_is_due() and not gather(self.was_validated())[0]:
                 self.checkpoints.add_psnr(self.step, self.validate())  # preempted before
             if self.time_limit and not (self.step or self.time_limit.knows_closing()):
                 with self.log.not_training():
@@ -176,6 +182,7 @@ class _Loop:
         """Trains to the end of the current stage."""
         stage, sharding = self.data.stage(self.step), batch_sharded(self.fixed.mesh)
         self.log.say(f"compiling the training step for {stage.shape}")
+        level = "allow"  # to compile, JAX may read constants of the network from the device
         with contextlib.closing(self.data.batches(self.step, stage, sharding)) as batches:
             while self.step < self.data.end_of(stage) and not self.is_complete():
                 self.tick()
@@ -184,8 +191,9 @@ class _Loop:
                 waited = time.monotonic() - started
                 self.profile.before(self.step)
                 scale = self.lr_scale()
-                with jax.transfer_guard("disallow"):
+                with jax.transfer_guard(level):
                     self.state, metrics = self.fixed.train_step(self.state, batch, **scale)
+                level = "disallow"
                 self.profile.after(self.step, metrics)
                 self.step += 1
                 self.window.add(self.step, metrics)
@@ -227,11 +235,10 @@ class _Loop:
             self.log.train(self.step, figures)
             self.window.reset()
         with self.log.not_training():
-            if self.is_complete() or self.time_limit.allows_closing():
-                if self.is_due(self.config.validation.every):
-                    self.validate_and_save()
-                elif self.is_due(self.config.save_every):
-                    self.save()
+            if self.validation_is_due():
+                self.validate_and_save()
+            elif self.may_close() and self.is_due(self.config.save_every):
+                self.save()
         if not self.is_complete():
             self.preemption.check()
 
@@ -240,6 +247,13 @@ class _Loop:
 
     def is_due(self, every: int) -> bool:
         return bool(every and self.step and (self.is_complete() or self.step % every == 0))
+
+    def may_close(self) -> bool:
+        """Returns whether there is time to validate and save."""
+        return self.is_complete() or self.time_limit.allows_closing()
+
+    def validation_is_due(self) -> bool:
+        return self.may_close() and self.is_due(self.config.validation.every)
 
     def was_validated(self) -> bool:
         logged = self.log.last("validation")

@@ -63,8 +63,6 @@ def largest_weights(config: ml_collections.ConfigDict) -> dict[str, float]:
 def changing_weights(config: ml_collections.ConfigDict) -> WeightsAt | None:
     """Returns the function from a step to the weights that change in the run; None if none do."""
     plan = phases(config)
-    # NumPy arrays, because the step closes over them: to lower a closed-over `jax.Array`, JAX
-    # copies it from the device, which the loop's transfer guard forbids on a GPU.
     starts = np.array([first_step for first_step, _ in plan])
     by_term: Mapping[str, list[float]] = {
         name: [weights[name] for _, weights in plan] for name in plan[0][1]

@@ -49,8 +49,9 @@ def run_folder(
 ) -> Iterator[AnyPath]:
     """Yields the folder of a run, locked for this process; created if missing.
 
-    Writes `config.json` and `versions.json`. Once the folder has a checkpoint, only `free_keys` of
-    the config may change. A new run's folder may hold other files, but not images, results of
+    Once the folder has a checkpoint, only `free_keys` of the config may change. Without one,
+    `config.json` and `versions.json` are written; a resumed run calls `write_config` once it is
+    sure to go on. A new run's folder may hold other files, but not images, results of
     `evaluate.py` or `vitdeblur score`, or those of a run without its `config.json`.
 
     Args:
@@ -74,9 +75,17 @@ def run_folder(
             if not is_of_storage(error):
                 raise
             raise UserError(f"the workdir {folder} cannot be used ({one_line(error)})") from error
-        _keep_config(folder / "config.json", config, free_keys, defaults)
-        write_text(folder / "versions.json", json.dumps(versions(), indent=2) + "\n")
+        if (folder / "config.json").exists() and step_folders(folder / "checkpoints"):
+            _check_config(folder, config, free_keys, defaults)
+        else:
+            write_config(folder, config)
         yield folder
+
+
+def write_config(folder: AnyPath, config: ml_collections.ConfigDict) -> None:
+    """Writes `config.json`, without the queries of addresses, and `versions.json`."""
+    write_text(folder / "config.json", _as_json(config))
+    write_text(folder / "versions.json", json.dumps(versions(), indent=2) + "\n")
 
 
 def check_is_shared(folder: AnyPath) -> None:
@@ -150,18 +159,19 @@ def _take(lock, folder):
     lock.flush()
 
 
-def _keep_config(path, config, free_keys, defaults):
-    """Writes the config, unless an existing one differs in keys that are not free."""
-    text = json.dumps(without_queries(config.to_dict()), indent=2, sort_keys=True) + "\n"
-    if path.exists() and step_folders(path.parent / "checkpoints"):
-        try:
-            earlier = _flat(without_queries(read_json(path)))
-        except UserError as error:
-            raise UserError(f"{error}; choose another --workdir") from error
-        now, defaults = _flat(json.loads(text)), _flat(defaults.to_dict())
-        added = {key: defaults[key] for key in now.keys() & defaults.keys()}
-        _check_same_run(path.parent, added | earlier, now, free_keys)
-    write_text(path, text)
+def _as_json(config):
+    return json.dumps(without_queries(config.to_dict()), indent=2, sort_keys=True) + "\n"
+
+
+def _check_config(folder, config, free_keys, defaults):
+    """Raises `UserError` if the folder's config differs in keys that are not free."""
+    try:
+        earlier = _flat(without_queries(read_json(folder / "config.json")))
+    except UserError as error:
+        raise UserError(f"{error}; choose another --workdir") from error
+    now, defaults = _flat(json.loads(_as_json(config))), _flat(defaults.to_dict())
+    added = {key: defaults[key] for key in now.keys() & defaults.keys()}
+    _check_same_run(folder, added | earlier, now, free_keys)
 
 
 def _check_same_run(folder, earlier, now, free_keys):

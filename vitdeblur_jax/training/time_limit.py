@@ -46,6 +46,7 @@ class TimeLimit:
     def resume(self, state: dict) -> None:
         """Adds the time that the run took before; `state` is the result of `state`."""
         self._began -= state["elapsed_s"]
+        self.elapsed_s = state["elapsed_s"]
         self._closing_s, self.progress = state["closing_s"], state["progress"]
 
     def state(self) -> dict[str, float]:
