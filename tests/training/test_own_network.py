@@ -256,6 +256,12 @@ class _Failing(nn.Module):
         return nn.Dense(3)(image) + jnp.zeros(7)
 
 
+class _Half(nn.Module):
+    @nn.compact
+    def __call__(self, image):
+        return nn.Dense(3, param_dtype=jnp.bfloat16)(image)
+
+
 class _Strided(nn.Module):
     tiling: HaloTiles = HaloTiles(multiple=2)
 
@@ -291,6 +297,10 @@ class _Tiled(nn.Module):
         (_Demanding(), "_Demanding.__call__ needs the argument 'is_training'; .* named `train`"),
         (_Dropping(), "_Dropping cannot be applied .*PRNG.* deterministic=not train"),
         (_Failing(), r"_Failing cannot be applied to images \(test_own_network.py, line \d+: Val"),
+        (
+            _Half(),
+            r"_Half has parameters that are not float32 \(Dense_0/bias: bfloat16, .* `param_dtype`",
+        ),
         (
             _Strided(),
             r"_Strided returns 2 x 68 x 68 x 3 for .* 2 x 66 x .* The multiple .* is 2; make",

@@ -7,6 +7,7 @@ import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
 
 from vitdeblur_jax.models.network import (
     abstract_variables,
@@ -19,6 +20,7 @@ from vitdeblur_jax.models.network import (
 )
 from vitdeblur_jax.utils.config_checks import shown
 from vitdeblur_jax.utils.errors import UserError, raised_in
+from vitdeblur_jax.utils.shapes import few_of
 
 
 def check_network(network: nn.Module) -> None:
@@ -26,8 +28,8 @@ def check_network(network: nn.Module) -> None:
 
     Raises:
       UserError: The network cannot be initialized or applied, does not return images, refuses
-        sides that its tiling allows, has batch statistics that training could never update, or its
-        attribute `tiling` is not a tiling.
+        sides that its tiling allows, has parameters that are not float32, has batch statistics that
+        training could never update, or its attribute `tiling` is not a tiling.
     """
     check_is_instance(network)
     name = type(network).__name__
@@ -35,6 +37,13 @@ def check_network(network: nn.Module) -> None:
     variables = _traced(name, lambda: abstract_variables(network))
     if "params" not in variables:
         raise UserError(f"{name} has no parameters, so there is nothing to train")
+    flat = traverse_util.flatten_dict(variables["params"], sep="/")
+    others = [f"{path}: {x.dtype}" for path, x in flat.items() if x.dtype != jnp.float32]
+    if others:
+        raise UserError(
+            f"{name} has parameters that are not float32 ({few_of(others)}): leave `param_dtype` "
+            "at float32; `dtype=jnp.bfloat16` alone computes in bfloat16"
+        )
     updates = takes_train(network) or hasattr(network, "training_outputs")
     if "batch_stats" in variables and not updates:
         raise UserError(

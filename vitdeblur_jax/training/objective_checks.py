@@ -109,7 +109,7 @@ def check_result(
       The result.
 
     Raises:
-      UserError: It is not an `Objective`, or a part of it has another type or shape.
+      UserError: It is not an `Objective`, or a part of it has another type, shape or dtype.
     """
     if not isinstance(result, Objective):
         raise UserError(
@@ -133,7 +133,7 @@ def check_result(
             f"{name} returns a model_state of {_described(result.model_state)}; return the state "
             "that `training_outputs` returns"
         )
-    wrong = shape_differences(_shapes(result.model_state), _shapes(model_state))
+    wrong = shape_differences(_arrays(result.model_state), _arrays(model_state))
     if wrong:
         raise UserError(
             f"{name} returns another model_state than the network has ({few_of(wrong, '; ')}); "
@@ -154,9 +154,9 @@ def _check_terms(terms, name):
             )
 
 
-def _shapes(state):
+def _arrays(state):
     flat = traverse_util.flatten_dict(state, sep="/")
-    return {name: jnp.shape(value) for name, value in flat.items()}
+    return {name: f"{jnp.result_type(x)} of {jnp.shape(x)}" for name, x in flat.items()}
 
 
 def _described(value):

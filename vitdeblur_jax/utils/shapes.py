@@ -9,8 +9,11 @@ Shapes = Mapping[str, tuple[int, ...]]
 _FEW, _LONGEST = 5, 120
 
 
-def shape_differences(stored: Shapes, wanted: Shapes) -> list[str]:
-    """Returns a line for each entry that is missing, unexpected or of a wrong shape in `stored`."""
+def shape_differences(stored: Mapping[str, object], wanted: Mapping[str, object]) -> list[str]:
+    """Returns a line for each entry that is missing, unexpected or different in `stored`.
+
+    The values are shapes, or other descriptions of arrays.
+    """
     wrong = [
         f"{name} is {stored[name]}, should be {shape}"
         for name, shape in wanted.items()
