@@ -11,8 +11,9 @@ Not reproduced: the published training also reloads the best model and resets Ad
 3000 and 4000. The training loop does not return to an earlier model. The paper's reblurring loss is
 not part of the published loss either.
 
-For LFDOF, `--config.data.layout=lfdof --config.data.hold_out=20` changes the data only: the
-published schedule there has a tenth of the epochs, and an epoch has 2815 steps.
+For LFDOF, `--config.data.layout=lfdof --config.data.hold_out=20` changes the data only. Published
+for LFDOF: an epoch has 2815 steps, the SSIM phases begin at epoch 100 and repeat every 20 epochs,
+and the learning rate falls at epochs 100, 200 and 300.
 
 The authors name no hardware; one GPU with 24 GB should do. No run is complete yet, so there are no
 results.

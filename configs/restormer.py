@@ -5,8 +5,8 @@ r"""Trains Restormer on DPDD, the Canon dual-pixel data set: its combined views.
 Published: L1 loss, AdamW with weight decay 1e-4 and gradients clipped to norm 0.01; learning rate
 3e-4 for 92 000 steps, then a cosine to 1e-6 at step 300 000; crops that grow from 128 to 384 while
 the batch shrinks from 64 to 8, with all eight flips and turns. For two views, give `default_config`
-the name "restormer_dual", set `data.layout` to "dpdd_dual_pixel", and leave `data.quarter_turns`
-out.
+the name "restormer_dual", set `data.layout` to "dpdd_dual_pixel" and `data.bit_depth` to 16, and
+leave `data.quarter_turns` out.
 
 The training loop crops whole images: the published crops come from patches of 512 pixels, without
 the 30 % that are least sharp.

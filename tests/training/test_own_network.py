@@ -148,6 +148,15 @@ def test_a_halo_that_is_too_small_shows(pretrained, monkeypatch):
     np.testing.assert_allclose(deblur(image, pretrained), expected, atol=1e-5)
 
 
+def test_a_tile_below_the_image_is_left_out(pretrained, monkeypatch):
+    """An image lower than one tile without a halo is extended to two of them."""
+    monkeypatch.setattr(OwnNetwork, "tiling", HaloTiles(halo=0, multiple=16, tile=16))
+    image = np.random.default_rng(1).random((10, 16, 3), np.float32)
+    tile = np.pad(image, ((0, 6), (0, 0), (0, 0)), mode="reflect")
+    expected = pretrained.model.apply(pretrained.variables, tile[None])[0, :10]
+    np.testing.assert_allclose(deblur(image, pretrained), expected, atol=1e-5)
+
+
 def test_memory_is_that_of_a_row_of_tiles(pretrained):
     rows = restore(pretrained.model, pretrained.variables, np.zeros((160, 24, 3), np.uint8))
     assert max(map(len, rows)) <= 20

@@ -90,7 +90,8 @@ def tile_rows(
             yield finished(joined, given, 0, output)
 
     for row, strip in zip(rows, on_host(restored_strips()), strict=True):
-        wanted = strip[row.kept_from - row.start : min(row.kept_to, height) - row.start, :width]
+        end = max(min(row.kept_to, height) - row.start, 0)  # a tile may lie below the image
+        wanted = strip[row.kept_from - row.start : end, :width]
         if len(wanted):
             yield wanted
 
