@@ -13,6 +13,7 @@ _Image = UInt8[np.ndarray, "height width 3"]
 _Light = Float[np.ndarray, "..."]
 _Values = Float[np.ndarray | jax.Array, "..."]
 
+JPEG_BLOCK = 16  # pixels; a block of chrominance, which has half the resolution
 CLIPPED = 250  # of 255; channels above this are probably clipped
 SLOPE_AT_MIDDLE_GRAY = 1.08  # of the sRGB curve
 _MIDDLE_GRAY = 0.2140  # in linear light; 0.5 in sRGB
@@ -55,8 +56,16 @@ def noise_variance(light: _Values) -> _Values:
     return _READ_VARIANCE + (1 - _READ_VARIANCE) / _MIDDLE_GRAY * light
 
 
-def through_jpeg(image: _Image, quality: int) -> _Image:
-    """Compresses an image as JPEG and decode it again."""
+def through_jpeg(image: _Image, quality: int, corner: tuple[int, int] = (0, 0)) -> _Image:
+    """Compresses an image as JPEG and decodes it again.
+
+    Args:
+        image: An sRGB image.
+        quality: 1 to 100.
+        corner: Row and column of the image in the whole one, which begins with the first block.
+    """
+    before = [start % JPEG_BLOCK for start in corner]
+    padded = np.pad(image, (*((n, 0) for n in before), (0, 0)), mode="edge")
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=quality)
-    return np.asarray(Image.open(buffer, formats=["JPEG"]))
+    Image.fromarray(padded).save(buffer, "JPEG", quality=quality)
+    return np.asarray(Image.open(buffer, formats=["JPEG"]))[before[0] :, before[1] :]

@@ -54,13 +54,14 @@ def synthesize(
     is_jpeg = rng.random() < settings.jpeg_share
     quality = int(rng.integers(*settings.jpeg_quality, endpoint=True))
     tone = draw_from(settings.tone, rng)
+    corner = around[0].start, around[1].start
     light = extend_highlights(sharp, highlights) ** tone
     views = []
     for half in ("left", "right") if settings.dual_pixel else (None,):
         view = np.maximum(defocus(light, radius, aperture, half), 0) ** (1 / tone)
         view = add_noise(view, deviation, rng)
         view = np.rint(255 * linear_to_srgb(np.clip(view, 0, 1))).astype(np.uint8)
-        views.append(through_jpeg(view, quality) if is_jpeg else view)
+        views.append(through_jpeg(view, quality, corner) if is_jpeg else view)
     pair = {"blurred": np.concatenate(views, axis=-1), "sharp": sharp, "radius": radius}
     inside = tuple(
         slice(part.start - whole.start, part.stop - whole.start)

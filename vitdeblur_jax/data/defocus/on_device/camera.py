@@ -8,6 +8,7 @@ from scipy.fft import dct
 
 from vitdeblur_jax.data.defocus.camera import (
     CLIPPED,
+    JPEG_BLOCK,
     SLOPE_AT_MIDDLE_GRAY,
     noise_variance,
 )
@@ -54,7 +55,11 @@ def add_noise(key: Key[Array, ""], light: _Views, deviation: Float[Array, ""] | 
     return light + deviation * spread * jax.random.normal(key, light.shape)
 
 
-def through_jpeg(image: UInt8[Array, "height width 3"], quality: Int[Array, ""] | int) -> Array:
+def through_jpeg(
+    image: UInt8[Array, "height width 3"],
+    quality: Int[Array, ""] | int,
+    corner: Int[Array, "2"] | tuple[int, int] = (0, 0),
+) -> Array:
     """Compresses an image as JPEG with subsampled chrominance, and decodes it again.
 
     This is what libjpeg does by default, except for the rounding of its integer arithmetic.
@@ -62,10 +67,21 @@ def through_jpeg(image: UInt8[Array, "height width 3"], quality: Int[Array, ""] 
     Args:
         image: An sRGB image.
         quality: 1 to 100.
+        corner: Row and column of the image in the whole one, which begins with the first block.
 
     Returns:
         The decoded image, H x W x 3 uint8.
     """
+    # Any corner gives the same shapes, because it may be traced.
+    most = JPEG_BLOCK - 1
+    before = [jnp.asarray(start) % JPEG_BLOCK for start in corner]
+    padded = jnp.pad(image, ((most, most), (most, most), (0, 0)), mode="edge")
+    sides = [side + most for side in image.shape[:2]]
+    aligned = jax.lax.dynamic_slice(padded, (most - before[0], most - before[1], 0), (*sides, 3))
+    return jax.lax.dynamic_slice(_through_jpeg(aligned, quality), (*before, 0), image.shape)
+
+
+def _through_jpeg(image, quality):
     height, width, _ = image.shape
     padding = [(0, -side % (2 * _BLOCK)) for side in (height, width)]
     image = jnp.pad(image, (*padding, (0, 0)), mode="edge").astype(jnp.float32)

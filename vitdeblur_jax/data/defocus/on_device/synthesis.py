@@ -74,11 +74,11 @@ def synthesize(
     light = sharp[window.rows][:, window.columns]
     inside = tuple(slice(margin, margin + length) for length in shape)
     aperture = draw_aperture(aperture_key, settings)
-    blurred = _captured(camera_key, light, radius, aperture, settings)
+    blurred = _captured(camera_key, light, radius, aperture, settings, corner)
     return Synthetic(blurred, _eight_bits(light[inside]), radius[inside])
 
 
-def _captured(key, light, radius, aperture, settings: SynthesisSettings) -> Array:
+def _captured(key, light, radius, aperture, settings: SynthesisSettings, corner) -> Array:
     """Returns the views of a scene, without its margin, through a random camera."""
     keys = jax.random.split(key, 6)
     if settings.highlight_gain > 1:
@@ -100,7 +100,7 @@ def _captured(key, light, radius, aperture, settings: SynthesisSettings) -> Arra
 
     def compressed():
         views = jnp.split(blurred, len(halves), axis=-1)
-        return jnp.concatenate([through_jpeg(view, quality) for view in views], axis=-1)
+        return jnp.concatenate([through_jpeg(view, quality, corner) for view in views], axis=-1)
 
     is_jpeg = jax.random.uniform(keys[4]) < settings.jpeg_share
     return jax.lax.cond(is_jpeg, compressed, lambda: blurred)
