@@ -73,5 +73,27 @@ def test_a_tilde_in_an_option_is_the_home_folder(monkeypatch):
     assert options.image == ["/home/me/a.jpg", "~b.jpg"]
     assert options.output == "/home/me/out"
     options = parse(["score", "--data=~/d", "--set=pairs", "--out=~/o", "a=~/r"])
-    assert (options.data, options.out) == ("/home/me/d", Path("/home/me/o"))
+    assert (options.data, options.out) == ("/home/me/d", "/home/me/o")
     assert parse_method(options.methods[0]).folder == Path("/home/me/r")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["photo.png", "-o", "gs://bucket/restored/"], "images"),
+        (["photo.png", "--change", "s3://bucket/change.png"], "images"),
+        (["export", "demo", "gs://bucket/model"], "exported models"),
+        (["convert", "demo", "gs://bucket/model"], "checkpoints"),
+        (["data", "synthesize", "sharp", "gs://bucket/pairs"], "pairs"),
+        (["score", "--data", "pairs", "--set", "pairs", "A=a", "--out", "gs://bucket/a"], "scores"),
+    ],
+)
+def test_results_in_a_bucket_are_refused_before_any_work(
+    tmp_path, monkeypatch, capsys, arguments, what
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    (address,) = [argument for argument in arguments if "://" in argument]
+    expected = f"error: {address}: {what} are saved on disk; copy the result to the bucket\n"
+    assert capsys.readouterr().err == expected
+    assert list(tmp_path.iterdir()) == []

@@ -173,6 +173,18 @@ def test_prepared_tells_of_damage(tmp_path):
         list(source)
 
 
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
+def test_prepared_tells_of_an_incomplete_copy(tmp_path, name):
+    made_up_data.pairs(tmp_path / "data")
+    folder = prepare(tmp_path / "data", None, tmp_path)
+    if name == "features.json":
+        (folder / name).unlink()
+    else:
+        (folder / name).write_text((folder / name).read_text()[:-20])
+    with pytest.raises(UserError, match=r"dataset_info\.json|cannot be read"):
+        PreparedSource(folder, "train")
+
+
 def test_prepared_by_the_builder_reads_alike(tmp_path):
     made_up_data.realdof(tmp_path / "data")
     builder = tfds.builder("realdof", data_dir=tmp_path, file_format="array_record")

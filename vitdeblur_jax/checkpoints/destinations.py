@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from vitdeblur_jax.utils.buckets import is_remote
+from vitdeblur_jax.utils.buckets import check_on_disk
 from vitdeblur_jax.utils.errors import UserError, one_line
 from vitdeblur_jax.utils.json_files import read_json
 
@@ -26,8 +26,7 @@ def check_destination(destination: str | os.PathLike[str]) -> Path:
         reverse, or the parent folder does not exist.
     """
     text, path = os.fspath(destination), Path(destination)
-    if is_remote(destination):
-        raise UserError(f"{text}: checkpoints are saved on disk; copy the result to the bucket")
+    check_on_disk(text, "checkpoints")
     if path.suffix not in ("", *_ENDINGS):
         raise UserError(
             f"{path}: a checkpoint ends in .safetensors, .pth, .pt or .tar, or is a folder without "

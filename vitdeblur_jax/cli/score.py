@@ -5,6 +5,7 @@ from pathlib import Path
 
 from vitdeblur_jax.cli.parser import Parser
 from vitdeblur_jax.cli.process import find_devices
+from vitdeblur_jax.utils.buckets import check_on_disk
 from vitdeblur_jax.utils.output import results_go_to_terminal, show, tell
 
 _DESCRIPTION = """\
@@ -48,7 +49,6 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--out",
-        type=Path,
         metavar="DIR",
         help="the folder for metrics.json, the tables as CSV, Markdown and LaTeX, and report.html",
     )
@@ -62,6 +62,9 @@ def _run(options) -> None:
     from vitdeblur_jax.evaluation.score import parse_method, parse_metrics, score
     from vitdeblur_jax.evaluation.tables import terminal
 
+    if options.out:
+        check_on_disk(options.out, "scores")
+    out = Path(options.out) if options.out else None
     find_devices()
     scores = score(
         options.data,
@@ -72,9 +75,9 @@ def _run(options) -> None:
         weights_folder=options.metric_weights,
         partial=options.partial,
         published=options.published,
-        out=options.out,
+        out=out,
         profile=find_protocol(options.profile),
     )
-    if options.out:
-        tell(f"written: {write_scores(options.out, scores)}")
+    if out:
+        tell(f"written: {write_scores(out, scores)}")
     show(*terminal(scores, results_go_to_terminal()).splitlines(), styled=True)

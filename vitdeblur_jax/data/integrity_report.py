@@ -105,7 +105,7 @@ def report_lines(report: DataReport) -> list[str]:
     if report.absent:
         lines.append(f"missing splits: {', '.join(report.absent)}")
     if report.other_files:
-        lines.append(f"ignored, not images: {some(report.other_files)}")
+        lines.append(f"ignored, in unsupported formats: {some(report.other_files)}")
     checked = "names, counts and all pixels" if report.decoded else "names and counts only"
     count = len(report.problems)
     verdict = f"{count} error{'s' * (count > 1)}" if count else "no errors"

@@ -21,6 +21,7 @@ from vitdeblur_jax.data.image_io import Samples, as_8_bits, read_rgb
 from vitdeblur_jax.data.layouts import contents
 from vitdeblur_jax.data.pairs import Pair, read_pair
 from vitdeblur_jax.utils.errors import UserError, one_line
+from vitdeblur_jax.utils.json_files import read_json
 from vitdeblur_jax.utils.natural_order import some
 
 Example = dict[str, Any]
@@ -160,14 +161,17 @@ class PreparedSource:
 
     def __init__(self, folder: str | os.PathLike[str], split: str):
         self.folder, self.split = _prepared_folder(Path(folder)), split
-        builder = _tensorflow_datasets().builder_from_directory(self.folder)
-        if split not in builder.info.splits:
-            there = ", ".join(builder.info.splits)
-            raise UserError(f"no split {split!r} in {folder}; there are {there}")
+        read_json(self.folder / INFO)  # tells of a damaged file; TFDS raises errors of protobuf
+        tensorflow_datasets = _tensorflow_datasets()
         try:
-            self._examples = builder.as_data_source(split)
+            builder = tensorflow_datasets.builder_from_directory(self.folder)
+            splits = list(builder.info.splits)
+            if split in splits:
+                self._examples = builder.as_data_source(split)
         except (NotImplementedError, OSError, RuntimeError, ValueError) as error:
             raise UserError(f"{folder}: cannot be read ({one_line(error)})") from error
+        if split not in splits:
+            raise UserError(f"no split {split!r} in {folder}; there are {', '.join(splits)}")
 
     def __len__(self) -> int:
         return len(self._examples)

@@ -40,6 +40,7 @@ from vitdeblur_jax.inference.chosen_tiling import tell_of_tiling
 from vitdeblur_jax.inference.restoration import head_tile, restored_tiles, window_features
 from vitdeblur_jax.models.network import tiling_of, views_of
 from vitdeblur_jax.models.tilings import Windows
+from vitdeblur_jax.utils.buckets import check_on_disk
 from vitdeblur_jax.utils.errors import UserError, known, one_line
 from vitdeblur_jax.utils.files import check_absent, folder_when_whole
 
@@ -77,6 +78,7 @@ def export(
         cannot be written.
     """
     platforms = tuple(dict.fromkeys(map(_platform, platforms)))
+    check_on_disk(destination, "exported models")
     _check_package_name(Path(os.path.abspath(destination)).name)
     if batch_size is not None and batch_size < 1:
         raise UserError(f"the batch size is {batch_size}; it must be 1 or more")

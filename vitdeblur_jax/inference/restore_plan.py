@@ -18,6 +18,7 @@ from vitdeblur_jax.data.image_io import (
     list_images,
     subfolders,
 )
+from vitdeblur_jax.utils.buckets import check_on_disk
 from vitdeblur_jax.utils.errors import UserError
 from vitdeblur_jax.utils.output import check_result_can_be_written, tell
 
@@ -86,6 +87,9 @@ def plan(sources: Sequence[str], output: str | None, options: Options) -> list[T
       UserError: A source is missing, a file may not be written, two results have the same name, or
         an option does not fit the images.
     """
+    for path in (output, options.change, options.uncertainty):
+        if path is not None:
+            check_on_disk(path, "images")
     files = [file for source in sources for file in _files(source, output, options.recursive)]
     into_folder = output not in (None, STANDARD) and (
         len(files) > 1 or output.endswith("/") or any(map(os.path.isdir, (output, *sources)))

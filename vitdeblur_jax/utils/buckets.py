@@ -36,6 +36,12 @@ def scheme_of(path: str | os.PathLike[str]) -> str:
     return scheme if mark else ""
 
 
+def check_on_disk(path: str | os.PathLike[str], what: str) -> None:
+    """Raises `UserError` if a path for results, which `what` names, is an address."""
+    if scheme_of(path):
+        raise UserError(f"{path}: {what} are saved on disk; copy the result to the bucket")
+
+
 def as_path(path: str | os.PathLike[str]) -> AnyPath:
     """Returns a path on disk or in a bucket. `pathlib.Path` would drop a slash of gs://.
 

@@ -1,5 +1,6 @@
 """Synthetic pairs: the sRGB standard, noise as measured, the same bytes for the same seed."""
 
+import dataclasses
 import io
 import os
 
@@ -83,6 +84,17 @@ def test_a_part_is_cut_out_of_the_whole(sharp, seed):
     difference = np.abs(example["blurred"].astype(int) - whole["blurred"][part])
     assert difference.max() <= 2
     assert difference.mean() < 0.3
+
+
+@pytest.mark.parametrize("corner", [(24, 20), (25, 27), (31, 22)])
+def test_a_part_has_the_jpeg_blocks_of_the_whole(sharp, corner):
+    settings = dataclasses.replace(CLEAN, largest_radius=18.0, jpeg_share=1.0)
+    part = slice(corner[0], corner[0] + 20), slice(corner[1], corner[1] + 20)
+    whole, example = (
+        synthesize(sharp, settings, np.random.default_rng(0), wanted=wanted)["blurred"]
+        for wanted in (None, part)
+    )
+    np.testing.assert_array_equal(example, whole[part])
 
 
 def test_in_focus_nothing_changes(sharp):
@@ -298,8 +310,11 @@ def test_pairs_of_another_seed_or_settings_are_not_mixed_in(tmp_path, sharp, mon
     synthesize_folder(*folders, settings, 3)
     first = contents(tmp_path / "out")
     for other in ((settings, 4), (SynthesisSettings(noise=1.0), 3)):
-        with pytest.raises(UserError, match=r"a\.png exists from another seed or other settings"):
+        with pytest.raises(UserError, match=r"a\.png exists from another folder, another seed or"):
             synthesize_folder(*folders, *other)
+    write_images(tmp_path / "others", sharp[::-1], ("a",))
+    with pytest.raises(UserError, match=r"a\.png exists from another folder"):
+        synthesize_folder(tmp_path / "others", tmp_path / "out", settings, 3)
     assert contents(tmp_path / "out") == first
     with monkeypatch.context() as patch:
         interrupted(patch, after=1)

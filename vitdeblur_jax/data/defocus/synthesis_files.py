@@ -19,6 +19,7 @@ from vitdeblur_jax.data.image_io import (
     read_rgb,
     write_image,
 )
+from vitdeblur_jax.utils.buckets import check_on_disk
 from vitdeblur_jax.utils.errors import UserError, one_line
 from vitdeblur_jax.utils.files import write_text
 from vitdeblur_jax.utils.json_files import read_json
@@ -45,7 +46,7 @@ def synthesize_folder(
 
     The files are `input/NAME.png` and `target/NAME.png` with 8 bits per channel, the upper 8 of 16
     bits. With dual pixels, `input_left` and `input_right` replace `input`. `synthesis.json` has
-    the seed and the settings. A call with the same seed and settings resumes after an interruption.
+    the source, the seed and the settings. A call with the same ones resumes after an interruption.
     Skipped files and the number of existing pairs are reported on standard error.
 
     Args:
@@ -53,7 +54,7 @@ def synthesize_folder(
         out_folder: Is made where it is missing.
         settings: How to draw.
         seed: 0 or above. A pair depends on it and on the image's name, not on the others.
-        overwrite: Write all pairs anew, also those of another seed or other settings.
+        overwrite: Write all pairs anew, also those of another source, seed or other settings.
 
     Returns:
         The number of pairs.
@@ -63,6 +64,7 @@ def synthesize_folder(
             another seed, other settings or another source, a pair that would replace an image of
             `sharp_folder`, a negative seed, or a folder that cannot be written.
     """
+    check_on_disk(out_folder, "pairs")
     if seed < 0:
         raise UserError(f"the seed is {seed}; it must be 0 or more")
     images = list_images(sharp_folder)
@@ -70,7 +72,8 @@ def synthesize_folder(
         tell(line)
     inputs = ("input_left", "input_right") if settings.dual_pixel else ("input",)
     folders = [Path(out_folder) / name for name in (*inputs, "target")]
-    begun = _begin(images, folders, {"seed": seed, **asdict(settings)}, overwrite)
+    recipe = {"source": os.path.realpath(sharp_folder), "seed": seed, **asdict(settings)}
+    begun = _begin(images, folders, recipe, overwrite)
     waiting = [path for path in images if not _is_done(path, folders, begun)]
     if len(waiting) < len(images):
         tell(f"{len(images) - len(waiting)} of {len(images)} pairs are done already")
@@ -106,7 +109,7 @@ def _begin(images: list[Path], folders: list[Path], recipe: dict[str, Any], over
         raise UserError(f"{replaced} is an input, and would be overwritten; choose another folder")
     existing = next((target for target in targets if target.exists()), None)
     if existing and not (resumes or overwrite):
-        of = " from another seed or other settings" if journal.is_file() else ""
+        of = " from another folder, another seed or other settings" if journal.is_file() else ""
         raise UserError(f"{existing} exists{of}; choose another folder, or overwrite with --force")
     try:
         for folder in folders:
