@@ -147,6 +147,11 @@ def check_data_sets(config: ml_collections.ConfigDict, views: int) -> None:
             "validation.root is for a single data set; give each set in data.sets its own root and "
             "validation_split, and name it in validation.sets"
         )
+    if config.validation.root and config.validation.every and config.data.hold_out:
+        raise UserError(
+            f"validation.root is not used, because data.hold_out is {config.data.hold_out}: those "
+            "images validate; set data.hold_out to 0"
+        )
     _check_views(config, views)
     _check_device(config)
 

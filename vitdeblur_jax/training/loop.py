@@ -38,7 +38,12 @@ from vitdeblur_jax.training.optimizer import decay_factor
 from vitdeblur_jax.training.preemption import AgreedPreemption, Preempted, Preemption
 from vitdeblur_jax.training.preparation import Run, describe, first_state, prepare
 from vitdeblur_jax.training.profiling import Profile
-from vitdeblur_jax.training.resume_checks import check_data, check_network, check_steps
+from vitdeblur_jax.training.resume_checks import (
+    check_data,
+    check_is_same_data,
+    check_network,
+    check_steps,
+)
 from vitdeblur_jax.training.run_folder import check_is_shared, run_folder, write_config
 from vitdeblur_jax.training.time_limit import TimeLimit
 from vitdeblur_jax.training.trackers import Tracker, connect
@@ -83,6 +88,7 @@ def train(
             run = prepare(config, network, mesh, objective)
             data = TrainingData(config, views_of(network))
             is_new = not step_folders(workdir / "checkpoints")
+        check_is_same_data(gather(data.fingerprint))
         # Orbax has barriers of its own, so no process may enter it unless all do.
         is_new = gather(is_new)[0]
         with together():

@@ -1,4 +1,6 @@
-"""Checks before a run is resumed: its steps, its network and its data are those it started with."""
+"""Checks before a run starts or is resumed: its steps, its network and its data are its own."""
+
+from collections.abc import Sequence
 
 import flax.linen as nn
 import ml_collections
@@ -40,6 +42,22 @@ def check_network(folder: AnyPath, network: nn.Module) -> None:
             f"the run in {folder} was started with another network: {'; '.join(differences)}; "
             "choose another --workdir"
         )
+
+
+def check_is_same_data(found: Sequence[dict]) -> None:
+    """Raises `UserError` if the processes see different data; each would draw other batches.
+
+    Args:
+      found: The fingerprints of the data of each process, by data set.
+    """
+    for process, fingerprints in enumerate(found):
+        for path, fingerprint in fingerprints.items():
+            if fingerprint != found[0][path]:
+                counts = f"{fingerprint['examples']} and {found[0][path]['examples']}"
+                raise UserError(
+                    f"{path}.root has different files for process {process} and process 0 "
+                    f"({counts} training examples); all processes need the same data"
+                )
 
 
 def check_data(
