@@ -368,6 +368,10 @@ def test_saved_images_that_lack_part_of_the_frame(tmp_path, files):
     write_png(tmp_path / "whole/a.png", random_image(0, SIZE))
     said = refusal(scored, tmp_path / "data", tmp_path / "whole", "nrknet")
     assert "a.png is 52 x 44; the profile NRKNet measures 64 x 48, padded to a" in said
+    below = np.pad(random_image(0, SIZE), ((0, 4), (0, 12), (0, 0)), mode="reflect")
+    write_png(tmp_path / "below/a_recover.png", below)  # as ViTDeblur pads
+    said = refusal(scored, tmp_path / "data", tmp_path / "below", "nrknet")
+    assert "measures 64 x 48, padded to a multiple of 16 all around by reflection, and this" in said
     write_png(tmp_path / "small/a.png", random_image(0, (32, 48)))
     assert "the profile IFANet measures 48 x 40" in refusal(
         scored, tmp_path / "data", tmp_path / "small", "ifanet"

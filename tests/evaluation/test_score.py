@@ -337,6 +337,18 @@ def test_results_of_score_are_written_anew_and_are_no_run_of_evaluate(root, tmp_
     assert not (out / "restored").exists()
 
 
+def test_a_report_never_shows_the_images_of_another_call(root, tmp_path):
+    out, method = tmp_path / "out", Method("a", root / "blurred")
+    write_scores(out, score(root, "pairs", [method], out=out))
+    other = tmp_path / "other"
+    shutil.copytree(root / "blurred", other)
+    sorted(other.iterdir())[-1].write_bytes(b"damaged")
+    with pytest.raises(UserError, match="other"):
+        score(root, "pairs", [Method("b", other)], out=out)
+    assert not (out / "report.html").exists()
+    assert (out / "metrics.json").exists()
+
+
 # Real images
 
 

@@ -67,15 +67,26 @@ def align_to_frame(
       frame: What the protocol measures.
 
     Returns:
-      As `align`. None also where the image lacks part of the frame: its padding, or what its
-      system has cropped.
+      As `align`. None also where the image lacks part of the frame: its padding, which may be as
+      large but at other sides, or what its system has cropped.
     """
     reference = frame.fit(target)
     note = frame.in_words if reference.shape != target.shape else ""
-    if image.shape == reference.shape:
+    if image.shape == reference.shape and not _is_padded_otherwise(image, target, profiles, frame):
         return image, reference, note
     aligned = align(image, target, profiles)
     if aligned is None:
         return None
     inside = aligned[0] if frame.way == "pad" else frame.fit(aligned[0])
     return (inside, reference, note) if inside.shape == reference.shape else None
+
+
+def _is_padded_otherwise(image, target, profiles, frame) -> bool:
+    """Returns whether only systems that pad unlike the frame have saved an image of its size."""
+    height, width = target.shape[:2]
+    if frame.way != "pad" or image.shape == target.shape:
+        return False
+    saved = [profile.frame for profile in profiles if profile.saves_frame]
+    saved = [f for f in saved if f.way == "pad" and f.size(height, width) == image.shape[:2]]
+    wanted = frame.padding(height, width), frame.fill
+    return bool(saved) and all((f.padding(height, width), f.fill) != wanted for f in saved)

@@ -29,6 +29,7 @@ from vitdeblur_jax.evaluation.metrics_json import (
     write_scores,
 )
 from vitdeblur_jax.evaluation.profiles import find_protocol
+from vitdeblur_jax.evaluation.report import REPORT
 from vitdeblur_jax.evaluation.tables import terminal
 from vitdeblur_jax.utils.buckets import AnyPath
 from vitdeblur_jax.utils.errors import UserError, one_line
@@ -212,6 +213,7 @@ class Results:
         again = sum(name in images for name in earlier["restored"]) - len(kept["restored"])
         if again and self._part == 0:
             tell(f"the list of images has changed; {again} of them are restored again")
+            (self._folder / REPORT).unlink(missing_ok=True)  # its images are replaced one by one
         self._add_records(kept)
 
     def _add_records(self, found: dict) -> None:

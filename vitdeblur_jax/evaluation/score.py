@@ -26,7 +26,7 @@ from vitdeblur_jax.evaluation.metrics_json import (
 )
 from vitdeblur_jax.evaluation.profiles import OURS, Profile, find_profile, profile_notes
 from vitdeblur_jax.evaluation.published import published_figures, published_notes
-from vitdeblur_jax.evaluation.report import add_image
+from vitdeblur_jax.evaluation.report import REPORT, add_image
 from vitdeblur_jax.evaluation.subsets import find_subsets
 from vitdeblur_jax.inference.pixels import as_float
 from vitdeblur_jax.metrics import METRICS
@@ -126,6 +126,7 @@ def score(
     if out is not None:
         check_results_folder(out)
         _make_folder(out)
+        (out / REPORT).unlink(missing_ok=True)  # its images are replaced one by one
     names = [pair.name for pair in pairs]
     scores = new_scores(layout, split, str(root), names, kept, profile.protocol)
     scores["methods"] = [_new_method(*both) for both in zip(methods, matches, strict=True)]
@@ -258,6 +259,7 @@ def _aligned(path, image, target, method, found, profile):
     )
     if align(image, target, found.profiles) is not None:
         message = f"the profile {profile.system} measures {framed}, {frame.in_words}"
+        message += ", and this image is padded otherwise" if size == framed else ""
         raise UserError(printable(f"{method.name}: {path} is {size}; {message}"))
     systems = " or ".join(profile.system for profile in found.profiles)
     raise UserError(
