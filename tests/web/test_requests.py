@@ -307,6 +307,32 @@ def test_a_download_of_an_image_that_is_removed_meanwhile(page, monkeypatch, cap
     assert capfd.readouterr().err == ""
 
 
+def test_files_that_nobody_waits_for_are_not_made(page, monkeypatch):
+    made, let_go = [], threading.Event()
+
+    def hold(job, strength):
+        made.append(strength)
+        let_go.wait(30)
+        return job.name, b""
+
+    monkeypatch.setitem(FILES.made, "change", hold)
+    job = page.add("a.png", png())
+    page.finish()
+    connections = []
+    for number in range(60):  # more than the server has threads
+        connection = http.client.HTTPConnection("127.0.0.1", page.port, timeout=30)
+        connection.request("GET", f"/{TOKEN}/jobs/{job}/change?strength={number / 100}")
+        connections.append(connection)
+    wait_until(lambda: made)
+    assert page.ask("GET", "page.css").status == 200
+    for connection in connections:
+        connection.close()
+    let_go.set()
+    assert page.ask("GET", f"jobs/{job}/change?strength=0.9").status == 200
+    assert len(made) < 10
+    assert made[-1] == 0.9
+
+
 def test_zip(page, tmp_path):
     assert page.ask("GET", "results.zip").status == 404
     ids = [page.add(name, png()) for name in ("a.png", "A.png", "b.webp")]

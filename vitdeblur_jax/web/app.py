@@ -1,11 +1,11 @@
 """The requests that the page makes. All addresses begin with a secret token."""
 
+import asyncio
 import contextlib
 import math
 import mimetypes
 import os
 import tempfile
-import threading
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -102,7 +102,7 @@ def _http_error(request: Request, error: Exception) -> Response:
 class _Requests:
     def __init__(self, jobs: Jobs, models: list[str], files: Files):
         self._jobs, self._models, self._files = jobs, models, files
-        self._making = threading.Lock()  # one file is made at a time, which bounds the memory
+        self._making = asyncio.Lock()  # one file is made at a time, which bounds the memory
 
     async def state(self, request: Request) -> Response:
         return JSONResponse(
@@ -162,30 +162,37 @@ class _Requests:
         return respond
 
     def made(self, kind: str):
-        def respond(request: Request) -> Response:
+        async def respond(request: Request) -> Response:
             job = self._find(request)
             if job.state != DONE:
                 raise HTTPException(404)
             strength = _strength(request.query_params)
-            with self._making:
-                name, content = self._make(kind, job, strength)
+            async with self._making:
+                if await request.is_disconnected():
+                    return Response(status_code=400)  # nobody reads it
+                name, content = await run_in_threadpool(self._make, kind, job, strength)
             media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
             return Response(content, headers=_attachment(name), media_type=media_type)
 
         return respond
 
-    def zip(self, request: Request) -> Response:
+    async def zip(self, request: Request) -> Response:
         chosen = [(self._jobs.find(job_id), job_id) for job_id in request.query_params]
         chosen = [(job, job_id) for job, job_id in chosen if job and job.state == DONE]
         if not chosen:
             raise HTTPException(404)
-        with self._making, as_user_error(_ZIP, "written"):
-            made = (
-                self._make("result", job, _strength(request.query_params, job_id))
-                for job, job_id in chosen
-            )
-            path = _write_zip(made, chosen[0][0].folder.parent)
+        strengths = [_strength(request.query_params, job_id) for _, job_id in chosen]
+        jobs = [job for job, _ in chosen]
+        async with self._making:
+            if await request.is_disconnected():
+                return Response(status_code=400)
+            path = await run_in_threadpool(self._zipped, jobs, strengths)
         return _OnceResponse(path, headers=_attachment(_ZIP))
+
+    def _zipped(self, jobs: list[Job], strengths: list[float]) -> Path:
+        made = (self._make("result", *pair) for pair in zip(jobs, strengths, strict=True))
+        with as_user_error(_ZIP, "written"):
+            return _write_zip(made, jobs[0].folder.parent)
 
     def _make(self, kind: str, job: Job, strength: float) -> tuple[str, bytes]:
         try:
