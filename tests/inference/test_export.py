@@ -104,7 +104,9 @@ def test_two_exported_models_in_one_process(exported, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     one, two = (importlib.import_module(name) for name in ("one", "two"))
     image = skimage.data.astronaut()[:44, :50]
-    assert not np.array_equal(one.load()(image), two.load()(image))
+    restored = one.load()(image)
+    assert not np.array_equal(restored, two.load()(image))
+    np.testing.assert_array_equal(one.load()(jax.numpy.asarray(image)), restored)
     files = {name: getattr(module, "__file__", None) for name, module in sys.modules.items()}
     added = {name for name, file in files.items() if file and file.startswith(str(tmp_path))}
     parts = ("", ".pixels", ".strips", ".tiles", ".windows")

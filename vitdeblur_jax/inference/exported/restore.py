@@ -45,11 +45,11 @@ def load(folder: str | Path = _HERE) -> Callable[..., np.ndarray]:
       folder: The folder of the exported model.
 
     Returns:
-      A function of an image `(height, width, 3 * views)` and a `batch_size`, the number of windows
-      or tiles per batch (default: 1 on a CPU, 8 on other devices; fixed if the model was exported
-      for one batch size). It returns `(height, width, 3)` in the image's dtype; integers are
-      rounded, floats are not clipped. It raises `ValueError` if the image is invalid or the
-      network's output is not finite.
+      A function of an image `(height, width, 3 * views)`, a NumPy or JAX array, and a `batch_size`,
+      the number of windows or tiles per batch (default: 1 on a CPU, 8 on other devices; fixed if
+      the model was exported for one batch size). It returns a NumPy array `(height, width, 3)` in
+      the image's dtype; integers are rounded, floats are not clipped. It raises `ValueError` if the
+      image is invalid or the network's output is not finite.
     """
     _provide_flatbuffers()
     folder = Path(folder)
@@ -72,6 +72,7 @@ def load(folder: str | Path = _HERE) -> Callable[..., np.ndarray]:
         fault = image_fault(metadata["views"], image)
         if fault is not None:
             raise ValueError(fault)
+        image = np.asarray(image)  # a JAX array, too
         if not (in_windows or metadata["batch_size"]):
             batch_size = min(batch_size, count_tiles(tiling, *image.shape[:2]))
         settings = {"batch_size": batch_size, "output": Output(image.dtype)}
