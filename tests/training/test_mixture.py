@@ -12,6 +12,7 @@ from tests.training.test_data import batches
 from vitdeblur_jax.training import preparation, train
 from vitdeblur_jax.training.configuration import free_keys
 from vitdeblur_jax.training.data import TrainingData
+from vitdeblur_jax.training.resume_checks import check_is_same_data
 from vitdeblur_jax.utils.errors import UserError
 
 CROP = 16
@@ -110,6 +111,9 @@ def test_the_fingerprint_is_of_each_set_and_its_root_is_free(sets, tmp_path):
     flat(tmp_path / "moved", (50,))
     other = TrainingData(config_of(sets, ("low", 1.0), ("high", 1.0))).fingerprint
     assert [path for path in begun if other[path] != begun[path]] == ["data.sets.low"]
+    check_is_same_data([begun, begun])
+    with pytest.raises(UserError, match=r"data\.sets\.low\.root has different .* process 1 and"):
+        check_is_same_data([begun, other])
 
 
 @pytest.mark.parametrize(
