@@ -94,6 +94,6 @@ def test_results_in_a_bucket_are_refused_before_any_work(
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
     (address,) = [argument for argument in arguments if "://" in argument]
-    expected = f"error: {address}: {what} are saved on disk; copy the result to the bucket\n"
+    expected = f"error: {address}: {what} are saved on disk; copy the result to that address\n"
     assert capsys.readouterr().err == expected
     assert list(tmp_path.iterdir()) == []

@@ -427,6 +427,19 @@ def test_images_that_another_one_displaced_are_made_again(tmp_path, settings, ca
         np.testing.assert_array_equal(shown, as_8_bits(read_rgb(path)))
 
 
+def test_images_without_targets_are_not_made_again(tmp_path, settings, capsys):
+    make_pairs(tmp_path)
+    images = tmp_path / "data/input"
+    config = settings(data_dir=str(images), layout="images")
+    evaluate(config, tmp_path / "results")
+    (images / "a.png").unlink()
+    capsys.readouterr()
+    evaluate(config, tmp_path / "results")
+    said = capsys.readouterr().err
+    assert "restored again" not in said
+    assert "1 of 1 images are done already" in said
+
+
 def test_control_characters_in_names_are_escaped(tmp_path, settings, capsys):
     make_pairs(tmp_path)
     images = tmp_path / "images"

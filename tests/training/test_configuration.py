@@ -195,7 +195,7 @@ BAD = [
     ),
     (
         {"validation__every": 5, "validation__root": "pairs", "data__hold_out": 3},
-        "validation.root is not used, because data.hold_out is 3: those images validate; set",
+        "validation.root is not used, because data.hold_out is 3: the held-out images validate;",
     ),
     ({"model__views": 3}, "model.views is 3; it must be an integer from 1 to 2"),
     ({"model__views": 2}, "data.quarter_turns would put the left view above the right one"),

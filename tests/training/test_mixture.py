@@ -111,9 +111,9 @@ def test_the_fingerprint_is_of_each_set_and_its_root_is_free(sets, tmp_path):
     flat(tmp_path / "moved", (50,))
     other = TrainingData(config_of(sets, ("low", 1.0), ("high", 1.0))).fingerprint
     assert [path for path in begun if other[path] != begun[path]] == ["data.sets.low"]
-    check_is_same_data([begun, begun])
-    with pytest.raises(UserError, match=r"data\.sets\.low\.root has different .* process 1 and"):
-        check_is_same_data([begun, other])
+    check_is_same_data([begun, begun], "training")
+    with pytest.raises(UserError, match=r"data\.sets\.low: process 1 .* with 17 and 16 examples"):
+        check_is_same_data([begun, other], "training")
 
 
 @pytest.mark.parametrize(

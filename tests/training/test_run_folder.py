@@ -104,7 +104,7 @@ def test_a_key_that_an_earlier_version_did_not_have_has_its_default(tmp_path):
     open_and_close(tmp_path)
 
 
-def test_a_resumed_run_keeps_its_config_until_it_is_sure_to_go_on(tmp_path):
+def test_a_resumed_run_keeps_its_config_until_all_checks_pass(tmp_path):
     open_and_close(tmp_path)
     (tmp_path / "checkpoints" / "5").mkdir(parents=True)
     before = [(tmp_path / name).read_bytes() for name in ("config.json", "versions.json")]

@@ -171,8 +171,12 @@ def test_a_process_that_is_wrong_ends_all_with_its_reason(pairs, tmp_path):
     assert "Traceback" not in first.output + second.output
 
 
-def test_workdirs_that_are_not_shared_are_told(pairs, tmp_path):
+@pytest.mark.parametrize("has_checkpoint", [False, True])
+def test_workdirs_that_are_not_shared_are_told(pairs, tmp_path, has_checkpoint):
     """As on two machines whose disks are their own."""
+    if has_checkpoint:
+        (tmp_path / "run1/checkpoints/5").mkdir(parents=True)
+        (tmp_path / "run1/config.json").write_text("{}")
     with_own_workdir = (
         "import runpy, sys; sys.argv[0] = 'train.py';"
         f"sys.argv.append('--workdir={tmp_path}/run' + sys.argv[-1][-1]);"  # --process=INDEX

@@ -192,7 +192,7 @@ def test_the_decay_is_finished_at_the_limit(pairs, tmp_path, clock):
 
 
 def test_resumed_it_follows_the_same_schedule(pairs, tmp_path, clock, monkeypatch):
-    # At step 6, less than two validations fit before the end, so there is none, resumed or not.
+    # At step 6, there is time for fewer than two validations, so there is none, resumed or not.
     config = timed_config(pairs, time_limit_s=30, validation__every=6)
     train(config, tmp_path / "whole")
     in_parts, completed = tmp_path / "parts", []

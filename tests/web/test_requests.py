@@ -318,16 +318,14 @@ def test_files_that_nobody_waits_for_are_not_made(page, monkeypatch):
     monkeypatch.setitem(FILES.made, "change", hold)
     job = page.add("a.png", png())
     page.finish()
-    connections = []
-    for number in range(60):  # more than the server has threads
-        connection = http.client.HTTPConnection("127.0.0.1", page.port, timeout=30)
-        connection.request("GET", f"/{TOKEN}/jobs/{job}/change?strength={number / 100}")
-        connections.append(connection)
-    wait_until(lambda: made)
-    assert page.ask("GET", "page.css").status == 200
-    for connection in connections:
-        connection.close()
-    let_go.set()
+    with contextlib.ExitStack() as stack:
+        stack.callback(let_go.set)
+        for number in range(45):  # more than the server has threads
+            connection = http.client.HTTPConnection("127.0.0.1", page.port, timeout=30)
+            stack.enter_context(contextlib.closing(connection))
+            connection.request("GET", f"/{TOKEN}/jobs/{job}/change?strength={number / 100}")
+        wait_until(lambda: made)
+        assert page.ask("GET", "page.css").status == 200
     assert page.ask("GET", f"jobs/{job}/change?strength=0.9").status == 200
     assert len(made) < 10
     assert made[-1] == 0.9

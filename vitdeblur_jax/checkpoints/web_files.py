@@ -140,7 +140,7 @@ def _download(address, path):
     part = path.with_name(f"{path.name}.part")
     was_begun = part.exists()
     found = sha256_of(part) if was_begun else ""
-    if found != address.sha256:  # else only its last name is missing
+    if found != address.sha256:  # otherwise only the rename is missing
         _fill(address, part)
         found = sha256_of(part)
     if found != address.sha256 and was_begun:  # the earlier bytes may be the wrong ones

@@ -67,8 +67,8 @@ def align_to_frame(
       frame: What the protocol measures.
 
     Returns:
-      As `align`. None also where the image lacks part of the frame: its padding, which may be as
-      large but at other sides, or what its system has cropped.
+      As `align`. None also if the image lacks part of the frame: its padding (padding of the same
+      size on other sides counts as missing), or what its system has cropped.
     """
     reference = frame.fit(target)
     note = frame.in_words if reference.shape != target.shape else ""

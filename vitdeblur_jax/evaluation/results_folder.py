@@ -210,9 +210,10 @@ class Results:
             _check_same_run(earlier, self._contents, self._folder)
         images = self._contents["images"]
         kept = _at_same_place(earlier, images)
-        again = sum(name in images for name in earlier["restored"]) - len(kept["restored"])
-        if again and self._part == 0:
-            tell(f"the list of images has changed; {again} of them are restored again")
+        moved = (earlier["restored"].keys() - kept["restored"].keys()) & set(images)
+        if moved and self._part == 0:
+            tell(f"the list of images has changed; {len(moved)} of them are restored again")
+        if earlier["images"] != images and self._part == 0:
             (self._folder / REPORT).unlink(missing_ok=True)  # its images are replaced one by one
         self._add_records(kept)
 

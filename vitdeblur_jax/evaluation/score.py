@@ -125,8 +125,7 @@ def score(
     measure, kept, left_out = load_metrics(wanted, weights_folder, profile.protocol)
     if out is not None:
         check_results_folder(out)
-        _make_folder(out)
-        (out / REPORT).unlink(missing_ok=True)  # its images are replaced one by one
+        _begin_report(out)
     names = [pair.name for pair in pairs]
     scores = new_scores(layout, split, str(root), names, kept, profile.protocol)
     scores["methods"] = [_new_method(*both) for both in zip(methods, matches, strict=True)]
@@ -158,11 +157,12 @@ def _add_records(scores, pairs, records_of_pairs):
         method["rule"] += _sizes_in_words(method["images"].values())
 
 
-def _make_folder(out: Path) -> None:
+def _begin_report(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
+        (out / REPORT).unlink(missing_ok=True)  # its images are replaced one by one
     except OSError as error:
-        raise UserError(f"{out}: cannot be made a folder ({one_line(error)})") from error
+        raise UserError(f"{out}: cannot be written as a folder ({one_line(error)})") from error
 
 
 def _match(method: Method, pairs: Sequence[Pair], partial: bool) -> Match:

@@ -52,6 +52,7 @@ class TrainingData:
         in `data`; empty without validation.
       fingerprint: For each training set, by the path of its keys in the config, what
         `examples.fingerprint` returns.
+      validation_fingerprint: The same for the validation sets.
 
     Raises:
       UserError: The data does not exist, no examples remain for training or validation, the bit
@@ -69,6 +70,7 @@ class TrainingData:
         self._place_images = functools.cache(functools.partial(place_images, self._training[0]))
         self.fingerprint = {path: fingerprint(items) for path, (items, _) in split.items()}
         self.validation: dict[str, Source] = {}
+        self.validation_fingerprint: dict[str, dict[str, Any]] = {}
         if config.validation.every:
             self.validation = {
                 one.name: self._validation_source(one, split.get(one.path))
@@ -161,6 +163,7 @@ class TrainingData:
         trained_on = set().union(*map(identities, self._training))
         if not (root and not is_held_out) and not trained_on.isdisjoint(identities(items)):
             raise UserError(_training_data_again(data_set))
+        self.validation_fingerprint[data_set.path] = fingerprint(items)
         source = make_source(data_set, items, self._config.seed, crop=None)
         if data_set.settings.kind != "synthetic":  # these are always valid, and costly
             check_example(source[0], self._views)

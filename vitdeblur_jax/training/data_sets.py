@@ -149,8 +149,9 @@ def check_data_sets(config: ml_collections.ConfigDict, views: int) -> None:
         )
     if config.validation.root and config.validation.every and config.data.hold_out:
         raise UserError(
-            f"validation.root is not used, because data.hold_out is {config.data.hold_out}: those "
-            "images validate; set data.hold_out to 0"
+            f"validation.root is not used, because data.hold_out is {config.data.hold_out}: the "
+            "held-out images validate; leave validation.root empty, or set data.hold_out to 0 in a "
+            "new run"
         )
     _check_views(config, views)
     _check_device(config)

@@ -39,6 +39,7 @@ from vitdeblur_jax.training.preemption import AgreedPreemption, Preempted, Preem
 from vitdeblur_jax.training.preparation import Run, describe, first_state, prepare
 from vitdeblur_jax.training.profiling import Profile
 from vitdeblur_jax.training.resume_checks import (
+    check_are_same_checkpoints,
     check_data,
     check_is_same_data,
     check_network,
@@ -87,12 +88,13 @@ def train(
             mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
             run = prepare(config, network, mesh, objective)
             data = TrainingData(config, views_of(network))
-            is_new = not step_folders(workdir / "checkpoints")
-        check_is_same_data(gather(data.fingerprint))
+            newest = max(step_folders(workdir / "checkpoints"), default=None)
         # Orbax has barriers of its own, so no process may enter it unless all do.
-        is_new = gather(is_new)[0]
+        check_are_same_checkpoints(workdir, gather(newest))
+        check_is_same_data(gather(data.fingerprint), "training")
+        check_is_same_data(gather(data.validation_fingerprint), "validation")
         with together():
-            given = given_variables(config, network) if is_new else None  # before any writing
+            given = given_variables(config, network) if newest is None else None
         with together():
             folder = stack.enter_context(_shared_run_folder(workdir, config, network))
         preemption = stack.enter_context(AgreedPreemption() if is_multiprocess() else Preemption())

@@ -156,7 +156,7 @@ def _check_terms(terms, name):
 
 def _arrays(state):
     flat = traverse_util.flatten_dict(state, sep="/")
-    return {name: f"{jnp.result_type(x)} of {jnp.shape(x)}" for name, x in flat.items()}
+    return {name: f"{jnp.result_type(x)}{list(jnp.shape(x))}" for name, x in flat.items()}
 
 
 def _described(value):

@@ -1,4 +1,7 @@
-"""Checks before a run starts or is resumed: its steps, its network and its data are its own."""
+"""Checks before a run starts or resumes.
+
+All processes see the same checkpoints and data. A resumed run keeps its steps, network and data.
+"""
 
 from collections.abc import Sequence
 
@@ -44,19 +47,37 @@ def check_network(folder: AnyPath, network: nn.Module) -> None:
         )
 
 
-def check_is_same_data(found: Sequence[dict]) -> None:
+def check_are_same_checkpoints(folder: AnyPath, found: Sequence[int | None]) -> None:
+    """Raises `UserError` if the processes see different checkpoints of the run.
+
+    Args:
+      folder: The run's folder.
+      found: The newest step that each process sees, or None.
+    """
+    for process, step in enumerate(found):
+        if step != found[0]:
+            raise UserError(
+                f"the newest checkpoint in the workdir {folder} is of step {step} for process "
+                f"{process}, and of step {found[0]} for process 0; it must be on a disk that all "
+                "machines share"
+            )
+
+
+def check_is_same_data(found: Sequence[dict], use: str) -> None:
     """Raises `UserError` if the processes see different data; each would draw other batches.
 
     Args:
       found: The fingerprints of the data of each process, by data set.
+      use: "training" or "validation", for the message.
     """
     for process, fingerprints in enumerate(found):
-        for path, fingerprint in fingerprints.items():
-            if fingerprint != found[0][path]:
-                counts = f"{fingerprint['examples']} and {found[0][path]['examples']}"
+        for path in fingerprints.keys() | found[0].keys():
+            own, first = fingerprints.get(path), found[0].get(path)
+            if own != first:
+                counts = [fingerprint and fingerprint["examples"] for fingerprint in (own, first)]
                 raise UserError(
-                    f"{path}.root has different files for process {process} and process 0 "
-                    f"({counts} training examples); all processes need the same data"
+                    f"{path}: process {process} and process 0 see different {use} data, with "
+                    f"{counts[0]} and {counts[1]} examples; all processes need the same data"
                 )
 
 

@@ -50,8 +50,8 @@ def run_folder(
     """Yields the folder of a run, locked for this process; created if missing.
 
     Once the folder has a checkpoint, only `free_keys` of the config may change. Without one,
-    `config.json` and `versions.json` are written; a resumed run calls `write_config` once it is
-    sure to go on. A new run's folder may hold other files, but not images, results of
+    `config.json` and `versions.json` are written; a resumed run calls `write_config` after
+    all checks. A new run's folder may hold other files, but not images, results of
     `evaluate.py` or `vitdeblur score`, or those of a run without its `config.json`.
 
     Args:

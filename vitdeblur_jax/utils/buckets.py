@@ -39,7 +39,7 @@ def scheme_of(path: str | os.PathLike[str]) -> str:
 def check_on_disk(path: str | os.PathLike[str], what: str) -> None:
     """Raises `UserError` if a path for results, which `what` names, is an address."""
     if scheme_of(path):
-        raise UserError(f"{path}: {what} are saved on disk; copy the result to the bucket")
+        raise UserError(f"{path}: {what} are saved on disk; copy the result to that address")
 
 
 def as_path(path: str | os.PathLike[str]) -> AnyPath:

@@ -15,9 +15,9 @@ def shape_differences(stored: Mapping[str, object], wanted: Mapping[str, object]
     The values are shapes, or other descriptions of arrays.
     """
     wrong = [
-        f"{name} is {stored[name]}, should be {shape}"
-        for name, shape in wanted.items()
-        if name in stored and stored[name] != shape
+        f"{name} is {stored[name]}, should be {value}"
+        for name, value in wanted.items()
+        if name in stored and stored[name] != value
     ]
     wrong += [f"{name} is missing" for name in wanted if name not in stored]
     return wrong + [f"{name} has no place in it" for name in stored if name not in wanted]

@@ -62,7 +62,8 @@ def through_jpeg(image: _Image, quality: int, corner: tuple[int, int] = (0, 0)) 
     Args:
         image: An sRGB image.
         quality: 1 to 100.
-        corner: Row and column of the image in the whole one, which begins with the first block.
+        corner: Row and column of the image's first pixel in the whole image, whose first block
+            starts at (0, 0).
     """
     before = [start % JPEG_BLOCK for start in corner]
     padded = np.pad(image, (*((n, 0) for n in before), (0, 0)), mode="edge")

@@ -103,11 +103,12 @@ def _begin(images: list[Path], folders: list[Path], recipe: dict[str, Any], over
     journal = out / _JOURNAL
     resumes = not overwrite and journal.is_file() and read_json(journal) == recipe
     targets = [target for path in images for target in _targets(path, folders)]
-    sources = {path.resolve() for path in images}
-    replaced = next((target for target in targets if target.resolve() in sources), None)
+    there = [target for target in targets if target.exists()]
+    sources = {_identity(path) for path in images}
+    replaced = next((target for target in there if _identity(target) in sources), None)
     if replaced:
         raise UserError(f"{replaced} is an input, and would be overwritten; choose another folder")
-    existing = next((target for target in targets if target.exists()), None)
+    existing = next(iter(there), None)
     if existing and not (resumes or overwrite):
         of = " from another folder, another seed or other settings" if journal.is_file() else ""
         raise UserError(f"{existing} exists{of}; choose another folder, or overwrite with --force")
@@ -119,6 +120,12 @@ def _begin(images: list[Path], folders: list[Path], recipe: dict[str, Any], over
         return journal.stat().st_mtime_ns
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({one_line(error)})") from error
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Identifies a file whatever its name: disks may ignore case, and files may have two names."""
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
 def _targets(image: Path, folders: list[Path]) -> list[Path]:

@@ -67,7 +67,8 @@ def through_jpeg(
     Args:
         image: An sRGB image.
         quality: 1 to 100.
-        corner: Row and column of the image in the whole one, which begins with the first block.
+        corner: Row and column of the image's first pixel in the whole image, whose first block
+            starts at (0, 0).
 
     Returns:
         The decoded image, H x W x 3 uint8.
