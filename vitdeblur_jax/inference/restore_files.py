@@ -123,6 +123,9 @@ def _restore_file(task: Task, pretrained: Pretrained, options: Options) -> None:
     suffix = ".png" if to_output else destination.suffix
     notes = (*image.notes, *what_is_lost(image, suffix))
     given = image.pixels
+    for path in (options.change, options.uncertainty):
+        if path is not None:  # refuses an image that is too large for the format of a map
+            what_is_lost(DecodedImage(given), Path(path).suffix)
     restored, spread = _restored(given, pretrained, options)
     for note in notes:
         tell(f"note: {note}")

@@ -47,3 +47,16 @@ def test_quality_is_what_was_asked_for():
     for quality in (0, 101):
         with pytest.raises(UserError, match="from 1 to 100"):
             rewritten(plain, ".jpg", quality=quality)
+
+
+def test_quantization_tables_are_kept_whatever_their_numbers():
+    """A gray JPEG that uses only table 1."""
+    data = bytearray(encoded(noise(16, 16), "JPEG", quality=60))
+    at = data.index(b"\xff\xdb")
+    data[at + 4] |= 1  # the number of the table
+    frame = data.index(b"\xff\xc0")
+    assert data[frame + 12] == 0
+    data[frame + 12] = 1
+    again = rewritten(bytes(data), ".jpg")
+    with Image.open(io.BytesIO(bytes(data))) as first, Image.open(io.BytesIO(again)) as second:
+        assert first.quantization[1] == second.quantization[0]

@@ -53,7 +53,7 @@ def exif_with_maker_note(orientation: int) -> bytes:
     return bytes(stream)
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".avif"])
 @pytest.mark.parametrize("orientation", [1, 3, 6])
 def test_a_maker_note_finds_what_it_points_to(suffix, orientation):
     source = exif_with_maker_note(orientation)

@@ -169,6 +169,48 @@ def test_gray_is_converted_by_the_gamma_of_a_png(suffix):
     np.testing.assert_allclose(again.pixels, 188, atol=3)
 
 
+@pytest.mark.parametrize("codes", [(1, 7), (9, 11), (3, 13), (22, 13)])
+def test_color_codes_that_jpeg_xl_cannot_hold_are_left_out(codes):
+    data = png(2, 8, (5, 1), [bytes(range(15))], chunk(b"cICP", bytes([*codes, 0, 1])))
+    (note,) = lost(data, ".jxl")
+    assert note == "JXL: left out: the color definition (CICP)"
+    assert read_image(rewritten(data, ".jxl")).metadata.png_color == {}
+
+
+def test_primaries_that_are_no_triangle_are_left_out():
+    data = png(2, 8, (5, 1), [bytes(range(15))], chunk(b"cHRM", bytes(32)))
+    note = "JPEG: left out: the color definition (cHRM), which is unusable"
+    assert lost(data, ".jpg") == (note,)
+    assert "icc_profile" not in pillow_info(rewritten(data, ".jpg"))
+
+
+def test_gray_with_a_profile_of_rgb_becomes_jpeg_xl():
+    points = [0.64, 0.33, 1, 0.3, 0.6, 1, 0.15, 0.06, 1]
+    profile = imagecodecs.cms_profile(
+        "rgb", whitepoint=[0.3127, 0.329, 1], primaries=points, gamma=1.8
+    )
+    data = encoded(np.full((6, 5), 128, np.uint8), "PNG", icc_profile=profile)
+    expected = 255 * (1.055 * ((128 / 255) ** 1.8) ** (1 / 2.4) - 0.055)
+    again = read_image(rewritten(data, ".jxl"))
+    np.testing.assert_allclose(again.pixels, expected, atol=1)
+    assert "converted" in lost(data, ".jxl")[0]
+    damaged = encoded(PIXELS, "PNG", icc_profile=bytes(200))
+    assert lost(damaged, ".jxl") == ("JXL: the color profile is unusable and left out",)
+
+
+def test_the_profile_of_a_bmp_is_kept():
+    pixels = noise(4, 8, 3)
+    plain = encoded(pixels, "BMP")
+    start = int.from_bytes(plain[10:14], "little")
+    header = struct.pack("<I", 124) + plain[18:54] + bytes(16)
+    header = header.ljust(56, b"\0") + b"DEBM" + bytes(48)
+    header += struct.pack("<IIII", 4, 124 + len(plain) - start, len(SRGB), 0)
+    data = b"BM" + struct.pack("<III", 0, 0, 14 + 124) + header + plain[start:] + SRGB
+    decoded = read_image(data)
+    np.testing.assert_array_equal(decoded.pixels, pixels)
+    assert decoded.metadata.icc_profile == SRGB
+
+
 def test_metadata_too_long_for_a_jpeg_is_named():
     decoded = read_image(full_jpeg())
     long = decoded.metadata.replace(xmp=bytes(70_000), iptc=bytes(66_000))

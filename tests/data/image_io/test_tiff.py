@@ -104,3 +104,10 @@ def test_only_the_log_of_our_own_reading_is_dropped(tmp_path, caplog):
     with tifffile.TiffFile(path) as file:
         assert file.pages.first.imagewidth == 8
     assert "invalid value offset" in caplog.text
+
+
+def test_alpha_of_cmyk_is_left_out_and_that_is_told():
+    samples = noise(6, 5, 5)
+    decoded = read_image(tiff(samples, photometric="separated", extrasamples=["unassalpha"]))
+    assert decoded.alpha is None
+    assert "transparency is left out" in decoded.notes

@@ -15,6 +15,7 @@ from vitdeblur_jax.data.image_io.decoder_output import (
     full_range,
     read_exif,
 )
+from vitdeblur_jax.data.image_io.exif import without_orientation
 from vitdeblur_jax.data.image_io.formats import check_memory, open_with_pillow, require
 
 _QUALITY = 95
@@ -77,6 +78,8 @@ def encode_avif(samples: Samples, metadata: Metadata, quality: int | None) -> by
     """
     held = {key: getattr(metadata, key) for key in ("icc_profile", "exif", "xmp")}
     options = {key: value for key, value in held.items() if value}
+    if metadata.exif:  # with an orientation, Pillow would lay EXIF out anew
+        options["exif"] = without_orientation(metadata.exif)
     if samples.ndim == 3:
         options["subsampling"] = "4:4:4"
     buffer = io.BytesIO()

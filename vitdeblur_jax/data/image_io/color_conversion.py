@@ -8,8 +8,20 @@ from PIL import ImageCms
 
 from vitdeblur_jax.data.image_io.color_codes import DISPLAY_P3, SRGB, color_chunk, profile_of
 from vitdeblur_jax.data.image_io.decoded_image import Metadata, Samples
+from vitdeblur_jax.data.image_io.fitting import is_gray_profile
 
 _SAME_PRIMARIES = 0.01  # CIE xy
+
+
+def can_convert(profile: bytes) -> bool:
+    """Returns whether colors can be converted from a color profile to sRGB."""
+    space = "gray" if is_gray_profile(profile) else "rgb"
+    black = np.zeros((1, 1) if space == "gray" else (1, 1, 3), np.uint8)
+    try:
+        _transformed(black, profile, _srgb(), (space, "rgb"))
+    except imagecodecs.CmsError:
+        return False
+    return True
 
 
 def gray_to_srgb(samples: Samples, metadata: Metadata) -> tuple[Samples, Metadata]:
@@ -17,7 +29,7 @@ def gray_to_srgb(samples: Samples, metadata: Metadata) -> tuple[Samples, Metadat
 
     Without a usable profile the samples stay and the profile is left out.
     """
-    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    srgb = _srgb()
     gray = np.ascontiguousarray(samples[..., 1])
     try:
         rgb = _transformed(gray, metadata.icc_profile, srgb, ("gray", "rgb"))
@@ -41,14 +53,23 @@ def to_standard_colors(
     metadata = metadata.replace(icc_profile=None, png_color=color_chunk(*target))
     channels = np.atleast_3d(samples)
     count = 1 if is_gray else 3
-    colors = np.ascontiguousarray(channels[..., 0] if is_gray else channels[..., :3])
-    space = "gray" if is_gray else "rgb"
+    colors = np.ascontiguousarray(channels[..., :count])
+    space = "gray" if is_gray_profile(profile) else "rgb"
+    if space == "gray":
+        colors = colors[..., 0]
+    elif is_gray:  # with a profile of RGB
+        colors = colors.repeat(3, axis=-1)
+    target_profile = profile_of(*target, is_gray=space == "gray")
     try:
-        converted = _transformed(colors, profile, profile_of(*target, is_gray), (space, space))
+        converted = _transformed(colors, profile, target_profile, (space, space))
     except imagecodecs.CmsError:
         return samples, metadata.replace(png_color={})
-    converted = np.dstack((converted, channels[..., count:]))
+    converted = np.dstack((np.atleast_3d(converted)[..., :count], channels[..., count:]))
     return converted[..., 0] if samples.ndim == 2 else converted, metadata
+
+
+def _srgb() -> bytes:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 def _transformed(

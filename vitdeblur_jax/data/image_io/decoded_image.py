@@ -88,7 +88,8 @@ class Compression:
 
     Attributes:
         lossless: Whether a WebP file is lossless.
-        quantization: The quantization tables of a JPEG file, numbered as in Pillow.
+        quantization: The quantization tables of a JPEG file, numbered in the order of the
+            components that use them.
         subsampling: The chroma subsampling of a JPEG file: 0 (4:4:4), 1 (4:2:2), 2 (4:2:0); -1 for
             any other or none.
     """

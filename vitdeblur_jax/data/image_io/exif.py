@@ -92,10 +92,30 @@ def upright(exif: bytes) -> UprightExif:
         if is_machine_made(_value(exif, order, at)):
             _remove(patched, order, start, at)
             notes = ("the description of the input file's pixel layout is left out",)
-    (count,) = struct.unpack_from(order + "H", patched, start)
-    end = start + 2 + _ENTRY * count
-    patched[end : end + 4] = bytes(len(patched[end : end + 4]))  # no next directory
+    _end_directory(patched, order, start)
     return UprightExif(orientation, bytes(patched), notes)
+
+
+def without_orientation(exif: bytes) -> bytes:
+    """Removes the orientation in place.
+
+    Raises:
+        ExifError: The stream is damaged or is not EXIF.
+    """
+    order, patched = byte_order(exif), bytearray(exif)
+    (start,) = struct.unpack_from(order + "I", exif, 4)
+    entries = _entries(exif, order, start)
+    if Base.Orientation in entries:
+        _remove(patched, order, start, entries[Base.Orientation])
+        _end_directory(patched, order, start)
+    return bytes(patched)
+
+
+def _end_directory(exif: bytearray, order: str, start: int) -> None:
+    """Makes a directory the last one."""
+    (count,) = struct.unpack_from(order + "H", exif, start)
+    end = start + 2 + _ENTRY * count
+    exif[end : end + 4] = bytes(len(exif[end : end + 4]))
 
 
 def _entries(exif: bytes, order: str, start: int) -> Mapping[int, int]:

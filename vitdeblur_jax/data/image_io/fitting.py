@@ -32,6 +32,7 @@ _HELD = {
 # Largest content of one JPEG segment in bytes, without its length and its name.
 _LONGEST_IN_JPEG = {"exif": 65_527, "xmp": 65_504, "iptc": 65_506, "comment": 65_533}
 _HDR_CHUNKS = {b"mDCV", b"cLLI"}
+_UNUSABLE_PRIMARIES = "the color definition (cHRM), which is unusable"
 _SRGB_GAMMA = 45_455  # 1 / 2.2, which PNG files use for sRGB
 _SRGB_PRIMARIES = (31_270, 32_900, 64_000, 33_000, 30_000, 60_000, 15_000, 6_000)
 _SRGB_CODES = (b"\1\x0d\0\1",)  # primaries, transfer function, matrix, full range
@@ -45,23 +46,28 @@ def fitting(metadata: Metadata, kind: str, is_gray: bool) -> tuple[Metadata, tup
         kind: One of the values of `formats.FORMATS`.
         is_gray: Whether the image is gray. A color profile made for gray needs a gray image.
     """
-    others = metadata.others
+    levels = ()
     if kind == "PNG":
         metadata = _with_fallback(metadata, is_gray)
     else:
-        others = (*others, *([HDR_LEVELS] if _HDR_CHUNKS & metadata.png_color.keys() else ()))
+        levels = (HDR_LEVELS,) if _HDR_CHUNKS & metadata.png_color.keys() else ()
         metadata = _with_profile(metadata, kind, is_gray)
-    lost = [
-        key
-        for key in _NAMES
-        if getattr(metadata, key)
-        and (key not in _HELD[kind] or (kind == "JPEG" and _is_too_long(metadata, key)))
-    ]
+    others = (*metadata.others, *levels)
+    lost = [key for key in _NAMES if getattr(metadata, key) and not _holds(kind, key, metadata)]
     empty, names = Metadata(), [_NAMES[key] for key in lost]
     if not is_gray and "icc_profile" not in lost and is_gray_profile(metadata.icc_profile):
         lost, names = [*lost, "icc_profile"], [*names, "the color profile, which is for gray"]
     kept = metadata.replace(others=(), **{key: getattr(empty, key) for key in lost})
     return kept, (*names, *others)
+
+
+def _holds(kind: str, key: str, metadata: Metadata) -> bool:
+    if key not in _HELD[kind] or (kind == "JPEG" and _is_too_long(metadata, key)):
+        return False
+    found = codes(metadata.png_color)
+    if kind == "JXL" and key == "png_color" and found is not None:
+        return can_write_codes(*found)
+    return True
 
 
 def _is_too_long(metadata: Metadata, key: str) -> bool:
@@ -91,7 +97,10 @@ def _with_profile(metadata: Metadata, kind: str, is_gray: bool) -> Metadata:
         return metadata.replace(png_color={}, icc_profile=profile)
     if metadata.icc_profile or b"sRGB" in color:  # these take precedence
         return metadata.replace(png_color={})
-    return metadata.replace(png_color={}, icc_profile=_profile(color, is_gray))
+    try:
+        return metadata.replace(png_color={}, icc_profile=_profile(color, is_gray))
+    except imagecodecs.CmsError:  # the primaries are no triangle
+        return metadata.replace(png_color={}, others=(*metadata.others, _UNUSABLE_PRIMARIES))
 
 
 def _profile(color: Mapping[bytes, bytes], is_gray: bool) -> bytes | None:

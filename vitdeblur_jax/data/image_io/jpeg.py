@@ -92,8 +92,10 @@ def _bytes_per_pixel(image: Image.Image) -> int:
 def _compression(image: Image.Image) -> Compression:
     if image.mode == "CMYK":
         return Compression()
+    numbers = dict.fromkeys(table for *_, table in image.layer)  # in the order of the components
+    found = [image.quantization[number] for number in numbers if number in image.quantization]
     return Compression(
-        quantization=dict(image.quantization), subsampling=JpegImagePlugin.get_sampling(image)
+        quantization=dict(enumerate(found)), subsampling=JpegImagePlugin.get_sampling(image)
     )
 
 

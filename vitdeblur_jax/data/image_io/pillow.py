@@ -1,6 +1,7 @@
 """WebP, BMP, GIF, AVIF and PPM by Pillow."""
 
 import io
+import struct
 from collections.abc import Iterator
 from fractions import Fraction
 
@@ -31,7 +32,7 @@ def decode_with_pillow(data: bytes) -> DecoderOutput:
         notes += frame_notes(image.format, getattr(image, "n_frames", 1))
         notes += ("palette expanded to RGB",) if image.mode in ("P", "PA") else ()
         metadata = Metadata(
-            icc_profile=image.info.get("icc_profile") or None,
+            icc_profile=image.info.get("icc_profile") or _profile_of_bmp(image.format, data),
             exif=exif,
             xmp=image.info.get("xmp") or None,
             comment=_comment(image),
@@ -39,6 +40,15 @@ def decode_with_pillow(data: bytes) -> DecoderOutput:
         )
         compression = Compression(lossless=image.format == "WEBP" and _is_lossless_webp(data))
         return DecoderOutput(_samples(image), orientation, metadata, compression, notes)
+
+
+def _profile_of_bmp(kind: str | None, data: bytes) -> bytes | None:
+    """Returns the color profile in the header of version 5 of a BMP file, which Pillow ignores."""
+    if kind != "BMP" or int.from_bytes(data[14:18], "little") < 124 or data[70:74] != b"DEBM":
+        return None
+    start, size = struct.unpack_from("<II", data, 126)  # from the start of this header
+    profile = data[14 + start : 14 + start + size]
+    return profile if size and len(profile) == size else None
 
 
 def encode_with_pillow(

@@ -77,7 +77,9 @@ def decode_tiff(data: bytes) -> DecoderOutput:
         _check(page, len(data))
         colors, extra = _COLORS[page.photometric], page.extrasamples
         has_alpha = bool(extra) and extra[0] in (_ASSOCIATED, _UNASSOCIATED)
-        if page.samplesperpixel > colors and not has_alpha:
+        if has_alpha and page.photometric in (PHOTOMETRIC.SEPARATED, PHOTOMETRIC.PALETTE):
+            has_alpha, notes = False, (*notes, "transparency is left out")
+        elif page.samplesperpixel > colors and not has_alpha:
             notes += ("a channel of unknown meaning is left out",)
         damage = _damage(page, data)
         metadata, orientation, more_notes = _metadata(page, data)

@@ -8,7 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitdeblur_jax.data.image_io.avif import encode_avif
-from vitdeblur_jax.data.image_io.color_conversion import gray_to_srgb, to_standard_colors
+from vitdeblur_jax.data.image_io.color_conversion import (
+    can_convert,
+    gray_to_srgb,
+    to_standard_colors,
+)
 from vitdeblur_jax.data.image_io.decoded_image import DecodedImage, Metadata, Samples
 from vitdeblur_jax.data.image_io.fitting import fitting, is_gray_profile
 from vitdeblur_jax.data.image_io.formats import FORMATS, IMAGE_SUFFIXES, require
@@ -47,15 +51,17 @@ def what_is_lost(image: DecodedImage, suffix: str) -> tuple[str, ...]:
             f"{width} x {height}"
         )
     metadata, names = fitting(image.metadata, kind, image.is_gray)
+    is_usable = can_convert(metadata.icc_profile) if metadata.icc_profile else True
     losses = {
         "16 bits per channel are reduced to 8": is_deep and kind not in _DEEP,
         "16 bits per channel are reduced to 10": is_deep and kind == "HEIC",
         "transparency is left out": image.alpha is not None and kind in _OPAQUE,
-        "gray becomes RGB with the color profile sRGB": _changes_gray_profile(
-            image, kind, metadata
-        ),
+        "gray becomes RGB with the color profile sRGB": is_usable
+        and _changes_gray_profile(image, kind, metadata),
+        "the color profile is unusable and left out": not is_usable
+        and (kind == "JXL" or _changes_gray_profile(image, kind, metadata)),
     }
-    if kind == "JXL" and metadata.icc_profile:
+    if kind == "JXL" and metadata.icc_profile and is_usable:
         losses["colors are converted from the color profile to sRGB or Display P3"] = True
     told = [loss for loss, is_so in losses.items() if is_so]
     told += [f"left out: {', '.join(names)}"] if names else []
@@ -98,7 +104,9 @@ def write_image(
         if not is_path:
             destination.write(encoded)
             destination.flush()
-    except (OSError, ValueError, RuntimeError) as error:
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # encoders raise almost any error
         raise UserError(f"{name}: cannot be written as {kind} ({one_line(error)})") from error
     if is_path:
         with replaced_when_whole(destination, overwrite) as temporary:
