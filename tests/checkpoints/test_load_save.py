@@ -4,6 +4,7 @@ import os
 import pickle
 import shutil
 import zipfile
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -165,6 +166,25 @@ def test_variables_that_do_not_fit_are_not_written(small, tmp_path, name):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("name", ["a", "a.safetensors"])
+def test_a_mean_in_float64_is_saved_as_float32(small, tmp_path, name):
+    mean = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), small.variables)
+    save_pretrained(dataclasses.replace(small, variables=mean), tmp_path / name)
+    loaded = load_pretrained(tmp_path / name).variables
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), loaded, small.variables)
+    whole = jax.tree.map(lambda leaf: np.asarray(leaf, np.int32), small.variables)
+    with pytest.raises(UserError, match="is int32, and must be float32"):
+        save_pretrained(dataclasses.replace(small, variables=whole), tmp_path / f"b{name}")
+
+
+@pytest.mark.parametrize("config", ["configs/deblur.yml", "{}", '{"model": "deblur"}'])
+def test_a_config_of_another_program_is_ignored(small, tmp_path, config):
+    state_dict = to_published(small.model, small.variables)
+    write_pytorch_file(tmp_path / "a.pth", {"state_dict": state_dict, "config": config})
+    loaded = load_pretrained(tmp_path / "a.pth", small.config).variables
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), loaded, small.variables)
+
+
 def test_code_in_a_hostile_file_is_not_executed(tmp_path):
     class Hostile:
         def __reduce__(self):
@@ -218,6 +238,9 @@ def test_half_precision_is_half_as_large_and_rounds(small, tmp_path):
         assert not whole.any() or np.any(half != whole)
 
     jax.tree.map(compare, *jax.device_get((loaded, small.variables)))
+    counter = {"projector.1.num_batches_tracked": np.array(120_000)}  # integers stay as they are
+    counted = dataclasses.replace(small, unused=counter)
+    save_pretrained(counted, tmp_path / "counted.safetensors", half=True)
     with pytest.raises(UserError, match=r"a.pth: only .safetensors is written in half precision"):
         save_pretrained(small, tmp_path / "a.pth", half=True)
     huge = jax.tree.map(lambda leaf: np.float32(1e6) * np.asarray(leaf), small.variables)

@@ -42,6 +42,11 @@ def colliding_entry(number):
     return b"\x8a\x0c" + ((2**61 - 1) * (number + 9)).to_bytes(12, "little") + b"K\x00"
 
 
+def colliding_place(number):
+    """Of the memo: an index whose hash is 0."""
+    return b"Np%d\n0" % ((2**61 - 1) * (number + 9))
+
+
 PAIRS = op([(f"k{number}", 0) for number in range(1_000)])
 BOMBS = {
     # device("a", "a") is "a:a": each call would make a text twice as long.
@@ -61,6 +66,7 @@ BOMBS = {
     ),
     "axes": repeated(op(1), tensor(size=(1,) * 65, stride=(1,) * 65), 200),
     "repeated elements": repeated(op(1), tensor(size=(2**26,), stride=(0,)), 200),
+    "colliding places": b"\x80\x02" + b"".join(map(colliding_place, range(40_000))) + b"N.",
     "colliding keys": b"\x80\x02}(" + b"".join(map(colliding_entry, range(20_000))) + b"u.",
 }
 

@@ -21,6 +21,7 @@ from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
@@ -175,14 +176,14 @@ def save_pretrained(
             f"{type(network).__qualname__} is not one; save it as .safetensors, or as a folder (a "
             "name without an ending)"
         )
-    _check_variables(pretrained.variables, network, path)
+    variables = _as_network_has(pretrained.variables, network, path)
     if not path.suffix:
-        return write_folder(path, pretrained.variables, saved_config(network), overwrite)
+        return write_folder(path, variables, saved_config(network), overwrite)
     if published is None:
-        flat = traverse_util.flatten_dict(pretrained.variables, sep="/")
+        flat = traverse_util.flatten_dict(variables, sep="/")
         state_dict = {name: np.asarray(value) for name, value in flat.items()}
     else:
-        state_dict = published.to_state_dict(network, pretrained.variables)
+        state_dict = published.to_state_dict(network, variables)
         state_dict |= pretrained.unused
     text = config_to_json(network)
     if path.suffix == ".safetensors":
@@ -201,16 +202,35 @@ def _check_vacant(path, overwrite, advice):
         check_replaceable(path)
 
 
-def _check_variables(variables, model, where):
-    """Raises `UserError` if the variables do not fit the network and could not be loaded again."""
-    shapes = flat_shapes(variables)
-    check_shapes(shapes, flat_shapes(abstract_variables(model)), f"{where}: the variables to write")
+def _as_network_has(variables, model, where):
+    """Returns the variables with the dtypes of the network, so that they can be loaded again.
+
+    Raises:
+      UserError: They do not fit the network.
+    """
+    wanted = abstract_variables(model)
+    check_shapes(flat_shapes(variables), flat_shapes(wanted), f"{where}: the variables to write")
+    leaves = [
+        _of_dtype(leaf, other.dtype, f"{where}: {jax.tree_util.keystr(path)}")
+        for (path, leaf), other in zip(
+            jax.tree_util.tree_leaves_with_path(variables), jax.tree.leaves(wanted), strict=True
+        )
+    ]
+    return jax.tree.unflatten(jax.tree.structure(variables), leaves)
+
+
+def _of_dtype(leaf, dtype, name):
+    if jnp.issubdtype(leaf.dtype, jnp.floating) != jnp.issubdtype(dtype, jnp.floating):
+        raise UserError(f"{name} is {leaf.dtype}, and must be {dtype}")
+    return leaf if leaf.dtype == dtype else leaf.astype(dtype)
 
 
 def _as_half(values, name):
+    if values.dtype != np.float32:
+        return values
     if np.abs(values).max(initial=0) > np.finfo(np.float16).max:
         raise UserError(f"{name} has values too large for half precision")
-    return values.astype(np.float16) if values.dtype == np.float32 else values
+    return values.astype(np.float16)
 
 
 def convert(

@@ -16,6 +16,7 @@ from vitdeblur_jax.checkpoints.pickle_values import (
     ADVICE,
     BUILDERS,
     ITEM_SIZE,
+    LARGEST_KEY,
     STORAGE_OF,
     STORAGES,
     Budget,
@@ -102,7 +103,10 @@ def unpickle(
             case "APPEND" | "APPENDS" | "SETITEM" | "SETITEMS":
                 _extend(stack[-1], items)
             case "PUT" | "BINPUT" | "LONG_BINPUT" | "MEMOIZE":
-                memo[len(memo) if argument is None else argument] = stack[-1]
+                index = len(memo) if argument is None else argument
+                if index >= LARGEST_KEY:
+                    raise ValueError(f"the index {index} is too large")
+                memo[index] = stack[-1]
             case "GET" | "BINGET" | "LONG_BINGET":
                 stack.append(memo[argument])
             case "GLOBAL":

@@ -30,7 +30,7 @@ STORAGE_OF = {dtype: name for name, dtype in STORAGES.items()}
 _LEAST_BUDGET, _BUDGET_PER_BYTE = 16 * 2**20, 8
 ITEM_SIZE = 64  # bytes charged for an opcode or an item of a container
 _MOST_AXES = 64
-_LARGEST_KEY = 2**31  # larger integers could be chosen to collide in a dict
+LARGEST_KEY = 2**31  # larger integers could be chosen to collide in a dict
 ADVICE = "if you trust it, load it with PyTorch and save model.state_dict() instead"
 
 
@@ -72,7 +72,7 @@ def checked_keys(keys: list[Any]) -> list[Any]:
     for key in keys:
         if not isinstance(key, str | int | float | bytes | None):
             raise TypeError(f"expected a key, got a {kind_of(key)}")
-        if isinstance(key, int) and abs(key) >= _LARGEST_KEY:
+        if isinstance(key, int) and abs(key) >= LARGEST_KEY:
             raise ValueError("a key is too large a number")
     return keys
 

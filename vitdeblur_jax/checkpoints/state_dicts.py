@@ -13,6 +13,7 @@ from vitdeblur_jax.checkpoints.safetensors_files import read_safetensors
 from vitdeblur_jax.models.published import StateDict
 from vitdeblur_jax.utils.config_checks import shown
 from vitdeblur_jax.utils.errors import UserError
+from vitdeblur_jax.utils.json_files import parse_json
 from vitdeblur_jax.utils.output import tell
 from vitdeblur_jax.utils.shapes import few_of
 
@@ -45,13 +46,23 @@ def read_state_dict(path: Path) -> tuple[StateDict, str | None]:
     _check_is_downloaded(path)
     if path.suffix == ".safetensors":
         state_dict, metadata = read_safetensors(path)
-        return state_dict, metadata.get("config")
+        return state_dict, _own_config(metadata.get("config"))
     if path.suffix in _OTHER_READERS:
         return _OTHER_READERS[path.suffix](path), None
     contents = read_pytorch_file(path)
     state_dict = find_state_dict(contents, str(path))
     saved = contents.get("config") if contents is not state_dict else None
-    return state_dict, saved if isinstance(saved, str) else None
+    return state_dict, _own_config(saved)
+
+
+def _own_config(saved: Any) -> str | None:
+    """Returns the JSON text of this package's config; other programs save others as "config"."""
+    if not isinstance(saved, str) or not saved.lstrip().startswith("{"):
+        return None
+    try:
+        return saved if "network" in parse_json(saved, "config") else None
+    except UserError:
+        return saved  # damaged, which `config_from_json` reports
 
 
 def _check_is_downloaded(path):
