@@ -82,6 +82,13 @@ def test_a_line_of_training_and_one_of_validation(tmp_path, clock):
     assert validation == {"kind": "validation", "step": 10, "psnr": 25.5}
 
 
+def test_a_new_run_drops_the_records_of_a_killed_one(tmp_path):
+    for psnr in (20.0, 21.0):
+        with TrainingLog(tmp_path, 0, 100, is_new=True) as log:
+            log.validation(0, {"psnr": psnr}, {})
+    assert lines(tmp_path) == [{"kind": "validation", "step": 0, "psnr": 21.0}]
+
+
 def test_a_line_is_on_disk_at_once(tmp_path):
     with TrainingLog(tmp_path, 0, 100) as log:
         trained(log, 10)

@@ -173,6 +173,29 @@ def test_a_validation_that_was_interrupted_is_made_up_for(pairs, tmp_path, monke
     assert [record["step"] for record in lines(tmp_path, "train")] == [4, 8, 12, 16, 20]
 
 
+def test_a_kill_before_the_psnr_is_written_does_not_lose_it(pairs, tmp_path, monkeypatch, stand_in):
+    def killed(*arguments, **settings):
+        raise KeyboardInterrupt
+
+    def interrupted(*arguments, on_tiles, **settings):
+        os.kill(os.getpid(), signal.SIGINT)
+        on_tiles(1)
+
+    config = quick_config(pairs, validation__every=15, validation__root=str(pairs / "val"))
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "validate_sets", interrupted)
+        assert train(config, tmp_path) == 130
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.TrainingCheckpoints, "add_psnr", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, tmp_path)
+    (logged,) = lines(tmp_path, "validation")
+    assert logged["step"] == 15
+    assert train(config, tmp_path) == 0
+    assert read_psnr(step_folders(tmp_path / "checkpoints")[15]) == logged["psnr"]
+    assert [record["step"] for record in lines(tmp_path, "validation")] == [15, 20]
+
+
 def test_validation_is_what_evaluate_measures(pairs, finished, tmp_path):
     config = evaluation_config("pairs")
     config.update(checkpoint=str(finished), data_dir=str(pairs / "val"))

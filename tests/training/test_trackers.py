@@ -65,7 +65,9 @@ def quick_retry(monkeypatch):
 
 
 def open_log(folder, run, first_step=0, name="fake"):
-    return TrainingLog(folder, first_step, 30, [Tracker(name, run, folder, first_step, CONFIG)])
+    return TrainingLog(
+        folder, first_step, 30, [Tracker(name, run, folder, first_step == 0, CONFIG)]
+    )
 
 
 def trained(log, *steps):
@@ -135,7 +137,7 @@ def test_a_killed_run_sends_no_step_twice(tmp_path, when):
                 raise Killed
 
     run = KilledRun()
-    tracker = Tracker("fake", run, tmp_path, 0, CONFIG)
+    tracker = Tracker("fake", run, tmp_path, True, CONFIG)
     tracker._thread._target = lambda: _until_killed(tracker)
     tracker.begin([], print)
     for step in (10, 20):
@@ -235,7 +237,7 @@ def test_images_do_not_pile_up_while_a_server_is_away(tmp_path, monkeypatch):
 
 
 def test_a_log_that_cannot_be_opened_tells_its_own_error(tmp_path):
-    tracker = Tracker("fake", FakeRun(), tmp_path, 0, CONFIG)
+    tracker = Tracker("fake", FakeRun(), tmp_path, True, CONFIG)
     tracker.close()  # before `begin`
     (tmp_path / "log.jsonl").write_text('{"step": 5}\n{"kind": "train", "step": 10, "loss": 0.5}\n')
     run = FakeRun()
@@ -249,7 +251,7 @@ def test_a_damaged_file_is_one_line(tmp_path, content):
     (tmp_path / "trackers").mkdir()
     (tmp_path / "trackers" / "fake.json").write_text(content)
     with pytest.raises(UserError, match=r"fake\.json"):
-        Tracker("fake", FakeRun(), tmp_path, 10, CONFIG)
+        Tracker("fake", FakeRun(), tmp_path, False, CONFIG)
 
 
 @pytest.mark.parametrize("name", ["mlflow", "wandb"])

@@ -137,14 +137,14 @@ class TrainingCheckpoints:
             self._manager.wait_until_finished()
 
     def add_psnr(self, step: int, psnr: float) -> None:
-        """Adds the PSNR of a validation made after the step was saved.
+        """Adds the PSNR of a validation to a saved step, unless it has one.
 
         Raises:
           UserError: The PSNR cannot be written.
         """
         self.wait()
         with self._as_user_error(f"the PSNR of step {step} cannot be written"):
-            if is_first():
+            if is_first() and read_psnr(self._folder / str(step)) == -math.inf:
                 write_psnr(self._folder / str(step), psnr)
             gather(None)  # the other processes read it only when it is written
             self._manager.reload()

@@ -31,6 +31,8 @@ class TrainingLog:
         first_step: int,
         total_steps: int | None,
         trackers: Sequence[Tracker] = (),
+        *,
+        is_new: bool = False,
     ):
         """Resumes the log in `folder`, or starts one.
 
@@ -39,9 +41,11 @@ class TrainingLog:
 
         Args:
           folder: Folder of the run; created if missing.
-          first_step: Number of steps already done; 0 in a new run.
+          first_step: Number of steps already done.
           total_steps: Last step of the run; None: it has a time limit.
           trackers: Trackers that get the same records and images.
+          is_new: Also remove the records of step 0, of a run that was killed before it had a
+            checkpoint.
 
         Raises:
           UserError: tensorboardX is missing, or the folder cannot be written.
@@ -49,12 +53,13 @@ class TrainingLog:
         self.folder, self._path = folder, folder / "log.jsonl"
         with as_user_error(self._path):
             folder.mkdir(parents=True, exist_ok=True)
-        self._lines = _Lines(self._path, first_step)
+        last_kept = -1 if is_new else first_step
+        self._lines = _Lines(self._path, last_kept)
         self._total_steps = total_steps
         self._shown_step = self._last_step = first_step
         self._steady_since = None  # step and time of the first `train` call, after compilation
         with contextlib.ExitStack() as resources:
-            events = EventFile(folder / "tensorboard", purge_step=first_step + 1)
+            events = EventFile(folder / "tensorboard", purge_step=last_kept + 1)
             self._events = resources.enter_context(contextlib.closing(events))
             progress = Progress(total_steps, "steps", done=first_step, periodic_lines=False)
             self._progress = resources.enter_context(progress)

@@ -111,9 +111,10 @@ def train(
             step = int(state.step)
             check_steps(folder, step, config)
             check_data(folder, resume_state, data.fingerprint, config)
-            if resume_state and is_first():
+            is_new = not resume_state
+            if is_first() and not is_new:
                 write_config(folder, config)
-            log = stack.enter_context(_begin_log(folder, step, config, run, tracker_runs))
+            log = stack.enter_context(_begin_log(folder, step, is_new, config, run, tracker_runs))
         loop = _Loop(
             config, run, data, checkpoints, log, preemption, time_limit, state, resume_state
         )
@@ -131,7 +132,7 @@ def _shared_run_folder(workdir, config, network):
     return contextlib.nullcontext(workdir)
 
 
-def _begin_log(folder, step, config, run, tracker_runs):
+def _begin_log(folder, step, is_new, config, run, tracker_runs):
     if not is_first():
         return SilentLog(folder)
     table = describe(run)
@@ -140,11 +141,11 @@ def _begin_log(folder, step, config, run, tracker_runs):
     for stride in {None, config.validation.stride or None}:
         tell_of_tiling(run.network, stride)
     trackers = [
-        Tracker(name, tracker_run, folder, step, without_queries(config.to_dict()))
+        Tracker(name, tracker_run, folder, is_new, without_queries(config.to_dict()))
         for name, tracker_run in tracker_runs.items()
     ]
     total_steps = None if config.time_limit_s else config.num_steps
-    return TrainingLog(folder, step, total_steps, trackers)
+    return TrainingLog(folder, step, total_steps, trackers, is_new=is_new)
 
 
 class _Loop:
@@ -167,8 +168,8 @@ class _Loop:
     def run(self) -> int:
         """Returns the exit status."""
         try:
-            if self.validation_is_due() and not gather(self.was_validated())[0]:
-                self.checkpoints.add_psnr(self.step, self.validate())  # preempted before
+            if self.validation_is_due():
+                self.finish_validation()
             if self.time_limit and not (self.step or self.time_limit.knows_closing()):
                 with self.log.not_training():
                     self.validate_and_save()  # measures its time
@@ -263,9 +264,20 @@ class _Loop:
     def validation_is_due(self) -> bool:
         return self.may_close() and self.is_due(self.config.validation.every)
 
-    def was_validated(self) -> bool:
+    def finish_validation(self):
+        """Validates the step of the checkpoint if the run ended before, and adds its PSNR."""
+        psnr = gather(self.logged_psnr())[0]
+        if psnr is None:
+            psnr = self.validate()
+        self.checkpoints.add_psnr(self.step, psnr)
+
+    def logged_psnr(self) -> float | None:
+        """Returns the PSNR of the first validation set, if the log has it for this step."""
         logged = self.log.last("validation")
-        return logged is not None and logged["step"] == self.step
+        if logged is None or logged["step"] != self.step:
+            return None
+        name = next(iter(self.data.validation))
+        return logged[f"{name}/psnr" if name else "psnr"]
 
     def validate_and_save(self):
         with self.time_limit.closing():

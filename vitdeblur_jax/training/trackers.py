@@ -50,7 +50,7 @@ class Tracker:
     """Sends the records of a run's log to one tracker. Use it in one thread."""
 
     def __init__(
-        self, name: str, run: TrackerRun, folder: AnyPath, first_step: int, config: dict[str, Any]
+        self, name: str, run: TrackerRun, folder: AnyPath, is_new: bool, config: dict[str, Any]
     ):
         """Reads what was sent before.
 
@@ -58,7 +58,7 @@ class Tracker:
           name: Name of the tracker, for messages and its file.
           run: The tracker's run.
           folder: Folder of the training run; its name is that of a new run of the tracker.
-          first_step: Number of steps already done; 0 starts a new run of the tracker.
+          is_new: Whether to start a new run of the tracker.
           config: The training config as a dict.
 
         Raises:
@@ -67,7 +67,7 @@ class Tracker:
         self._name, self._run, self._config = name, run, config
         self._run_name = absolute(folder).name
         self._path = folder / FOLDER / f"{name}.json"
-        self._state = _saved_state(self._path) if first_step else _NEW
+        self._state = _NEW if is_new else _saved_state(self._path)
         self._added = dict(self._state["sent"])
         self._is_open = self._ends = self._is_complete = False
         self._failure = self._told = None
