@@ -12,7 +12,7 @@ and runs the command above; more flags may follow, such as `--config.seed=5`.
 Not run on a GPU yet: none was at hand. The choices follow from what was measured on CPUs:
 
 - It has the settings of the last run of `configs/demo.py`, and starts from the bundled weights.
-  These took ten and a half hours on one and two cores.
+  These took twelve hours on one and two cores.
 - The architecture is that of the bundled model, so that restoration takes no longer. A wider model
   gained nothing in 5250 steps (MODEL_CARD.md).
 - Batches of 64 crops, eight times those of `configs/demo.py`: small steps would leave a GPU idle.

@@ -9,17 +9,32 @@ LAYOUT is the layout of the data on disk, `pairs` if omitted:
 - dpdd_dual_pixel: the left and right views instead, for a model with two views
 - realdof: `{source,target}`
 - lfdof: `test_data/input/SCENE/*.png` with `ground_truth/SCENE.png`, or both flat
-- pixeldp, pixeldp_dual_pixel: `test_c`, or `test_l` and `test_r`; no targets
+- pixeldp: `test_c`; no targets
+- pixeldp_dual_pixel: `test_l` and `test_r`, beside `test_c`; no targets
 - pairs: a folder `source`, `input`, `blurred` or `blur`, and a folder `target`, `ground_truth`,
   `sharp` or `gt`
 - images: a folder of images without targets
 
-The default is the published protocol: 8 bits, stride 94, float32. On an accelerator,
+By default, images are read as 8 bits and restored in float32. On an accelerator,
 `--config.dtype=bfloat16` or `--config.precision=default` is faster and slightly less exact.
 
 `--config.profile=NAME` evaluates as the published code of a system does: aifnet, dpdnet, drbnet,
 gkmnet, ifanet, kpac, mdp, nrknet, restormer or vitdeblur; see docs/score.md. Without it, all
 networks are evaluated in the same way.
+
+| key | meaning |
+|---|---|
+| checkpoint | a file, a folder (also of a run) or an address; empty: the bundled model |
+| network | such as base, or module:attribute; empty: as the checkpoint says |
+| data_dir, layout, split | the folder of the data, its layout, and train, val or test |
+| profile | the system whose published code to follow; empty: none |
+| bit_depth | 16-bit files are read as 8 or 16 bits; 0: as the profile, or 8 |
+| stride | step between windows in pixels; 0: the model's, 94 for the published one |
+| tile | side of a tile without its halo in pixels; 0: the network's |
+| batch_size | windows or tiles at once; 0: the default of `vitdeblur --batch-size` |
+| dtype, precision | of the computation, as in `vitdeblur_jax.models.networks` |
+| metrics | see docs/metrics.md, or all; empty: the profile's, or psnr,ssim,mae |
+| metric_weights | folder of the weights of metrics; empty: in the user's cache |
 """
 
 import ml_collections
@@ -29,19 +44,19 @@ def get_config(layout: str = "pairs") -> ml_collections.ConfigDict:
     """Returns the evaluation's settings for one layout."""
     return ml_collections.ConfigDict(
         {
-            "checkpoint": "",  # folder (of a run), file, hf://, gs://, ...; empty: bundled
-            "network": "",  # such as base, or module:attribute; empty: as the checkpoint says
+            "checkpoint": "",
+            "network": "",
             "data_dir": "",
             "layout": layout,
             "split": "test",
-            "profile": "",  # evaluate as the published code of a system does, such as restormer
-            "bit_depth": 0,  # read 16-bit files as 8 bits or as 16; 0: as the profile, or 8
-            "stride": 0,  # step between windows, pixels; 0: the model's, 94 for the published one
-            "tile": 0,  # side of a tile without its halo, pixels; 0: the network's
-            "batch_size": 0,  # windows or tiles at once; 0: the default of `vitdeblur --batch-size`
+            "profile": "",
+            "bit_depth": 0,
+            "stride": 0,
+            "tile": 0,
+            "batch_size": 0,
             "dtype": "float32",
             "precision": "highest",
-            "metrics": "",  # see docs/metrics.md, or all; empty: the profile's, or psnr,ssim,mae
-            "metric_weights": "",  # where the weights of metrics lie; empty: in the user's cache
+            "metrics": "",
+            "metric_weights": "",
         }
     )

@@ -5,9 +5,9 @@ r"""Trains the light model on DPDD, with TinyMIM's ViT-Ti as primary encoder.
 
 7.8 M parameters. Of their light model, the authors released only the primary encoder. `light` in
 `vitdeblur_jax.models.vitdeblur.configuration` lists our own choices for the rest; configs/dpdd.py
-lists those for training. Because the model is small, three settings differ: the encoder trains with
-a tenth of the learning rate, the crop is the model's own window of 320, and the batch is twice as
-large.
+lists those for training. Because the model is small, four settings differ: the encoder trains with
+a tenth of the learning rate, the crop is the model's own window of 320, the batch is twice as
+large, and blocks are not rematerialized.
 
 Needs one GPU with 24 GB. No run is complete yet, so there are no results.
 """

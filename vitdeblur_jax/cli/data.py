@@ -8,8 +8,8 @@ from vitdeblur_jax.utils.output import tell
 _DESCRIPTION = "Checks, prepares and synthesizes data sets of blurred and sharp images."
 _CHECK = """\
 Reports which set and layout a folder holds, and checks it: counts against the published ones,
-pairs, sizes, bit depths, damaged files, and images of the training split in the test split. The
-exit status is 1 if a check fails.
+pairs, sizes, bit depths, damaged files, and images that occur in more than one split. The exit
+status is 1 if a check fails.
 """
 _PREPARE = """\
 Writes a data set as records that training reads fast. An interrupted run resumes when it is

@@ -18,7 +18,8 @@ usage: {program} --config=FILE[:ARGUMENT] --workdir=FOLDER [--config.KEY=VALUE .
 
 {purpose}
 
-  --config=FILE[:ARGUMENT]  the config file; its docstring lists its arguments and keys
+  --config=FILE[:ARGUMENT]  the config file, described by its docstring; docs/configs.md
+                            says where each key is explained
   --config.KEY=VALUE        overrides the value of a key
   --workdir=FOLDER          the folder for the results; gs://BUCKET/NAME or s3://BUCKET/NAME
                             with the extra gcs or s3
