@@ -17,7 +17,8 @@ r"""The recipe of the bundled model: eleven runs on sharp images only.
     python train.py --config=configs/demo.py:eleventh,TENTH/checkpoints/LAST $DATA \
         --workdir=ELEVENTH
     python tools/bundle_weights.py TENTH/checkpoints/LAST \
-        ELEVENTH/checkpoints/LAST ELEVENTH/checkpoints/LAST ELEVENTH/checkpoints/LAST
+        ELEVENTH/checkpoints/LAST ELEVENTH/checkpoints/LAST \
+        ELEVENTH/checkpoints/LAST ELEVENTH/checkpoints/LAST
 
 IMAGES is any folder of sharp images; more images give a better model. The bundled weights
 were trained on 247 images. Together with the twelve held out, these have 128 megapixels;
@@ -37,7 +38,7 @@ weights, which the call of bundle_weights.py before has written.
 - The eighth and the ninth run repeat the sixth and the seventh, both with these squares. So do the
   tenth and the eleventh, from the mean of the eighth and the ninth.
 
-The bundled weights are the mean of the last two runs, with weights of 1/4 and 3/4: the tenth gains
+The bundled weights are the mean of the last two runs, with weights of 1/5 and 4/5: the tenth gains
 more, and the eleventh has fewer beads.
 
 Results on held-out images, as gain in PSNR:
