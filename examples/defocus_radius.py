@@ -5,8 +5,8 @@
 It compares two losses, both differentiated through a model of the lens. The first assumes that the
 spectrum of a sharp image falls as a power of frequency, and fits the radius to the observed
 spectrum. Its error is at most 4 % for 2 to 8 pixels on three images. The second blurs the bundled
-network's restoration and fits the radius to the image. Its error is at most 5 % from 4 pixels for
-two of the three images and up to 33 % elsewhere, because the restoration is still blurred or too
+network's restoration and fits the radius to the image. Its error is at most 4 % from 4 pixels for
+two of the three images and up to 28 % elsewhere, because the restoration is still blurred or too
 sharp.
 """
 

@@ -4,7 +4,7 @@
 
 The package's own Fourier loss needs no code: set `config.loss.fourier`. This file shows how to use
 any other function of restored and sharp images; this one compares absolute values of the normalized
-transform. The file can be in any folder and needs only the package. In 100 steps it gains 0.22 dB
+transform. The file can be in any folder and needs only the package. In 100 steps it gains 0.18 dB
 on a held-out image, as much as without the spectral term.
 """
 

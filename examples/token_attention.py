@@ -2,7 +2,7 @@
 
     python examples/token_attention.py token_attention.png
 
-In all blocks of the bundled model except the first and the last, two to four tokens in arbitrary
+In all blocks of the bundled model except the first and the last, one to five tokens in arbitrary
 places get half of the attention that does not go to the class token. The first block attends to all
 walls, the decoder's last block to the surface around the token.
 """
