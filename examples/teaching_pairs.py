@@ -4,8 +4,8 @@
 
 The usefulness of a pair is the decrease of the other pairs' loss after a small step against the
 pair's gradient. To first order, it is the inner product of both gradients. Real steps give nearly
-the same ranking. For 12 % of the pairs, a step raises the loss of the others. Pairs with a high loss
-teach less than others (rank correlation -0.74); the defocus radius says nothing.
+the same ranking. For 12 % of the pairs, a step raises the loss of the others. Pairs with a high
+loss teach less than others (rank correlation -0.74); the defocus radius says nothing.
 """
 
 import sys

@@ -136,15 +136,19 @@ class TrainingCheckpoints:
         with self._as_user_error(_NOT_WRITTEN.format(self._saving)):
             self._manager.wait_until_finished()
 
+    def has_psnr(self, step: int) -> bool:
+        """Returns whether a saved step has the PSNR of a validation, as process 0 sees it."""
+        return gather(read_psnr(self._folder / str(step)) > -math.inf)[0]
+
     def add_psnr(self, step: int, psnr: float) -> None:
-        """Adds the PSNR of a validation to a saved step, unless it has one.
+        """Adds the PSNR of a validation made after the step was saved.
 
         Raises:
           UserError: The PSNR cannot be written.
         """
         self.wait()
         with self._as_user_error(f"the PSNR of step {step} cannot be written"):
-            if is_first() and read_psnr(self._folder / str(step)) == -math.inf:
+            if is_first():
                 write_psnr(self._folder / str(step), psnr)
             gather(None)  # the other processes read it only when it is written
             self._manager.reload()

@@ -265,11 +265,12 @@ class _Loop:
         return self.may_close() and self.is_due(self.config.validation.every)
 
     def finish_validation(self):
-        """Validates the step of the checkpoint if the run ended before, and adds its PSNR."""
+        """Validates the step of the checkpoint, or adds its PSNR, if the run ended before."""
         psnr = gather(self.logged_psnr())[0]
         if psnr is None:
-            psnr = self.validate()
-        self.checkpoints.add_psnr(self.step, psnr)
+            self.checkpoints.add_psnr(self.step, self.validate())
+        elif not self.checkpoints.has_psnr(self.step):
+            self.checkpoints.add_psnr(self.step, psnr)
 
     def logged_psnr(self) -> float | None:
         """Returns the PSNR of the first validation set, if the log has it for this step."""
