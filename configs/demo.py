@@ -23,7 +23,7 @@ r"""The recipe of the bundled model: eleven runs on sharp images only.
 IMAGES is any folder of sharp images; more images give a better model. The bundled weights
 were trained on 247 images. Together with the twelve held out, these have 128 megapixels;
 MODEL_CARD.md credits them. LAST is the last step of a run. `demo` is the name of the bundled
-weights, which the call of bundle_weights.py before has written.
+weights. A run from `demo` starts from the file that the last call of bundle_weights.py wrote.
 
 - The first run uses the recipe of `configs/tiny.py`, a third longer and on other images, with more
   defocus beyond 8 pixels and less below half a pixel.
@@ -35,8 +35,9 @@ weights, which the call of bundle_weights.py before has written.
 - The sixth run starts from the mean of both, with overlapping windows and these lenses.
 - The seventh run trains on single windows, and each token predicts a square of 16 x 16 pixels
   instead of 8 x 8. Both reduce the beads along slanted edges.
-- The eighth and the ninth run repeat the sixth and the seventh, both with these squares. So do the
-  tenth and the eleventh, from the mean of the eighth and the ninth.
+- The eighth and the ninth run repeat the sixth and the seventh, both with these squares.
+- The tenth and the eleventh run repeat them once more, from the mean of the eighth and the ninth
+  with weights of 1/4 and 3/4.
 
 The bundled weights are the mean of the last two runs, with weights of 1/5 and 4/5: the tenth gains
 more, and the eleventh has fewer beads.

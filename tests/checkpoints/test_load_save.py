@@ -177,7 +177,7 @@ def test_a_mean_in_float64_is_saved_as_float32(small, tmp_path, name):
         save_pretrained(dataclasses.replace(small, variables=whole), tmp_path / f"b{name}")
 
 
-@pytest.mark.parametrize("config", ["configs/deblur.yml", "{}", '{"model": "deblur"}'])
+@pytest.mark.parametrize("config", ["configs/deblur.yml", "{'lr': 0.1}", '{"model": "deblur"}'])
 def test_a_config_of_another_program_is_ignored(small, tmp_path, config):
     state_dict = to_published(small.model, small.variables)
     write_pytorch_file(tmp_path / "a.pth", {"state_dict": state_dict, "config": config})

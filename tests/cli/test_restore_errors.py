@@ -145,6 +145,14 @@ def test_skip_existing_completes_an_image_and_its_map(vitdeblur, photo, missing)
     assert Path(kept).read_text() == "kept"
 
 
+def test_a_map_that_is_too_long_for_its_format_is_refused_before_any_work(vitdeblur, photo):
+    Image.fromarray(np.zeros((1, 17_000, 3), np.uint8)).save("long.png")
+    status, said = vitdeblur("long.png", "--change", "map.webp")
+    assert status == 1 or status == 2
+    assert "error: map.webp: WEBP supports at most 16383 pixels per side" in said
+    assert names() == ["long.png", "photo.png"]
+
+
 def test_control_characters_in_names_are_escaped(vitdeblur, photo):
     hostile = "a\x1b[31m\nerror: b\udcff.png"
     photo.rename(hostile)

@@ -3,6 +3,7 @@
 import functools
 import gzip
 import json
+import math
 import os
 import re
 import shutil
@@ -194,6 +195,23 @@ def test_a_kill_before_the_psnr_is_written_does_not_lose_it(pairs, tmp_path, mon
     assert train(config, tmp_path) == 0
     assert read_psnr(step_folders(tmp_path / "checkpoints")[15]) == logged["psnr"]
     assert [record["step"] for record in lines(tmp_path, "validation")] == [15, 20]
+
+
+def test_a_complete_run_restarts_whatever_its_log_says_of_the_psnr(
+    pairs, tmp_path, monkeypatch, stand_in
+):
+    measured = math.nan
+    monkeypatch.setattr(loop, "validate_sets", lambda *_, **__: ({"psnr": measured}, {}, measured))
+    config = quick_config(pairs, num_steps=4, validation__every=4)
+    config.validation.root = str(pairs / "val")
+    for _ in range(2):
+        assert train(config, tmp_path) == 0
+    assert [record["psnr"] for record in lines(tmp_path, "validation")] == [None]
+    log, measured = tmp_path / "log.jsonl", 20.0
+    log.write_text(log.read_text().replace('"psnr"', '"another_set/psnr"'))
+    assert train(config, tmp_path) == 0
+    assert [record.get("psnr") for record in lines(tmp_path, "validation")] == [None, 20.0]
+    assert read_psnr(tmp_path / "checkpoints/4") == 20
 
 
 def test_validation_is_what_evaluate_measures(pairs, finished, tmp_path):

@@ -104,8 +104,8 @@ def unpickle(
                 _extend(stack[-1], items)
             case "PUT" | "BINPUT" | "LONG_BINPUT" | "MEMOIZE":
                 index = len(memo) if argument is None else argument
-                if index >= LARGEST_KEY:
-                    raise ValueError(f"the index {index} is too large")
+                if not 0 <= index < LARGEST_KEY:
+                    raise ValueError(f"the index {index} is out of range")
                 memo[index] = stack[-1]
             case "GET" | "BINGET" | "LONG_BINGET":
                 stack.append(memo[argument])

@@ -124,8 +124,8 @@ def _restore_file(task: Task, pretrained: Pretrained, options: Options) -> None:
     notes = (*image.notes, *what_is_lost(image, suffix))
     given = image.pixels
     for path in (options.change, options.uncertainty):
-        if path is not None:  # refuses an image that is too large for the format of a map
-            what_is_lost(DecodedImage(given), Path(path).suffix)
+        if path is not None:
+            _check_fits(given, Path(path))
     restored, spread = _restored(given, pretrained, options)
     for note in notes:
         tell(f"note: {note}")
@@ -140,6 +140,14 @@ def _restore_file(task: Task, pretrained: Pretrained, options: Options) -> None:
         _write(change_map(given, restored), Path(options.change), options)
     if options.uncertainty is not None:
         _write(_map(spread / WHITE_UNCERTAINTY), Path(options.uncertainty), options)
+
+
+def _check_fits(pixels, path):
+    """Raises `UserError` if the image is too large for the format of a map."""
+    try:
+        what_is_lost(DecodedImage(pixels), path.suffix)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def _restored(pixels, pretrained, options):

@@ -1,6 +1,7 @@
 """The training loop, for one device or many."""
 
 import contextlib
+import math
 import os
 import shlex
 import time
@@ -268,17 +269,23 @@ class _Loop:
         """Validates the step of the checkpoint, or adds its PSNR, if the run ended before."""
         psnr = gather(self.logged_psnr())[0]
         if psnr is None:
-            self.checkpoints.add_psnr(self.step, self.validate())
-        elif not self.checkpoints.has_psnr(self.step):
+            psnr = self.validate()
+        elif self.checkpoints.has_psnr(self.step):
+            return
+        if not gather(math.isnan(psnr))[0]:
             self.checkpoints.add_psnr(self.step, psnr)
 
     def logged_psnr(self) -> float | None:
-        """Returns the PSNR of the first validation set, if the log has it for this step."""
+        """Returns the PSNR of the first validation set, if the log has it for this step.
+
+        NaN stands for any value that is not finite, which the log holds as null.
+        """
         logged = self.log.last("validation")
-        if logged is None or logged["step"] != self.step:
-            return None
         name = next(iter(self.data.validation))
-        return logged[f"{name}/psnr" if name else "psnr"]
+        key = f"{name}/psnr" if name else "psnr"
+        if logged is None or logged["step"] != self.step or key not in logged:
+            return None
+        return math.nan if logged[key] is None else logged[key]
 
     def validate_and_save(self):
         with self.time_limit.closing():

@@ -54,12 +54,12 @@ def check_are_same_checkpoints(folder: AnyPath, found: Sequence[int | None]) -> 
       folder: The run's folder.
       found: The newest step that each process sees, or None.
     """
-    for process, step in enumerate(found):
-        if step != found[0]:
+    seen = ["no checkpoint" if step is None else f"step {step}" for step in found]
+    for process, newest in enumerate(seen):
+        if newest != seen[0]:
             raise UserError(
-                f"the newest checkpoint in the workdir {folder} is of step {step} for process "
-                f"{process}, and of step {found[0]} for process 0; it must be on a disk that all "
-                "machines share"
+                f"process {process} sees {newest} in the workdir {folder}, and process 0 sees "
+                f"{seen[0]}; it must be on a disk that all machines share"
             )
 
 
@@ -71,7 +71,7 @@ def check_is_same_data(found: Sequence[dict], use: str) -> None:
       use: "training" or "validation", for the message.
     """
     for process, fingerprints in enumerate(found):
-        for path in fingerprints.keys() | found[0].keys():
+        for path in sorted(fingerprints.keys() | found[0].keys()):
             own, first = fingerprints.get(path), found[0].get(path)
             if own != first:
                 counts = [fingerprint and fingerprint["examples"] for fingerprint in (own, first)]

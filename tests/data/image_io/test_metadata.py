@@ -182,6 +182,10 @@ def test_primaries_that_are_no_triangle_are_left_out():
     note = "JPEG: left out: the color definition (cHRM), which is unusable"
     assert lost(data, ".jpg") == (note,)
     assert "icc_profile" not in pillow_info(rewritten(data, ".jpg"))
+    linear = chunk(b"gAMA", struct.pack(">I", 100_000)), chunk(b"cHRM", bytes(32))
+    data = png(2, 8, (5, 1), [bytes(range(15))], *linear)
+    assert lost(data, ".jpg") == (note,)
+    assert "icc_profile" in pillow_info(rewritten(data, ".jpg"))
 
 
 def test_gray_with_a_profile_of_rgb_becomes_jpeg_xl():

@@ -106,8 +106,19 @@ def test_only_the_log_of_our_own_reading_is_dropped(tmp_path, caplog):
     assert "invalid value offset" in caplog.text
 
 
-def test_alpha_of_cmyk_is_left_out_and_that_is_told():
-    samples = noise(6, 5, 5)
-    decoded = read_image(tiff(samples, photometric="separated", extrasamples=["unassalpha"]))
+@pytest.mark.parametrize("alpha", ["assocalpha", "unassalpha"])
+@pytest.mark.parametrize(("photometric", "channels"), [("separated", 5), ("ycbcr", 4)])
+def test_alpha_that_is_left_out_is_told(photometric, channels, alpha):
+    samples = noise(6, 5, channels)
+    decoded = read_image(tiff(samples, photometric=photometric, extrasamples=[alpha]))
     assert decoded.alpha is None
+    assert decoded.pixels.shape == (6, 5, 3)
     assert "transparency is left out" in decoded.notes
+
+
+def test_premultiplied_cmyk_is_divided_by_alpha():
+    samples = np.full((6, 5, 5), 64, np.uint8)
+    samples[..., 4] = 128  # half transparent, so the ink is 127.5
+    decoded = read_image(tiff(samples, photometric="separated", extrasamples=["assocalpha"]))
+    opaque = read_image(tiff(np.full((6, 5, 4), 128, np.uint8), photometric="separated"))
+    np.testing.assert_allclose(decoded.pixels, opaque.pixels, atol=2)

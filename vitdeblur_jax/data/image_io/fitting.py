@@ -100,7 +100,12 @@ def _with_profile(metadata: Metadata, kind: str, is_gray: bool) -> Metadata:
     try:
         return metadata.replace(png_color={}, icc_profile=_profile(color, is_gray))
     except imagecodecs.CmsError:  # the primaries are no triangle
-        return metadata.replace(png_color={}, others=(*metadata.others, _UNUSABLE_PRIMARIES))
+        usable = {key: value for key, value in color.items() if key != b"cHRM"}
+        return metadata.replace(
+            png_color={},
+            icc_profile=_profile(usable, is_gray),
+            others=(*metadata.others, _UNUSABLE_PRIMARIES),
+        )
 
 
 def _profile(color: Mapping[bytes, bytes], is_gray: bool) -> bytes | None:

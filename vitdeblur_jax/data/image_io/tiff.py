@@ -77,16 +77,18 @@ def decode_tiff(data: bytes) -> DecoderOutput:
         _check(page, len(data))
         colors, extra = _COLORS[page.photometric], page.extrasamples
         has_alpha = bool(extra) and extra[0] in (_ASSOCIATED, _UNASSOCIATED)
-        if has_alpha and page.photometric in (PHOTOMETRIC.SEPARATED, PHOTOMETRIC.PALETTE):
-            has_alpha, notes = False, (*notes, "transparency is left out")
-        elif page.samplesperpixel > colors and not has_alpha:
+        is_ycbcr = page.photometric == PHOTOMETRIC.YCBCR and page.compression not in _JPEG
+        is_palette = page.photometric == PHOTOMETRIC.PALETTE
+        if has_alpha and (is_ycbcr or is_palette or page.photometric == PHOTOMETRIC.SEPARATED):
+            notes += ("transparency is left out",)
+        if page.samplesperpixel > colors and not has_alpha:
             notes += ("a channel of unknown meaning is left out",)
         damage = _damage(page, data)
         metadata, orientation, more_notes = _metadata(page, data)
         planes = page.asarray(squeeze=False)[:, 0]  # one, or one per channel
         samples = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=-1)
     samples = _full_range(samples[..., : colors + has_alpha], page, colors)
-    if has_alpha and extra[0] == _ASSOCIATED:
+    if has_alpha and extra[0] == _ASSOCIATED and not (is_ycbcr or is_palette):
         unpremultiply(samples)
     if page.photometric == PHOTOMETRIC.SEPARATED:
         samples, icc_profile, note = cmyk_to_rgb(samples[..., :4], metadata.icc_profile)
