@@ -155,7 +155,9 @@ def test_stopped_and_gone_on_with_it_is_the_same_run(small, finished, tmp_path, 
     assert_same_run(tmp_path, finished, small)
 
 
-def test_a_validation_that_was_interrupted_is_made_up_for(pairs, tmp_path, monkeypatch, stand_in):
+def interrupted_in_validation(pairs, workdir, monkeypatch):
+    """Starts a run that a signal ends in the validation of step 15; returns its config."""
+
     def interrupted(*arguments, on_tiles, **settings):
         os.kill(os.getpid(), signal.SIGINT)
         on_tiles(1)
@@ -163,7 +165,12 @@ def test_a_validation_that_was_interrupted_is_made_up_for(pairs, tmp_path, monke
     config = quick_config(pairs, validation__every=15, validation__root=str(pairs / "val"))
     with monkeypatch.context() as patch:
         patch.setattr(loop, "validate_sets", interrupted)
-        assert train(config, tmp_path) == 130
+        assert train(config, workdir) == 130
+    return config
+
+
+def test_a_validation_that_was_interrupted_is_made_up_for(pairs, tmp_path, monkeypatch, stand_in):
+    config = interrupted_in_validation(pairs, tmp_path, monkeypatch)
     assert list(step_folders(tmp_path / "checkpoints")) == [10, 15]
     assert lines(tmp_path, "validation") == []
     assert train(config, tmp_path) == 0
@@ -178,14 +185,7 @@ def test_a_kill_before_the_psnr_is_written_does_not_lose_it(pairs, tmp_path, mon
     def killed(*arguments, **settings):
         raise KeyboardInterrupt
 
-    def interrupted(*arguments, on_tiles, **settings):
-        os.kill(os.getpid(), signal.SIGINT)
-        on_tiles(1)
-
-    config = quick_config(pairs, validation__every=15, validation__root=str(pairs / "val"))
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "validate_sets", interrupted)
-        assert train(config, tmp_path) == 130
+    config = interrupted_in_validation(pairs, tmp_path, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(loop.TrainingCheckpoints, "add_psnr", killed)
         with pytest.raises(KeyboardInterrupt):

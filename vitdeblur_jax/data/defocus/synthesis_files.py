@@ -108,10 +108,9 @@ def _begin(images: list[Path], folders: list[Path], recipe: dict[str, Any], over
     replaced = next((target for target in there if _identity(target) in sources), None)
     if replaced:
         raise UserError(f"{replaced} is an input, and would be overwritten; choose another folder")
-    existing = next(iter(there), None)
-    if existing and not (resumes or overwrite):
+    if there and not (resumes or overwrite):
         of = " from another folder, another seed or other settings" if journal.is_file() else ""
-        raise UserError(f"{existing} exists{of}; choose another folder, or overwrite with --force")
+        raise UserError(f"{there[0]} exists{of}; choose another folder, or overwrite with --force")
     try:
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)

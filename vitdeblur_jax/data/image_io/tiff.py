@@ -77,9 +77,8 @@ def decode_tiff(data: bytes) -> DecoderOutput:
         _check(page, len(data))
         colors, extra = _COLORS[page.photometric], page.extrasamples
         has_alpha = bool(extra) and extra[0] in (_ASSOCIATED, _UNASSOCIATED)
-        is_ycbcr = page.photometric == PHOTOMETRIC.YCBCR and page.compression not in _JPEG
-        is_palette = page.photometric == PHOTOMETRIC.PALETTE
-        if has_alpha and (is_ycbcr or is_palette or page.photometric == PHOTOMETRIC.SEPARATED):
+        becomes_rgb = _is_ycbcr(page) or page.photometric == PHOTOMETRIC.PALETTE
+        if has_alpha and (becomes_rgb or page.photometric == PHOTOMETRIC.SEPARATED):
             notes += ("transparency is left out",)
         if page.samplesperpixel > colors and not has_alpha:
             notes += ("a channel of unknown meaning is left out",)
@@ -88,7 +87,7 @@ def decode_tiff(data: bytes) -> DecoderOutput:
         planes = page.asarray(squeeze=False)[:, 0]  # one, or one per channel
         samples = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=-1)
     samples = _full_range(samples[..., : colors + has_alpha], page, colors)
-    if has_alpha and extra[0] == _ASSOCIATED and not (is_ycbcr or is_palette):
+    if has_alpha and extra[0] == _ASSOCIATED and not becomes_rgb:
         unpremultiply(samples)
     if page.photometric == PHOTOMETRIC.SEPARATED:
         samples, icc_profile, note = cmyk_to_rgb(samples[..., :4], metadata.icc_profile)
@@ -106,13 +105,18 @@ def tiff_size(path: str | os.PathLike[str]) -> tuple[int, int]:
         return int(page.imagewidth), int(page.imagelength)  # a damaged tag may hold many values
 
 
+def _is_ycbcr(page: tifffile.TiffPage) -> bool:
+    """Returns whether the samples are YCbCr; decoders of JPEG convert them to RGB."""
+    return page.photometric == PHOTOMETRIC.YCBCR and page.compression not in _JPEG
+
+
 def _full_range(samples: np.ndarray, page: tifffile.TiffPage, colors: int) -> Samples:
     """Expands 1, 2 and 4 bits, palettes and YCbCr to 8 bits, and inverts white-is-zero images."""
     highest = 2 ** min(page.bitspersample, 16) - 1
     if page.photometric == PHOTOMETRIC.PALETTE:
         palette = (np.asarray(page.colormap) >> 8).astype(np.uint8).T  # a row for each color
         return palette[np.minimum(samples[..., 0], len(palette) - 1)]
-    if page.photometric == PHOTOMETRIC.YCBCR and page.compression not in _JPEG:
+    if _is_ycbcr(page):
         height, width, _ = samples.shape
         image = Image.frombytes("YCbCr", (width, height), samples[..., :3].tobytes())
         return np.asarray(image.convert("RGB"))

@@ -51,18 +51,18 @@ def what_is_lost(image: DecodedImage, suffix: str) -> tuple[str, ...]:
             f"{width} x {height}"
         )
     metadata, names = fitting(image.metadata, kind, image.is_gray)
-    is_usable = can_convert(metadata.icc_profile) if metadata.icc_profile else True
+    changes_gray = _changes_gray_profile(image, kind, metadata)
+    converts = changes_gray or (kind == "JXL" and bool(metadata.icc_profile))
+    is_usable = converts and can_convert(metadata.icc_profile)
     losses = {
         "16 bits per channel are reduced to 8": is_deep and kind not in _DEEP,
         "16 bits per channel are reduced to 10": is_deep and kind == "HEIC",
         "transparency is left out": image.alpha is not None and kind in _OPAQUE,
-        "gray becomes RGB with the color profile sRGB": is_usable
-        and _changes_gray_profile(image, kind, metadata),
-        "the color profile is unusable and left out": not is_usable
-        and (kind == "JXL" or _changes_gray_profile(image, kind, metadata)),
+        "gray becomes RGB with the color profile sRGB": is_usable and changes_gray,
+        "the color profile is unusable and left out": converts and not is_usable,
+        "colors are converted from the color profile to sRGB or Display P3": is_usable
+        and not changes_gray,
     }
-    if kind == "JXL" and metadata.icc_profile and is_usable:
-        losses["colors are converted from the color profile to sRGB or Display P3"] = True
     told = [loss for loss, is_so in losses.items() if is_so]
     told += [f"left out: {', '.join(names)}"] if names else []
     return tuple(f"{kind}: {loss}" for loss in told)

@@ -84,7 +84,7 @@ def through_jpeg(
 
 def _through_jpeg(image, quality):
     height, width, _ = image.shape
-    padding = [(0, -side % (2 * _BLOCK)) for side in (height, width)]
+    padding = [(0, -side % JPEG_BLOCK) for side in (height, width)]
     image = jnp.pad(image, (*padding, (0, 0)), mode="edge").astype(jnp.float32)
     luminance, *colors = jnp.moveaxis(jnp.round(_mixed(_TO_YCC, image)), -1, 0)
     decoded = [_quantized(luminance - 128, 0, quality) + 128]
